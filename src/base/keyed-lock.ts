@@ -1,0 +1,42 @@
+/**
+ * One lock per key, granted in the order of asking. The order between rooms' locks is sandbox, then container, then
+ * image: whoever holds a later one never asks for an earlier one. Lists, status and stats take none.
+ */
+export class KeyedLock {
+  /** The end of each key's queue; resolves when the last holder in it is done. */
+  readonly #tails = new Map<string, Promise<void>>();
+
+  /** Runs `fn` while holding `key`. Throws the signal's reason if it aborts before the lock is granted. */
+  async withKey<T>(key: string, signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
+    signal.throwIfAborted();
+    const previous = this.#tails.get(key) ?? Promise.resolve();
+    const { promise: done, resolve: release } = Promise.withResolvers<void>();
+    const tail = previous.then(() => done);
+    this.#tails.set(key, tail);
+    try {
+      await untilAborted(previous, signal);
+      return await fn();
+    } finally {
+      release();
+      void tail.then(() => {
+        if (this.#tails.get(key) === tail) this.#tails.delete(key);
+      });
+    }
+  }
+
+  /** How many keys are held or waited for. */
+  get size(): number {
+    return this.#tails.size;
+  }
+}
+
+async function untilAborted(granted: Promise<void>, signal: AbortSignal): Promise<void> {
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = (): void => reject(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    await Promise.race([granted, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

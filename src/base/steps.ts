@@ -1,0 +1,84 @@
+import { kindOf, wrap } from './errors.ts';
+import type { Outcome } from './meter.ts';
+
+/**
+ * One named step of a pipeline. `run` may have half happened when it throws, and a process may die in it: `undo`
+ * therefore tolerates whatever it finds, and may run twice.
+ */
+export interface Step<C> {
+  readonly name: string;
+  run(ctx: C, signal: AbortSignal): Promise<void> | void;
+  undo?(ctx: C): Promise<void> | void;
+}
+
+/** Where a pipeline writes down how far it got, so that a restart can undo it, and where its times are kept. */
+export interface Journal {
+  /** Called before a step runs. */
+  begin(step: string): void;
+  /** Called after a step ran or failed, with its duration in milliseconds. */
+  end(step: string, outcome: Outcome, durationMs: number): void;
+  /** Called after a step's undo succeeded. */
+  undone(step: string, durationMs: number): void;
+}
+
+/** Thrown when a step failed and its rollback failed too: what is left needs another try (stop, remove, reconcile). */
+export class RollbackError extends AggregateError {
+  override readonly name = 'RollbackError';
+}
+
+/**
+ * Runs steps in order. When one fails, undoes those begun, newest first, and throws the failure wrapped with the
+ * step's name. The rollback takes no signal: a caller that gave up must not cut it short. It stops at the first undo
+ * that fails, because older resources may be what the failed one still needs, and throws a RollbackError as cause.
+ */
+export async function runSteps<C>(
+  steps: readonly Step<C>[],
+  ctx: C,
+  signal: AbortSignal,
+  journal: Journal,
+): Promise<void> {
+  const begun: Step<C>[] = [];
+  try {
+    for (const step of steps) {
+      signal.throwIfAborted();
+      // Before it runs: a CNI ADD that failed halfway may still hold an address.
+      begun.push(step);
+      journal.begin(step.name);
+      await timed(step.name, journal, () => step.run(ctx, signal));
+    }
+  } catch (cause) {
+    const failed = begun.at(-1)?.name ?? 'before the first step';
+    await undoSteps(begun, ctx, journal).catch((undoError: unknown) => {
+      throw wrap(`${failed} failed, and so did its rollback`, new RollbackError([cause, undoError], both(cause, undoError)));
+    });
+    throw wrap(failed, cause);
+  }
+}
+
+/** Undoes steps newest first; used by the rollback, and by reconcile for pipelines that a crash cut short. */
+export async function undoSteps<C>(begun: readonly Step<C>[], ctx: C, journal: Journal): Promise<void> {
+  for (const step of begun.toReversed()) {
+    const startedMs = performance.now();
+    try {
+      await step.undo?.(ctx);
+    } catch (err) {
+      throw wrap(`undo ${step.name}`, err);
+    }
+    journal.undone(step.name, performance.now() - startedMs);
+  }
+}
+
+async function timed(name: string, journal: Journal, run: () => Promise<void> | void): Promise<void> {
+  const startedMs = performance.now();
+  try {
+    await run();
+    journal.end(name, 'ok', performance.now() - startedMs);
+  } catch (err) {
+    journal.end(name, kindOf(err), performance.now() - startedMs);
+    throw err;
+  }
+}
+
+function both(first: unknown, second: unknown): string {
+  return [first, second].map((err) => (err instanceof Error ? err.message : String(err))).join('; ');
+}
