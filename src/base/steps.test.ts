@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict';
+import { describe as suite, test } from 'node:test';
+
+import { BerthError, findCause } from './errors.ts';
+import { type Journal, RollbackError, runSteps, type Step } from './steps.ts';
+
+/** A pipeline of three steps that writes down what happens to it. */
+function pipeline(events: string[], failing: { run?: string; undo?: string } = {}): Step<null>[] {
+  return ['one', 'two', 'three'].map((name) => ({
+    name,
+    run() {
+      events.push(`run ${name}`);
+      if (failing.run === name) throw new BerthError('unavailable', `${name} broke`);
+    },
+    undo() {
+      events.push(`undo ${name}`);
+      if (failing.undo === name) throw new Error(`${name} stuck`);
+    },
+  }));
+}
+
+function recordingJournal(events: string[]): Journal {
+  return {
+    begin: (step) => void events.push(`begin ${step}`),
+    end: (step, outcome) => void events.push(`end ${step} ${outcome}`),
+    undone: (step) => void events.push(`undone ${step}`),
+  };
+}
+
+const silentJournal: Journal = { begin() {}, end() {}, undone() {} };
+const never = new AbortController().signal;
+
+suite('runSteps', () => {
+  test('runs every step in order and journals before and after each', async () => {
+    const events: string[] = [];
+    await runSteps(pipeline(events), null, never, recordingJournal(events));
+    assert.deepEqual(events, [
+      'begin one', 'run one', 'end one ok',
+      'begin two', 'run two', 'end two ok',
+      'begin three', 'run three', 'end three ok',
+    ]);
+  });
+
+  for (const [index, failed] of ['one', 'two', 'three'].entries()) {
+    test(`undoes what had begun, newest first, when step ${failed} fails`, async () => {
+      const events: string[] = [];
+      const failure = runSteps(pipeline(events, { run: failed }), null, never, silentJournal);
+      await assert.rejects(failure, { kind: 'unavailable', message: failed });
+      const undone = events.filter((event) => event.startsWith('undo'));
+      assert.deepEqual(undone, ['undo one', 'undo two', 'undo three'].slice(0, index + 1).reverse());
+    });
+  }
+
+  test('stops the rollback at the first undo that fails, and says both', async () => {
+    const events: string[] = [];
+    const failure = runSteps(pipeline(events, { run: 'three', undo: 'two' }), null, never, silentJournal);
+    await assert.rejects(failure, (err) => {
+      assert.match(findCause(err, RollbackError)?.message ?? '', /three broke; undo two/);
+      return true;
+    });
+    assert.deepEqual(events.slice(-2), ['undo three', 'undo two']);
+  });
+
+  test('an abort between two steps rolls back what had begun', async () => {
+    const events: string[] = [];
+    const controller = new AbortController();
+    const steps = pipeline(events);
+    steps.splice(1, 0, { name: 'abort', run: () => controller.abort(new BerthError('deadline', 'too late')) });
+    await assert.rejects(runSteps(steps, null, controller.signal, silentJournal), { kind: 'deadline' });
+    assert.deepEqual(events, ['run one', 'undo one']);
+  });
+});
