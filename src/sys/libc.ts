@@ -1,0 +1,33 @@
+import koffi from 'koffi';
+
+import { invalid } from '../base/errors.ts';
+
+/**
+ * The C library, the only library that Berth calls into. Needs glibc 2.34 (posix_spawn_file_actions_addclosefrom_np)
+ * on a 64-bit little-endian machine: struct layouts in this room are those of x86-64 and arm64.
+ */
+export const libc = koffi.load('libc.so.6');
+
+/** A path or a name for the kernel: text, or raw bytes where a file's name need not be UTF-8. */
+export type Name = string | Uint8Array;
+
+/**
+ * A `Name` in the form that koffi takes for `const char *`. Text goes as it is; bytes get their final NUL. Throws
+ * `invalid` for a NUL inside, where C would silently end the name early.
+ */
+export function cString(name: Name): Name {
+  if (typeof name === 'string') {
+    if (name.includes('\0')) throw invalid('name', `${JSON.stringify(name)} contains a NUL character`);
+    return name;
+  }
+  if (name.includes(0)) throw invalid('name', `${JSON.stringify(showName(name))} contains a NUL character`);
+  const terminated = Buffer.allocUnsafe(name.length + 1);
+  terminated.set(name);
+  terminated[name.length] = 0;
+  return terminated;
+}
+
+/** A `Name` for people: bytes that are not UTF-8 become replacement characters. */
+export function showName(name: Name): string {
+  return typeof name === 'string' ? name : Buffer.from(name.buffer, name.byteOffset, name.length).toString();
+}

@@ -1,0 +1,154 @@
+import { readFileSync } from 'node:fs';
+
+import { invalid } from '../base/errors.ts';
+import { check, isErrno } from './errno.ts';
+import { cString, libc, type Name, showName } from './libc.ts';
+import { type MountInfo, parseMountInfo } from './mount-info.ts';
+import { statfs } from './statfs.ts';
+
+const fn = {
+  mount: libc.func('mount', 'int', ['str', 'str', 'str', 'ulong', 'str']) as (
+    source: Name,
+    target: Name,
+    type: string,
+    flags: number,
+    data: string,
+  ) => number,
+  umount2: libc.func('umount2', 'int', ['str', 'int']) as (target: Name, flags: number) => number,
+  syscall: libc.func('syscall', 'long', ['long', 'long', 'str', 'ulong', 'const void *', 'size_t']) as (
+    nr: number,
+    dirfd: number,
+    path: Name,
+    flags: number,
+    attributes: Uint8Array,
+    size: number,
+  ) => number,
+};
+
+/** mount(2) flags. */
+export const MS_RDONLY = 0x1;
+export const MS_NOSUID = 0x2;
+export const MS_NODEV = 0x4;
+export const MS_NOEXEC = 0x8;
+export const MS_REMOUNT = 0x20;
+export const MS_NOATIME = 0x400;
+export const MS_NODIRATIME = 0x800;
+export const MS_BIND = 0x1000;
+export const MS_REC = 0x4000;
+export const MS_RELATIME = 0x200000;
+const MS_UNBINDABLE = 0x20000;
+const MS_PRIVATE = 0x40000;
+const MS_SLAVE = 0x80000;
+const MS_SHARED = 0x100000;
+
+const MNT_DETACH = 2;
+const UMOUNT_NOFOLLOW = 8;
+const SYS_MOUNT_SETATTR = 442;
+const AT_FDCWD = -100;
+const AT_RECURSIVE = 0x8000;
+const MOUNT_ATTR_RDONLY = 1;
+/** statfs reports relatime with another bit than mount takes. */
+const ST_RELATIME = 0x1000;
+/** The kernel copies one page of options, the final NUL included. */
+const DATA_LIMIT_BYTES = 4095;
+
+/** How mounts and unmounts travel between copies of a mount (mount_namespaces(7)); `r...` means the whole subtree. */
+export type Propagation =
+  | 'private'
+  | 'slave'
+  | 'shared'
+  | 'unbindable'
+  | 'rprivate'
+  | 'rslave'
+  | 'rshared'
+  | 'runbindable';
+
+const propagationFlags: Readonly<Record<Propagation, number>> = Object.freeze({
+  private: MS_PRIVATE,
+  slave: MS_SLAVE,
+  shared: MS_SHARED,
+  unbindable: MS_UNBINDABLE,
+  rprivate: MS_PRIVATE | MS_REC,
+  rslave: MS_SLAVE | MS_REC,
+  rshared: MS_SHARED | MS_REC,
+  runbindable: MS_UNBINDABLE | MS_REC,
+});
+
+/** Arguments of mount(2). `data` are the file system's own options, comma separated, at most 4095 bytes. */
+export interface MountRequest {
+  readonly source: Name;
+  readonly target: Name;
+  readonly type: string;
+  readonly flags?: number;
+  readonly data?: string;
+}
+
+/** Mounts a file system (mount(2)). Throws a `SyscallError`; `invalid` when the options do not fit in a page. */
+export function mount({ source, target, type, flags = 0, data = '' }: MountRequest): void {
+  if (Buffer.byteLength(data) > DATA_LIMIT_BYTES) {
+    throw invalid('data', `mount options of ${showName(target)} are longer than ${DATA_LIMIT_BYTES} bytes`);
+  }
+  mountCall(`${type} on ${showName(target)}`, source, target, type, flags, data);
+}
+
+/**
+ * Binds `source` to `target`. With `readonly` the new mount alone turns read-only, with `recursive` too all those
+ * under it (mount_setattr(2), Linux 5.12). When that fails the bind is taken back.
+ */
+export function bindMount(source: Name, target: Name, options?: { recursive?: boolean; readonly?: boolean }): void {
+  const recursive = options?.recursive === true;
+  const what = `${showName(source)} on ${showName(target)}`;
+  mountCall(`bind ${what}`, source, target, '', MS_BIND | (recursive ? MS_REC : 0), '');
+  if (options?.readonly !== true) return;
+  try {
+    if (recursive) setReadonlyBelow(target);
+    else remountReadonly(target);
+  } catch (err) {
+    unmount(target);
+    throw err;
+  }
+}
+
+/** Turns one mount read-only and keeps its other flags: a mount's locked nosuid or nodev must not be dropped. */
+export function remountReadonly(target: Name): void {
+  const { flags } = statfs(target);
+  const kept = flags & (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME);
+  const relatime = (flags & ST_RELATIME) !== 0 ? MS_RELATIME : 0;
+  const all = MS_BIND | MS_REMOUNT | MS_RDONLY | kept | relatime;
+  mountCall(`remount read-only ${showName(target)}`, 'none', target, '', all, '');
+}
+
+/** Changes a mount's propagation. */
+export function setPropagation(target: Name, propagation: Propagation): void {
+  const what = `make ${showName(target)} ${propagation}`;
+  mountCall(what, 'none', target, '', propagationFlags[propagation], '');
+}
+
+/**
+ * Takes a mount away at once, also when it is in use (MNT_DETACH); a symbolic link at the end is not followed. What is
+ * not mounted or not there is success. Stacked mounts go one per call.
+ */
+export function unmount(target: Name): void {
+  try {
+    check('umount2', target, fn.umount2(cString(target), MNT_DETACH | UMOUNT_NOFOLLOW));
+  } catch (err) {
+    if (!isErrno(err, 'EINVAL', 'ENOENT')) throw err;
+  }
+}
+
+/** All mounts that this process sees, parents first. */
+export function readMounts(): MountInfo[] {
+  return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+function mountCall(what: string, source: Name, target: Name, type: string, flags: number, data: string): void {
+  check('mount', what, fn.mount(cString(source), cString(target), type, flags, data));
+}
+
+function setReadonlyBelow(target: Name): void {
+  // struct mount_attr: what to set, what to clear, propagation, user namespace; 64 bits each.
+  const attributes = Buffer.alloc(32);
+  attributes.writeUInt32LE(MOUNT_ATTR_RDONLY, 0);
+  const rc = fn.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, cString(target), AT_RECURSIVE, attributes, attributes.length);
+  check('mount_setattr', target, rc);
+}

@@ -1,0 +1,98 @@
+import koffi from 'koffi';
+
+import { check, isErrno } from './errno.ts';
+import { libc } from './libc.ts';
+import { type SignalName, signalName, signalNumber } from './signals.ts';
+
+const syscall: (nr: number, a: number, b: number, c: number, d: number) => number = libc.func('syscall', 'long', [
+  'long',
+  'long',
+  'long',
+  'long',
+  'long',
+]);
+const waitid: (type: number, id: number, info: Uint8Array, options: number) => number = libc.func('waitid', 'int', [
+  'int',
+  'uint',
+  'void *',
+  'int',
+]);
+
+const SYS_PIDFD_SEND_SIGNAL = 424;
+const SYS_PIDFD_OPEN = 434;
+const P_PIDFD = 3;
+const WNOHANG = 1;
+const WEXITED = 4;
+/** siginfo's si_code of a process that ended by itself; any other code is a signal's. */
+const CLD_EXITED = 1;
+
+/** How a process ended. */
+export interface ExitStatus {
+  /** 0 to 255; 128 + n for signal n, as shells count. */
+  readonly exitCode: number;
+  /** `SIGKILL` where a signal ended it. */
+  readonly signal: string | undefined;
+}
+
+/** A descriptor that stands for a process (pidfd_open(2), Linux 5.3), close-on-exec. Undefined when it is gone. */
+export function pidfdOpen(pid: number): number | undefined {
+  try {
+    return check('pidfd_open', `process ${pid}`, syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0));
+  } catch (err) {
+    if (isErrno(err, 'ESRCH')) return undefined;
+    throw err;
+  }
+}
+
+/** Sends a signal (pidfd_send_signal(2)); false when the process has been reaped. */
+export function pidfdSendSignal(pidfd: number, signal: SignalName): boolean {
+  try {
+    check('pidfd_send_signal', signal, syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, signalNumber(signal), 0, 0));
+    return true;
+  } catch (err) {
+    if (isErrno(err, 'ESRCH')) return false;
+    throw err;
+  }
+}
+
+/**
+ * Reaps a child that has ended (waitid(2) with P_PIDFD, Linux 5.4); never waits. `running` while it lives, `notOurs`
+ * when it is no child of this process or has been reaped before.
+ */
+export function waitPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
+  const info = Buffer.alloc(128);
+  try {
+    check('waitid', `pidfd ${pidfd}`, waitid(P_PIDFD, pidfd, info, WEXITED | WNOHANG));
+  } catch (err) {
+    if (isErrno(err, 'ECHILD')) return 'notOurs';
+    throw err;
+  }
+  // siginfo_t on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24.
+  if (info.readInt32LE(16) === 0) return 'running';
+  const status = info.readInt32LE(24);
+  if (info.readInt32LE(8) === CLD_EXITED) return { exitCode: status, signal: undefined };
+  return { exitCode: 128 + status, signal: signalName(status) };
+}
+
+/**
+ * Resolves when the process has ended (it may still have to be reaped), also for one that is not our child; throws
+ * the signal's reason. The descriptor must stay open meanwhile. The event loop's own epoll watches it, so this costs
+ * no thread and no polling; a pending wait keeps the process alive.
+ */
+export async function pidfdExited(pidfd: number, signal?: AbortSignal): Promise<void> {
+  signal?.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  // koffi calls back without draining microtasks; an immediate runs in this same turn of the loop and drains them.
+  const handle = koffi.node.poll(pidfd, { readable: true }, () => {
+    handle.stop();
+    setImmediate(resolve);
+  });
+  const onAbort = (): void => reject(signal?.reason);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    await promise;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+    handle.close();
+  }
+}

@@ -1,0 +1,51 @@
+import { readFileSync } from 'node:fs';
+
+import { closeFd } from './at.ts';
+import { isErrno } from './errno.ts';
+import { pidfdOpen, pidfdSendSignal } from './pidfd.ts';
+import type { SignalName } from './signals.ts';
+
+/**
+ * When a process started, in clock ticks since boot (field 22 of /proc/pid/stat): with its pid, a name that no other
+ * process will ever have until the next boot. Undefined when there is no such process. Zombies still have theirs.
+ */
+export function readProcessStartTime(pid: number): number | undefined {
+  try {
+    return parseStartTime(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ESRCH')) return undefined;
+    throw err;
+  }
+}
+
+/** Field 22 of a /proc/pid/stat line. Field 2, the command's name, may itself hold spaces and parentheses. */
+export function parseStartTime(stat: string): number | undefined {
+  const ticks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
+  return Number.isSafeInteger(ticks) ? ticks : undefined;
+}
+
+/** True while that very process exists, as a zombie too. */
+export function isSameProcess(pid: number, startTime: number): boolean {
+  return readProcessStartTime(pid) === startTime;
+}
+
+/** Opens a pidfd of that very process; undefined when it is gone or its pid belongs to another one now. */
+export function openProcess(pid: number, startTime: number): number | undefined {
+  const pidfd = pidfdOpen(pid);
+  if (pidfd === undefined) return undefined;
+  // The descriptor holds on to one process: if that is the right one now, it stays the right one.
+  if (isSameProcess(pid, startTime)) return pidfd;
+  closeFd(pidfd);
+  return undefined;
+}
+
+/** Sends a signal to that very process; false when it is gone. */
+export function killProcess(pid: number, startTime: number, signal: SignalName): boolean {
+  const pidfd = openProcess(pid, startTime);
+  if (pidfd === undefined) return false;
+  try {
+    return pidfdSendSignal(pidfd, signal);
+  } finally {
+    closeFd(pidfd);
+  }
+}
