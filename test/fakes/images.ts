@@ -160,7 +160,20 @@ function compressed(tar: Buffer, compression: 'none' | 'gzip' | 'zstd'): Buffer 
 
 /** Fills `root` with busybox, its libraries and the few files that a container expects. */
 export async function makeBusyboxRootfs(root: string): Promise<void> {
-  const folders = ['bin', 'dev', 'etc', 'home/user', 'proc', 'root', 'run', 'sys', 'tmp', 'usr/bin', 'usr/sbin', 'sbin'];
+  const folders = [
+    'bin',
+    'dev',
+    'etc',
+    'home/user',
+    'proc',
+    'root',
+    'run',
+    'sys',
+    'tmp',
+    'usr/bin',
+    'usr/sbin',
+    'sbin',
+  ];
   for (const folder of [...folders, 'var/log', 'www']) await mkdir(join(root, folder), { recursive: true });
   await chmod(join(root, 'tmp'), 0o1777);
   await chmod(join(root, 'root'), 0o700);
@@ -177,7 +190,8 @@ export async function makeBusyboxRootfs(root: string): Promise<void> {
   }
   await symlink('/bin/busybox', join(root, 'usr/bin/env'));
   await writeFiles(root, {
-    'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n',
+    'etc/passwd':
+      'root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n',
     'etc/group': 'root:x:0:\nuser:x:1000:\nextra:x:2000:user\nnogroup:x:65534:\n',
     'www/index.html': 'hello from berth\n',
   });

@@ -1,0 +1,207 @@
+/**
+ * HTTP for the registry client: one request with its redirects, no retries, no authentication. Built on undici, which
+ * is loaded at the first request: a node that pulls nothing does not pay for it.
+ */
+
+import type { Agent } from 'undici';
+
+import { BerthError } from '../base/errors.ts';
+import { RegistryError } from './registry-error.ts';
+
+/** One request. */
+export interface HttpRequest {
+  readonly method: 'GET' | 'POST';
+  readonly url: URL;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
+  /** True when the certificate of this host need not be valid. */
+  readonly insecure: boolean;
+}
+
+/** An answer. Its body must be read, or `discard`ed. */
+export interface HttpResponse {
+  readonly status: number;
+  /** False when a redirect led to another scheme, host or port. */
+  readonly sameOrigin: boolean;
+  /** The value of a header, by its lower-case name; several are joined by commas. */
+  header(name: string): string | undefined;
+  /** The bytes as they arrive. Throws RegistryError when they stop coming. */
+  body(): AsyncGenerator<Uint8Array, void, undefined>;
+  discard(): Promise<void>;
+}
+
+/** How long a silent peer is waited for. */
+export interface HttpTimeouts {
+  readonly connectMs: number;
+  readonly headersMs: number;
+  /** Longest silence within a body. */
+  readonly progressMs: number;
+}
+
+/** What suits a registry on the internet. */
+export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
+  connectMs: 10_000,
+  headersMs: 30_000,
+  progressMs: 60_000,
+});
+
+const MAX_REDIRECTS = 5;
+const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
+const TLS_CODES = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|ECONNRESET$|ECONNREFUSED$|EPIPE$|UND_ERR_SOCKET$)/;
+
+/** Keeps the connections. Close it when done. */
+export class HttpTransport {
+  readonly #timeouts: HttpTimeouts;
+  readonly #agents = new Map<boolean, Agent>();
+
+  constructor(timeouts: HttpTimeouts = defaultHttpTimeouts) {
+    this.#timeouts = timeouts;
+  }
+
+  /**
+   * Sends a request and follows its redirects, without the Authorization header as soon as they lead to another
+   * origin, and never from HTTPS to HTTP. Throws RegistryError (`unavailable`) when no answer comes.
+   */
+  async send(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
+    let { url, headers, insecure } = request;
+    for (let redirects = 0; ; redirects += 1) {
+      const response = await this.#sendOnce({ ...request, url, headers, insecure }, signal);
+      const location = response.header('location');
+      if (!REDIRECTS.has(response.status) || location === undefined) {
+        return { ...response, sameOrigin: url.origin === request.url.origin };
+      }
+      await response.discard();
+      if (redirects === MAX_REDIRECTS) throw failure(request, `more than ${MAX_REDIRECTS} redirects`);
+      const next = URL.parse(location, url.href);
+      if (!next || !/^https?:$/.test(next.protocol)) throw failure(request, 'redirect to something that is no URL');
+      if (url.protocol === 'https:' && next.protocol === 'http:') throw failure(request, 'redirect from HTTPS to HTTP');
+      // Credentials in a URL would become a header by another road.
+      [next.username, next.password] = ['', ''];
+      if (next.origin !== url.origin) {
+        headers = withoutAuthorization(headers);
+        insecure = false;
+      }
+      url = next;
+    }
+  }
+
+  /** Ends all connections. */
+  async close(): Promise<void> {
+    const agents = [...this.#agents.values()];
+    this.#agents.clear();
+    await Promise.all(agents.map((agent) => agent.destroy()));
+  }
+
+  async #sendOnce(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
+    const { request: send } = await import('undici');
+    const dispatcher = await this.#agent(request.insecure);
+    const { url, method, headers, body } = request;
+    const toError = (err: unknown): Error => transportError(request, err, signal);
+    let response: Awaited<ReturnType<typeof send>>;
+    try {
+      response = await send(url, { method, headers, body: body ?? null, dispatcher, signal });
+    } catch (err) {
+      throw toError(err);
+    }
+    const stream = response.body;
+    // An error after the last read, or one that nobody reads any more, must not end the process.
+    stream.on('error', () => {});
+    return {
+      status: response.statusCode,
+      sameOrigin: true,
+      header(name) {
+        const value = response.headers[name];
+        return Array.isArray(value) ? value.join(', ') : value;
+      },
+      async *body() {
+        try {
+          for await (const chunk of stream) yield chunk as Uint8Array;
+        } catch (err) {
+          throw toError(err);
+        }
+      },
+      async discard() {
+        // A short rest is read so that the connection can be used again; a long one is cut off.
+        await stream.dump({ limit: 16_384 }).catch(() => {});
+      },
+    };
+  }
+
+  /** The one place where TLS options are made. */
+  async #agent(insecure: boolean): Promise<Agent> {
+    const { Agent: AgentClass } = await import('undici');
+    const existing = this.#agents.get(insecure);
+    if (existing) return existing;
+    const agent = new AgentClass({
+      headersTimeout: this.#timeouts.headersMs,
+      bodyTimeout: this.#timeouts.progressMs,
+      keepAliveTimeout: 10_000,
+      connect: { timeout: this.#timeouts.connectMs, rejectUnauthorized: !insecure },
+    });
+    this.#agents.set(insecure, agent);
+    return agent;
+  }
+}
+
+/** Reads a whole body of at most `limitBytes`. Throws RegistryError when there is more. */
+export async function readCapped(response: HttpResponse, limitBytes: number, what: string): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body()) {
+    bytes += chunk.length;
+    if (bytes > limitBytes)
+      throw new RegistryError('unavailable', `${what}: answer is larger than ${limitBytes} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** `GET https://host/path`, without the query: signed URLs carry secrets there. */
+function nameOf(request: HttpRequest): string {
+  return `${request.method} ${request.url.origin}${request.url.pathname}`;
+}
+
+function failure(request: HttpRequest, problem: string): RegistryError {
+  return new RegistryError('unavailable', `${nameOf(request)}: ${problem}`);
+}
+
+function withoutAuthorization(headers: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== 'authorization'));
+}
+
+function transportError(request: HttpRequest, err: unknown, signal: AbortSignal): Error {
+  if (signal.aborted) {
+    return signal.reason instanceof Error ? signal.reason : new BerthError('cancelled', 'cancelled', { cause: err });
+  }
+  if (err instanceof BerthError) return err;
+  const code = codeOf(err);
+  return new RegistryError('unavailable', `${nameOf(request)}: ${explain(code, err)}`, {
+    cause: err,
+    // A name that does not exist, or a certificate that is not trusted, will not be better in a second.
+    retryable:
+      /^(?:ECONNRESET|ECONNREFUSED|EPIPE|EAI_AGAIN|ETIMEDOUT|UND_ERR_(?:SOCKET|RES_CONTENT_LENGTH_MISMATCH|BODY_TIMEOUT))$/.test(
+        code,
+      ),
+    beforeTls: TLS_CODES.test(code),
+  });
+}
+
+function codeOf(err: unknown): string {
+  // Connecting to a name with several addresses fails with one error for each of them.
+  const first: unknown = err instanceof AggregateError && !('code' in err) ? err.errors[0] : err;
+  if (first instanceof Error && 'code' in first && typeof first.code === 'string') return first.code;
+  return first instanceof Error && first.cause !== undefined ? codeOf(first.cause) : '';
+}
+
+function explain(code: string, err: unknown): string {
+  const known: Readonly<Record<string, string>> = {
+    UND_ERR_CONNECT_TIMEOUT: 'no connection in time',
+    UND_ERR_HEADERS_TIMEOUT: 'no answer in time',
+    UND_ERR_BODY_TIMEOUT: 'the answer stopped coming',
+    ECONNREFUSED: 'connection refused',
+    ECONNRESET: 'connection reset',
+    ENOTFOUND: 'the host name is unknown',
+    EAI_AGAIN: 'the host name could not be looked up',
+  };
+  return known[code] ?? (err instanceof Error ? err.message : String(err));
+}

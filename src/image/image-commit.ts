@@ -1,0 +1,41 @@
+import type { ImageCatalog } from './image-catalog.ts';
+import { type ImageRecord, namesOf, type StoredImage, withName, withoutNames } from './image-record.ts';
+
+/** An image whose layers are all there, to be made visible. */
+export interface NewImage {
+  readonly image: StoredImage;
+  /** Names that point to it from now on; other images lose them. */
+  readonly names: readonly string[];
+}
+
+/** Where images are kept; `transaction` runs all or nothing. */
+export interface ImageShelf {
+  transaction<T>(fn: () => T): T;
+  put(image: StoredImage): void;
+  delete(id: string): void;
+  all(): StoredImage[];
+}
+
+/**
+ * Makes an image appear under its names in one transaction, and then in memory. An image that is there already keeps
+ * what it has, and gains the names.
+ */
+export function commitImage(catalog: ImageCatalog, shelf: ImageShelf, { image, names }: NewImage): ImageRecord {
+  const taken = new Set(names);
+  const losers = catalog
+    .list()
+    .filter((other) => other.id !== image.id && namesOf(other).some((name) => taken.has(name)))
+    .map((other) => withoutNames(stored(other), taken));
+  const existing = catalog.byId(image.id);
+  const named = names.reduce(withName, existing ? stored(existing) : image);
+  shelf.transaction(() => {
+    for (const loser of losers) shelf.put(loser);
+    shelf.put(named);
+  });
+  for (const loser of losers) catalog.put(loser);
+  return catalog.put(named);
+}
+
+function stored({ pinned: _pinned, ...image }: ImageRecord): StoredImage {
+  return image;
+}

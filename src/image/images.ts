@@ -1,0 +1,316 @@
+/**
+ * The image room's facade. Images are listed and found in memory; a pull or a load brings layers into the layer store,
+ * and then one transaction makes the image appear.
+ */
+
+import { join } from 'node:path';
+
+import type { Clock } from '../base/clock.ts';
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError, isKind, kindOf, wrap } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter, Outcome } from '../base/meter.ts';
+import { AuthFile, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
+import { BlobIngest } from './blob-download.ts';
+import { digestOf, isDigest } from './digest.ts';
+import { candidateReferences, resolveReference } from './endpoints.ts';
+import { ImageCatalog } from './image-catalog.ts';
+import { commitImage, type ImageShelf } from './image-commit.ts';
+import type { ImageRecord } from './image-record.ts';
+import { JoinedWork } from './joined-work.ts';
+import { type LayerFolders, LayerHolds } from './layer-holds.ts';
+import { type ConfigDocument, parseImageConfig } from './manifest.ts';
+import { allOrAbort } from './parallel.ts';
+import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
+import { type PullProgress, pullImage } from './pull.ts';
+import { formatReference, type ImageReference, parseReference, recordedName, repositoryOf } from './reference.ts';
+import { RegistriesConf } from './registries-conf.ts';
+import type { RegistryClient } from './registry-client.ts';
+import type { ResolvedImage } from './resolve-image.ts';
+
+/** The keys of `[image]` that this room follows. */
+export interface ImageSettings {
+  readonly registriesConf: string;
+  readonly registriesConfDir: string;
+  readonly authFile: string;
+  readonly pinnedImages: readonly string[];
+  readonly maxParallelDownloads: number;
+  /** Bound on one whole pull, in milliseconds. */
+  readonly pullTimeoutMs: number;
+}
+
+/** What the facade is built from. */
+export interface ImagesDeps {
+  /** Berth's root folder; blobs in flight are in `<root>/image/ingest`. */
+  readonly root: string;
+  readonly settings: ImageSettings;
+  readonly shelf: ImageShelf;
+  readonly layers: LayerFolders;
+  readonly client: RegistryClient;
+  readonly readArchive: (path: string, signal: AbortSignal) => Promise<readonly ArchiveImage[]>;
+  /** The containers that were made from an image: it stays while there are any. */
+  readonly usersOf: (imageId: string) => readonly string[];
+  readonly log: Logger;
+  readonly meter: Meter;
+  readonly clock: Clock;
+  /** The machine's own unless a test says otherwise. */
+  readonly platform?: Platform;
+}
+
+/** One image of an archive: what src/image/archive-reader.ts gives. */
+export interface ArchiveImage {
+  readonly references: readonly string[];
+  readonly configBytes: Buffer;
+  readonly layers: readonly {
+    readonly path: string;
+    readonly compression: 'none' | 'gzip' | 'zstd' | 'detect';
+    readonly diffId: string;
+  }[];
+  readonly manifestDigest?: string | undefined;
+  dispose(): Promise<void>;
+}
+
+/** All images of this node. */
+export class Images {
+  readonly #deps: ImagesDeps;
+  readonly #platform: Platform;
+  readonly #catalog: ImageCatalog;
+  readonly #holds: LayerHolds;
+  readonly #ingest: BlobIngest;
+  readonly #authFile: AuthFile;
+  readonly #registries: RegistriesConf;
+  readonly #pulls = new JoinedWork<ImageRecord>();
+  readonly #progress = new Set<PullProgress>();
+
+  /** Loads the images that the store has. Call `start` before the first pull. */
+  constructor(deps: ImagesDeps) {
+    const { settings, log } = deps;
+    this.#deps = deps;
+    this.#platform = deps.platform ?? hostPlatform();
+    this.#catalog = new ImageCatalog(settings.pinnedImages);
+    for (const image of deps.shelf.all()) this.#catalog.put(image);
+    this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
+    this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
+    this.#authFile = new AuthFile(settings.authFile);
+    this.#registries = new RegistriesConf({ file: settings.registriesConf, dir: settings.registriesConfDir, log });
+  }
+
+  /** Makes memory and disk agree: forgets images whose layers are gone, removes layers and blobs of unfinished pulls. */
+  async start(): Promise<void> {
+    const { layers, shelf, log } = this.#deps;
+    for (const image of this.#catalog.list()) {
+      const missing = image.layers.filter((diffId) => !layers.has(diffId));
+      if (missing.length === 0) continue;
+      log.warn({ image: image.id, tags: image.tags, missing }, 'image forgotten: its layers are not on disk');
+      shelf.transaction(() => shelf.delete(image.id));
+      this.#catalog.delete(image.id);
+    }
+    await this.#ingest.start();
+    await this.#holds
+      .removeUnused(layers.all().map((layer) => layer.diffId))
+      .catch((err: unknown) => log.warn({ err }, 'layers without an image not removed'));
+    await this.#registries.load().catch((err: unknown) => log.warn({ err }, 'registries.conf not usable'));
+  }
+
+  /** Ends running pulls, which leave nothing visible. */
+  async close(): Promise<void> {
+    await this.#pulls.close(new BerthError('cancelled', 'berth is stopping'));
+    await this.#ingest.close();
+    await this.#deps.client.close();
+  }
+
+  /**
+   * Pulls an image, or joins a pull of the same reference with the same credentials. Throws `invalid` for a bad
+   * reference, and errors that say which step failed where; those of an unavailable registry begin with
+   * "RegistryUnavailable". A caller that leaves does not stop the pull as long as another one waits for it.
+   */
+  async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<ImageRecord> {
+    const rules = await this.#registries.load();
+    const reference = resolveReference(text, rules);
+    const credentials = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? ''];
+    const key = JSON.stringify([formatReference(reference), ...credentials]);
+    return await this.#pulls.join(key, signal, (shared) => this.#pull(reference, auth, shared));
+  }
+
+  /** The images that are here. */
+  list(): readonly ImageRecord[] {
+    return this.#catalog.list();
+  }
+
+  /**
+   * The image that a client means: by full id, by tag or repo digest in any spelling, or by a prefix of its id. Throws
+   * `invalid` for a text that can be none of these, and for an ambiguous prefix.
+   */
+  find(text: string): ImageRecord | undefined {
+    const byId = this.#catalog.byId(text) ?? this.#catalog.byId(`sha256:${text}`);
+    if (byId) return byId;
+    let references: ImageReference[] = [];
+    let problem: unknown;
+    try {
+      references = candidateReferences(text, this.#registries.current);
+    } catch (err) {
+      if (!isKind(err, 'invalid')) throw err;
+      problem = err;
+    }
+    for (const reference of references) {
+      const found = this.#catalog.byName(recordedName(reference));
+      if (found) return found;
+    }
+    const found = this.#catalog.byIdPrefix(text);
+    if (!found && problem !== undefined && !/^(?:sha256:)?[0-9a-f]{64}$/.test(text)) throw problem;
+    return found;
+  }
+
+  /**
+   * Removes the image that `find` finds, with all its names, and those of its layers that no other image has. An
+   * unknown one is success. Throws `precondition` naming the containers that use it.
+   */
+  async remove(text: string): Promise<void> {
+    const image = this.find(text);
+    if (!image) return;
+    const users = this.#deps.usersOf(image.id);
+    if (users.length > 0) {
+      throw new BerthError('precondition', `image ${image.id} is in use by container ${users.slice(0, 5).join(', ')}`);
+    }
+    const { shelf, log } = this.#deps;
+    shelf.transaction(() => shelf.delete(image.id));
+    this.#catalog.delete(image.id);
+    // From here on the image is gone for everybody; what stays on disk after a failure goes at the next start.
+    await this.#holds.removeUnused(image.layers).catch((err: unknown) => {
+      throw wrap(`image ${image.id} is removed, and not all of its layers are`, err);
+    });
+    log.info({ image: image.id, tags: image.tags }, 'image removed');
+  }
+
+  /**
+   * Takes in the images of an OCI layout (folder or tar) or of a `docker save` archive. Throws `precondition` for an
+   * archive that is damaged or for another platform; then none of the images that follow the bad one appear.
+   */
+  async load(path: string, signal: AbortSignal): Promise<ImageRecord[]> {
+    const archive = await this.#deps.readArchive(path, signal);
+    try {
+      const records: ImageRecord[] = [];
+      for (const image of archive) records.push(await this.#loadOne(path, image, signal));
+      return records;
+    } finally {
+      await Promise.all(archive.map((image) => image.dispose()));
+    }
+  }
+
+  /** Which images are pinned from now on. */
+  setPinned(patterns: readonly string[]): void {
+    this.#catalog.setPinned(patterns);
+  }
+
+  /** How far the running pulls have come. */
+  pullsInFlight(): readonly Readonly<PullProgress>[] {
+    return [...this.#progress];
+  }
+
+  async #pull(reference: ImageReference, auth: RegistryAuth | undefined, shared: AbortSignal): Promise<ImageRecord> {
+    const { clock, meter, log, settings } = this.#deps;
+    const name = formatReference(reference);
+    const startedMs = clock.monotonicMs();
+    const progress: PullProgress = {
+      reference: name,
+      startedAtUs: clock.nowUs(),
+      phase: 'resolving',
+      layersMissing: 0,
+      layersDone: 0,
+      bytesTotal: 0,
+      bytesDone: 0,
+    };
+    this.#progress.add(progress);
+    let outcome: Outcome = 'ok';
+    try {
+      using signal = withDeadline(`pull ${name}`, settings.pullTimeoutMs, shared);
+      const rules = this.#registries.current;
+      const deps = {
+        ...this.#deps,
+        ingest: this.#ingest,
+        authFile: this.#authFile,
+        platform: this.#platform,
+        maxParallelDownloads: settings.maxParallelDownloads,
+        log: log.child({ image: name }),
+      };
+      const request = { reference, auth, rules, holds: this.#holds, progress };
+      const record = await pullImage(deps, request, signal, (image) => this.#appear(reference, image));
+      const ms = Math.round(clock.monotonicMs() - startedMs);
+      log.info({ image: name, id: record.id, bytes: progress.bytesDone, ms }, 'image pulled');
+      return record;
+    } catch (err) {
+      outcome = kindOf(err);
+      throw err;
+    } finally {
+      this.#progress.delete(progress);
+      meter.pull(outcome, Math.max(0, progress.bytesDone), (clock.monotonicMs() - startedMs) / 1000);
+    }
+  }
+
+  async #appear(reference: ImageReference, image: ResolvedImage): Promise<ImageRecord> {
+    const byDigest = `${repositoryOf(reference)}@${image.digest}`;
+    return await this.#commit(image.configBytes, image.document, image.annotations, [
+      recordedName(reference),
+      byDigest,
+    ]);
+  }
+
+  async #commit(
+    configBytes: Buffer,
+    { config, diffIds }: ConfigDocument,
+    annotations: Readonly<Record<string, string>>,
+    names: readonly string[],
+  ): Promise<ImageRecord> {
+    const { layers, clock, shelf } = this.#deps;
+    // A power cut must never leave the row without the layers that it speaks of.
+    await layers.flush();
+    const sizes = new Map(layers.all().map((layer) => [layer.diffId, layer.sizeBytes]));
+    const layerBytes = [...new Set<string>(diffIds)].reduce((sum, diffId) => sum + (sizes.get(diffId) ?? 0), 0);
+    const image = {
+      id: digestOf(configBytes),
+      tags: [],
+      repoDigests: [],
+      sizeBytes: layerBytes + configBytes.length,
+      config,
+      layers: diffIds,
+      createdAtUs: clock.nowUs(),
+      annotations,
+    };
+    return commitImage(this.#catalog, shelf, { image, names });
+  }
+
+  async #loadOne(path: string, image: ArchiveImage, signal: AbortSignal): Promise<ImageRecord> {
+    const what = image.references[0] ?? path;
+    const document = parseImageConfig(image.configBytes, `config of ${what} in ${path}`);
+    this.#checkLoadable(what, image, document);
+    const names = image.references.map(parseReference).flatMap((reference) => {
+      const digest = image.manifestDigest ?? '';
+      return [recordedName(reference), ...(isDigest(digest) ? [`${repositoryOf(reference)}@${digest}`] : [])];
+    });
+    return await this.#holds.during(document.diffIds, signal, async () => {
+      const missing = new Map(image.layers.map((layer) => [layer.diffId, layer]));
+      for (const diffId of missing.keys()) if (this.#deps.layers.has(diffId)) missing.delete(diffId);
+      await allOrAbort([...missing.values()], signal, async (layer, both) => {
+        await this.#deps.layers.unpack(layer, layer.diffId, both).catch((err: unknown) => {
+          throw wrap(`load ${what} from ${path}: layer ${layer.diffId}`, err);
+        });
+      });
+      return await this.#commit(image.configBytes, document, {}, [...new Set(names)]);
+    });
+  }
+
+  #checkLoadable(what: string, image: ArchiveImage, document: ConfigDocument): void {
+    const { platform, diffIds } = document;
+    if (platform.architecture !== '' && !runsOn(this.#platform, { ...platform, variant: '' })) {
+      const own = formatPlatform(this.#platform);
+      throw new BerthError(
+        'precondition',
+        `${what} is an image for ${formatPlatform(platform)}, this machine is ${own}`,
+      );
+    }
+    const offered = image.layers.map((layer) => layer.diffId);
+    if (diffIds.length === 0 || JSON.stringify(offered) !== JSON.stringify(diffIds)) {
+      throw new BerthError('precondition', `${what}: the archive's layers are not those of the image's config`);
+    }
+  }
+}

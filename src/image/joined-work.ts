@@ -1,0 +1,62 @@
+/**
+ * Joins calls that ask for the same thing, and ends the work when nobody waits for it any more. (InFlight of base
+ * never ends it: there the result is worth having even without a waiter.)
+ */
+export class JoinedWork<T> {
+  readonly #running = new Map<string, Shared<T>>();
+  /** Everything that has not ended, with what was abandoned and still winds up. */
+  readonly #unsettled = new Set<Shared<T>>();
+
+  /**
+   * Returns the running work for `key`, or starts it with a signal of its own. A caller whose signal aborts stops
+   * waiting; the last one to leave aborts the work. The next to ask then starts anew, while the old work winds up.
+   */
+  async join(key: string, signal: AbortSignal, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    signal.throwIfAborted();
+    const shared = this.#running.get(key) ?? this.#start(key, start);
+    shared.waiters += 1;
+    const { promise: aborted, reject } = Promise.withResolvers<never>();
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      return await Promise.race([shared.work, aborted]);
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+      shared.waiters -= 1;
+      if (shared.waiters === 0) this.#abandon(key, shared, signal.reason);
+    }
+  }
+
+  /** Aborts everything that runs, and resolves when it has ended. */
+  async close(reason: unknown): Promise<void> {
+    const all = [...this.#unsettled];
+    for (const shared of all) shared.controller.abort(reason);
+    await Promise.allSettled(all.map((shared) => shared.work));
+  }
+
+  #start(key: string, start: (signal: AbortSignal) => Promise<T>): Shared<T> {
+    const controller = new AbortController();
+    const shared: Shared<T> = { work: start(controller.signal), controller, waiters: 0 };
+    this.#running.set(key, shared);
+    this.#unsettled.add(shared);
+    const forget = (): void => {
+      this.#unsettled.delete(shared);
+      if (this.#running.get(key) === shared) this.#running.delete(key);
+    };
+    // Who still waits gets the failure; one that nobody waits for must not be an unhandled rejection.
+    shared.work.then(forget, forget);
+    return shared;
+  }
+
+  #abandon(key: string, shared: Shared<T>, reason: unknown): void {
+    if (this.#running.get(key) !== shared) return;
+    this.#running.delete(key);
+    shared.controller.abort(reason);
+  }
+}
+
+interface Shared<T> {
+  readonly work: Promise<T>;
+  readonly controller: AbortController;
+  waiters: number;
+}

@@ -1,0 +1,230 @@
+/**
+ * Talks to registries: OCI distribution spec, "Pulling manifests" and "Pulling blobs". Here is where requests are
+ * authenticated and tried again; nobody above retries.
+ */
+
+import { type BerthError, findCause } from '../base/errors.ts';
+import type { Credential } from './auth.ts';
+import { type Challenge, parseChallenges } from './challenge.ts';
+import { type Digest, digestOf, verifyDigest } from './digest.ts';
+import { type Endpoint, formatEndpoint } from './endpoints.ts';
+import {
+  defaultHttpTimeouts,
+  type HttpResponse,
+  type HttpTimeouts,
+  HttpTransport,
+  readCapped,
+} from './http-transport.ts';
+import { MAX_DOCUMENT_BYTES } from './manifest.ts';
+import { MANIFEST_ACCEPT, mediaTypeOf } from './media-types.ts';
+import { RegistryError } from './registry-error.ts';
+import { defaultRetryPolicy, type RetryPolicy, retryAfterMs, retrying } from './retry.ts';
+import { basicHeader, TokenSource } from './token-source.ts';
+
+/** An endpoint with the credential to use there. */
+export interface Access {
+  readonly endpoint: Endpoint;
+  readonly credential: Credential | undefined;
+}
+
+/** A manifest or index as it came. */
+export interface FetchedDocument {
+  readonly bytes: Buffer;
+  readonly digest: Digest;
+  /** From Content-Type; empty when the registry gave none. */
+  readonly mediaType: string;
+}
+
+/** The registries' client; keeps connections and tokens. Close it when done. */
+export class RegistryClient {
+  readonly #transport: HttpTransport;
+  readonly #tokens: TokenSource;
+  readonly #retry: RetryPolicy;
+  /** Which scheme an insecure host was found to speak. */
+  readonly #schemes = new Map<string, 'https:' | 'http:'>();
+  /** The challenge that a registry answered with, so that later requests bring their token at once. */
+  readonly #challenges = new Map<string, readonly Challenge[]>();
+
+  constructor(options: {
+    readonly monotonicMs: () => number;
+    readonly timeouts?: HttpTimeouts;
+    readonly retry?: RetryPolicy;
+  }) {
+    this.#transport = new HttpTransport(options.timeouts ?? defaultHttpTimeouts);
+    this.#tokens = new TokenSource(this.#transport, options.monotonicMs);
+    this.#retry = options.retry ?? defaultRetryPolicy;
+  }
+
+  /**
+   * A manifest or index by tag or digest; by digest it is verified. Throws `notFound`, `permission`, `exhausted` (429)
+   * or `unavailable`, naming the registry and repository.
+   */
+  async manifest(access: Access, tagOrDigest: string, signal: AbortSignal): Promise<FetchedDocument> {
+    const what = `manifest ${tagOrDigest} of ${formatEndpoint(access.endpoint)}`;
+    return await retrying(this.#retry, signal, async () => {
+      const path = `manifests/${tagOrDigest}`;
+      const response = await this.#get(access, path, what, { accept: MANIFEST_ACCEPT }, signal);
+      const bytes = await readCapped(response, MAX_DOCUMENT_BYTES, what);
+      const digest = tagOrDigest.includes(':') ? (tagOrDigest as Digest) : digestOf(bytes);
+      verifyDigest(bytes, digest, what);
+      return { bytes, digest, mediaType: mediaTypeOf(response.header('content-type') ?? '') };
+    });
+  }
+
+  /**
+   * Hands the bytes of a blob to `consume`, which verifies them. When the connection breaks, `consume` is called again
+   * with a new stream from the beginning. Throws as `manifest` does, and what `consume` throws.
+   */
+  async blob<T>(
+    access: Access,
+    digest: Digest,
+    signal: AbortSignal,
+    consume: (body: AsyncIterable<Uint8Array>) => Promise<T>,
+  ): Promise<T> {
+    const what = `blob ${digest} of ${formatEndpoint(access.endpoint)}`;
+    return await retrying(this.#retry, signal, async () => {
+      const response = await this.#get(access, `blobs/${digest}`, what, {}, signal);
+      try {
+        return await consume(response.body());
+      } finally {
+        await response.discard();
+      }
+    });
+  }
+
+  /** Ends all connections. */
+  async close(): Promise<void> {
+    await this.#transport.close();
+  }
+
+  /** One authenticated GET; returns only answers with status 200. */
+  async #get(
+    access: Access,
+    path: string,
+    what: string,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<HttpResponse> {
+    const { endpoint } = access;
+    const known = this.#challenges.get(endpoint.host);
+    const early = known ? await this.#authorization(access, known, signal) : undefined;
+    let response = await this.#send(endpoint, path, withAuthorization(headers, early), signal);
+    if (response.status === 401 && response.sameOrigin) {
+      // Only the registry itself may ask for credentials, not the host that it redirects to.
+      const challenges = parseChallenges(response.header('www-authenticate') ?? '');
+      await response.discard();
+      if (early?.startsWith('Bearer ')) this.#tokens.forget(early.slice('Bearer '.length));
+      const authorization = await this.#authorization(access, challenges, signal);
+      if (authorization === undefined) throw denied(access, what, 401, '');
+      remember(this.#challenges, endpoint.host, challenges);
+      response = await this.#send(endpoint, path, withAuthorization(headers, authorization), signal);
+    }
+    if (response.status === 200) return response;
+    throw await refusal(access, what, response);
+  }
+
+  /** The Authorization header that answers a challenge; undefined when there is no answer to it. */
+  async #authorization(
+    { endpoint, credential }: Access,
+    challenges: readonly Challenge[],
+    signal: AbortSignal,
+  ): Promise<string | undefined> {
+    const bearer = challenges.find((challenge) => challenge.scheme === 'bearer');
+    if (bearer) {
+      if (credential?.kind === 'bearer') return `Bearer ${credential.token}`;
+      // The scope of an earlier challenge is for another repository; the specification fixes how ours is called.
+      const scope = `repository:${endpoint.repository}:pull`;
+      const realm = bearer.parameters.get('realm') ?? '';
+      const service = bearer.parameters.get('service') ?? '';
+      const insecureHost = endpoint.insecure ? endpoint.host : '';
+      return `Bearer ${await this.#tokens.get({ realm, service, scope, credential, insecureHost }, signal)}`;
+    }
+    const basic = challenges.some((challenge) => challenge.scheme === 'basic');
+    return basic && credential?.kind === 'basic' ? basicHeader(credential) : undefined;
+  }
+
+  /**
+   * Sends to a registry: HTTPS, and for an insecure one HTTP if no TLS session comes about. That is what Docker does
+   * for loopback registries and those listed as insecure.
+   */
+  async #send(
+    endpoint: Endpoint,
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<HttpResponse> {
+    const { host, repository, insecure } = endpoint;
+    const send = async (scheme: 'https:' | 'http:'): Promise<HttpResponse> => {
+      const url = new URL(`${scheme}//${host}/v2/${repository}/${path}`);
+      const common = { 'accept-encoding': 'identity', 'user-agent': 'berth' };
+      return await this.#transport.send({ method: 'GET', url, headers: { ...common, ...headers }, insecure }, signal);
+    };
+    if (!insecure) return await send('https:');
+    const known = this.#schemes.get(host);
+    try {
+      const response = await send(known ?? 'https:');
+      remember(this.#schemes, host, known ?? 'https:');
+      return response;
+    } catch (err) {
+      this.#schemes.delete(host);
+      if (known || !findCause(err, RegistryError)?.beforeTls) throw err;
+    }
+    const response = await send('http:');
+    remember(this.#schemes, host, 'http:');
+    return response;
+  }
+}
+
+const MAX_REMEMBERED = 1000;
+
+function remember<T>(map: Map<string, T>, key: string, value: T): void {
+  const oldest = map.keys().next();
+  if (map.size >= MAX_REMEMBERED && !map.has(key) && !oldest.done) map.delete(oldest.value);
+  map.set(key, value);
+}
+
+function withAuthorization(
+  headers: Readonly<Record<string, string>>,
+  authorization: string | undefined,
+): Record<string, string> {
+  return authorization === undefined ? { ...headers } : { ...headers, authorization };
+}
+
+async function refusal(access: Access, what: string, response: HttpResponse): Promise<BerthError> {
+  const { status } = response;
+  const code = await errorCode(response);
+  if (status === 401 || status === 403) return denied(access, what, status, code);
+  if (status === 404) return new RegistryError('notFound', `${what}: not found${code}`, { status });
+  const afterMs = retryAfterMs(response.header('retry-after'), Date.now());
+  if (status === 429) {
+    const failure = { status, retryable: true, retryAfterMs: afterMs };
+    return new RegistryError('exhausted', `${what}: the registry's rate limit is reached${code}`, failure);
+  }
+  const retryable = status >= 500 && status !== 501;
+  return new RegistryError('unavailable', `${what}: the registry answered with status ${status}${code}`, {
+    status,
+    retryable,
+    retryAfterMs: afterMs,
+  });
+}
+
+function denied({ endpoint, credential }: Access, what: string, status: number, code: string): RegistryError {
+  const how = credential
+    ? `with the credentials from ${credential.source}`
+    : 'without credentials (it may be private, or not exist)';
+  const text = `${what}: registry ${endpoint.registry} refused to serve it ${how}, status ${status}${code}`;
+  return new RegistryError('permission', text, { status });
+}
+
+/** The error code in the answer's body, as ` (CODE)`. Not its message: that may repeat what we sent. */
+async function errorCode(response: HttpResponse): Promise<string> {
+  try {
+    const body = await readCapped(response, 64 * 1024, 'error');
+    const code = /"code"\s*:\s*"([A-Z_]{1,64})"/.exec(body.toString('utf8'));
+    return code ? ` (${code[1]})` : '';
+  } catch {
+    return '';
+  } finally {
+    await response.discard();
+  }
+}

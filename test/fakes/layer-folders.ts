@@ -1,0 +1,69 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { gunzipSync, zstdDecompressSync } from 'node:zlib';
+
+import { BerthError } from '../../src/base/errors.ts';
+import type { ImageShelf } from '../../src/image/image-commit.ts';
+import type { StoredImage } from '../../src/image/image-record.ts';
+import type { LayerFolders } from '../../src/image/layer-holds.ts';
+
+/** A layer store that verifies what it is given and keeps only the sizes. */
+export class MemoryLayers implements LayerFolders {
+  readonly layers = new Map<string, number>();
+  /** What happened, in order: `unpack <diffId>`, `remove <diffId>`, `flush`. */
+  readonly calls: string[] = [];
+  /** Awaited before an unpack or a removal goes on. */
+  gate: ((call: string) => Promise<void>) | undefined;
+
+  has(diffId: string): boolean {
+    return this.layers.has(diffId);
+  }
+
+  async unpack(source: Parameters<LayerFolders['unpack']>[0], diffId: string, signal: AbortSignal) {
+    this.calls.push(`unpack ${diffId}`);
+    await this.gate?.(`unpack ${diffId}`);
+    signal.throwIfAborted();
+    const bytes = await readFile(source.path);
+    const plain = { none: (raw: Buffer) => raw, gzip: gunzipSync, zstd: zstdDecompressSync, detect: gunzipSync };
+    const tar = plain[source.compression](bytes);
+    const actual = `sha256:${createHash('sha256').update(tar).digest('hex')}`;
+    if (actual !== diffId) throw new BerthError('precondition', `layer unpacks to ${actual}`);
+    this.layers.set(diffId, tar.length);
+    return { sizeBytes: tar.length, inodes: 1 };
+  }
+
+  async remove(diffId: string): Promise<void> {
+    this.calls.push(`remove ${diffId}`);
+    await this.gate?.(`remove ${diffId}`);
+    this.layers.delete(diffId);
+  }
+
+  async flush(): Promise<void> {
+    this.calls.push('flush');
+  }
+
+  all(): { diffId: string; sizeBytes: number }[] {
+    return [...this.layers].map(([diffId, sizeBytes]) => ({ diffId, sizeBytes }));
+  }
+}
+
+/** Keeps images in memory, as JSON, so that what does not survive a store does not survive here either. */
+export class MemoryShelf implements ImageShelf {
+  readonly rows = new Map<string, string>();
+
+  transaction<T>(fn: () => T): T {
+    return fn();
+  }
+
+  put(image: StoredImage): void {
+    this.rows.set(image.id, JSON.stringify(image));
+  }
+
+  delete(id: string): void {
+    this.rows.delete(id);
+  }
+
+  all(): StoredImage[] {
+    return [...this.rows.values()].map((row) => JSON.parse(row) as StoredImage);
+  }
+}
