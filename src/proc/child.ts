@@ -1,0 +1,168 @@
+import { openSync, writeSync } from 'node:fs';
+import { Socket } from 'node:net';
+import type { Readable, Writable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { BerthError } from '../base/errors.ts';
+import { closeFd } from '../sys/at.ts';
+import { type ExitStatus, pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from '../sys/pidfd.ts';
+import { createPipe } from '../sys/pipe.ts';
+import type { SignalName } from '../sys/signals.ts';
+import { posixSpawn } from '../sys/spawn.ts';
+import type { ChildProcess, StartCommand } from './command.ts';
+
+/** Every pipe holds at least one page, so that much can be written before anybody reads. */
+const PIPE_ROOM_BYTES = 4096;
+/** A process in an uninterruptible wait does not die; whoever killed it shall not hang with it. */
+const UNKILLABLE_MS = 10_000;
+
+/**
+ * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Throws what `posixSpawn` throws,
+ * and leaves nothing open.
+ */
+export function startChild(cmd: StartCommand, input?: Uint8Array): Child {
+  const handedOver: number[] = [];
+  const streams: Socket[] = [];
+  try {
+    const stdin = stdinEnds(cmd.stdin ?? 'ignore', input, handedOver, streams);
+    const stdout = outputEnds(cmd.stdout ?? 'ignore', handedOver, streams);
+    const stderr = outputEnds(cmd.stderr ?? 'ignore', handedOver, streams);
+    const pid = posixSpawn({
+      path: cmd.path,
+      args: cmd.args,
+      env: cmd.env ?? { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' },
+      cwd: cmd.cwd,
+      fds: [stdin.fd, stdout.fd, stderr.fd, ...(cmd.extraFds ?? [])],
+      newSession: cmd.newSession,
+      newProcessGroup: cmd.processGroup,
+    });
+    const hasGroup = cmd.processGroup === true || cmd.newSession === true;
+    return new Child(pid, hasGroup, { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream });
+  } catch (err) {
+    for (const stream of streams) stream.destroy();
+    throw err;
+  } finally {
+    for (const fd of handedOver) closeFd(fd);
+  }
+}
+
+/** A child of this process, from its start until it is reaped. */
+export class Child implements ChildProcess {
+  readonly pid: number;
+  readonly stdin: Writable | undefined;
+  readonly stdout: Readable | undefined;
+  readonly stderr: Readable | undefined;
+  readonly exited: Promise<ExitStatus>;
+  readonly #hasGroup: boolean;
+  readonly #pidfd: number;
+  #reaped = false;
+  #terminating = false;
+
+  constructor(pid: number, hasGroup: boolean, streams: Pick<ChildProcess, 'stdin' | 'stdout' | 'stderr'>) {
+    this.pid = pid;
+    this.stdin = streams.stdin;
+    this.stdout = streams.stdout;
+    this.stderr = streams.stderr;
+    this.#hasGroup = hasGroup;
+    const pidfd = pidfdOpen(pid);
+    // Nobody else reaps our children, so its pid cannot be free yet.
+    if (pidfd === undefined) throw new BerthError('internal', `process ${pid} was reaped by someone else`);
+    this.#pidfd = pidfd;
+    this.exited = this.#reap();
+    this.exited.catch(() => {});
+  }
+
+  kill(signal: SignalName): void {
+    if (this.#reaped) return;
+    // A group has no descriptor, but as long as its leader is not reaped its number is not given to another.
+    if (this.#hasGroup) killGroup(this.pid, signal);
+    else pidfdSendSignal(this.#pidfd, signal);
+  }
+
+  async terminate(graceMs: number): Promise<void> {
+    this.#terminating = true;
+    this.kill('SIGTERM');
+    if (await this.#endsWithin(graceMs)) return;
+    this.kill('SIGKILL');
+    await this.#endsWithin(UNKILLABLE_MS);
+  }
+
+  async #endsWithin(ms: number): Promise<boolean> {
+    const stop = new AbortController();
+    const expired = delay(ms, false, { signal: stop.signal }).catch(() => false);
+    try {
+      return await Promise.race([this.exited.then(() => true), expired]);
+    } finally {
+      stop.abort();
+    }
+  }
+
+  async #reap(): Promise<ExitStatus> {
+    try {
+      await pidfdExited(this.#pidfd);
+      if (this.#terminating && this.#hasGroup) killGroup(this.pid, 'SIGKILL');
+      const status = waitPidfd(this.#pidfd);
+      if (typeof status === 'string') throw new BerthError('internal', `exit status of process ${this.pid} is lost`);
+      return status;
+    } finally {
+      this.#reaped = true;
+      closeFd(this.#pidfd);
+    }
+  }
+}
+
+function killGroup(group: number, signal: SignalName): void {
+  try {
+    process.kill(-group, signal);
+  } catch {
+    // Every member has ended.
+  }
+}
+
+/** The child's end of one of its streams, and ours where there is a pipe. */
+interface Ends {
+  readonly fd: number;
+  readonly stream: Socket | undefined;
+}
+
+function stdinEnds(
+  stdin: 'pipe' | 'ignore' | number,
+  input: Uint8Array | undefined,
+  handedOver: number[],
+  streams: Socket[],
+): Ends {
+  const hasInput = input !== undefined && input.length > 0;
+  if (stdin !== 'pipe' && !hasInput) return plainEnds(stdin, 'r', handedOver);
+  const { readFd, writeFd } = createPipe();
+  handedOver.push(readFd);
+  if (hasInput && input.length <= PIPE_ROOM_BYTES) {
+    // Spares a stream: it fits, and with the last writer gone the child reads to the end.
+    handedOver.push(writeFd);
+    writeSync(writeFd, input);
+    return { fd: readFd, stream: undefined };
+  }
+  const stream = new Socket({ fd: writeFd, readable: false, writable: true });
+  streams.push(stream);
+  if (hasInput) {
+    // A program may end without reading its input; its exit code tells what that means.
+    stream.on('error', () => {});
+    stream.end(input);
+  }
+  return { fd: readFd, stream };
+}
+
+function outputEnds(output: 'pipe' | 'ignore' | number, handedOver: number[], streams: Socket[]): Ends {
+  if (output !== 'pipe') return plainEnds(output, 'w', handedOver);
+  const { readFd, writeFd } = createPipe();
+  handedOver.push(writeFd);
+  const stream = new Socket({ fd: readFd, readable: true, writable: false });
+  streams.push(stream);
+  return { fd: writeFd, stream };
+}
+
+function plainEnds(fd: 'ignore' | number, flags: 'r' | 'w', handedOver: number[]): Ends {
+  if (typeof fd === 'number') return { fd, stream: undefined };
+  const nothing = openSync('/dev/null', flags);
+  handedOver.push(nothing);
+  return { fd: nothing, stream: undefined };
+}

@@ -1,0 +1,158 @@
+import { basename } from 'node:path';
+
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError, kindOf } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter, Outcome } from '../base/meter.ts';
+import { closeFd } from '../sys/at.ts';
+import { type ExitStatus, pidfdExited, waitPidfd } from '../sys/pidfd.ts';
+import { openProcess } from '../sys/process.ts';
+import { type Child, startChild } from './child.ts';
+import { type ChildProcess, type Command, type CommandResult, ExitError, type StartCommand } from './command.ts';
+import { Output } from './output.ts';
+
+const OUTPUT_LIMIT_BYTES = 1024 * 1024;
+const KILL_GRACE_MS = 1000;
+/** A descendant may hold the pipes open for ever; what the program itself wrote is in them when it ends. */
+const LAST_OUTPUT_MS = 250;
+
+/**
+ * Starts all external processes of the daemon: each with a deadline, capped output and an end by SIGTERM, then
+ * SIGKILL. Every child is reaped, whatever happens to the caller.
+ */
+export class Processes {
+  readonly #log: Logger;
+  readonly #meter: Meter;
+  readonly #children = new Map<number, Child>();
+  readonly #closing = new AbortController();
+
+  constructor({ log, meter }: { log: Logger; meter: Meter }) {
+    this.#log = log;
+    this.#meter = meter;
+  }
+
+  /**
+   * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
+   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed and
+   * reaped.
+   */
+  async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
+    const startedMs = performance.now();
+    let outcome: Outcome = 'internal';
+    let status: ExitStatus | undefined;
+    try {
+      const result = await this.#run(cmd, signal, startedMs);
+      status = result;
+      if (result.exitCode === 0) outcome = 'ok';
+      return result;
+    } catch (err) {
+      outcome = kindOf(err);
+      throw err;
+    } finally {
+      this.#record(cmd, outcome, status, performance.now() - startedMs);
+    }
+  }
+
+  /** As `run`, but throws an `ExitError` when the exit code is not 0. */
+  async runOk(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
+    const result = await this.run(cmd, signal);
+    if (result.exitCode !== 0) throw new ExitError(cmd.path, result);
+    return result;
+  }
+
+  /** Starts a process and leaves its streams to the caller. Throws `notFound` when the program is missing. */
+  start(cmd: StartCommand): ChildProcess {
+    this.#closing.signal.throwIfAborted();
+    const startedMs = performance.now();
+    const child = this.#own(startChild(cmd));
+    const record = (status: ExitStatus | undefined): void => {
+      this.#record(cmd, status?.exitCode === 0 ? 'ok' : 'internal', status, performance.now() - startedMs);
+    };
+    child.exited.then(record, () => record(undefined));
+    return child;
+  }
+
+  /**
+   * Resolves when that very process has ended, at once when it is gone already; it need not be our child, and is
+   * reaped when it is. Throws the signal's reason.
+   */
+  async exitOf(pid: number, startTime: number, signal: AbortSignal): Promise<void> {
+    const pidfd = openProcess(pid, startTime);
+    if (pidfd === undefined) return;
+    const child = this.#children.get(pid);
+    try {
+      await pidfdExited(pidfd, AbortSignal.any([signal, this.#closing.signal]));
+      // A child that we started ourselves is reaped where its exit code is wanted.
+      if (child) await child.exited;
+      else waitPidfd(pidfd);
+    } finally {
+      closeFd(pidfd);
+    }
+  }
+
+  /** Ends all waits and kills what `run` and `start` have running. Processes that they left behind live on. */
+  async close(): Promise<void> {
+    this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
+    await Promise.all([...this.#children.values()].map((child) => child.terminate(KILL_GRACE_MS)));
+  }
+
+  async #run(cmd: Command, signal: AbortSignal, startedMs: number): Promise<CommandResult> {
+    using limited = withDeadline(cmd.path, cmd.timeoutMs, AbortSignal.any([signal, this.#closing.signal]));
+    limited.throwIfAborted();
+    const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
+    const child = this.#own(startChild({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input));
+    const outputs = [child.stdout, child.stderr].flatMap((stream) =>
+      stream ? [new Output(stream, cmd.outputLimitBytes ?? OUTPUT_LIMIT_BYTES)] : [],
+    );
+    try {
+      const status = await this.#untilExit(child, limited, cmd.killGraceMs ?? KILL_GRACE_MS);
+      await allEnded(outputs, LAST_OUTPUT_MS);
+      const [stdout = Buffer.alloc(0), stderr = Buffer.alloc(0)] = outputs.map((output) => output.bytes());
+      const truncated = outputs.some((output) => output.truncated);
+      return { ...status, stdout, stderr, truncated, durationMs: performance.now() - startedMs };
+    } finally {
+      child.stdin?.destroy();
+      for (const output of outputs) output.close();
+    }
+  }
+
+  async #untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {
+    const { promise: aborted, reject } = Promise.withResolvers<never>();
+    const onAbort = (): void => reject(signal.reason);
+    signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      return await Promise.race([child.exited, aborted]);
+    } catch (err) {
+      await child.terminate(killGraceMs);
+      throw err;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #own(child: Child): Child {
+    this.#children.set(child.pid, child);
+    const disown = (): void => void this.#children.delete(child.pid);
+    child.exited.then(disown, disown);
+    return child;
+  }
+
+  #record(
+    cmd: { path: string; args: readonly string[] },
+    outcome: Outcome,
+    status: ExitStatus | undefined,
+    ms: number,
+  ): void {
+    const program = basename(cmd.path);
+    this.#meter.process(program, outcome, ms / 1000);
+    const exit = status ? { exitCode: status.exitCode } : {};
+    this.#log.debug({ program, argCount: cmd.args.length, ...exit, outcome, ms: Math.round(ms) }, 'process ended');
+  }
+}
+
+async function allEnded(outputs: readonly Output[], atMostMs: number): Promise<void> {
+  const { promise: expired, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, atMostMs);
+  await Promise.race([Promise.all(outputs.map((output) => output.ended)), expired]);
+  clearTimeout(timer);
+}

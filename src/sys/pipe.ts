@@ -1,0 +1,22 @@
+import { check } from './errno.ts';
+import { libc } from './libc.ts';
+
+const fn = {
+  pipe2: libc.func('pipe2', 'int', ['void *', 'int']) as (fds: Uint8Array, flags: number) => number,
+  fcntl: libc.func('fcntl', 'int', ['int', 'int', 'int']) as (fd: number, command: number, argument: number) => number,
+};
+
+const O_CLOEXEC = 0o2000000;
+const F_DUPFD_CLOEXEC = 1030;
+
+/** A pipe whose both ends are closed in children unless `posixSpawn` hands them over. The caller closes them. */
+export function createPipe(): { readFd: number; writeFd: number } {
+  const fds = Buffer.alloc(8);
+  check('pipe2', 'new pipe', fn.pipe2(fds, O_CLOEXEC));
+  return { readFd: fds.readInt32LE(0), writeFd: fds.readInt32LE(4) };
+}
+
+/** A second descriptor for the same open file, numbered `lowest` or higher, close-on-exec. */
+export function duplicateFd(fd: number, lowest: number): number {
+  return check('fcntl', `fd ${fd}`, fn.fcntl(fd, F_DUPFD_CLOEXEC, lowest));
+}

@@ -1,0 +1,149 @@
+import { existsSync } from 'node:fs';
+
+import { BerthError } from '../base/errors.ts';
+import { closeFd } from './at.ts';
+import { syscallError } from './errno.ts';
+import { cString, libc } from './libc.ts';
+import { duplicateFd } from './pipe.ts';
+
+type Rc = number;
+const fn = {
+  posixSpawnp: libc.func('posix_spawnp', 'int', ['void *', 'str', 'void *', 'void *', 'str *', 'str *']) as (
+    pid: Uint8Array,
+    path: string,
+    actions: Uint8Array,
+    attributes: Uint8Array,
+    argv: readonly (string | null)[],
+    envp: readonly (string | null)[],
+  ) => Rc,
+  actionsInit: libc.func('posix_spawn_file_actions_init', 'int', ['void *']) as (actions: Uint8Array) => Rc,
+  actionsDestroy: libc.func('posix_spawn_file_actions_destroy', 'int', ['void *']) as (actions: Uint8Array) => Rc,
+  addDup2: libc.func('posix_spawn_file_actions_adddup2', 'int', ['void *', 'int', 'int']) as (
+    actions: Uint8Array,
+    from: number,
+    to: number,
+  ) => Rc,
+  addCloseFrom: libc.func('posix_spawn_file_actions_addclosefrom_np', 'int', ['void *', 'int']) as (
+    actions: Uint8Array,
+    lowest: number,
+  ) => Rc,
+  addChdir: libc.func('posix_spawn_file_actions_addchdir_np', 'int', ['void *', 'str']) as (
+    actions: Uint8Array,
+    path: string,
+  ) => Rc,
+  attributesInit: libc.func('posix_spawnattr_init', 'int', ['void *']) as (attributes: Uint8Array) => Rc,
+  attributesDestroy: libc.func('posix_spawnattr_destroy', 'int', ['void *']) as (attributes: Uint8Array) => Rc,
+  setFlags: libc.func('posix_spawnattr_setflags', 'int', ['void *', 'short']) as (
+    attributes: Uint8Array,
+    flags: number,
+  ) => Rc,
+  setSigDefault: libc.func('posix_spawnattr_setsigdefault', 'int', ['void *', 'void *']) as (
+    attributes: Uint8Array,
+    set: Uint8Array,
+  ) => Rc,
+  setSigMask: libc.func('posix_spawnattr_setsigmask', 'int', ['void *', 'void *']) as (
+    attributes: Uint8Array,
+    set: Uint8Array,
+  ) => Rc,
+  setProcessGroup: libc.func('posix_spawnattr_setpgroup', 'int', ['void *', 'int']) as (
+    attributes: Uint8Array,
+    group: number,
+  ) => Rc,
+};
+
+const POSIX_SPAWN_SETPGROUP = 0x02;
+const POSIX_SPAWN_SETSIGDEF = 0x04;
+const POSIX_SPAWN_SETSIGMASK = 0x08;
+const POSIX_SPAWN_SETSID = 0x80;
+/** More than glibc's posix_spawnattr_t (336 bytes) and posix_spawn_file_actions_t (80) take. */
+const OPAQUE_BYTES = 512;
+const SIGSET_BYTES = 128;
+
+/** A process to start. */
+export interface SpawnRequest {
+  /** A path, or a bare name that is looked up in this process's PATH. */
+  readonly path: string;
+  /** Without argv[0], which is `path`. */
+  readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd?: string | undefined;
+  /** Descriptors of this process that become 0, 1, 2, ... of the child. All others are closed in the child. */
+  readonly fds: readonly number[];
+  /** A session (and process group) of its own: no terminal, and no signals meant for this one. */
+  readonly newSession?: boolean | undefined;
+  /** A process group of its own, so that it can be signalled with its descendants. */
+  readonly newProcessGroup?: boolean | undefined;
+}
+
+/**
+ * Starts a process (posix_spawn(3)) and returns its pid; it is a child that must be reaped. It starts with default
+ * signal handlers and an empty signal mask: Node ignores SIGPIPE, and a shell's pipeline must not inherit that. Takes
+ * about 0.15 ms, however large this process is, because its memory is not copied. Throws `notFound` for a missing
+ * program or folder, else a `SyscallError` that names the program.
+ */
+export function posixSpawn(request: SpawnRequest): number {
+  const argv = [request.path, ...request.args, null];
+  const envp = [...Object.entries(request.env).map(([key, value]) => `${key}=${value}`), null];
+  for (const text of [...argv, ...envp, request.cwd ?? null]) if (text !== null) cString(text);
+  const copies: number[] = [];
+  const actions = Buffer.alloc(OPAQUE_BYTES);
+  const attributes = Buffer.alloc(OPAQUE_BYTES);
+  expectOk('posix_spawn_file_actions_init', fn.actionsInit(actions));
+  expectOk('posix_spawnattr_init', fn.attributesInit(attributes));
+  try {
+    addFileActions(actions, request, copies);
+    setAttributes(attributes, request);
+    const pid = Buffer.alloc(8);
+    const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
+    if (errno !== 0) throw spawnError(request, errno);
+    return pid.readInt32LE(0);
+  } finally {
+    fn.actionsDestroy(actions);
+    fn.attributesDestroy(attributes);
+    for (const fd of copies) closeFd(fd);
+  }
+}
+
+function addFileActions(actions: Uint8Array, { fds, cwd }: SpawnRequest, copies: number[]): void {
+  fds.forEach((fd, target) => {
+    // A source that an earlier dup2 would overwrite is first moved above all targets. dup2 onto itself is fine: glibc
+    // then only clears close-on-exec.
+    let source = fd;
+    if (fd < fds.length && fd !== target) {
+      source = duplicateFd(fd, fds.length);
+      copies.push(source);
+    }
+    expectOk('posix_spawn_file_actions_adddup2', fn.addDup2(actions, source, target));
+  });
+  // Descriptors that this process inherited need not be close-on-exec.
+  expectOk('posix_spawn_file_actions_addclosefrom_np', fn.addCloseFrom(actions, fds.length));
+  if (cwd !== undefined) expectOk('posix_spawn_file_actions_addchdir_np', fn.addChdir(actions, cwd));
+}
+
+function setAttributes(attributes: Uint8Array, { newSession, newProcessGroup }: SpawnRequest): void {
+  let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+  if (newSession === true) flags |= POSIX_SPAWN_SETSID;
+  else if (newProcessGroup === true) {
+    flags |= POSIX_SPAWN_SETPGROUP;
+    expectOk('posix_spawnattr_setpgroup', fn.setProcessGroup(attributes, 0));
+  }
+  expectOk('posix_spawnattr_setsigdefault', fn.setSigDefault(attributes, Buffer.alloc(SIGSET_BYTES, 0xff)));
+  expectOk('posix_spawnattr_setsigmask', fn.setSigMask(attributes, Buffer.alloc(SIGSET_BYTES)));
+  expectOk('posix_spawnattr_setflags', fn.setFlags(attributes, flags));
+}
+
+/** These functions return the errno itself. */
+function expectOk(call: string, errno: number): void {
+  if (errno !== 0) throw syscallError(call, 'posix_spawn', errno);
+}
+
+/** ENOENT may mean the program, its folder to run in, or a script's interpreter: looks which one it was. */
+function spawnError({ path, cwd }: SpawnRequest, errno: number): BerthError {
+  const cause = syscallError('posix_spawn', path, errno);
+  if (cause.errno !== 'ENOENT') return cause;
+  if (cwd !== undefined && !existsSync(cwd)) {
+    return new BerthError('notFound', `${path}: working directory ${cwd} does not exist`, { cause });
+  }
+  const problem = path.includes('/') && existsSync(path) ? 'its interpreter was not found' : 'program not found';
+  return new BerthError('notFound', `${path}: ${problem}`, { cause });
+}

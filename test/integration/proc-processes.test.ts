@@ -1,0 +1,290 @@
+import assert from 'node:assert/strict';
+import { closeSync, openSync, readFileSync, readlinkSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { type LogFields, silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { ExitError } from '../../src/proc/command.ts';
+import { Processes } from '../../src/proc/processes.ts';
+import { createPipe } from '../../src/sys/pipe.ts';
+import { isSameProcess, readProcessStartTime } from '../../src/sys/process.ts';
+import { childPids, openFdCount } from '../fakes/process-facts.ts';
+
+const never = new AbortController().signal;
+const second = { timeoutMs: 10_000 };
+let processes: Processes;
+let lines: LogFields[];
+let counted: unknown[][];
+let fdsBefore: number;
+
+before(async () => {
+  // The first stream and the first poll open the event loop's own descriptors.
+  await newProcesses().run({ path: 'true', args: [], ...second }, never);
+  fdsBefore = openFdCount();
+});
+beforeEach(() => {
+  lines = [];
+  counted = [];
+  processes = newProcesses();
+});
+afterEach(async () => {
+  await processes.close();
+  assert.deepEqual(childPids(), [], 'a child is left');
+});
+after(() => assert.equal(openFdCount(), fdsBefore, 'a descriptor leaked'));
+
+function newProcesses(): Processes {
+  const log = { ...silentLogger, debug: (fields: LogFields) => void lines?.push(fields) };
+  const meter = { ...silentMeter, process: (...args: unknown[]) => void counted?.push(args.slice(0, 2)) };
+  return new Processes({ log, meter });
+}
+
+function sh(script: string, more?: object): { path: string; args: string[]; timeoutMs: number } {
+  return { path: '/bin/sh', args: ['-c', script], ...second, ...more };
+}
+
+test('output, error output and exit code come back', async () => {
+  const result = await processes.run(sh('echo out; echo err >&2; exit 3'), never);
+  assert.deepEqual([result.exitCode, result.signal, result.truncated], [3, undefined, false]);
+  assert.deepEqual([result.stdout.toString(), result.stderr.toString()], ['out\n', 'err\n']);
+  assert.ok(result.durationMs > 0);
+  assert.deepEqual([lines[0]?.['program'], lines[0]?.['argCount'], lines[0]?.['exitCode']], ['sh', 2, 3]);
+  assert.deepEqual(counted, [['sh', 'internal']]);
+  assert.ok(!JSON.stringify(lines).includes('echo'), 'arguments may be secret');
+});
+
+test('the environment is only what was asked for', async () => {
+  const env = await processes.run({ path: '/usr/bin/env', args: [], ...second }, never);
+  assert.match(env.stdout.toString(), /^PATH=[^\n]+\n$/);
+  const own = await processes.run({ path: '/usr/bin/env', args: [], env: { A: 'b c' }, cwd: '/', ...second }, never);
+  assert.equal(own.stdout.toString(), 'A=b c\n');
+});
+
+test('a child starts with default signals, no open files of ours, and in its folder', async () => {
+  const inherited = openSync('/etc/passwd', 'r');
+  const script = 'grep -E "Sig(Blk|Ign)" /proc/$$/status; ls -C /proc/$$/fd; pwd';
+  const { stdout } = await processes.run(sh(script, { cwd: '/usr' }), never);
+  closeSync(inherited);
+  assert.equal(stdout.toString(), 'SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n0  1  2\n/usr\n');
+});
+
+test('a missing program, folder or interpreter is named', async () => {
+  const missing = { path: '/no/such/program', args: [], ...second };
+  await assert.rejects(processes.run(missing, never), { kind: 'notFound', message: /^\/no\/such\/program: / });
+  await assert.rejects(processes.run({ ...missing, path: 'no-such-program' }, never), { kind: 'notFound' });
+  await assert.rejects(processes.run(sh('true', { cwd: '/no/folder' }), never), { message: /\/no\/folder/ });
+  await assert.rejects(processes.run({ ...missing, path: '/etc/passwd' }, never), { kind: 'permission' });
+  assert.deepEqual(counted[0], ['program', 'notFound']);
+});
+
+test('runOk turns an exit code into an error that keeps the words of the program', async () => {
+  await assert.rejects(processes.runOk(sh('echo first >&2; echo second >&2; exit 7'), never), (err) => {
+    assert.ok(err instanceof ExitError);
+    assert.equal(err.message, 'sh failed with exit code 7: first, second');
+    return err.exitCode === 7 && err.stderr === 'first\nsecond';
+  });
+  await assert.rejects(processes.runOk(sh('kill -9 $$'), never), { message: 'sh was ended by SIGKILL', exitCode: 137 });
+  assert.equal((await processes.runOk(sh('true'), never)).exitCode, 0);
+});
+
+test('stdin goes in, short or long, and need not be read', async () => {
+  const cat = { path: 'cat', args: [], ...second };
+  for (const size of [1, 4096, 4097, 500_000]) {
+    const result = await processes.run({ ...cat, stdin: Buffer.alloc(size, 'x') }, never);
+    assert.equal(result.stdout.length, size);
+  }
+  assert.equal((await processes.run({ ...cat, stdin: 'text ü' }, never)).stdout.toString(), 'text ü');
+  assert.equal((await processes.run({ ...cat, stdin: '' }, never)).stdout.length, 0);
+  assert.equal((await processes.run(sh('exit 4', { stdin: Buffer.alloc(1_000_000) }), never)).exitCode, 4);
+});
+
+test('output over the limit is read and dropped', async () => {
+  const cmd = sh('head -c 300000 /dev/zero; head -c 5 /dev/zero >&2', { outputLimitBytes: 1000 });
+  const result = await processes.run(cmd, never);
+  assert.deepEqual([result.exitCode, result.stdout.length, result.stderr.length], [0, 1000, 5]);
+  assert.equal(result.truncated, true);
+});
+
+test('a descendant that keeps the pipes open does not hold the result back', async () => {
+  const result = await processes.run(sh('sleep 30 & echo $!; exit 0'), never);
+  assert.ok(result.durationMs < 5000);
+  process.kill(Number(result.stdout.toString()), 'SIGKILL');
+});
+
+test('a timeout ends the process, politely first', async () => {
+  const cmd = sh('trap "exit 0" TERM; echo $$; while :; do sleep 0.01; done', { timeoutMs: 100 });
+  await assert.rejects(processes.run(cmd, never), { kind: 'deadline', message: /\/bin\/sh/ });
+  assert.deepEqual(childPids(), []);
+  assert.deepEqual(counted, [['sh', 'deadline']]);
+});
+
+test('a process that ignores SIGTERM is killed, and its group with it', async () => {
+  const { readFd, writeFd } = createPipe();
+  const script = `trap "" TERM; (trap "" TERM; sleep 30) & echo $! >&${3}; echo $$ >&${3}; wait`;
+  const started = processes.start({ path: '/bin/sh', args: ['-c', script], extraFds: [writeFd], processGroup: true });
+  closeSync(writeFd);
+  const pids = await firstLines(readFd, 2);
+  await started.terminate(50);
+  assert.deepEqual(await started.exited, { exitCode: 137, signal: 'SIGKILL' });
+  // Orphans are reaped by init; what counts is that none of them runs on.
+  for (const pid of pids) await waitGone(Number(pid));
+});
+
+test('the group of a leader that left politely does not outlive a timeout', async () => {
+  const { readFd, writeFd } = createPipe();
+  const script = `(trap "" TERM; echo ready >&3; exec 3>&-; sleep 30) & echo $! >&3; exec 3>&-; wait`;
+  const started = processes.start({ path: '/bin/sh', args: ['-c', script], extraFds: [writeFd], processGroup: true });
+  closeSync(writeFd);
+  const seen = await firstLines(readFd, 2);
+  await started.terminate(5000);
+  assert.equal((await started.exited).signal, 'SIGTERM');
+  await waitGone(Number(seen.find((line) => line !== 'ready')));
+});
+
+test('an abort kills, reaps, and then throws its reason', async () => {
+  const abort = new AbortController();
+  const reason = new Error('enough');
+  const running = processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal);
+  assert.equal(childPids().length, 1);
+  abort.abort(reason);
+  await assert.rejects(running, (err) => err === reason);
+  assert.deepEqual(childPids(), []);
+  await assert.rejects(
+    processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal),
+    (err) => err === reason,
+  );
+});
+
+test('two hundred runs at once and one after another leave nothing open', async () => {
+  const count = openFdCount();
+  await Promise.all(Array.from({ length: 50 }, () => processes.run(sh('cat; exit 1', { stdin: 'x' }), never)));
+  for (let i = 0; i < 150; i++) await processes.run({ path: 'true', args: [], ...second }, never);
+  await assert.rejects(processes.run({ path: '/no/such', args: [], stdin: Buffer.alloc(9999), ...second }, never));
+  assert.equal(openFdCount(), count);
+  assert.deepEqual(childPids(), []);
+});
+
+test('start hands over streams and descriptors', async () => {
+  const { readFd, writeFd } = createPipe();
+  const child = processes.start({
+    path: '/bin/sh',
+    args: ['-c', 'read line; echo "got $line"; echo err >&2; echo extra >&3; exit 5'],
+    stdin: 'pipe',
+    stdout: 'pipe',
+    stderr: 'pipe',
+    extraFds: [writeFd],
+  });
+  closeSync(writeFd);
+  assert.ok(child.stdin && child.stdout && child.stderr);
+  child.stdin.end('hello\n');
+  assert.deepEqual(await Promise.all([text(child.stdout), text(child.stderr)]), ['got hello\n', 'err\n']);
+  assert.deepEqual(await firstLines(readFd, 1), ['extra']);
+  assert.deepEqual(await child.exited, { exitCode: 5, signal: undefined });
+  child.kill('SIGTERM');
+});
+
+test('descriptors that would overwrite each other arrive where they belong', async () => {
+  const { readFd, writeFd } = createPipe();
+  // 1 and 2 swapped: each is the other's target.
+  const child = processes.start({
+    path: '/bin/sh',
+    args: ['-c', 'readlink /proc/$$/fd/1 /proc/$$/fd/2 /proc/$$/fd/4 >&3; true'],
+    stdout: 2,
+    stderr: 1,
+    extraFds: [writeFd, 0],
+  });
+  closeSync(writeFd);
+  const links = [2, 1, 0].map((fd) => readLink(fd));
+  assert.deepEqual(await firstLines(readFd, 3), links);
+  await child.exited;
+});
+
+test('back-pressure reaches the child', async () => {
+  const child = processes.start({ path: 'yes', args: [], stdout: 'pipe' });
+  assert.ok(child.stdout);
+  child.stdout.resume();
+  await new Promise((resolve) => child.stdout?.once('data', resolve));
+  child.stdout.pause();
+  // A writer that nobody reads from ends up asleep in write(2).
+  await until(() => /pipe/.test(readFileSync(`/proc/${child.pid}/wchan`, 'utf8')) || stateOf(child.pid) === 'S');
+  child.stdout.destroy();
+  assert.equal((await child.exited).signal, 'SIGPIPE');
+});
+
+test('exitOf sees the end of processes that are not ours, and of those gone before', async () => {
+  const { stdout } = await processes.run(sh('sleep 30 >/dev/null 2>&1 & echo $!'), never);
+  const orphan = Number(stdout.toString());
+  const startTime = readProcessStartTime(orphan) ?? 0;
+  const exit = processes.exitOf(orphan, startTime, never);
+  assert.equal(await Promise.race([exit.then(() => 'ended'), delay(20, 'alive')]), 'alive');
+  process.kill(orphan, 'SIGKILL');
+  await exit;
+  await processes.exitOf(orphan, startTime, never);
+  await processes.exitOf(process.pid, 1, never);
+});
+
+test('exitOf and exited share a child without losing its exit code', async () => {
+  const child = processes.start({ path: '/bin/sh', args: ['-c', 'exit 9'] });
+  const startTime = readProcessStartTime(child.pid) ?? 0;
+  await Promise.all([processes.exitOf(child.pid, startTime, never), processes.exitOf(child.pid, startTime, never)]);
+  assert.equal((await child.exited).exitCode, 9);
+});
+
+test('exitOf ends with its signal, and close ends everything', async () => {
+  const startTime = readProcessStartTime(process.pid) ?? 0;
+  await assert.rejects(processes.exitOf(process.pid, startTime, AbortSignal.timeout(10)), { name: 'TimeoutError' });
+  const waiting = processes.exitOf(process.pid, startTime, never);
+  const running = processes.run({ path: 'sleep', args: ['30'], ...second }, never);
+  const started = processes.start({ path: 'sleep', args: ['30'] });
+  const all = Promise.allSettled([waiting, running, started.exited]);
+  await processes.close();
+  const [first, then, last] = await all;
+  assert.equal(first.status === 'rejected' && first.reason.kind, 'cancelled');
+  assert.equal(then.status === 'rejected' && then.reason.kind, 'cancelled');
+  assert.equal(last.status === 'fulfilled' && last.value.signal, 'SIGTERM');
+  assert.throws(() => processes.start({ path: 'true', args: [] }), { kind: 'cancelled' });
+});
+
+test('the event loop goes on while processes run', async () => {
+  let ticks = 0;
+  const timer = setInterval(() => ticks++, 5);
+  await Promise.all(
+    Array.from({ length: 20 }, () => processes.run({ path: 'sleep', args: ['0.3'], ...second }, never)),
+  );
+  clearInterval(timer);
+  assert.ok(ticks > 20, `only ${ticks} ticks`);
+});
+
+/** Reads whole lines from a descriptor until there are enough or all writers are gone; closes it. */
+async function firstLines(fd: number, count: number): Promise<string[]> {
+  const { Socket } = await import('node:net');
+  const socket = new Socket({ fd, readable: true, writable: false });
+  let seen = '';
+  for await (const chunk of socket) {
+    seen += String(chunk);
+    if (seen.split('\n').length > count) break;
+  }
+  socket.destroy();
+  return seen.trim().split('\n');
+}
+
+function readLink(fd: number): string {
+  return readlinkSync(`/proc/self/fd/${fd}`);
+}
+
+function stateOf(pid: number): string | undefined {
+  return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0];
+}
+
+async function waitGone(pid: number): Promise<void> {
+  const startTime = readProcessStartTime(pid);
+  if (startTime !== undefined) await processes.exitOf(pid, startTime, AbortSignal.timeout(5000));
+  assert.ok(startTime === undefined || !isSameProcess(pid, startTime) || stateOf(pid) === 'Z');
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; i < 500 && !condition(); i++) await delay(10);
+  assert.ok(condition());
+}
