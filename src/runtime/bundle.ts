@@ -1,0 +1,114 @@
+import { mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BerthError, wrap } from '../base/errors.ts';
+import type { OciProcess, OciSpec } from './oci-spec.ts';
+import { findNamedIn, type ProcessIdentity } from './process-identity.ts';
+
+/** The files of one container's bundle; the last five are the monitor's. */
+export interface BundlePaths {
+  readonly folder: string;
+  readonly config: string;
+  /** A link to the mounted root filesystem, for people and their tools; config.json names the real path. */
+  readonly rootfs: string;
+  readonly pidFile: string;
+  readonly monitorPidFile: string;
+  /** What the monitor and the runtime had to say while the container was created. */
+  readonly monitorLog: string;
+  /** The monitor takes orders here: a window size, or to reopen the log. */
+  readonly control: string;
+  /** The monitor leaves this behind when the kernel told it of a lack of memory. */
+  readonly oom: string;
+}
+
+/**
+ * The bundles of all containers: `<state>/containers/<id>/`, readable by root only, because environment variables are
+ * often secrets. Flat folders: nothing is ever mounted in them.
+ */
+export class Bundles {
+  readonly #folder: string;
+
+  constructor(stateDir: string) {
+    this.#folder = join(stateDir, 'containers');
+  }
+
+  /** Where the files of a container's bundle are, whether it exists or not. */
+  paths(containerId: string): BundlePaths {
+    const folder = join(this.#folder, containerId);
+    return {
+      folder,
+      config: join(folder, 'config.json'),
+      rootfs: join(folder, 'rootfs'),
+      pidFile: join(folder, 'pid'),
+      monitorPidFile: join(folder, 'monitor.pid'),
+      monitorLog: join(folder, 'monitor.log'),
+      control: join(folder, 'ctl'),
+      oom: join(folder, 'oom'),
+    };
+  }
+
+  /** Writes a new bundle. Throws `alreadyExists` when the container has one. */
+  write(containerId: string, spec: OciSpec): BundlePaths {
+    const paths = this.paths(containerId);
+    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    try {
+      mkdirSync(paths.folder, { mode: 0o700 });
+    } catch (err) {
+      throw fileError(`make bundle ${paths.folder}`, err);
+    }
+    writeFileSync(paths.config, JSON.stringify(spec), { mode: 0o600, flag: 'wx' });
+    symlinkSync(spec.root.path, paths.rootfs);
+    return paths;
+  }
+
+  /** The container's config.json. Throws `notFound`. */
+  readSpec(containerId: string): OciSpec {
+    const { config } = this.paths(containerId);
+    try {
+      return JSON.parse(readFileSync(config, 'utf8')) as OciSpec;
+    } catch (err) {
+      throw fileError(`read ${config}`, err);
+    }
+  }
+
+  /** The process section of the container's config.json: what an exec starts from. Throws `notFound`. */
+  readProcess(containerId: string): OciProcess {
+    return this.readSpec(containerId).process;
+  }
+
+  /** The container's monitor, if it still runs. */
+  findMonitor(containerId: string): ProcessIdentity | undefined {
+    return findNamedIn(this.paths(containerId).monitorPidFile, containerId);
+  }
+
+  /** Removes a bundle. Missing is fine. Never enters a folder, so that it can never walk into a mount. */
+  remove(containerId: string): void {
+    const { folder } = this.paths(containerId);
+    try {
+      for (const name of readdirSync(folder)) unlinkSync(join(folder, name));
+      rmdirSync(folder);
+    } catch (err) {
+      if (codeOf(err) !== 'ENOENT') throw wrap(`remove bundle ${folder}`, err);
+    }
+  }
+
+  /** The ids of all containers that have a bundle, for reconcile. */
+  ids(): string[] {
+    try {
+      return readdirSync(this.#folder);
+    } catch (err) {
+      if (codeOf(err) === 'ENOENT') return [];
+      throw wrap(`list bundles in ${this.#folder}`, err);
+    }
+  }
+}
+
+function fileError(what: string, cause: unknown): BerthError {
+  const code = codeOf(cause);
+  if (code === 'ENOENT') return new BerthError('notFound', what, { cause });
+  return code === 'EEXIST' ? new BerthError('alreadyExists', what, { cause }) : wrap(what, cause);
+}
+
+function codeOf(err: unknown): unknown {
+  return err instanceof Error && 'code' in err ? err.code : undefined;
+}

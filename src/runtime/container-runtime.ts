@@ -1,0 +1,154 @@
+import { join } from 'node:path';
+
+import type { Logger } from '../base/log.ts';
+import type { Processes } from '../proc/processes.ts';
+import { Bundles } from './bundle.ts';
+import { type ExecResult, Execs } from './exec.ts';
+import { ExitWatch } from './exit-watch.ts';
+import type { Handler } from './handler.ts';
+import { prepareLogFile } from './log-path.ts';
+import { reopenLog } from './log-reopen.ts';
+import { Monitor, type MonitoredContainer } from './monitor.ts';
+import { OciRuntime, type OciState } from './oci-runtime.ts';
+import type { OciResources, OciSpec } from './oci-spec.ts';
+import { ensureWorkingDir } from './working-dir.ts';
+
+/** What the runtime room is built from. */
+export interface ContainerRuntimeDeps {
+  /** The state folder, on tmpfs. */
+  readonly stateDir: string;
+  /** conmon. */
+  readonly monitorPath: string;
+  readonly systemdCgroup: boolean;
+  readonly processes: Processes;
+  readonly log: Logger;
+}
+
+/** A container that shall be made. Its root filesystem is mounted at spec.root.path. */
+export interface CreateContainerRequest {
+  readonly containerId: string;
+  readonly spec: OciSpec;
+  readonly handler: Handler;
+  /** Absolute, or '' for none. */
+  readonly logFile: string;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  /** Called with the monitor's pid while the runtime works, to move it to the pod's cgroup; it may take its time. */
+  onMonitorStarted?(pid: number): Promise<void> | void;
+}
+
+/** A command for execSync(). */
+export interface ExecSyncRequest {
+  readonly containerId: string;
+  readonly handler: Handler;
+  readonly args: readonly string[];
+  /** 0: none. */
+  readonly timeoutMs: number;
+}
+
+/**
+ * Containers as processes: bundle, monitor, OCI runtime, exec and exits put together. It knows no records; ids and
+ * handlers come from the caller.
+ */
+export class ContainerRuntime {
+  readonly bundles: Bundles;
+  readonly exits: ExitWatch;
+  readonly #monitor: Monitor;
+  readonly #execs: Execs;
+  readonly #processes: Processes;
+
+  constructor(deps: ContainerRuntimeDeps) {
+    const exitsDir = join(deps.stateDir, 'exits');
+    this.bundles = new Bundles(deps.stateDir);
+    this.exits = new ExitWatch(exitsDir, deps.log);
+    this.#monitor = new Monitor({ ...deps, path: deps.monitorPath, exitsDir });
+    this.#execs = new Execs(deps);
+    this.#processes = deps.processes;
+  }
+
+  /** Begins to watch for exits. Set exits.onExit first. */
+  start(): void {
+    this.exits.start();
+  }
+
+  /** Stops watching. Containers go on. */
+  close(): void {
+    this.exits.close();
+  }
+
+  /**
+   * Makes a container's bundle, log file and working directory, and creates it under a monitor. On an error nothing is
+   * left but the log file, its cgroup, and the working directory.
+   */
+  async create(request: CreateContainerRequest, signal: AbortSignal): Promise<MonitoredContainer> {
+    const { containerId, spec, logFile } = request;
+    const bundle = this.bundles.write(containerId, spec);
+    try {
+      ensureWorkingDir(spec.root.path, spec.process.cwd);
+      if (logFile !== '') prepareLogFile(logFile);
+      const tty = spec.process.terminal;
+      const command = spec.process.args[0] ?? '';
+      return await this.#monitor.create({ ...request, bundle, tty, command }, signal);
+    } catch (err) {
+      this.#forget(containerId);
+      throw err;
+    }
+  }
+
+  /** Starts a created container's program. */
+  async startContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
+    await this.#oci(handler).start(containerId, signal);
+  }
+
+  /** Changes the limits of a created or running container; toOciResources() makes them. */
+  async updateContainer(
+    handler: Handler,
+    containerId: string,
+    resources: OciResources,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#oci(handler).update(containerId, resources, signal);
+  }
+
+  /**
+   * Kills what is left of a container and removes all that the runtime, the monitor and Berth keep of it, its exit
+   * included. An unknown one is fine, and so is a second time. The log stays.
+   */
+  async deleteContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
+    this.endExecs(containerId);
+    await this.#oci(handler).delete(containerId, { force: true }, signal);
+    this.#forget(containerId);
+  }
+
+  /** What the OCI runtime itself says about a container; undefined when it knows none. */
+  async findState(handler: Handler, containerId: string, signal: AbortSignal): Promise<OciState | undefined> {
+    return await this.#oci(handler).findState(containerId, signal);
+  }
+
+  /** Runs a command in a running container to its end; see Execs.run() for what it throws. */
+  async execSync(request: ExecSyncRequest, signal: AbortSignal): Promise<ExecResult> {
+    const { containerId } = request;
+    const process = this.bundles.readProcess(containerId);
+    return await this.#execs.run({ ...request, process, bundle: this.bundles.paths(containerId) }, signal);
+  }
+
+  /** Ends all commands that still run in a container; call it when the container has ended. */
+  endExecs(containerId: string): void {
+    this.#execs.end(containerId);
+  }
+
+  /** Has the container's output go to a new file after the old one was renamed; returns when it does. */
+  async reopenLog(containerId: string, logFile: string, monitorPid: number, signal: AbortSignal): Promise<void> {
+    const { control } = this.bundles.paths(containerId);
+    await reopenLog({ containerId, control, logFile, monitorPid }, signal);
+  }
+
+  #oci(handler: Handler): OciRuntime {
+    return new OciRuntime(handler, this.#processes);
+  }
+
+  #forget(containerId: string): void {
+    this.bundles.remove(containerId);
+    this.exits.remove(containerId);
+  }
+}

@@ -1,0 +1,186 @@
+import {
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { release } from 'node:os';
+import { join } from 'node:path';
+
+import { withDeadline } from '../base/deadline.ts';
+import { describe } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Processes } from '../proc/processes.ts';
+import type { Handler } from './handler.ts';
+import { globalArgs, OciRuntime } from './oci-runtime.ts';
+import { raceSignal } from './race-signal.ts';
+import { runtimeMessage } from './runtime-output.ts';
+
+/** How a handler's self-test ended. */
+export interface HandlerTrial {
+  readonly passed: boolean;
+  /** The runtime's own words when it failed. */
+  readonly reason: string;
+}
+
+const TRIAL_TIMEOUT_MS = 20_000;
+const CACHE_FILE = 'handler-trials.json';
+
+/**
+ * Finds out whether runtimes work on this host, by creating and deleting a tiny container with each. The answers are
+ * kept in the state folder until the program, the kernel, or the host's cgroup mounts change.
+ */
+export class HandlerTrials {
+  readonly #stateDir: string;
+  readonly #pausePath: string;
+  readonly #systemdCgroup: boolean;
+  readonly #processes: Pick<Processes, 'run' | 'start'>;
+  readonly #log: Logger;
+
+  constructor(deps: {
+    readonly stateDir: string;
+    readonly pausePath: string;
+    readonly systemdCgroup: boolean;
+    readonly processes: Pick<Processes, 'run' | 'start'>;
+    readonly log: Logger;
+  }) {
+    this.#stateDir = deps.stateDir;
+    this.#pausePath = deps.pausePath;
+    this.#systemdCgroup = deps.systemdCgroup;
+    this.#processes = deps.processes;
+    this.#log = deps.log;
+  }
+
+  /** Tries all handlers side by side; by name. Never fails: a trial that cannot be held has not been passed. */
+  async run(handlers: readonly Handler[], signal: AbortSignal): Promise<Map<string, HandlerTrial>> {
+    const known = this.#readCache();
+    const results = await Promise.all(
+      handlers.map(async (handler) => {
+        const key = this.#cacheKey(handler);
+        const trial = known.get(key) ?? (await this.#try(handler, signal));
+        return { name: handler.name, key, trial };
+      }),
+    );
+    signal.throwIfAborted();
+    this.#writeCache(Object.fromEntries(results.map(({ key, trial }) => [key, trial])));
+    return new Map(results.map(({ name, trial }) => [name, trial]));
+  }
+
+  async #try(handler: Handler, signal: AbortSignal): Promise<HandlerTrial> {
+    const bundle = join(this.#stateDir, `trial-${handler.name}`);
+    const id = `berth-trial-${handler.name}-${process.pid}`;
+    const runtime = new OciRuntime(handler, this.#processes);
+    using deadline = withDeadline(`trial of runtime handler ${handler.name}`, TRIAL_TIMEOUT_MS, signal);
+    try {
+      this.#writeBundle(bundle, id);
+      const reason = await this.#create(handler, bundle, id, deadline);
+      return { passed: reason === '', reason };
+    } catch (err) {
+      return { passed: false, reason: describe(err) };
+    } finally {
+      await runtime.delete(id, { force: true }, deadline).catch((err: unknown) => {
+        this.#log.debug({ handler: handler.name, err: describe(err) }, 'nothing to delete after the trial');
+      });
+      rmSync(bundle, { recursive: true, force: true });
+    }
+  }
+
+  /** The reason of a failure, '' for success. */
+  async #create(handler: Handler, bundle: string, id: string, signal: AbortSignal): Promise<string> {
+    const messages = join(bundle, 'messages');
+    // A file and no pipe: the created process holds on to it until it is deleted.
+    const output = openSync(messages, 'w', 0o600);
+    try {
+      const child = this.#processes.start({
+        path: handler.path,
+        args: [
+          ...globalArgs(handler),
+          ...(this.#systemdCgroup ? ['--systemd-cgroup'] : []),
+          ...['create', '--bundle', bundle, id],
+        ],
+        stdin: 'ignore',
+        stdout: output,
+        stderr: output,
+      });
+      const { exitCode } = await raceSignal(child.exited, signal);
+      if (exitCode === 0) return '';
+      return runtimeMessage(readFileSync(messages, 'utf8')) || `exit code ${exitCode} and no message`;
+    } finally {
+      closeSync(output);
+    }
+  }
+
+  #writeBundle(bundle: string, id: string): void {
+    rmSync(bundle, { recursive: true, force: true });
+    const rootfs = join(bundle, 'rootfs');
+    mkdirSync(join(rootfs, 'proc'), { recursive: true, mode: 0o700 });
+    copyFileSync(this.#pausePath, join(rootfs, 'pause'));
+    const cgroupsPath = this.#systemdCgroup ? `system.slice:berth:${id}` : `/${id}`;
+    writeFileSync(join(bundle, 'config.json'), JSON.stringify(trialSpec(rootfs, cgroupsPath)), { mode: 0o600 });
+  }
+
+  #cacheKey(handler: Handler): string {
+    const { mtimeMs, size } = statSync(handler.path);
+    return JSON.stringify([handler.name, handler.path, mtimeMs, size, this.#systemdCgroup, hostKey()]);
+  }
+
+  #readCache(): Map<string, HandlerTrial> {
+    try {
+      const cache: unknown = JSON.parse(readFileSync(join(this.#stateDir, CACHE_FILE), 'utf8'));
+      if (typeof cache !== 'object' || cache === null) return new Map();
+      return new Map(Object.entries(cache).filter((entry): entry is [string, HandlerTrial] => isTrial(entry[1])));
+    } catch {
+      // No file, or a broken one: the trials are held again.
+      return new Map();
+    }
+  }
+
+  #writeCache(trials: Readonly<Record<string, HandlerTrial>>): void {
+    const file = join(this.#stateDir, CACHE_FILE);
+    try {
+      writeFileSync(`${file}.new`, JSON.stringify(trials), { mode: 0o600 });
+      renameSync(`${file}.new`, file);
+    } catch (err) {
+      this.#log.warn({ err: describe(err) }, 'results of the handler trials cannot be kept');
+    }
+  }
+}
+
+/** What makes runtimes change their minds: another kernel, another boot, other cgroup mounts. */
+function hostKey(): string {
+  const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
+  return [release(), boot, ...mounts.filter((line) => / cgroup2? /.test(line))].join('|');
+}
+
+function trialSpec(rootfs: string, cgroupsPath: string): object {
+  const none = { bounding: [], effective: [], permitted: [], inheritable: [], ambient: [] };
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      args: ['/pause'],
+      env: ['PATH=/'],
+      cwd: '/',
+      capabilities: none,
+      noNewPrivileges: true,
+    },
+    root: { path: rootfs, readonly: true },
+    mounts: [{ destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] }],
+    linux: {
+      cgroupsPath,
+      namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }],
+      resources: { devices: [{ allow: false, access: 'rwm' }] },
+    },
+  };
+}
+
+function isTrial(value: unknown): value is HandlerTrial {
+  return typeof value === 'object' && value !== null && 'passed' in value && 'reason' in value;
+}

@@ -1,0 +1,19 @@
+/** What a runtime can do beyond the specification's minimum. */
+export interface HandlerFeatures {
+  /** Read-only mounts with all that lies below them (`rro`). */
+  readonly recursiveReadOnlyMounts: boolean;
+  /** Id-mapped mounts, which pods with user namespaces need. */
+  readonly userNamespaces: boolean;
+}
+
+/** One OCI runtime that pods can ask for by name. */
+export interface Handler {
+  readonly name: string;
+  /** Absolute path of the program. */
+  readonly path: string;
+  /** Folder for the runtime's own state. */
+  readonly root: string;
+  /** First line of `--version`. */
+  readonly version: string;
+  readonly features: HandlerFeatures;
+}

@@ -1,0 +1,203 @@
+import { accessSync, constants, statSync } from 'node:fs';
+import { isAbsolute, join } from 'node:path';
+
+import { BerthError, describe, invalid } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Processes } from '../proc/processes.ts';
+import type { Handler, HandlerFeatures } from './handler.ts';
+import { type HandlerTrial, HandlerTrials } from './handler-trials.ts';
+import { runtimeMessage } from './runtime-output.ts';
+
+/** A configured handler: usable, or with the reason why it is not. */
+export type HandlerStatus = { readonly name: string; readonly handler: Handler } | BrokenHandler;
+
+interface BrokenHandler {
+  readonly name: string;
+  readonly error: string;
+}
+
+/** A handler as the configuration has it. */
+export interface HandlerConfig {
+  /** Absolute, or a name that is looked up in PATH. */
+  readonly path: string;
+  /** Empty: a folder of its own in the state folder. */
+  readonly root: string;
+}
+
+/** What probing needs. */
+export interface ProbeDeps {
+  readonly handlers: Readonly<Record<string, HandlerConfig>>;
+  /** A handler's name, or `auto`: the first of crun and runc that passes a self-test on this host. */
+  readonly defaultRuntime: string;
+  readonly stateDir: string;
+  /** A static program that waits for ever: what the self-test runs. */
+  readonly pausePath: string;
+  readonly systemdCgroup: boolean;
+  readonly kernelHasRecursiveReadOnly: boolean;
+  readonly processes: Pick<Processes, 'run' | 'start'>;
+  readonly log: Logger;
+}
+
+const AUTO = 'auto';
+const AUTO_ORDER: readonly string[] = ['crun', 'runc'];
+const PROBE_TIMEOUT_MS = 10_000;
+const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+
+/** The configured handlers, as they were found at start. */
+export class Handlers {
+  readonly #statuses: ReadonlyMap<string, HandlerStatus>;
+  readonly #default: string;
+
+  private constructor(statuses: readonly HandlerStatus[], defaultName: string) {
+    this.#statuses = new Map(statuses.map((status) => [status.name, status]));
+    this.#default = defaultName;
+  }
+
+  /**
+   * Asks all configured runtimes, side by side, what they are. A broken one does not stop the others; a default that
+   * is not configured is an `invalid` error.
+   */
+  static async probe(deps: ProbeDeps, signal: AbortSignal): Promise<Handlers> {
+    const configured = Object.entries(deps.handlers);
+    if (deps.defaultRuntime !== AUTO && !Object.hasOwn(deps.handlers, deps.defaultRuntime)) {
+      throw invalid(
+        'runtime.default_runtime',
+        `${deps.defaultRuntime} is not ${AUTO} or one of ${listOf(deps.handlers)}`,
+      );
+    }
+    const statuses = await Promise.all(configured.map(([name, config]) => probeHandler(name, config, deps, signal)));
+    for (const status of statuses) {
+      if ('error' in status)
+        deps.log.warn({ handler: status.name, reason: status.error }, 'runtime handler cannot be used');
+    }
+    const chosen = deps.defaultRuntime === AUTO ? await chooseDefault(statuses, deps, signal) : deps.defaultRuntime;
+    return new Handlers(statuses, chosen);
+  }
+
+  /**
+   * The handler of that name, the default for ''. Throws `invalid` naming the known ones for an unknown name,
+   * `precondition` with the reason for one that cannot be used.
+   */
+  get(name: string): Handler {
+    const status = this.#statuses.get(name === '' ? this.#default : name);
+    if (!status) {
+      if (name === '') throw new BerthError('precondition', 'no runtime handler is configured');
+      throw invalid('runtime_handler', `${name} is not one of ${[...this.#statuses.keys()].join(', ')}`);
+    }
+    if ('error' in status) throw new BerthError('precondition', `runtime handler ${status.name}: ${status.error}`);
+    return status.handler;
+  }
+
+  /** The name that '' stands for. */
+  get defaultName(): string {
+    return this.#default;
+  }
+
+  /** All handlers that can be used. */
+  all(): Handler[] {
+    return this.statuses().flatMap((status) => ('handler' in status ? [status.handler] : []));
+  }
+
+  /** All that are configured, the broken ones with their reason. */
+  statuses(): HandlerStatus[] {
+    return [...this.#statuses.values()];
+  }
+}
+
+async function probeHandler(
+  name: string,
+  config: HandlerConfig,
+  deps: ProbeDeps,
+  signal: AbortSignal,
+): Promise<HandlerStatus> {
+  try {
+    const path = findProgram(config.path);
+    const ask = (arg: string) => deps.processes.run({ path, args: [arg], timeoutMs: PROBE_TIMEOUT_MS }, signal);
+    const [version, features] = await Promise.all([ask('--version'), ask('features')]);
+    if (version.exitCode !== 0) {
+      const reason = runtimeMessage(version.stderr.toString()) || `exit code ${version.exitCode}`;
+      return { name, error: `${path} --version: ${reason}` };
+    }
+    const handler: Handler = {
+      name,
+      path,
+      root: config.root || join(deps.stateDir, 'runtime', name),
+      version: version.stdout.toString().split('\n', 1)[0]?.trim() ?? '',
+      // Runtimes from before the verb existed cannot do what it tells of either.
+      features:
+        features.exitCode === 0
+          ? parseFeatures(features.stdout.toString(), deps.kernelHasRecursiveReadOnly)
+          : NO_FEATURES,
+    };
+    return { name, handler };
+  } catch (err) {
+    signal.throwIfAborted();
+    return { name, error: describe(err) };
+  }
+}
+
+/** Reads `features` (features.md of the runtime specification). Text that is none means that nothing is known. */
+export function parseFeatures(text: string, kernelHasRecursiveReadOnly: boolean): HandlerFeatures {
+  let features: unknown;
+  try {
+    features = JSON.parse(text);
+  } catch {
+    return NO_FEATURES;
+  }
+  const options = at(features, 'mountOptions');
+  return {
+    recursiveReadOnlyMounts: kernelHasRecursiveReadOnly && Array.isArray(options) && options.includes('rro'),
+    userNamespaces: at(at(at(at(features, 'linux'), 'mountExtensions'), 'idmap'), 'enabled') === true,
+  };
+}
+
+/** The absolute path of a program. Throws `notFound`. */
+export function findProgram(name: string, path = process.env['PATH'] ?? ''): string {
+  const candidates = isAbsolute(name)
+    ? [name]
+    : path.split(':').flatMap((folder) => (folder ? [join(folder, name)] : []));
+  const found = candidates.find(isExecutable);
+  if (found === undefined) throw new BerthError('notFound', `${name} is not installed, or not executable`);
+  return found;
+}
+
+async function chooseDefault(
+  statuses: readonly HandlerStatus[],
+  deps: ProbeDeps,
+  signal: AbortSignal,
+): Promise<string> {
+  const candidates = AUTO_ORDER.flatMap((name) => statuses.find((status) => status.name === name) ?? []);
+  const usable = candidates.flatMap((status) => ('handler' in status ? [status.handler] : []));
+  // One that works needs no proof when there is no other to take its place.
+  const only = usable.length === 1 ? usable[0] : undefined;
+  if (only) return only.name;
+  const trials = new HandlerTrials(deps);
+  const results = await trials.run(usable, signal);
+  reportTrials(results, deps.log);
+  const passed = usable.find((handler) => results.get(handler.name)?.passed);
+  // Without any that works, calls fail with the first one's own words.
+  return passed?.name ?? usable[0]?.name ?? candidates[0]?.name ?? statuses[0]?.name ?? '';
+}
+
+function reportTrials(results: ReadonlyMap<string, HandlerTrial>, log: Logger): void {
+  for (const [name, trial] of results) {
+    if (!trial.passed) log.warn({ handler: name, reason: trial.reason }, 'runtime handler does not work on this host');
+  }
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
+
+function listOf(handlers: Readonly<Record<string, HandlerConfig>>): string {
+  return Object.keys(handlers).join(', ') || 'none';
+}
+
+function at(value: unknown, key: string): unknown {
+  return typeof value === 'object' && value !== null && Object.hasOwn(value, key) ? Reflect.get(value, key) : undefined;
+}

@@ -1,0 +1,119 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { release } from 'node:os';
+import { join } from 'node:path';
+
+import type { Logger } from '../base/log.ts';
+import { hasCapability } from '../sys/capabilities.ts';
+
+/** What this machine allows, as far as a container's config.json depends on it. Read once, at start. */
+export interface HostFacts {
+  /** 2 for a pure cgroup v2 host; v1 and hybrid hosts count as 1. */
+  readonly cgroupVersion: 1 | 2;
+  /** Whether memory and swap can be limited together. */
+  readonly swapAccounting: boolean;
+  /** Page sizes that can be limited, such as `2MB`; empty without a usable hugetlb controller. */
+  readonly hugepageSizes: readonly string[];
+  /** No process may be given an oom_score_adj below this. -1000 on ordinary hosts. */
+  readonly oomScoreAdjFloor: number;
+  /** The highest number of open files that a container may be given. */
+  readonly nofileLimit: number;
+  /** Names of loaded AppArmor profiles; undefined where AppArmor is off. */
+  readonly apparmorProfiles: ReadonlySet<string> | undefined;
+  readonly selinux: boolean;
+  /** Recursive read-only mounts need mount_setattr(2): Linux 5.12. */
+  readonly kernelHasRecursiveReadOnly: boolean;
+}
+
+/** As containerd's and docker's units have it; a million is more than any sane program needs. */
+const WANTED_NOFILE = 1_048_576;
+const CGROUP_ROOT = '/sys/fs/cgroup';
+
+/** Asks the kernel. Logs a warning when a missing capability will make containers differ from what is asked for. */
+export function readHostFacts(log: Logger): HostFacts {
+  const cgroupVersion = existsSync(join(CGROUP_ROOT, 'cgroup.controllers')) ? 2 : 1;
+  return {
+    cgroupVersion,
+    swapAccounting: cgroupVersion === 2 ? hasSwapV2() : existsSync(`${CGROUP_ROOT}/memory/memory.memsw.limit_in_bytes`),
+    hugepageSizes:
+      cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
+    oomScoreAdjFloor: readOomScoreAdjFloor(log),
+    nofileLimit: Math.min(WANTED_NOFILE, parseHardNofile(readFileSync('/proc/self/limits', 'utf8'))),
+    apparmorProfiles: readApparmorProfiles(),
+    selinux: existsSync('/sys/fs/selinux/enforce'),
+    kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),
+  };
+}
+
+/** The hard limit of open files in the text of /proc/PID/limits; Infinity for `unlimited`. */
+export function parseHardNofile(limits: string): number {
+  const hard = /^Max open files\s+\S+\s+(\S+)/m.exec(limits)?.[1] ?? 'unlimited';
+  return hard === 'unlimited' ? Number.POSITIVE_INFINITY : Number(hard);
+}
+
+/** Compares a release such as `6.1.0-13-amd64` with major.minor. */
+export function isKernelAtLeast(version: string, major: number, minor: number): boolean {
+  const [, ownMajor, ownMinor] = /^(\d+)\.(\d+)/.exec(version) ?? [];
+  if (ownMajor === undefined || ownMinor === undefined) return false;
+  return Number(ownMajor) > major || (Number(ownMajor) === major && Number(ownMinor) >= minor);
+}
+
+/** Profile names in the text of /sys/kernel/security/apparmor/profiles: `name (enforce)` per line. */
+export function parseApparmorProfiles(text: string): Set<string> {
+  return new Set(text.split('\n').flatMap((line) => /^(.+) \([a-z]+\)$/.exec(line)?.[1] ?? []));
+}
+
+// Below its own value the kernel refuses a process without the capability (proc(5), oom_score_adj).
+function readOomScoreAdjFloor(log: Logger): number {
+  if (hasCapability('CAP_SYS_RESOURCE')) return -1000;
+  const own = Number(readFileSync('/proc/self/oom_score_adj', 'utf8'));
+  log.warn(
+    { oomScoreAdjFloor: own },
+    'no CAP_SYS_RESOURCE: containers cannot be protected from the OOM killer as asked',
+  );
+  return own;
+}
+
+// The root cgroup has no memory.swap.max, so any child tells.
+function hasSwapV2(): boolean {
+  return firstChildWithMemory('memory.swap.max') !== undefined;
+}
+
+function hugepageSizesV2(): string[] {
+  const own = readFileSync('/proc/self/cgroup', 'utf8');
+  const path = /^0::(.*)$/m.exec(own)?.[1] ?? '/';
+  const inOwn = hugepageSizesIn(join(CGROUP_ROOT, path), 'max');
+  if (inOwn.length > 0) return inOwn;
+  for (const child of childCgroups()) {
+    const sizes = hugepageSizesIn(child, 'max');
+    if (sizes.length > 0) return sizes;
+  }
+  return [];
+}
+
+function hugepageSizesIn(folder: string, suffix: string): string[] {
+  const pattern = new RegExp(`^hugetlb\\.([0-9]+[KMG]B)\\.${suffix}$`);
+  try {
+    return readdirSync(folder).flatMap((name) => pattern.exec(name)?.[1] ?? []);
+  } catch {
+    return [];
+  }
+}
+
+function firstChildWithMemory(file: string): string | undefined {
+  return childCgroups().find((child) => existsSync(join(child, file)));
+}
+
+function childCgroups(): string[] {
+  return readdirSync(CGROUP_ROOT, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(CGROUP_ROOT, entry.name));
+}
+
+function readApparmorProfiles(): Set<string> | undefined {
+  try {
+    if (!readFileSync('/sys/module/apparmor/parameters/enabled', 'utf8').startsWith('Y')) return undefined;
+    return parseApparmorProfiles(readFileSync('/sys/kernel/security/apparmor/profiles', 'utf8'));
+  } catch {
+    return undefined;
+  }
+}

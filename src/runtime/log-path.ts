@@ -1,0 +1,72 @@
+import { chmodSync, closeSync, constants, lstatSync, mkdirSync, openSync, rmSync, statSync, unlinkSync } from 'node:fs';
+import { dirname, isAbsolute, join, normalize } from 'node:path';
+
+import { invalid, wrap } from '../base/errors.ts';
+
+/** Log collectors run in root's group, and read. */
+export const LOG_FILE_MODE = 0o640;
+
+/**
+ * The absolute path of a container's log: the CRI's log_path below the sandbox's log_directory, `<id>.log` when the
+ * client named none (as CRI-O does, so that its logs can be read at all), '' when the sandbox has no log directory.
+ * Throws `invalid` for a relative directory, and for a path that is absolute or leads out of it.
+ */
+export function containerLogPath(logDirectory: string, logPath: string, containerId: string): string {
+  if (logDirectory === '') {
+    if (logPath !== '') throw invalid('config.log_path', 'needs a log_directory in the sandbox');
+    return '';
+  }
+  if (!isAbsolute(logDirectory)) throw invalid('sandbox_config.log_directory', `${logDirectory} is not absolute`);
+  checkCharacters('sandbox_config.log_directory', logDirectory);
+  const relative = logPath === '' ? `${containerId}.log` : logPath;
+  checkCharacters('config.log_path', relative);
+  if (isAbsolute(relative))
+    throw invalid('config.log_path', `${relative} is not relative to the sandbox's log directory`);
+  const normal = normalize(relative);
+  if (normal === '..' || normal.startsWith('../')) {
+    throw invalid('config.log_path', `${relative} leads out of the sandbox's log directory`);
+  }
+  if (normal === '.' || normal.endsWith('/')) throw invalid('config.log_path', `${relative} names no file`);
+  return join(logDirectory, normal);
+}
+
+/**
+ * Makes the log's folders and an empty file, or keeps the file that is there: a restarted container goes on in it. A
+ * symbolic link that leads nowhere is removed first; the monitor would otherwise create a file wherever it points
+ * (kubernetes#44043). Throws `invalid` when the path is a folder.
+ */
+export function prepareLogFile(path: string): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    removeDanglingLink(path);
+    const fd = openSync(path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, LOG_FILE_MODE);
+    closeSync(fd);
+    // Whatever umask the daemon has.
+    chmodSync(path, LOG_FILE_MODE);
+  } catch (err) {
+    if (codeOf(err) === 'EISDIR') throw invalid('config.log_path', `${path} is a folder`);
+    if (codeOf(err) === 'ENOTDIR' || codeOf(err) === 'EEXIST')
+      throw invalid('config.log_path', `a part of ${path} is not a folder`);
+    throw wrap(`prepare log file ${path}`, err);
+  }
+}
+
+/** Removes the log of a container whose creation failed. A missing file is fine, and so is '' for no log. */
+export function removeLogFile(path: string): void {
+  if (path !== '') rmSync(path, { force: true });
+}
+
+// conmon cuts the path at a colon (its --log-path is DRIVER:PATH), and would log to a file of another name.
+function checkCharacters(field: string, path: string): void {
+  if (/[\0\n:]/.test(path))
+    throw invalid(field, `${JSON.stringify(path)} has a colon, a line break or a NUL byte in it`);
+}
+
+function removeDanglingLink(path: string): void {
+  const link = lstatSync(path, { throwIfNoEntry: false });
+  if (link?.isSymbolicLink() && !statSync(path, { throwIfNoEntry: false })) unlinkSync(path);
+}
+
+function codeOf(err: unknown): unknown {
+  return err instanceof Error && 'code' in err ? err.code : undefined;
+}

@@ -1,0 +1,80 @@
+import { chmodSync, closeSync, constants, openSync, readdirSync, statSync, watch, writeSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { LOG_FILE_MODE } from './log-path.ts';
+import { raceSignal } from './race-signal.ts';
+
+/** What a container's log is reopened with. */
+export interface ReopenRequest {
+  readonly containerId: string;
+  /** The control fifo in the bundle. */
+  readonly control: string;
+  readonly logFile: string;
+  readonly monitorPid: number;
+}
+
+const REOPEN_TIMEOUT_MS = 10_000;
+/** conmon's src/ctrl.c: message type 2, and two numbers that only window sizes use. */
+const REOPEN_LOGS = '2 0 0\n';
+
+/**
+ * Has the monitor go on in a new log file after the old one was renamed, and returns when it does: the caller
+ * compresses the old file next. A file that the monitor writes to already is left alone, because conmon would replace
+ * it by an empty one. Throws `precondition` when the container has no log or no monitor.
+ */
+export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Promise<void> {
+  const { containerId, logFile } = request;
+  if (logFile === '') throw invalid('container_id', `container ${containerId} has no log file`);
+  if (isWritten(request)) return;
+  using deadline = withDeadline(`new log file of container ${containerId}`, REOPEN_TIMEOUT_MS, signal);
+  const { promise: written, resolve, reject } = Promise.withResolvers<void>();
+  const check = (): void => {
+    if (isWritten(request)) resolve();
+  };
+  const watcher = watch(dirname(logFile), { persistent: false }, check).on('error', reject);
+  try {
+    sendReopen(request);
+    check();
+    await raceSignal(written, deadline);
+    chmodSync(logFile, LOG_FILE_MODE);
+  } finally {
+    watcher.close();
+  }
+}
+
+function sendReopen({ containerId, control }: ReopenRequest): void {
+  try {
+    // Without O_NONBLOCK a fifo that nobody reads would hold the whole daemon.
+    const fd = openSync(control, constants.O_WRONLY | constants.O_NONBLOCK);
+    try {
+      writeSync(fd, REOPEN_LOGS);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (err) {
+    throw controlError(`reopen log of container ${containerId}`, err);
+  }
+}
+
+function controlError(what: string, cause: unknown): BerthError {
+  const isAlone = cause instanceof Error && 'code' in cause && (cause.code === 'ENXIO' || cause.code === 'ENOENT');
+  return isAlone ? new BerthError('precondition', `${what}: its monitor is gone`, { cause }) : wrap(what, cause);
+}
+
+/** Whether the file at the log's path is one that the monitor has open. */
+function isWritten({ logFile, monitorPid }: ReopenRequest): boolean {
+  const log = statSync(logFile, { bigint: true, throwIfNoEntry: false });
+  if (!log) return false;
+  const folder = `/proc/${monitorPid}/fd`;
+  try {
+    return readdirSync(folder).some((fd) => {
+      const open = statSync(join(folder, fd), { bigint: true, throwIfNoEntry: false });
+      return open?.ino === log.ino && open.dev === log.dev;
+    });
+  } catch {
+    // The monitor is gone; sending to it tells so.
+    return false;
+  }
+}

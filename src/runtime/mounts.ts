@@ -1,0 +1,131 @@
+import { realpath } from 'node:fs/promises';
+import { posix } from 'node:path';
+
+import { BerthError, invalid, wrap } from '../base/errors.ts';
+import type { MountInfo } from '../sys/mount-info.ts';
+import type { MountSpec } from './container-spec.ts';
+import type { OciMount } from './oci-spec.ts';
+
+/** A mount of the host, as far as propagation depends on it. */
+export type HostMount = Pick<MountInfo, 'mountPoint' | 'propagation'>;
+
+/** What resolving needs to know of the host and the handler. */
+export interface MountAbilities {
+  readonly recursiveReadOnly: boolean;
+  /** Name of the handler, for messages. */
+  readonly handler: string;
+  /** Called only when a mount asks for propagation. Later entries lie on top of earlier ones. */
+  readHostMounts(): readonly HostMount[];
+}
+
+/** A client's mounts, ready for config.json. */
+export interface ResolvedMounts {
+  readonly mounts: readonly OciMount[];
+  /** What the container's root must be for its mounts to propagate as asked. */
+  readonly rootfsPropagation: 'rshared' | 'rslave' | undefined;
+}
+
+/** Options that a client may add: they take rights away or concern access times; none changes what is mounted. */
+const ALLOWED_OPTIONS: ReadonlySet<string> = new Set([
+  'noatime',
+  'nodev',
+  'nodiratime',
+  'noexec',
+  'nosuid',
+  'relatime',
+  'strictatime',
+]);
+
+const PROPAGATION = { private: 'rprivate', hostToContainer: 'rslave', bidirectional: 'rshared' } as const;
+
+/**
+ * Checks a client's mounts against the host and turns them into the OCI's. Host paths are resolved through symbolic
+ * links. Throws `invalid` naming the field: a source that is missing, a path that is not absolute, propagation that the
+ * source cannot give, recursive read-only where it cannot be had.
+ */
+export async function resolveMounts(mounts: readonly MountSpec[], abilities: MountAbilities): Promise<ResolvedMounts> {
+  const resolved: OciMount[] = [];
+  for (const [i, mount] of mounts.entries()) resolved.push(await resolveMount(`config.mounts[${i}]`, mount, abilities));
+  return { mounts: resolved, rootfsPropagation: neededPropagation(mounts) };
+}
+
+function neededPropagation(mounts: readonly MountSpec[]): ResolvedMounts['rootfsPropagation'] {
+  if (mounts.some((mount) => mount.propagation === 'bidirectional')) return 'rshared';
+  return mounts.some((mount) => mount.propagation === 'hostToContainer') ? 'rslave' : undefined;
+}
+
+async function resolveMount(field: string, mount: MountSpec, abilities: MountAbilities): Promise<OciMount> {
+  if (mount.image)
+    throw new BerthError('unimplemented', `${field}.image: image volumes are not supported by this version`);
+  if (mount.uidMappings.length + mount.gidMappings.length > 0) {
+    throw new BerthError('unimplemented', `${field}.uid_mappings: id-mapped mounts are not supported by this version`);
+  }
+  const destination = checkDestination(`${field}.container_path`, mount.containerPath);
+  checkReadOnly(field, mount, abilities);
+  const badOption = mount.options.find((option) => !ALLOWED_OPTIONS.has(option));
+  if (badOption !== undefined) throw invalid(`${field}.mount_options`, `${JSON.stringify(badOption)} is not allowed`);
+  const source = await resolveSource(`${field}.host_path`, mount.hostPath);
+  if (mount.propagation !== 'private') checkPropagation(field, mount, source, abilities.readHostMounts());
+  return {
+    destination,
+    type: 'bind',
+    source,
+    options: ['rbind', PROPAGATION[mount.propagation], accessOption(mount), ...mount.options],
+  };
+}
+
+function accessOption(mount: MountSpec): string {
+  if (!mount.readonly) return 'rw';
+  return mount.recursiveReadOnly ? 'rro' : 'ro';
+}
+
+function checkDestination(field: string, path: string): string {
+  if (!path.startsWith('/')) throw invalid(field, `${JSON.stringify(path)} is not absolute`);
+  if (path.includes('\0')) throw invalid(field, 'has a NUL byte in it');
+  const normal = posix.normalize(path).replace(/(.)\/$/, '$1');
+  if (normal === '/') throw invalid(field, 'is the root of the container');
+  return normal;
+}
+
+// The CRI's own rule for recursive_read_only, word for word.
+function checkReadOnly(field: string, mount: MountSpec, abilities: MountAbilities): void {
+  if (!mount.recursiveReadOnly) return;
+  const at = `${field}.recursive_read_only`;
+  if (!mount.readonly) throw invalid(at, 'needs readonly');
+  if (mount.propagation !== 'private') throw invalid(at, 'needs private propagation');
+  if (!abilities.recursiveReadOnly) throw invalid(at, `runtime handler ${abilities.handler} cannot do it on this host`);
+}
+
+async function resolveSource(field: string, path: string): Promise<string> {
+  if (!path.startsWith('/')) throw invalid(field, `${JSON.stringify(path)} is not absolute`);
+  if (path.includes('\0')) throw invalid(field, 'has a NUL byte in it');
+  try {
+    return await realpath(path);
+  } catch (err) {
+    if (err instanceof Error && 'code' in err) {
+      if (err.code === 'ENOENT' || err.code === 'ENOTDIR') throw invalid(field, `${path} does not exist`);
+      if (err.code === 'ELOOP') throw invalid(field, `${path} is a loop of symbolic links`);
+    }
+    throw wrap(`${field} ${path}`, err);
+  }
+}
+
+function checkPropagation(field: string, mount: MountSpec, source: string, hostMounts: readonly HostMount[]): void {
+  const holder = findHostMount(source, hostMounts);
+  const has = (kind: string): boolean => holder?.propagation.some((field) => field.startsWith(kind)) ?? false;
+  if (has('shared:') || (mount.propagation === 'hostToContainer' && has('master:'))) return;
+  const where = holder ? `the mount ${holder.mountPoint} that holds it` : 'the mount that holds it';
+  const needed = mount.propagation === 'bidirectional' ? 'shared' : 'shared or slave';
+  throw invalid(`${field}.propagation`, `${source} cannot propagate mounts: ${where} is not ${needed}`);
+}
+
+/** The mount that `path` lies on: the longest mount point above it, of several on the same point the last. */
+export function findHostMount(path: string, hostMounts: readonly HostMount[]): HostMount | undefined {
+  let found: HostMount | undefined;
+  for (const mount of hostMounts) {
+    const point = mount.mountPoint;
+    const holds = point === '/' || path === point || path.startsWith(`${point}/`);
+    if (holds && point.length >= (found?.mountPoint.length ?? 0)) found = mount;
+  }
+  return found;
+}

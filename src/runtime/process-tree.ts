@@ -1,0 +1,68 @@
+import { readdir, readFile } from 'node:fs/promises';
+
+import type { Processes } from '../proc/processes.ts';
+import { killProcess } from '../sys/process.ts';
+
+/** One line of /proc/PID/stat, as far as kinship goes. */
+export interface ProcessFacts {
+  readonly pid: number;
+  readonly state: string;
+  readonly parent: number;
+  readonly session: number;
+  readonly startTime: number;
+}
+
+/** Each round finds what was forked before its parent stood still; a tree that still grows is left to the last kill. */
+const MOST_ROUNDS = 20;
+
+/**
+ * Kills all descendants of `root`, but not `root` itself, and whatever else belongs to `session` (a process that was
+ * forked twice is nobody's descendant any more), and returns when all have ended. The tree is stopped first, so that
+ * nothing is forked while it is counted.
+ */
+export async function killDescendants(
+  root: number,
+  session: number | undefined,
+  processes: Pick<Processes, 'exitOf'>,
+  signal: AbortSignal,
+): Promise<void> {
+  const stopped = new Map<number, ProcessFacts>();
+  for (let round = 0; round < MOST_ROUNDS; round++) {
+    const fresh = relatives(await readProcesses(), root, session).filter(({ pid }) => !stopped.has(pid));
+    if (fresh.length === 0) break;
+    for (const found of fresh) {
+      stopped.set(found.pid, found);
+      killProcess(found.pid, found.startTime, 'SIGSTOP');
+    }
+  }
+  for (const { pid, startTime } of stopped.values()) killProcess(pid, startTime, 'SIGKILL');
+  await Promise.all([...stopped.values()].map(({ pid, startTime }) => processes.exitOf(pid, startTime, signal)));
+}
+
+/** Of all processes, those that descend from `root` or belong to `session`, without `root` and zombies. */
+export function relatives(all: readonly ProcessFacts[], root: number, session: number | undefined): ProcessFacts[] {
+  const children = Map.groupBy(all, ({ parent }) => parent);
+  const found = new Map<number, ProcessFacts>();
+  const queue = [...(children.get(root) ?? []), ...all.filter((process) => process.session === session)];
+  for (let next = queue.pop(); next; next = queue.pop()) {
+    if (next.pid === root || found.has(next.pid)) continue;
+    found.set(next.pid, next);
+    queue.push(...(children.get(next.pid) ?? []));
+  }
+  return [...found.values()].filter(({ state }) => state !== 'Z' && state !== 'X');
+}
+
+/** Parses the text of /proc/PID/stat; undefined when it is no such text. The name in field 2 may hold anything. */
+export function parseStat(text: string): ProcessFacts | undefined {
+  const pid = Number.parseInt(text, 10);
+  const [state, parent, , session, ...rest] = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const startTime = Number(rest[15]);
+  if (!state || !Number.isInteger(pid) || !Number.isInteger(startTime)) return undefined;
+  return { pid, state, parent: Number(parent), session: Number(session), startTime };
+}
+
+async function readProcesses(): Promise<ProcessFacts[]> {
+  const names = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const texts = await Promise.all(names.map((name) => readFile(`/proc/${name}/stat`, 'latin1').catch(() => '')));
+  return texts.flatMap((text) => parseStat(text) ?? []);
+}

@@ -1,0 +1,42 @@
+/** How much of a runtime's text goes into an error: more helps nobody. */
+const LONGEST_MESSAGE = 2000;
+
+/**
+ * What an OCI runtime had to say, as one line: the messages of its errors when it logged JSON (`--log-format json`),
+ * else its text as it is. Programs that it ran may have written between its lines.
+ */
+export function runtimeMessage(text: string): string {
+  const lines = text.split('\n').map((line) => line.trim());
+  const errors = lines.flatMap((line) => parseErrorLine(line) ?? []);
+  const parts = errors.length > 0 ? errors : lines.filter((line) => line !== '');
+  return [...new Set(parts)].join('; ').slice(0, LONGEST_MESSAGE);
+}
+
+/** True when a runtime's message says that it knows no such container: runc's words, then crun's. */
+export function saysNoContainer(message: string): boolean {
+  return (
+    message.includes('container does not exist') ||
+    /status['`]?: No such file or directory/.test(message) ||
+    /cannot open directory .*: No such file or directory/.test(message)
+  );
+}
+
+/** True when a runtime's message says that the program to run is not there or cannot be run. */
+export function saysNoCommand(message: string): boolean {
+  return /executable file .*not found|\bexec: .*(no such file or directory|permission denied|is a directory)|exec format error|open executable/i.test(
+    message,
+  );
+}
+
+function parseErrorLine(line: string): string | undefined {
+  if (!line.startsWith('{')) return undefined;
+  try {
+    const entry: unknown = JSON.parse(line);
+    if (typeof entry !== 'object' || entry === null || !('msg' in entry) || typeof entry.msg !== 'string')
+      return undefined;
+    const level = 'level' in entry ? entry.level : undefined;
+    return level === 'error' || level === 'fatal' || level === 'panic' ? entry.msg : undefined;
+  } catch {
+    return undefined;
+  }
+}

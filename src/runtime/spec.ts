@@ -1,0 +1,99 @@
+import { BerthError } from '../base/errors.ts';
+import type { OciNamespace, OciSpec } from './oci-spec.ts';
+import type { SpecInput } from './spec-input.ts';
+import { buildMounts } from './spec-mounts.ts';
+import { buildProcess } from './spec-process.ts';
+import { toOciResources } from './spec-resources.ts';
+
+/** The oldest version whose fields suffice: runc 1.1 and crun 1.8 accept it, and so does what came after. */
+const OCI_VERSION = '1.0.2';
+
+const MASKED_PATHS: readonly string[] = Object.freeze([
+  '/proc/acpi',
+  '/proc/asound',
+  '/proc/interrupts',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/sched_debug',
+  '/proc/scsi',
+  '/proc/timer_list',
+  '/proc/timer_stats',
+  '/sys/devices/virtual/powercap',
+  '/sys/firmware',
+]);
+
+const READONLY_PATHS: readonly string[] = Object.freeze([
+  '/proc/bus',
+  '/proc/fs',
+  '/proc/irq',
+  '/proc/sys',
+  '/proc/sysrq-trigger',
+]);
+
+/**
+ * The OCI configuration of a container. Pure: whatever must be looked up on the host comes in. Throws `invalid` naming
+ * the CRI's field for what a client got wrong.
+ */
+export function buildSpec(input: SpecInput): OciSpec {
+  const { spec, mounts } = input;
+  const { security } = spec;
+  if (security.namespaces.user) {
+    throw new BerthError('unimplemented', 'user namespaces are not supported by this version');
+  }
+  const resources = toOciResources(spec.resources, input.host);
+  return {
+    ociVersion: OCI_VERSION,
+    process: buildProcess(input),
+    root: { path: input.rootfs, readonly: security.readonlyRootfs },
+    mounts: buildMounts(input.sandbox.files, mounts, security),
+    annotations: buildAnnotations(input),
+    linux: {
+      namespaces: buildNamespaces(input),
+      devices: input.devices.nodes,
+      cgroupsPath: input.cgroupsPath,
+      resources: {
+        ...resources,
+        devices: input.devices.rules,
+        ...(input.pidsLimit !== undefined ? { pids: { limit: input.pidsLimit } } : {}),
+      },
+      ...(mounts.rootfsPropagation !== undefined ? { rootfsPropagation: mounts.rootfsPropagation } : {}),
+      ...(input.seccomp !== undefined && !security.privileged ? { seccomp: input.seccomp } : {}),
+      maskedPaths: security.privileged ? [] : choosePaths(security.maskedPaths, MASKED_PATHS),
+      readonlyPaths: security.privileged ? [] : choosePaths(security.readonlyPaths, READONLY_PATHS),
+    },
+  };
+}
+
+// A client's list is often older than the leak it should cover, so ours goes on top. An empty one is a wish of its own:
+// procMount "Unmasked".
+function choosePaths(wanted: readonly string[] | undefined, defaults: readonly string[]): readonly string[] {
+  if (wanted === undefined) return defaults;
+  if (wanted.length === 0) return [];
+  return [...new Set([...wanted, ...defaults])];
+}
+
+function buildNamespaces({ sandbox, host }: SpecInput): OciNamespace[] {
+  const namespaces: OciNamespace[] = [{ type: 'mount' }];
+  if (host.cgroupVersion === 2) namespaces.push({ type: 'cgroup' });
+  for (const type of ['network', 'ipc', 'uts', 'pid'] as const) {
+    const source = sandbox.namespaces[type];
+    if (source === 'new') namespaces.push({ type });
+    else if (source !== 'host') namespaces.push({ type, path: source.path });
+  }
+  return namespaces;
+}
+
+// Handlers that run virtual machines read these. The client's own annotations stay out: several runtimes take orders
+// from annotations, and a pod's author must not give any.
+function buildAnnotations({ spec, sandbox }: SpecInput): Record<string, string> {
+  return {
+    'io.kubernetes.cri.container-type': 'container',
+    'io.kubernetes.cri.container-name': spec.name,
+    'io.kubernetes.cri.image-name': spec.image.userSpecified || spec.image.reference,
+    'io.kubernetes.cri.sandbox-id': sandbox.id,
+    'io.kubernetes.cri.sandbox-name': sandbox.name,
+    'io.kubernetes.cri.sandbox-namespace': sandbox.namespace,
+    'io.kubernetes.cri.sandbox-uid': sandbox.uid,
+  };
+}

@@ -1,0 +1,311 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+
+import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { Processes } from '../../src/proc/processes.ts';
+import { type BundlePaths, Bundles } from '../../src/runtime/bundle.ts';
+import type { ContainerSpec, MountSpec } from '../../src/runtime/container-spec.ts';
+import { Execs } from '../../src/runtime/exec.ts';
+import { ExitWatch, type SeenExit } from '../../src/runtime/exit-watch.ts';
+import type { Handler } from '../../src/runtime/handler.ts';
+import { findProgram } from '../../src/runtime/handlers.ts';
+import { readHostFacts } from '../../src/runtime/host-facts.ts';
+import { prepareLogFile } from '../../src/runtime/log-path.ts';
+import { Monitor, type MonitoredContainer } from '../../src/runtime/monitor.ts';
+import { resolveMounts } from '../../src/runtime/mounts.ts';
+import { OciRuntime } from '../../src/runtime/oci-runtime.ts';
+import { buildSpec } from '../../src/runtime/spec.ts';
+import type { SpecInput } from '../../src/runtime/spec-input.ts';
+import { ensureWorkingDir } from '../../src/runtime/working-dir.ts';
+import { readMounts } from '../../src/sys/mount.ts';
+import { makeBusyboxRootfs } from '../fakes/images.ts';
+
+/** What a test wants of a container; the rest is the plainest there is. */
+export interface LabContainer {
+  readonly args: readonly string[];
+  readonly spec?: Partial<ContainerSpec>;
+  readonly mounts?: readonly Partial<MountSpec>[];
+  readonly logFile?: string;
+  readonly pid?: 'new' | 'host';
+}
+
+/** Ways of a real container, below a folder of its own: create, start, and take it all away. */
+export class Lab implements AsyncDisposable {
+  readonly folder: string;
+  readonly stateDir: string;
+  readonly rootfs: string;
+  readonly handler: Handler;
+  readonly processes = new Processes({ log: silentLogger, meter: silentMeter });
+  readonly exits: ExitWatch;
+  readonly bundles: Bundles;
+  readonly monitor: Monitor;
+  readonly execs: Execs;
+  readonly runtime: OciRuntime;
+  readonly #made = new Map<string, MonitoredContainer>();
+  readonly #ended = new Map<string, PromiseWithResolvers<SeenExit>>();
+
+  private constructor(folder: string, handlerName: string) {
+    this.folder = folder;
+    this.stateDir = join(folder, 'state');
+    this.rootfs = join(folder, 'rootfs');
+    const exitsDir = join(this.stateDir, 'exits');
+    mkdirSync(exitsDir, { recursive: true });
+    this.handler = {
+      name: handlerName,
+      path: findProgram(handlerName),
+      root: join(this.stateDir, 'runtime', handlerName),
+      version: '',
+      features: { recursiveReadOnlyMounts: true, userNamespaces: false },
+    };
+    this.exits = new ExitWatch(exitsDir, silentLogger);
+    this.bundles = new Bundles(this.stateDir);
+    const monitorPath = findProgram('conmon');
+    const shared = { processes: this.processes, log: silentLogger };
+    this.monitor = new Monitor({
+      path: monitorPath,
+      stateDir: this.stateDir,
+      exitsDir,
+      systemdCgroup: false,
+      ...shared,
+    });
+    this.execs = new Execs({ monitorPath, ...shared });
+    this.runtime = new OciRuntime(this.handler, this.processes);
+    this.exits.onExit = (id, exit) => this.#end(id).resolve(exit);
+  }
+
+  static async open(handlerName: string): Promise<Lab> {
+    const lab = new Lab(mkdtempSync('/tmp/berth-runtime-'), handlerName);
+    await makeBusyboxRootfs(lab.rootfs);
+    for (const name of ['resolv.conf', 'hostname', 'hosts'])
+      writeFileSync(join(lab.folder, name), `${name} of the lab\n`);
+    lab.exits.start();
+    return lab;
+  }
+
+  newId(): string {
+    return randomBytes(32).toString('hex');
+  }
+
+  async spec(id: string, wish: LabContainer): Promise<SpecInput> {
+    const host = readHostFacts(silentLogger);
+    const spec = { ...plainContainer, args: wish.args, ...wish.spec };
+    return {
+      spec,
+      sandbox: {
+        id: 'lab',
+        name: 'lab',
+        namespace: 'default',
+        uid: 'uid',
+        hostname: 'lab-host',
+        namespaces: { network: 'new', ipc: 'new', uts: 'new', pid: wish.pid ?? 'new' },
+        files: {
+          resolvConf: join(this.folder, 'resolv.conf'),
+          hostname: join(this.folder, 'hostname'),
+          hosts: join(this.folder, 'hosts'),
+          shm: '/dev/shm',
+        },
+      },
+      image: { entrypoint: [], cmd: [], env: ['FROM=image'], workingDir: '' },
+      user: { uid: 0, gid: 0, supplementalGroups: [0] },
+      capabilities: {
+        bounding: ['CAP_KILL'],
+        effective: ['CAP_KILL'],
+        permitted: ['CAP_KILL'],
+        inheritable: [],
+        ambient: [],
+      },
+      seccomp: undefined,
+      devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
+      mounts: await resolveMounts(
+        (wish.mounts ?? []).map((mount) => ({ ...plainMount, ...mount })),
+        { recursiveReadOnly: true, handler: this.handler.name, readHostMounts: readMounts },
+      ),
+      rootfs: this.rootfs,
+      cgroupsPath: `/berth-lab/${id}`,
+      pidsLimit: 100,
+      host,
+    };
+  }
+
+  async create(
+    wish: LabContainer,
+    signal: AbortSignal,
+    id = this.newId(),
+  ): Promise<{ id: string } & MonitoredContainer> {
+    const spec = buildSpec(await this.spec(id, wish));
+    const bundle = this.bundles.write(id, spec);
+    ensureWorkingDir(this.rootfs, spec.process.cwd);
+    if (wish.logFile) prepareLogFile(wish.logFile);
+    const made = await this.monitor.create(
+      {
+        containerId: id,
+        bundle,
+        handler: this.handler,
+        logFile: wish.logFile ?? '',
+        stdin: false,
+        stdinOnce: false,
+        tty: spec.process.terminal,
+        command: spec.process.args[0] ?? '',
+      },
+      signal,
+    );
+    this.#made.set(id, made);
+    return { id, ...made };
+  }
+
+  async run(wish: LabContainer, signal: AbortSignal): Promise<{ id: string } & MonitoredContainer> {
+    const made = await this.create(wish, signal);
+    await this.runtime.start(made.id, signal);
+    return made;
+  }
+
+  /** Resolves with the container's exit as its monitor saw it. */
+  async exitOf(id: string): Promise<SeenExit> {
+    return await this.#end(id).promise;
+  }
+
+  paths(id: string): BundlePaths {
+    return this.bundles.paths(id);
+  }
+
+  async exec(id: string, args: readonly string[], signal: AbortSignal, timeoutMs = 0) {
+    const process = this.bundles.readProcess(id);
+    return await this.execs.run(
+      { containerId: id, bundle: this.paths(id), handler: this.handler, process, args, timeoutMs },
+      signal,
+    );
+  }
+
+  async remove(id: string): Promise<void> {
+    const signal = AbortSignal.timeout(20_000);
+    await this.runtime.delete(id, { force: true }, signal);
+    const made = this.#made.get(id);
+    if (made) {
+      await this.processes.exitOf(made.init.pid, made.init.startTime, signal);
+      await this.processes.exitOf(made.monitor.pid, made.monitor.startTime, signal);
+    }
+    this.#made.delete(id);
+    this.bundles.remove(id);
+    this.exits.remove(id);
+  }
+
+  /** Removes every container, and fails if anything but empty folders is left of them. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const id of [...this.#made.keys()]) await this.remove(id);
+    this.exits.close();
+    await this.processes.close();
+    const bundles = this.bundles.ids();
+    const left = readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && cmdline(pid).includes(this.folder));
+    removeEmptyCgroups();
+    rmSync(this.folder, { recursive: true, force: true });
+    assert.deepEqual({ bundles, left: left.map(cmdline) }, { bundles: [], left: [] });
+  }
+
+  #end(id: string): PromiseWithResolvers<SeenExit> {
+    const known = this.#ended.get(id) ?? Promise.withResolvers<SeenExit>();
+    this.#ended.set(id, known);
+    return known;
+  }
+}
+
+/** Mounts what crun wants on hybrid hosts, for as long as the result lives; undefined where that is impossible. */
+export function mountHugetlb(): Disposable | undefined {
+  const target = '/sys/fs/cgroup/hugetlb';
+  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || existsSync(target)) return { [Symbol.dispose]() {} };
+  try {
+    mkdirSync(target);
+    execFileSync('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'hugetlb', target], { stdio: 'ignore' });
+  } catch {
+    if (existsSync(target)) rmdirSync(target);
+    return undefined;
+  }
+  return {
+    [Symbol.dispose]() {
+      execFileSync('umount', [target]);
+      rmdirSync(target);
+    },
+  };
+}
+
+const plainMount: MountSpec = {
+  containerPath: '',
+  hostPath: '',
+  readonly: false,
+  recursiveReadOnly: false,
+  selinuxRelabel: false,
+  propagation: 'private',
+  uidMappings: [],
+  gidMappings: [],
+  image: undefined,
+  imageSubPath: '',
+  options: [],
+};
+
+const plainContainer: ContainerSpec = {
+  name: 'lab',
+  attempt: 0,
+  image: { reference: 'busybox', userSpecified: '', runtimeHandler: '', annotations: {} },
+  command: [],
+  args: [],
+  workingDir: '',
+  env: [],
+  mounts: [],
+  devices: [],
+  cdiDevices: [],
+  labels: {},
+  annotations: {},
+  logPath: '',
+  stdin: false,
+  stdinOnce: false,
+  tty: false,
+  stopSignal: undefined,
+  resources: { hugepageLimits: [], unified: {} },
+  security: {
+    capabilities: { add: [], drop: [], addAmbient: [] },
+    privileged: false,
+    namespaces: { network: 'pod', pid: 'container', ipc: 'pod', targetId: '', user: undefined },
+    selinux: undefined,
+    runAsUser: undefined,
+    runAsGroup: undefined,
+    runAsUsername: '',
+    readonlyRootfs: false,
+    supplementalGroups: [],
+    supplementalGroupsPolicy: 'merge',
+    noNewPrivs: false,
+    maskedPaths: undefined,
+    readonlyPaths: undefined,
+    seccomp: undefined,
+    apparmor: undefined,
+  },
+};
+
+function cmdline(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+  } catch {
+    return '';
+  }
+}
+
+function removeEmptyCgroups(): void {
+  for (const hierarchy of readdirSync('/sys/fs/cgroup')) {
+    try {
+      rmdirSync(join('/sys/fs/cgroup', hierarchy, 'berth-lab'));
+    } catch {
+      // Not there, or another test's containers are in it.
+    }
+  }
+}
