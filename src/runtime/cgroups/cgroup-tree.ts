@@ -1,0 +1,247 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+
+import { sleep } from '../../base/deadline.ts';
+import { BerthError, wrap } from '../../base/errors.ts';
+import { isErrno } from '../../sys/errno.ts';
+import type { CgroupMarks } from './cgroup-marks.ts';
+import { type CgroupMode, cgroupFile, cgroupOf, type Hierarchy, modeOf } from './hierarchies.ts';
+
+/** Controllers that limits of pods and containers use; the OCI runtimes hand down the same. */
+const DELEGATED = ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids'];
+/** What a container with a writable cgroup mount may make of folders before Berth stops looking. */
+const MAX_FOLDERS = 10_000;
+/** A process that was just killed keeps its cgroup busy until the kernel has taken it apart. */
+const REMOVE_WAITS_MS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+
+/**
+ * The same tree of cgroups in all hierarchies of the host: what is made, removed or asked is so in each of them. Calls
+ * are synchronous, a few hundredths of a millisecond per hierarchy, except where the kernel makes a caller wait.
+ */
+export class CgroupTree {
+  readonly hierarchies: readonly Hierarchy[];
+  readonly mode: CgroupMode;
+  readonly #marks: CgroupMarks;
+
+  constructor(hierarchies: readonly Hierarchy[], marks: CgroupMarks) {
+    if (hierarchies.length === 0) throw new BerthError('precondition', 'no cgroup hierarchy is mounted on this host');
+    this.hierarchies = hierarchies;
+    this.mode = modeOf(hierarchies);
+    this.#marks = marks;
+  }
+
+  /** The one hierarchy with this controller; on v2 the unified one, which has all. */
+  withController(controller: string): Hierarchy | undefined {
+    if (this.mode === 'v2') return this.hierarchies[0];
+    return this.hierarchies.find((hierarchy) => hierarchy.controllers.includes(controller));
+  }
+
+  /**
+   * Hierarchies in which a process has to be put into its cgroup. Not the cgroup2 mount of a hybrid host: it has no
+   * controller that a pause process or a monitor needs, and every move costs the kernel an RCU grace period.
+   */
+  get populated(): readonly Hierarchy[] {
+    return this.hierarchies.filter((hierarchy) => hierarchy.version === 1 || this.mode === 'v2');
+  }
+
+  /** Makes a cgroup and its missing parents, marked as Berth's. Safe to repeat. */
+  make(path: string): void {
+    for (const hierarchy of this.hierarchies) {
+      if (this.mode === 'v2') this.#delegate(hierarchy, dirname(path));
+      this.#makeIn(hierarchy, path);
+    }
+  }
+
+  /** True when it is there in at least one hierarchy. */
+  exists(path: string): boolean {
+    return this.hierarchies.some((hierarchy) => existsSync(cgroupFile(hierarchy, path)));
+  }
+
+  /** Writes a file of a controller, when the host has it. */
+  write(path: string, controller: string, file: string, value: string): void {
+    const hierarchy = this.withController(controller);
+    if (!hierarchy) return;
+    const target = cgroupFile(hierarchy, path, file);
+    try {
+      writeFileSync(target, value);
+    } catch (err) {
+      // v2 has a controller's files only where it was handed down (and answers EACCES, not ENOENT, for others).
+      if (existsSync(target)) throw wrap(`write ${JSON.stringify(value)} to ${target}`, err);
+    }
+  }
+
+  /** Puts a process into the cgroup, unless it is there. It waits for the kernel (5 to 20 ms) off the event loop. */
+  async addProcess(path: string, pid: number): Promise<void> {
+    const current = readText(`/proc/${pid}/cgroup`);
+    if (current === undefined) throw gone(pid);
+    for (const hierarchy of this.populated) {
+      if (cgroupOf(current, hierarchy)?.endsWith(path)) continue;
+      const target = cgroupFile(hierarchy, path, 'cgroup.procs');
+      try {
+        await writeFile(target, String(pid));
+      } catch (err) {
+        if (isErrno(err, 'ESRCH')) throw gone(pid, err);
+        throw wrap(`put process ${pid} into ${target}`, err);
+      }
+    }
+  }
+
+  /** Processes in the cgroup and below, each once; empty when it is gone. */
+  pids(path: string): number[] {
+    const pids = new Set<number>();
+    for (const hierarchy of this.populated) {
+      for (const folder of foldersBelow(cgroupFile(hierarchy, path))) {
+        for (const line of (readText(join(folder, 'cgroup.procs')) ?? '').split('\n')) {
+          // 0 stands for a process outside this PID namespace, which cannot be named; kill(0) would hit Berth itself.
+          if (line !== '' && line !== '0') pids.add(Number(line));
+        }
+      }
+    }
+    return [...pids];
+  }
+
+  /**
+   * Removes the cgroup with those below it, in every hierarchy. Gone is success. What holds processes is tried again
+   * for about a second, then it is a `precondition` error that names them.
+   */
+  async remove(path: string, signal: AbortSignal): Promise<void> {
+    for (const waitMs of [...REMOVE_WAITS_MS, 0]) {
+      const busy = this.hierarchies.filter((hierarchy) => !removeFolders(cgroupFile(hierarchy, path)));
+      if (busy.length === 0) return;
+      if (waitMs > 0) await sleep(waitMs, signal);
+    }
+    throw new BerthError('precondition', `cgroup ${path} cannot be removed: ${this.whoIsIn(path)}`);
+  }
+
+  /** Removes `path` and its ancestors as far as Berth made them and they are empty. */
+  removeUnused(path: string): void {
+    for (const hierarchy of this.hierarchies) {
+      for (let at = path; at !== '/' && at !== ''; at = dirname(at)) {
+        const folder = cgroupFile(hierarchy, at);
+        if (existsSync(folder) && !(this.#marks.has(folder) && removeFolder(folder))) break;
+      }
+    }
+  }
+
+  /** Says for people which processes keep the cgroup busy. */
+  whoIsIn(path: string): string {
+    const names = this.pids(path)
+      .slice(0, 10)
+      .map((pid) => `${pid} (${readText(`/proc/${pid}/comm`)?.trim() ?? 'gone'})`);
+    return names.length > 0 ? `it still holds process ${names.join(', ')}` : 'the kernel says that it is busy';
+  }
+
+  /** True when Berth made the cgroup. */
+  isOwn(path: string): boolean {
+    return this.hierarchies.some((hierarchy) => this.#marks.has(cgroupFile(hierarchy, path)));
+  }
+
+  #makeIn(hierarchy: Hierarchy, path: string): void {
+    const folder = cgroupFile(hierarchy, path);
+    for (let tries = 0; ; tries++) {
+      try {
+        mkdirSync(folder);
+        break;
+      } catch (err) {
+        if (isErrno(err, 'EEXIST')) return;
+        // The parent may also go between its making and this, when another pod's last cgroup leaves it.
+        if (!isErrno(err, 'ENOENT') || dirname(path) === path || tries === 3) throw wrap(`make cgroup ${folder}`, err);
+        this.#makeIn(hierarchy, dirname(path));
+      }
+    }
+    this.#marks.set(folder);
+    if (hierarchy.controllers.includes('cpuset')) inheritCpuset(folder);
+  }
+
+  // A v2 cgroup has a controller's files only if all its ancestors hand the controller down (cgroups(7)).
+  #delegate(hierarchy: Hierarchy, parent: string): void {
+    const parts = parent.split('/').filter((part) => part !== '');
+    for (let depth = 0; depth <= parts.length; depth++) {
+      const path = `/${parts.slice(0, depth).join('/')}`;
+      if (depth > 0) this.#makeIn(hierarchy, path);
+      const control = cgroupFile(hierarchy, path, 'cgroup.subtree_control');
+      const handedDown = readWords(control);
+      const missing = readWords(cgroupFile(hierarchy, path, 'cgroup.controllers')).filter(
+        (controller) => DELEGATED.includes(controller) && !handedDown.includes(controller),
+      );
+      // One by one: a controller that is refused (EBUSY where processes are in the way) must not stop the others.
+      for (const controller of missing) tryWrite(control, `+${controller}`);
+    }
+  }
+}
+
+/** The folder and all below it, parents first; nothing when it is gone. Throws `exhausted` for an absurd number. */
+export function foldersBelow(top: string): string[] {
+  const folders: string[] = [];
+  const open = [top];
+  for (let folder = open.pop(); folder !== undefined; folder = open.pop()) {
+    const names = readSubfolders(folder);
+    if (!names) continue;
+    folders.push(folder);
+    if (folders.length > MAX_FOLDERS)
+      throw new BerthError('exhausted', `cgroup ${top} has more than ${MAX_FOLDERS} below it`);
+    for (const name of names) open.push(join(folder, name));
+  }
+  return folders;
+}
+
+/** A file's text, or undefined when it, or its process, is gone. */
+export function readText(file: string): string | undefined {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENODEV', 'ESRCH')) return undefined;
+    throw wrap(`read ${file}`, err);
+  }
+}
+
+function readSubfolders(folder: string): string[] | undefined {
+  try {
+    return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? entry.name : []));
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENODEV', 'ENOTDIR')) return undefined;
+    throw wrap(`read ${folder}`, err);
+  }
+}
+
+function readWords(file: string): string[] {
+  return (readText(file) ?? '').split(/\s+/).filter((word) => word !== '');
+}
+
+// A new v1 cpuset is empty, and a process cannot enter it before it has processors and memory nodes (cpusets(7)).
+function inheritCpuset(folder: string): void {
+  for (const file of ['cpuset.cpus', 'cpuset.mems']) {
+    if (readWords(join(folder, file)).length > 0) continue;
+    const inherited = readText(join(dirname(folder), file))?.trim();
+    if (inherited) writeFileSync(join(folder, file), inherited);
+  }
+}
+
+/** Children first. False when one is busy. */
+function removeFolders(top: string): boolean {
+  return foldersBelow(top).reverse().every(removeFolder);
+}
+
+function removeFolder(folder: string): boolean {
+  try {
+    rmdirSync(folder);
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return true;
+    if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false;
+    throw wrap(`remove cgroup ${folder}`, err);
+  }
+  return true;
+}
+
+function tryWrite(file: string, value: string): void {
+  try {
+    writeFileSync(file, value);
+  } catch {
+    // The limit that needed it is then reported by whoever sets it.
+  }
+}
+
+function gone(pid: number, cause?: unknown): BerthError {
+  return new BerthError('notFound', `process ${pid} is gone`, { cause });
+}

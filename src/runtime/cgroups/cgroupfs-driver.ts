@@ -1,0 +1,81 @@
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+import { normaliseCgroupfsParent } from './cgroup-parent.ts';
+import type { CgroupTree } from './cgroup-tree.ts';
+import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
+import { ContainerCgroupFiles } from './container-cgroup.ts';
+import { type CgroupMode, cgroupFile, cgroupOf } from './hierarchies.ts';
+import { writePodLimits } from './pod-limits.ts';
+
+const DEFAULT_PARENT = '/berth';
+
+/** Cgroups made by writing to the cgroup file systems directly: for hosts whose kubelet does so too. */
+export class CgroupfsDriver implements Cgroups {
+  readonly driver = 'cgroupfs';
+  readonly #tree: CgroupTree;
+
+  constructor(tree: CgroupTree) {
+    this.#tree = tree;
+  }
+
+  get mode(): CgroupMode {
+    return this.#tree.mode;
+  }
+
+  validateParent(parent: string): void {
+    normaliseCgroupfsParent(parent, DEFAULT_PARENT);
+  }
+
+  sandboxCgroup(parent: string, sandboxId: string): SandboxCgroup {
+    return { driver: this.driver, path: pathOf(parent, sandboxId), unit: '' };
+  }
+
+  async createSandbox({ parent, sandboxId, resources }: SandboxCgroupRequest): Promise<SandboxCgroup> {
+    const cgroup = this.sandboxCgroup(parent, sandboxId);
+    this.#tree.make(cgroup.path);
+    const parentPath = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
+    if (resources && this.#tree.isOwn(parentPath)) writePodLimits(this.#tree, parentPath, resources);
+    // As little as there is: pause and monitors only wait, and shall take nothing from the containers.
+    if (this.mode === 'v2') this.#tree.write(cgroup.path, 'cpu', 'cpu.weight', '1');
+    else this.#tree.write(cgroup.path, 'cpu', 'cpu.shares', '2');
+    return cgroup;
+  }
+
+  procsFiles(cgroup: SandboxCgroup): readonly string[] {
+    return this.#tree.populated.map((hierarchy) => cgroupFile(hierarchy, cgroup.path, 'cgroup.procs'));
+  }
+
+  threadPlacement(cgroup: SandboxCgroup): ThreadPlacement {
+    const current = readFileSync('/proc/thread-self/cgroup', 'utf8');
+    const movable = this.#tree.populated.filter((hierarchy) => hierarchy.version === 1);
+    return {
+      enter: movable.map((hierarchy) => cgroupFile(hierarchy, cgroup.path, 'tasks')),
+      leave: movable.map((hierarchy) => cgroupFile(hierarchy, cgroupOf(current, hierarchy) ?? '/', 'tasks')),
+      procs: this.mode === 'v2' ? this.procsFiles(cgroup) : [],
+    };
+  }
+
+  async addProcess(cgroup: SandboxCgroup, pid: number): Promise<void> {
+    await this.#tree.addProcess(cgroup.path, pid);
+  }
+
+  async removeSandbox(cgroup: SandboxCgroup, signal: AbortSignal): Promise<void> {
+    await this.#tree.remove(cgroup.path, signal);
+    this.#tree.removeUnused(dirname(cgroup.path));
+  }
+
+  containerCgroupsPath(parent: string, containerId: string): string {
+    return pathOf(parent, containerId);
+  }
+
+  container(parent: string, containerId: string): ContainerCgroup {
+    return new ContainerCgroupFiles(this.#tree, pathOf(parent, containerId));
+  }
+
+  close(): void {}
+}
+
+function pathOf(parent: string, id: string): string {
+  return join(normaliseCgroupfsParent(parent, DEFAULT_PARENT), `berth-${id}`);
+}

@@ -1,0 +1,89 @@
+import type { LinuxResources } from '../container-spec.ts';
+import type { CgroupMode } from './hierarchies.ts';
+
+/**
+ * Cgroups as Berth uses them. Every container's cgroup is made by the OCI runtime at the path that Berth gives it. The
+ * sandbox's own is a sibling of them, holds the pause process and the containers' monitors, and is made by Berth:
+ *
+ *     <parent>                 the kubelet's, or one that Berth makes and removes again when it is empty
+ *     ├── berth-<sandbox id>   pause, monitors
+ *     ├── berth-<container id>
+ *     └── ...
+ *
+ * Paths are the same in every hierarchy, and count from the hierarchy's mount point, whatever cgroup berthd itself is
+ * in: so do runc and crun with an absolute linux.cgroupsPath.
+ */
+export interface Cgroups {
+  readonly driver: CgroupDriver;
+  readonly mode: CgroupMode;
+  /** Throws `invalid` for a cgroup parent that this driver cannot use. Empty stands for the driver's default. */
+  validateParent(parent: string): void;
+  /** Where the sandbox's cgroup is, or will be. Throws as validateParent. */
+  sandboxCgroup(parent: string, sandboxId: string): SandboxCgroup;
+  /** Makes the sandbox's cgroup. With systemd the scope comes to life with its first process. May be repeated. */
+  createSandbox(request: SandboxCgroupRequest, signal: AbortSignal): Promise<SandboxCgroup>;
+  /** The cgroup.procs files that a process is put into the sandbox by; none with systemd, which does it itself. */
+  procsFiles(cgroup: SandboxCgroup): readonly string[];
+  /** How a thread can have children that are born in the sandbox's cgroup. */
+  threadPlacement(cgroup: SandboxCgroup): ThreadPlacement;
+  /** Puts a process into the sandbox's cgroup. A process that is there already stays. */
+  addProcess(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Removes the cgroup, and parents that Berth made and nobody uses any more. It kills nothing: a process in it is a
+   * `precondition` error that names it. A cgroup that is gone is success.
+   */
+  removeSandbox(cgroup: SandboxCgroup, signal: AbortSignal): Promise<void>;
+  /** The linux.cgroupsPath of a container's config.json. Throws as validateParent. */
+  containerCgroupsPath(parent: string, containerId: string): string;
+  /** The cgroup that the OCI runtime makes of containerCgroupsPath(). Throws as validateParent. */
+  container(parent: string, containerId: string): ContainerCgroup;
+  /** Lets go of the connection to systemd, where there is one. */
+  close(): void;
+}
+
+export type CgroupDriver = 'cgroupfs' | 'systemd';
+
+/** What a sandbox's cgroup is made from. */
+export interface SandboxCgroupRequest {
+  readonly parent: string;
+  readonly sandboxId: string;
+  /** Limits of the whole pod. They are set on the parent only if Berth makes it: the kubelet cares for its own. */
+  readonly resources?: LinuxResources;
+}
+
+/** A sandbox's cgroup as plain data, kept with the sandbox's record. */
+export interface SandboxCgroup {
+  readonly driver: CgroupDriver;
+  /** Below each hierarchy's mount point, beginning with a slash. */
+  readonly path: string;
+  /** The scope; empty with cgroupfs. */
+  readonly unit: string;
+}
+
+/**
+ * Writing a pid to cgroup.procs makes the kernel wait for an RCU grace period: 5 to 20 ms. A thread that moves itself,
+ * by writing `0` to v1 `tasks` files, does not wait, and its children are born where it is.
+ */
+export interface ThreadPlacement {
+  /** Files to write `0` to before the child is made. */
+  readonly enter: readonly string[];
+  /** Files to write `0` to afterwards: the thread's own cgroups. */
+  readonly leave: readonly string[];
+  /** cgroup.procs files that still need the child's pid (cgroup v2 has no such move). */
+  readonly procs: readonly string[];
+}
+
+/** The cgroup of one container. Reads are synchronous: a handful of tiny kernel files. */
+export interface ContainerCgroup {
+  /** Below each hierarchy's mount point. */
+  readonly path: string;
+  exists(): boolean;
+  /** Processes that the OOM killer ended, in the container's cgroup and below. Throws notFound when it is gone. */
+  oomKills(): number;
+  /** All processes in the cgroup and below; empty when it is gone. */
+  pids(): number[];
+  /** SIGKILL to all of them. It doesn't wait for their end. */
+  killAll(): void;
+  /** Removes what the runtime left. Gone is success; processes that are left are a `precondition` error. */
+  remove(signal: AbortSignal): Promise<void>;
+}

@@ -1,0 +1,101 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BerthError } from '../../base/errors.ts';
+import { isErrno } from '../../sys/errno.ts';
+import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
+import type { ContainerCgroup } from './cgroups.ts';
+import { cgroupFile } from './hierarchies.ts';
+
+/** Rounds of reading pids and killing them where the kernel cannot freeze or kill a whole cgroup. */
+const KILL_ROUNDS = 5;
+
+/** A container's cgroup in all hierarchies of the host. */
+export class ContainerCgroupFiles implements ContainerCgroup {
+  readonly path: string;
+  readonly #tree: CgroupTree;
+
+  constructor(tree: CgroupTree, path: string) {
+    this.path = path;
+    this.#tree = tree;
+  }
+
+  exists(): boolean {
+    return this.#tree.exists(this.path);
+  }
+
+  oomKills(): number {
+    const memory = this.#tree.withController('memory');
+    if (!memory) return 0;
+    const top = cgroupFile(memory, this.path);
+    // v2 counts for a cgroup and all below it; v1 only where the victim was (both since Linux 4.13).
+    const counts =
+      memory.version === 2
+        ? [readOomKills(join(top, 'memory.events'))]
+        : foldersBelow(top).map((folder) => readOomKills(join(folder, 'memory.oom_control')));
+    const known = counts.filter((count) => count !== undefined);
+    if (known.length === 0) throw new BerthError('notFound', `cgroup ${this.path} is gone`);
+    return known.reduce((sum, count) => sum + count, 0);
+  }
+
+  pids(): number[] {
+    return this.#tree.pids(this.path);
+  }
+
+  killAll(): void {
+    if (this.#killByKernel()) return;
+    // A frozen cgroup cannot fork faster than it is killed; the signal takes effect when it thaws.
+    this.#freeze('FROZEN');
+    try {
+      for (let round = 0; round < KILL_ROUNDS; round++) {
+        const alive = this.pids().filter(sendKill);
+        if (alive.length === 0) return;
+      }
+    } finally {
+      this.#freeze('THAWED');
+    }
+  }
+
+  async remove(signal: AbortSignal): Promise<void> {
+    await this.#tree.remove(this.path, signal);
+  }
+
+  // cgroup.kill: cgroup v2 since Linux 5.14, with everything below.
+  #killByKernel(): boolean {
+    const [hierarchy] = this.#tree.hierarchies;
+    if (this.#tree.mode !== 'v2' || !hierarchy) return false;
+    return writeIfThere(cgroupFile(hierarchy, this.path, 'cgroup.kill'), '1');
+  }
+
+  #freeze(state: 'FROZEN' | 'THAWED'): void {
+    const freezer = this.#tree.withController('freezer');
+    if (!freezer) return;
+    if (freezer.version === 1) writeIfThere(cgroupFile(freezer, this.path, 'freezer.state'), state);
+    else writeIfThere(cgroupFile(freezer, this.path, 'cgroup.freeze'), state === 'FROZEN' ? '1' : '0');
+  }
+}
+
+function readOomKills(file: string): number | undefined {
+  const count = /^oom_kill (\d+)$/m.exec(readText(file) ?? '')?.[1];
+  return count === undefined ? undefined : Number(count);
+}
+
+/** False when the process is gone. */
+function sendKill(pid: number): boolean {
+  try {
+    return process.kill(pid, 'SIGKILL');
+  } catch (err) {
+    if (isErrno(err, 'ESRCH')) return false;
+    throw err;
+  }
+}
+
+function writeIfThere(file: string, value: string): boolean {
+  try {
+    writeFileSync(file, value, { flag: 'r+' });
+    return true;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENODEV')) return false;
+    throw err;
+  }
+}

@@ -1,0 +1,136 @@
+import { sleep } from '../../base/deadline.ts';
+import { BerthError, isKind, wrap } from '../../base/errors.ts';
+import { normaliseSlice, slicePath } from './cgroup-parent.ts';
+import { type CgroupTree, readText } from './cgroup-tree.ts';
+import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
+import { ContainerCgroupFiles } from './container-cgroup.ts';
+import type { CgroupMode } from './hierarchies.ts';
+import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
+
+const DEFAULT_SLICE = 'system.slice';
+const SIGPIPE = 13;
+const NO_LIMIT = 0xffff_ffff_ffff_ffffn;
+/** A process that was just killed is in its cgroup for a moment longer. */
+const EMPTY_WAITS_MS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+
+/**
+ * Cgroups that systemd makes: a scope for each sandbox, in the slice that the kubelet names. A scope lives only while
+ * it has processes, so it starts with the first. Slices that are missing are made by systemd, and stay: stopping one
+ * would also stop a pod that has just come into it.
+ */
+export class SystemdDriver implements Cgroups {
+  readonly driver = 'systemd';
+  readonly #tree: CgroupTree;
+  readonly #manager: SystemdManager;
+
+  constructor(tree: CgroupTree, manager: SystemdManager) {
+    this.#tree = tree;
+    this.#manager = manager;
+  }
+
+  get mode(): CgroupMode {
+    return this.#tree.mode;
+  }
+
+  validateParent(parent: string): void {
+    normaliseSlice(parent, DEFAULT_SLICE);
+  }
+
+  sandboxCgroup(parent: string, sandboxId: string): SandboxCgroup {
+    return { driver: this.driver, path: scopePath(parent, sandboxId), unit: scopeName(sandboxId) };
+  }
+
+  async createSandbox({ parent, sandboxId }: SandboxCgroupRequest): Promise<SandboxCgroup> {
+    return this.sandboxCgroup(parent, sandboxId);
+  }
+
+  procsFiles(): readonly string[] {
+    return [];
+  }
+
+  threadPlacement(): ThreadPlacement {
+    return { enter: [], leave: [], procs: [] };
+  }
+
+  async addProcess(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<void> {
+    const current = readText(`/proc/${pid}/cgroup`);
+    if (current === undefined) throw new BerthError('notFound', `process ${pid} is gone`);
+    if (current.includes(`/${cgroup.unit}\n`)) return;
+    try {
+      if (!this.#tree.exists(cgroup.path) && (await this.#start(cgroup, pid, signal))) return;
+      await this.#manager.attachProcesses(cgroup.unit, [pid], signal);
+    } catch (err) {
+      throw wrap(`put process ${pid} into ${cgroup.unit}`, err);
+    }
+  }
+
+  async removeSandbox(cgroup: SandboxCgroup, signal: AbortSignal): Promise<void> {
+    await this.#waitEmpty(cgroup, signal);
+    await this.#manager.stopUnit(cgroup.unit, signal);
+    // systemd removes it when it is told that it is empty, which may be a moment later.
+    await this.#tree.remove(cgroup.path, signal);
+  }
+
+  containerCgroupsPath(parent: string, containerId: string): string {
+    return `${normaliseSlice(parent, DEFAULT_SLICE)}:berth:${containerId}`;
+  }
+
+  container(parent: string, containerId: string): ContainerCgroup {
+    return new ContainerCgroupFiles(this.#tree, scopePath(parent, containerId));
+  }
+
+  close(): void {
+    this.#manager.close();
+  }
+
+  /** False when the scope is there already. */
+  async #start(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<boolean> {
+    const slice = cgroup.path.split('/').at(-2);
+    try {
+      await this.#manager.startScope(
+        cgroup.unit,
+        this.#properties(slice === '' || slice === undefined ? '-.slice' : slice, pid),
+        signal,
+      );
+      return true;
+    } catch (err) {
+      if (isKind(err, 'alreadyExists')) return false;
+      throw err;
+    }
+  }
+
+  #properties(slice: string, pid: number): UnitProperty[] {
+    return [
+      { name: 'Description', signature: 's', value: 'Berth pod sandbox: pause and monitors' },
+      { name: 'Slice', signature: 's', value: slice },
+      { name: 'PIDs', signature: 'au', value: [pid] },
+      // Its processes are Berth's to move, and systemd keeps its hands off what is below.
+      { name: 'Delegate', signature: 'b', value: true },
+      { name: 'DefaultDependencies', signature: 'b', value: false },
+      { name: 'CollectMode', signature: 's', value: 'inactive-or-failed' },
+      // When the node goes down, monitors outlive their containers' end and write it down: they ignore SIGPIPE.
+      { name: 'KillSignal', signature: 'i', value: SIGPIPE },
+      { name: 'TasksMax', signature: 't', value: NO_LIMIT },
+      this.mode === 'v2'
+        ? { name: 'CPUWeight', signature: 't', value: 1n }
+        : { name: 'CPUShares', signature: 't', value: 2n },
+    ];
+  }
+
+  // StopUnit kills, and removing a cgroup shall not.
+  async #waitEmpty({ path, unit }: SandboxCgroup, signal: AbortSignal): Promise<void> {
+    for (const waitMs of [...EMPTY_WAITS_MS, 0]) {
+      if (this.#tree.pids(path).length === 0) return;
+      if (waitMs > 0) await sleep(waitMs, signal);
+    }
+    throw new BerthError('precondition', `scope ${unit} cannot be removed: ${this.#tree.whoIsIn(path)}`);
+  }
+}
+
+function scopeName(id: string): string {
+  return `berth-${id}.scope`;
+}
+
+function scopePath(parent: string, id: string): string {
+  return `${slicePath(normaliseSlice(parent, DEFAULT_SLICE))}/${scopeName(id)}`;
+}
