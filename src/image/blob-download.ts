@@ -42,18 +42,18 @@ export class BlobIngest {
    * Claims a blob: while the claim is held, its file is not deleted. `file` is where `fetch` puts it. Release every
    * claim once; with `discard` the file goes when the last claim on it does.
    */
-  claim(digest: Digest): { readonly file: string; release(discard: boolean): void } {
+  claim(digest: Digest): { readonly file: string; release(discard: boolean): Promise<void> } {
     const use = this.#uses.get(digest) ?? { count: 0, discard: false };
     use.count += 1;
     this.#uses.set(digest, use);
     return {
       file: this.#path(digest),
-      release: (discard) => {
+      release: async (discard) => {
         use.count -= 1;
         use.discard ||= discard;
         if (use.count > 0) return;
         this.#uses.delete(digest);
-        if (use.discard) this.#trash(this.#path(digest));
+        if (use.discard) await this.#trash(this.#path(digest));
       },
     };
   }
@@ -90,7 +90,7 @@ export class BlobIngest {
       const path = join(this.#dir, name);
       const modifiedMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? nowMs;
       const claimed = [...this.#uses.keys()].some((digest) => name.startsWith(basename(this.#path(digest))));
-      if (!claimed && nowMs - modifiedMs > KEEP_UNUSED_MS) this.#trash(path);
+      if (!claimed && nowMs - modifiedMs > KEEP_UNUSED_MS) await this.#trash(path);
     }
   }
 
@@ -103,8 +103,8 @@ export class BlobIngest {
     return join(this.#dir, digest.replace(':', '-'));
   }
 
-  /** Takes a file's name away at once, so that a claim a moment later finds nothing, and its blocks when there is time. */
-  #trash(path: string): void {
+  /** Takes a file's name away at once, so that a claim a moment later finds nothing, and then its blocks. */
+  async #trash(path: string): Promise<void> {
     const trash = `${path}.${randomBytes(6).toString('hex')}.trash`;
     try {
       renameSync(path, trash);
@@ -112,7 +112,7 @@ export class BlobIngest {
       return; // It never came to be.
     }
     // What cannot be deleted now is deleted at the next start.
-    rm(trash, { force: true }).catch(() => {});
+    await rm(trash, { force: true }).catch(() => {});
   }
 }
 

@@ -42,7 +42,7 @@ export interface HttpTimeouts {
 export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
   connectMs: 10_000,
   headersMs: 30_000,
-  progressMs: 60_000,
+  progressMs: 30_000,
 });
 
 const MAX_REDIRECTS = 5;

@@ -9,7 +9,8 @@ export class JoinedWork<T> {
 
   /**
    * Returns the running work for `key`, or starts it with a signal of its own. A caller whose signal aborts stops
-   * waiting; the last one to leave aborts the work. The next to ask then starts anew, while the old work winds up.
+   * waiting; the last one to leave aborts the work and stays until it has wound up, so that nothing is still at work
+   * on what it cleans up then. Who asks meanwhile starts anew.
    */
   async join(key: string, signal: AbortSignal, start: (signal: AbortSignal) => Promise<T>): Promise<T> {
     signal.throwIfAborted();
@@ -23,7 +24,7 @@ export class JoinedWork<T> {
     } finally {
       signal.removeEventListener('abort', onAbort);
       shared.waiters -= 1;
-      if (shared.waiters === 0) this.#abandon(key, shared, signal.reason);
+      if (shared.waiters === 0) await this.#abandon(key, shared, signal.reason);
     }
   }
 
@@ -48,10 +49,11 @@ export class JoinedWork<T> {
     return shared;
   }
 
-  #abandon(key: string, shared: Shared<T>, reason: unknown): void {
+  async #abandon(key: string, shared: Shared<T>, reason: unknown): Promise<void> {
     if (this.#running.get(key) !== shared) return;
     this.#running.delete(key);
     shared.controller.abort(reason);
+    await Promise.allSettled([shared.work]);
   }
 }
 

@@ -123,7 +123,7 @@ async function fetchLayers(
     complete = true;
   } finally {
     // After a failure the whole ones stay for the next try.
-    for (const { claim } of claims) claim.release(complete);
+    await Promise.all(claims.map(({ claim }) => claim.release(complete)));
   }
 }
 

@@ -1,0 +1,538 @@
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+
+import { MemoryLayers, MemoryShelf } from '../../test/fakes/layer-folders.ts';
+import { answerError, FakeRegistry, fakeBlob, fakeImage, fakeIndex } from '../../test/fakes/registry.ts';
+import { systemClock } from '../base/clock.ts';
+import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
+import { silentLogger } from '../base/log.ts';
+import { silentMeter } from '../base/meter.ts';
+import { type ArchiveImage, Images, type ImagesDeps } from './images.ts';
+import { RegistryClient } from './registry-client.ts';
+
+const never = new AbortController().signal;
+
+let registry: FakeRegistry;
+let root: string;
+let layers: MemoryLayers;
+let shelf: MemoryShelf;
+let users: string[];
+let pulls: [string, number][];
+let images: Images;
+
+function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] = []): Images {
+  return new Images({
+    root,
+    settings: {
+      registriesConf: join(root, 'registries.conf'),
+      registriesConfDir: '',
+      authFile: '',
+      pinnedImages,
+      maxParallelDownloads: 3,
+      pullTimeoutMs: 20_000,
+    },
+    shelf,
+    layers,
+    client: new RegistryClient({
+      monotonicMs: () => performance.now(),
+      retry: { attempts: 2, firstWaitMs: 1, maxWaitMs: 10 },
+    }),
+    readArchive: async () => [],
+    usersOf: () => users,
+    log: silentLogger,
+    meter: { ...silentMeter, pull: (outcome, bytes) => void pulls.push([outcome, bytes]) },
+    clock: systemClock,
+    platform: { os: 'linux', architecture: 'amd64', variant: '' },
+    ...more,
+  });
+}
+
+beforeEach(async () => {
+  registry = await FakeRegistry.start();
+  root = await mkdtemp(join(tmpdir(), 'berth-images-'));
+  [layers, shelf, users, pulls] = [new MemoryLayers(), new MemoryShelf(), [], []];
+  images = build();
+  await images.start();
+});
+
+afterEach(async () => {
+  await images.close();
+  await registry.close();
+  await rm(root, { recursive: true });
+});
+
+const name = (rest: string): string => `${registry.host}/${rest}`;
+const inFlightFiles = async (): Promise<string[]> => await readdir(join(root, 'image/ingest'));
+
+async function rejectsWith(work: Promise<unknown>, kind: ErrorKind, words: RegExp): Promise<void> {
+  await assert.rejects(work, (err: unknown) => {
+    assert.ok(isKind(err, kind), `${kind} expected: ${(err as BerthError).kind} ${chain(err)}`);
+    assert.match(chain(err), words);
+    return true;
+  });
+}
+
+describe('Images.pull', () => {
+  it('makes an image appear under its tag and digest, and leaves no blob behind', async () => {
+    const image = fakeImage(['one', 'two', 'one']);
+    registry.add('team/app', image, 'v1');
+    const record = await images.pull(name('team/app:v1'), undefined, never);
+    assert.equal(record.id, image.config.digest);
+    assert.deepEqual(record.tags, [name('team/app:v1')]);
+    assert.deepEqual(record.repoDigests, [name(`team/app@${image.manifest.digest}`)]);
+    assert.deepEqual(record.layers, image.diffIds);
+    assert.equal(record.sizeBytes, 6 + image.config.size);
+    assert.equal(record.config.user, '1000');
+    assert.deepEqual(record.config.cmd, ['sh']);
+    assert.deepEqual(images.list(), [record]);
+    assert.deepEqual(await inFlightFiles(), []);
+    assert.equal(layers.calls.at(-1), 'flush');
+    assert.equal(layers.calls.filter((call) => call.startsWith('unpack')).length, 2);
+    assert.equal(registry.paths().filter((path) => path.includes('/blobs/')).length, 3);
+    const bytes = (image.layers[0]?.size ?? 0) + (image.layers[1]?.size ?? 0);
+    assert.deepEqual(pulls, [['ok', bytes]]);
+    assert.deepEqual(images.pullsInFlight(), []);
+  });
+
+  it('takes the platform from an index in an index, and names the outer digest', async () => {
+    const image = fakeImage(['mine']);
+    const inner = fakeIndex([
+      { blob: fakeImage(['arm'], { architecture: 'arm64' }).manifest, platform: 'linux/arm64/v8' },
+      { blob: fakeBlob({ attestation: true }, image.manifest.mediaType), platform: 'unknown/unknown' },
+      { blob: image.manifest, platform: 'linux/amd64' },
+    ]);
+    const outer = fakeIndex([{ blob: inner, platform: '' }]);
+    registry.add('app', image);
+    registry.addDocument('app', inner);
+    registry.addDocument('app', outer, 'latest');
+    const record = await images.pull(name('app'), undefined, never);
+    assert.equal(record.id, image.config.digest);
+    assert.deepEqual(record.repoDigests, [name(`app@${outer.digest}`)]);
+    assert.deepEqual(record.tags, [name('app:latest')]);
+  });
+
+  it('pulls by digest without inventing a tag', async () => {
+    const image = fakeImage(['x']);
+    registry.add('app', image);
+    const record = await images.pull(name(`app:v9@${image.manifest.digest}`), undefined, never);
+    assert.deepEqual([record.tags, record.repoDigests], [[], [name(`app@${image.manifest.digest}`)]]);
+    assert.equal(images.find(name(`app:other@${image.manifest.digest}`)), record);
+  });
+
+  it('downloads only what is missing, and moves a tag', async () => {
+    const [first, second] = [fakeImage(['base', 'a']), fakeImage(['base', 'b'])];
+    registry.add('app', first, 'v1');
+    await images.pull(name('app:v1'), undefined, never);
+    registry.add('app', second, 'v1');
+    const before = registry.seen.length;
+    await images.pull(name('app:v1'), undefined, never);
+    const asked = registry.paths().slice(before);
+    assert.ok(!asked.some((path) => path.endsWith(first.layers[0]?.digest ?? '')));
+    assert.equal(images.find(name('app:v1'))?.id, second.config.digest);
+    assert.deepEqual(images.find(first.config.digest)?.tags, []);
+    assert.equal(images.find(first.config.digest)?.repoDigests.length, 1);
+  });
+
+  it('joins the same pull, but not one with other credentials', async () => {
+    registry.add('app', fakeImage(['x']), 'latest');
+    const reference = name('app');
+    const all = [undefined, undefined, { username: 'me', password: 'x' }].map((auth) =>
+      images.pull(reference, auth, never),
+    );
+    await Promise.all(all);
+    assert.equal(registry.paths().filter((path) => path === '/app/manifests/latest').length, 2);
+  });
+
+  it('goes on while someone waits, and stops when the last one leaves', async () => {
+    const image = fakeImage(['x']);
+    registry.add('app', image, 'latest');
+    const arrived = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    layers.gate = async () => {
+      arrived.resolve();
+      await gate.promise;
+    };
+    const [one, two] = [new AbortController(), new AbortController()];
+    const pulled = [one, two].map((client) => images.pull(name('app'), undefined, client.signal));
+    await arrived.promise;
+    assert.equal(images.pullsInFlight()[0]?.phase, 'downloading');
+    one.abort(new BerthError('cancelled', 'the first left'));
+    await assert.rejects(pulled[0] ?? Promise.resolve(), /the first left/);
+    two.abort(new BerthError('cancelled', 'the second left'));
+    gate.resolve();
+    await assert.rejects(pulled[1] ?? Promise.resolve(), /the second left/);
+    assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+    assert.deepEqual(
+      pulls.map(([outcome]) => outcome),
+      ['cancelled'],
+    );
+  });
+
+  it('leaves nothing visible after a failure, and takes up the finished blobs', async () => {
+    const image = fakeImage(['good', 'bad']);
+    registry.add('app', image, 'latest');
+    registry.misbehave = (req, res) => {
+      if (!req.url?.endsWith(image.layers[1]?.digest ?? '')) return false;
+      res.end('something else');
+      return true;
+    };
+    await rejectsWith(
+      images.pull(name('app'), undefined, never),
+      'unavailable',
+      /^pull .*blob sha256:.*(digest|longer|ends)/,
+    );
+    assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+    registry.misbehave = undefined;
+    const kept = await inFlightFiles();
+    assert.ok(
+      kept.every((file) => file === image.layers[0]?.digest.replace(':', '-')),
+      kept.join(),
+    );
+    // Damaged meanwhile, at the same length: it must be noticed.
+    const [file] = kept;
+    if (file) await writeFile(join(root, 'image/ingest', file), Buffer.alloc(image.layers[0]?.size ?? 0));
+    await images.pull(name('app'), undefined, never);
+    assert.equal(images.list().length, 1);
+    assert.deepEqual(await inFlightFiles(), []);
+  });
+
+  it('does not download a kept blob twice', async () => {
+    const image = fakeImage(['good', 'bad']);
+    registry.add('app', image, 'latest');
+    const first = image.layers[0]?.digest ?? '';
+    layers.gate = async (call) => {
+      if (call === `unpack ${image.diffIds[0]}`) throw new BerthError('exhausted', 'disk full in a test');
+    };
+    await rejectsWith(images.pull(name('app'), undefined, never), 'exhausted', /unpack layer .*disk full/);
+    layers.gate = undefined;
+    await images.pull(name('app'), undefined, never);
+    assert.equal(registry.paths().filter((path) => path.endsWith(first)).length, 1);
+  });
+
+  it('asks the mirror first and the registry when it fails, and keeps the name', async () => {
+    await using mirror = await FakeRegistry.start();
+    const image = fakeImage(['x', 'y']);
+    registry.add('team/app', image, 'v1');
+    mirror.add('cache/app', image, 'v1');
+    mirror.misbehave = (req, res) => {
+      if (!req.url?.includes('/blobs/')) return false;
+      answerError(res, 500, 'BROKEN');
+      return true;
+    };
+    const table = `[[registry]]\nlocation = "${registry.host}/team"\n[[registry.mirror]]\nlocation = "${mirror.host}/cache"`;
+    await writeFile(join(root, 'registries.conf'), table);
+    const record = await images.pull(name('team/app:v1'), undefined, never);
+    assert.deepEqual(record.tags, [name('team/app:v1')]);
+    assert.ok(!registry.paths().includes('/team/app/manifests/v1'));
+    assert.ok(mirror.paths().includes('/cache/app/manifests/v1'));
+  });
+
+  const refused: [string, ErrorKind, RegExp, () => void][] = [
+    ['an unknown tag', 'notFound', /^pull .*manifest latest of .*app: not found \(MANIFEST_UNKNOWN\)/, () => {}],
+    [
+      'another platform only',
+      'notFound',
+      /no image for linux\/amd64; it offers linux\/s390x/,
+      () => {
+        const other = fakeImage(['x'], { architecture: 's390x' });
+        registry.addDocument('app', fakeIndex([{ blob: other.manifest, platform: 'linux/s390x' }]), 'latest');
+      },
+    ],
+    [
+      'a config of another platform',
+      'precondition',
+      /image for linux\/s390x, and this machine is linux\/amd64/,
+      () => {
+        registry.add('app', fakeImage(['x'], { architecture: 's390x' }), 'latest');
+      },
+    ],
+    [
+      'garbage',
+      'precondition',
+      /manifest latest of .* is not JSON/,
+      () => {
+        registry.misbehave = (_req, res) => {
+          res.end('<html>welcome to the hotel</html>');
+          return true;
+        };
+      },
+    ],
+    [
+      'an empty object',
+      'precondition',
+      /not clearly one of/,
+      () => {
+        registry.addDocument('app', fakeBlob({}, 'application/json'), 'latest');
+      },
+    ],
+    [
+      'a schema 1 manifest',
+      'precondition',
+      /schema 1/,
+      () => {
+        registry.addDocument('app', fakeBlob({ schemaVersion: 1, fsLayers: [] }, 'application/json'), 'latest');
+      },
+    ],
+    [
+      'both an index and a manifest',
+      'precondition',
+      /not clearly one of/,
+      () => {
+        const { manifest } = fakeImage(['x'], { manifest: { manifests: [] } });
+        registry.addDocument('app', manifest, 'latest');
+      },
+    ],
+    [
+      'an artifact',
+      'precondition',
+      /artifact \(application\/x.chart\)/,
+      () => {
+        const chart = { mediaType: 'application/x.chart', digest: `sha256:${'a'.repeat(64)}`, size: 2 };
+        registry.add('app', fakeImage(['x'], { manifest: { config: chart } }), 'latest');
+      },
+    ],
+    [
+      'a foreign layer',
+      'precondition',
+      /is foreign/,
+      () => {
+        const layerType = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+        registry.add('app', fakeImage(['x'], { layerType }), 'latest');
+      },
+    ],
+    [
+      'fewer layers than diff ids',
+      'precondition',
+      /manifest has 0 layers, and the config 1/,
+      () => {
+        registry.add('app', fakeImage(['x'], { manifest: { layers: [] } }), 'latest');
+      },
+    ],
+    [
+      'a digest that is a path',
+      'precondition',
+      /malformed at "layers\.0\.digest"/,
+      () => {
+        const bad = { mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: 'sha256:../../etc', size: 1 };
+        registry.add('app', fakeImage(['x'], { manifest: { layers: [bad] } }), 'latest');
+      },
+    ],
+    [
+      'a truncated layer',
+      'unavailable',
+      /ends after 3 of [0-9]+ bytes/,
+      () => {
+        const image = fakeImage(['x']);
+        registry.add('app', image, 'latest');
+        registry.misbehave = (req, res) => {
+          if (!req.url?.endsWith(image.layers[0]?.digest ?? '')) return false;
+          res.end(image.layers[0]?.bytes.subarray(0, 3));
+          return true;
+        };
+      },
+    ],
+    [
+      'a layer of another diff id',
+      'precondition',
+      /unpack layer sha256:.*: layer unpacks to/,
+      () => {
+        const [one, two] = [fakeImage(['x']), fakeImage(['y'])];
+        const mixed = fakeImage(['x'], { manifest: { layers: JSON.parse(two.manifest.bytes.toString()).layers } });
+        registry.add('app', two);
+        registry.add('app', one);
+        registry.add('app', { ...mixed, layers: two.layers }, 'latest');
+      },
+    ],
+    [
+      'a dead registry',
+      'unavailable',
+      /^RegistryUnavailable: pull .*status 503/,
+      () => {
+        registry.misbehave = (_req, res) => {
+          answerError(res, 503, 'DOWN');
+          return true;
+        };
+      },
+    ],
+    [
+      'a rate limit',
+      'exhausted',
+      /^RegistryUnavailable: pull .*rate limit/,
+      () => {
+        registry.misbehave = (_req, res) => {
+          answerError(res, 429, 'TOOMANYREQUESTS');
+          return true;
+        };
+      },
+    ],
+  ];
+  for (const [what, kind, words, arrange] of refused) {
+    it(`refuses ${what}`, async () => {
+      arrange();
+      await rejectsWith(images.pull(name('app'), undefined, never), kind, words);
+      assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+    });
+  }
+
+  it('refuses a bad reference before it asks anyone', async () => {
+    await rejectsWith(images.pull('Not/Valid!', undefined, never), 'invalid', /^image\.image/);
+    assert.equal(registry.seen.length, 0);
+  });
+
+  it('says that nothing listens there', async () => {
+    const { host } = registry;
+    await registry.close();
+    await rejectsWith(images.pull(`${host}/app`, undefined, never), 'unavailable', /^RegistryUnavailable: .*refused/);
+    registry = await FakeRegistry.start();
+  });
+});
+
+describe('Images.find and remove', () => {
+  it('finds by id, prefix, tag in any spelling, and digest', async () => {
+    const image = fakeImage(['x']);
+    registry.add('app', image, 'latest');
+    const record = await images.pull(name('app'), undefined, never);
+    const hex = record.id.slice('sha256:'.length);
+    const texts = [record.id, hex, hex.slice(0, 12), record.id.slice(0, 20), name('app'), name('app:latest')];
+    for (const text of [...texts, name(`app@${image.manifest.digest}`)]) assert.equal(images.find(text), record, text);
+    for (const text of ['busybox', hex.slice(0, 3), name('app:v2'), 'f'.repeat(64)]) {
+      assert.equal(images.find(text), undefined, text);
+    }
+    assert.throws(
+      () => images.find('Bad//Name'),
+      (err) => isKind(err, 'invalid'),
+    );
+  });
+
+  it('calls an id prefix of two images ambiguous', () => {
+    for (const digit of ['1', '2']) {
+      const config = { user: '', env: [], entrypoint: [], cmd: [], workingDir: '', stopSignal: '' };
+      shelf.put({
+        id: `sha256:abcd${digit.repeat(60)}`,
+        tags: [],
+        repoDigests: [],
+        sizeBytes: 1,
+        config: { ...config, volumes: [], labels: {}, exposedPorts: [] },
+        layers: [],
+        createdAtUs: 0,
+        annotations: {},
+      });
+    }
+    const restarted = build();
+    assert.throws(() => restarted.find('abcd'), /ambiguous: 2 images/);
+    assert.ok(restarted.find('abcd1')?.id.startsWith('sha256:abcd1'));
+  });
+
+  it('removes the image with all names, and the layers that no other has', async () => {
+    const [one, two] = [fakeImage(['base', 'a']), fakeImage(['base', 'b'])];
+    registry.add('one', one, 'v1');
+    registry.add('one', one, 'v2');
+    registry.add('two', two, 'v1');
+    for (const text of ['one:v1', 'one:v2', 'two:v1']) await images.pull(name(text), undefined, never);
+    assert.equal(images.list().length, 2);
+    users = ['container-1'];
+    await rejectsWith(images.remove(name('one:v1')), 'precondition', /in use by container container-1/);
+    users = [];
+    await images.remove(name('one:v2'));
+    assert.equal(images.find(name('one:v1')), undefined);
+    assert.deepEqual([...layers.layers.keys()].sort(), [...two.diffIds].sort());
+    await images.remove(name('one:v1'));
+    await images.remove(two.config.digest);
+    assert.deepEqual([layers.all(), shelf.all()], [[], []]);
+  });
+
+  it('lets a pull wait for a layer that is being removed', async () => {
+    const image = fakeImage(['x']);
+    registry.add('app', image, 'latest');
+    await images.pull(name('app'), undefined, never);
+    const gate = Promise.withResolvers<void>();
+    layers.gate = async (call) => {
+      if (call.startsWith('remove')) await gate.promise;
+    };
+    const removed = images.remove(name('app'));
+    const pulled = images.pull(name('app'), undefined, never);
+    gate.resolve();
+    await Promise.all([removed, pulled]);
+    assert.deepEqual(
+      layers.all().map((layer) => layer.diffId),
+      image.diffIds,
+    );
+    assert.equal(images.list().length, 1);
+  });
+
+  it('keeps what it has over a restart, and forgets images whose layers are gone', async () => {
+    registry.add('app', fakeImage(['a']), 'v1');
+    registry.add('app', fakeImage(['b']), 'v2');
+    const kept = await images.pull(name('app:v1'), undefined, never);
+    const lost = await images.pull(name('app:v2'), undefined, never);
+    layers.layers.delete(lost.layers[0] ?? '');
+    layers.layers.set('sha256:orphan', 1);
+    await writeFile(join(root, 'image/ingest/left'), 'over');
+    const restarted = build();
+    await restarted.start();
+    assert.deepEqual(restarted.list(), [kept]);
+    assert.deepEqual(
+      layers.all().map((layer) => layer.diffId),
+      kept.layers,
+    );
+    assert.deepEqual(await inFlightFiles(), []);
+    assert.equal(shelf.rows.size, 1);
+  });
+
+  it('pins by name, glob and keyword, also what is there already', async () => {
+    registry.add('team/app', fakeImage(['a']), 'v1');
+    await images.pull(name('team/app:v1'), undefined, never);
+    const patterns: [string, boolean][] = [
+      [name('team/app:v1'), true],
+      [name('team/*'), true],
+      ['*team/app*', true],
+      ['team/app', false],
+      [name('team/app:v1*v1'), false],
+    ];
+    for (const [pattern, expected] of patterns) {
+      images.setPinned([pattern]);
+      assert.equal(images.list()[0]?.pinned, expected, pattern);
+    }
+    assert.equal(build({}, ['*']).list()[0]?.pinned, true);
+  });
+});
+
+describe('Images.load', () => {
+  const archiveOf = async (image: ReturnType<typeof fakeImage>, more: Partial<ArchiveImage> = {}) => {
+    const paths = await Promise.all(
+      image.layers.map(async (layer, at) => {
+        const path = join(root, `layer-${at}`);
+        await writeFile(path, layer.bytes);
+        return { path, compression: 'gzip' as const, diffId: image.diffIds[at] ?? '' };
+      }),
+    );
+    let disposed = 0;
+    const dispose = async (): Promise<void> => {
+      disposed += 1;
+    };
+    const one = { references: ['app:v1'], configBytes: image.config.bytes, layers: paths, dispose, ...more };
+    return { images: build({ readArchive: async () => [one] }), disposed: () => disposed };
+  };
+
+  it('takes in an archive under its names', async () => {
+    const image = fakeImage(['a', 'b']);
+    const archive = await archiveOf(image, { manifestDigest: image.manifest.digest });
+    const [record] = await archive.images.load('/tmp/x.tar', never);
+    assert.deepEqual(record?.tags, ['docker.io/library/app:v1']);
+    assert.deepEqual(record?.repoDigests, [`docker.io/library/app@${image.manifest.digest}`]);
+    assert.equal(archive.images.find('app:v1')?.id, image.config.digest);
+    assert.equal(archive.disposed(), 1);
+  });
+
+  it('refuses layers that are not those of the config, and leaves nothing', async () => {
+    const image = fakeImage(['a', 'b']);
+    const archive = await archiveOf(image, { layers: [] });
+    await rejectsWith(archive.images.load('/tmp/x.tar', never), 'precondition', /app:v1: the archive's layers/);
+    const other = await archiveOf(fakeImage(['a'], { architecture: 's390x' }));
+    await rejectsWith(other.images.load('/tmp/x.tar', never), 'precondition', /linux\/s390x/);
+    assert.deepEqual([layers.all(), shelf.all(), archive.disposed()], [[], [], 1]);
+  });
+});
