@@ -1,0 +1,36 @@
+#!/bin/sh
+# Makes dist: the JavaScript of src and proto/gen, and the pause program. Does only what changed since last time.
+set -eu
+cd "$(dirname "$0")/.."
+node=$PWD/node_modules/.bin/node
+if [ ! -x "$node" ]; then
+  echo 'build: the npm packages are missing; run: npm ci --ignore-scripts' >&2
+  exit 1
+fi
+mkdir -p dist/native
+
+# The stamp holds the time at which a build that succeeded began. A folder changes when a file in it goes away.
+compile() {
+  [ -e dist/.stamp ] && [ -z "$(find src proto/gen tsconfig.json tsconfig.build.json package-lock.json \
+    -newer dist/.stamp -print -quit)" ] && return 0
+  touch dist/.stamp.next
+  "$node" node_modules/typescript/bin/tsc -p tsconfig.build.json || return 1
+  # tsc leaves the output of sources that are gone.
+  find dist/src dist/proto -name '*.js' | while read -r output; do
+    source=${output#dist/}
+    [ -e "${source%.js}.ts" ] || rm -f "$output" "$output.map"
+  done
+  mv dist/.stamp.next dist/.stamp
+}
+
+pause() {
+  [ dist/native/pause -nt native/pause.c ] && return 0
+  command -v gcc >/dev/null || scripts/debian-packages.sh build
+  gcc -std=c17 -Wall -Wextra -Werror -Os -static -s -ffunction-sections -fdata-sections -Wl,--gc-sections \
+    -o dist/native/pause.next native/pause.c
+  # Renamed, because the old one may be running.
+  mv dist/native/pause.next dist/native/pause
+}
+
+compile
+pause

@@ -1,0 +1,63 @@
+#!/bin/bash
+# Everything: packages, build, check, unit tests, integration tests; then the counts. `npm test` and CI run this.
+# Needs root: integration tests make mounts, namespaces and cgroups, and take them away again.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+if [ "$(id -u)" != 0 ]; then
+  echo 'test: REFUSED. The integration tests need root; run: sudo npm test' >&2
+  echo 'test: without root, run: npm run check, and node_modules/.bin/node --test FILE' >&2
+  exit 1
+fi
+scripts/debian-packages.sh build run demo test || exit 1
+scripts/npm-packages.sh || exit 1
+export PATH="$PWD/node_modules/.bin:$PATH"
+scripts/build.sh || exit 1
+
+summaries=$(mktemp -d)
+trap 'rm -rf "$summaries"' EXIT
+# How many of this script's own steps succeeded, and how many did not.
+stepped=0 stumbled=0
+
+# Runs test files, each in a process of its own: NAME, how many at a time, seconds for all of them, files.
+run_tests() {
+  local name=$1 at_once=$2 seconds=$3 status
+  shift 3
+  timeout --kill-after=10 "$seconds" node --test --test-concurrency="$at_once" --test-timeout="$((seconds * 1000))" \
+    --test-reporter=spec --test-reporter-destination=stdout \
+    --test-reporter=tap --test-reporter-destination="$summaries/$name" "$@" </dev/null |
+    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) '
+  status=${PIPESTATUS[0]}
+  if [ "$status" -ge 124 ]; then
+    echo "test: $name: stopped after $seconds s" >&2
+    stumbled=$((stumbled + 1))
+    rm -f "$summaries/$name"
+  elif ! grep -q '^# pass ' "$summaries/$name"; then
+    echo "test: $name: ended with status $status and without a summary" >&2
+    stumbled=$((stumbled + 1))
+  fi
+}
+
+# Sums a line of the summaries, such as `# pass 12`.
+count() { echo $(($(cat "$summaries"/* 2>/dev/null | sed -n "s/^# $1 \([0-9]*\)$/\1/p" | paste -sd+) + 0)); }
+
+echo '== check'
+if scripts/check.sh; then stepped=1; else stumbled=1; fi
+mapfile -t unit < <(find src test -name '*.test.ts' -not -path 'test/integration/*' | sort)
+mapfile -t integration < <(find test/integration -name '*.test.ts' | sort)
+if [ ${#unit[@]} = 0 ] || [ ${#integration[@]} = 0 ]; then
+  echo "test: found ${#unit[@]} unit and ${#integration[@]} integration test files" >&2
+  stumbled=$((stumbled + 1))
+fi
+echo "== unit tests: ${#unit[@]} files"
+run_tests unit 2 600 "${unit[@]}"
+echo "== integration tests: ${#integration[@]} files"
+# One by one: they share the kernel, and one that hangs must not take the others along.
+for file in "${integration[@]}"; do run_tests "$(basename "$file" .test.ts)" 1 600 "$file"; done
+
+
+passed=$(($(count pass) + stepped))
+failed=$(($(count fail) + $(count cancelled) + stumbled))
+skipped=$(($(count skipped) + $(count todo)))
+[ "$failed" = 0 ] || echo 'test: FAILED; the reasons are above' >&2
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
