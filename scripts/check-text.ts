@@ -1,7 +1,8 @@
 /**
  * Fails when a document names a path or npm script that is not there, and when a file holds what
  * no file here may hold: escapes from the type checker and the linter, unfinished work, single tests switched on, paths
- * of the machine it was written on, download hosts in the lockfile, SQL outside its room.
+ * of the machine it was written on, download hosts and gaps in the
+ * lockfile, SQL outside its room.
  */
 
 import { execFileSync } from 'node:child_process';
@@ -84,6 +85,22 @@ function checkDocument(file: string, text: string, scripts: ReadonlySet<string>)
   }
 }
 
+/**
+ * `npm ci` refuses a lockfile without the packages of other platforms. npm leaves them out when it cannot reach them
+ * at the time the lockfile is written; they need entries with version, os and cpu.
+ */
+function checkLockfile(): void {
+  const lock: { packages: Record<string, { optionalDependencies?: Record<string, string> }> } = JSON.parse(
+    readFileSync('package-lock.json', 'utf8'),
+  );
+  const locked = new Set(Object.keys(lock.packages).map((path) => path.slice(path.lastIndexOf('node_modules/') + 13)));
+  for (const { optionalDependencies = {} } of Object.values(lock.packages)) {
+    for (const name of Object.keys(optionalDependencies)) {
+      if (!locked.has(name)) complaints.push(`package-lock.json: the optional package ${name} has no entry`);
+    }
+  }
+}
+
 const { scripts }: { scripts: Record<string, string> } = JSON.parse(readFileSync('package.json', 'utf8'));
 for (const [name, command] of Object.entries(scripts)) {
   const program = command.split(' ')[0] ?? '';
@@ -92,6 +109,7 @@ for (const [name, command] of Object.entries(scripts)) {
   }
 }
 
+checkLockfile();
 const files = listFiles();
 if (files.length < 20) throw new Error(`git lists ${files.length} files only`);
 for (const file of files) {
