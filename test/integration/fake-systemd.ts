@@ -68,12 +68,18 @@ export class FakeSystemd {
     this.#waiting.get(member)?.();
     const answer = { destination: sender, replySerial: serial };
     const error = this.errors.get(member);
-    if (error !== undefined) return this.#send({ type: ERROR, ...answer, errorName: error, signature: 's', body: ['no'] });
-    if (member !== 'StartTransientUnit' && member !== 'StopUnit') return this.#send({ type: METHOD_RETURN, ...answer, body: [] });
+    if (error !== undefined)
+      return this.#send({ type: ERROR, ...answer, errorName: error, signature: 's', body: ['no'] });
+    if (member !== 'StartTransientUnit' && member !== 'StopUnit')
+      return this.#send({ type: METHOD_RETURN, ...answer, body: [] });
     const job = `/org/freedesktop/systemd1/job/${++this.#jobs}`;
     const removed = { type: SIGNAL, path: '/org/freedesktop/systemd1', interface: MANAGER, member: 'JobRemoved' };
     // Another job's end first, and the own one before the answer: both happen.
-    this.#send({ ...removed, signature: 'uoss', body: [9999, '/org/freedesktop/systemd1/job/9999', 'other.scope', 'failed'] });
+    this.#send({
+      ...removed,
+      signature: 'uoss',
+      body: [9999, '/org/freedesktop/systemd1/job/9999', 'other.scope', 'failed'],
+    });
     if (this.jobResult !== '') {
       this.#send({ ...removed, signature: 'uoss', body: [this.#jobs, job, String(body[0]), this.jobResult] });
     }

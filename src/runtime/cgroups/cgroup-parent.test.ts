@@ -9,7 +9,7 @@ import { normaliseCgroupfsParent, normaliseSlice, slicePath } from './cgroup-par
 const invalidParent = (text: RegExp) => (err: unknown) =>
   err instanceof BerthError &&
   err.kind === 'invalid' &&
-  err.message.startsWith('linux.cgroup_parent: ') &&
+  err.message.startsWith('config.linux.cgroup_parent: ') &&
   text.test(err.message);
 
 test('cgroupfs parents become absolute paths without empty parts', () => {

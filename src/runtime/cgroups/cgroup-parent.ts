@@ -1,6 +1,6 @@
 import { invalid } from '../../base/errors.ts';
 
-const FIELD = 'linux.cgroup_parent';
+const FIELD = 'config.linux.cgroup_parent';
 /** NAME_MAX: a cgroup is a folder. */
 const MAX_NAME_BYTES = 255;
 const MAX_PATH_BYTES = 3072;
