@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 node=$PWD/node_modules/.bin/node
 if [ ! -x "$node" ]; then
-  echo 'build: the npm packages are missing; run: npm ci --ignore-scripts' >&2
+  echo 'build: the npm packages are missing; run: scripts/npm-packages.sh' >&2
   exit 1
 fi
 mkdir -p dist/native
@@ -24,10 +24,9 @@ compile() {
 }
 
 pause() {
-  [ dist/native/pause -nt native/pause.c ] && return 0
-  command -v gcc >/dev/null || scripts/debian-packages.sh build
-  gcc -std=c17 -Wall -Wextra -Werror -Os -static -s -ffunction-sections -fdata-sections -Wl,--gc-sections \
-    -o dist/native/pause.next native/pause.c
+  [ dist/native/pause -nt native/pause.c ] && [ dist/native/pause -nt native/build.sh ] && return 0
+  command -v "${CC:-cc}" >/dev/null || scripts/debian-packages.sh build
+  native/build.sh dist/native/pause.next
   # Renamed, because the old one may be running.
   mv dist/native/pause.next dist/native/pause
 }
