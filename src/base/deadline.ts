@@ -5,7 +5,10 @@ import { BerthError } from './errors.ts';
 /** A signal that aborts with the parent, or with a `deadline` error that names `what` after `timeoutMs`. */
 export function withDeadline(what: string, timeoutMs: number, parent?: AbortSignal): AbortSignal & Disposable {
   const own = new AbortController();
-  const timer = setTimeout(() => own.abort(new BerthError('deadline', `${what}: no answer within ${timeoutMs} ms`)), timeoutMs);
+  const timer = setTimeout(
+    () => own.abort(new BerthError('deadline', `${what}: no answer within ${timeoutMs} ms`)),
+    timeoutMs,
+  );
   timer.unref();
   const signal = parent ? AbortSignal.any([own.signal, parent]) : own.signal;
   return Object.assign(signal, { [Symbol.dispose]: () => clearTimeout(timer) });

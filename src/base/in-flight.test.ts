@@ -33,8 +33,11 @@ test('a caller that leaves does not end the work', async () => {
   assert.equal(await retry, 'done');
 });
 
-test('a failure is everybody\'s, and the next call starts anew', async () => {
+test("a failure is everybody's, and the next call starts anew", async () => {
   const flights = new InFlight<number>();
-  await assert.rejects(flights.join('k', never, () => Promise.reject(new Error('broke'))), /broke/);
+  await assert.rejects(
+    flights.join('k', never, () => Promise.reject(new Error('broke'))),
+    /broke/,
+  );
   assert.equal(await flights.join('k', never, async () => 1), 1);
 });

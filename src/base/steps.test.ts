@@ -35,9 +35,15 @@ suite('runSteps', () => {
     const events: string[] = [];
     await runSteps(pipeline(events), null, never, recordingJournal(events));
     assert.deepEqual(events, [
-      'begin one', 'run one', 'end one ok',
-      'begin two', 'run two', 'end two ok',
-      'begin three', 'run three', 'end three ok',
+      'begin one',
+      'run one',
+      'end one ok',
+      'begin two',
+      'run two',
+      'end two ok',
+      'begin three',
+      'run three',
+      'end three ok',
     ]);
   });
 

@@ -49,7 +49,10 @@ export async function runSteps<C>(
   } catch (cause) {
     const failed = begun.at(-1)?.name ?? 'before the first step';
     await undoSteps(begun, ctx, journal).catch((undoError: unknown) => {
-      throw wrap(`${failed} failed, and so did its rollback`, new RollbackError([cause, undoError], both(cause, undoError)));
+      throw wrap(
+        `${failed} failed, and so did its rollback`,
+        new RollbackError([cause, undoError], both(cause, undoError)),
+      );
     });
     throw wrap(failed, cause);
   }

@@ -1,9 +1,4 @@
-import type {
-  LinuxResources,
-  NamespaceModes,
-  SecurityProfile,
-  SelinuxOptions,
-} from '../runtime/container-spec.ts';
+import type { LinuxResources, NamespaceModes, SecurityProfile, SelinuxOptions } from '../runtime/container-spec.ts';
 
 /**
  * What a pod sandbox shall be, as Berth keeps it: the CRI's PodSandboxConfig with its defaults made explicit and its

@@ -1,0 +1,117 @@
+import { open, stat } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import { ContainerState, ContainerStatusRequest, RuntimeServiceService } from '../../../proto/gen/cri/api.ts';
+import { CliError } from '../cli-error.ts';
+import type { Output } from '../output.ts';
+import { findContainer, type Session } from '../session.ts';
+
+const CHUNK_BYTES = 64 * 1024;
+const POLL_MS = 100;
+
+/** `berth logs CONTAINER`: what it has written; with `follow` also what it writes until it ends. */
+export async function showLogs(
+  session: Session,
+  text: string,
+  { follow, timestamps }: { follow: boolean; timestamps: boolean },
+): Promise<void> {
+  const { id } = await findContainer(session, text);
+  const status = async () => {
+    const answer = await session.connection.call(
+      RuntimeServiceService.containerStatus,
+      ContainerStatusRequest.create({ containerId: id }),
+    );
+    return answer.status;
+  };
+  const logPath = (await status())?.logPath ?? '';
+  if (logPath === '') throw new CliError(`container ${text} has no log`, 'its pod was made without a log directory');
+  const ended = async (): Promise<boolean> => !follow || (await status())?.state !== ContainerState.CONTAINER_RUNNING;
+  await followLog(session.output, logPath, { timestamps, ended });
+}
+
+/**
+ * Prints a CRI log from its beginning until `ended` says that nothing more will come. A file that is rotated away is
+ * read to its end, then its successor from the beginning.
+ */
+export async function followLog(
+  output: Output,
+  path: string,
+  { timestamps, ended }: { timestamps: boolean; ended: () => Promise<boolean> },
+): Promise<void> {
+  const printer = new LogPrinter(output, timestamps);
+  let file = await openLog(path);
+  try {
+    for (;;) {
+      // Asked before reading: what was written before the end is then still read.
+      const isLast = await ended();
+      await printer.read(file);
+      const successor = await findSuccessor(path, file);
+      if (successor) {
+        await printer.read(file);
+        await file.close();
+        file = successor;
+      } else if (isLast) {
+        return;
+      } else {
+        await delay(POLL_MS);
+      }
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+type LogFile = Awaited<ReturnType<typeof open>>;
+
+async function openLog(path: string): Promise<LogFile> {
+  try {
+    return await open(path, 'r');
+  } catch (err) {
+    throw new CliError(
+      `cannot read ${path}: ${err instanceof Error ? err.message : String(err)}`,
+      'run it on the node, as root',
+    );
+  }
+}
+
+async function findSuccessor(path: string, file: LogFile): Promise<LogFile | undefined> {
+  const [own, current] = await Promise.all([file.stat(), stat(path).catch(() => undefined)]);
+  return current && current.ino !== own.ino ? await openLog(path) : undefined;
+}
+
+/** Turns lines `<time> <stream> <P|F> <text>` into what the program wrote. */
+class LogPrinter {
+  readonly #output: Output;
+  readonly #timestamps: boolean;
+  #rest = '';
+  readonly #decoder = new TextDecoder();
+  #isInsideLine = false;
+
+  constructor(output: Output, timestamps: boolean) {
+    this.#output = output;
+    this.#timestamps = timestamps;
+  }
+
+  async read(file: LogFile): Promise<void> {
+    const buffer = Buffer.alloc(CHUNK_BYTES);
+    for (;;) {
+      const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES);
+      if (bytesRead === 0) return;
+      this.#rest += this.#decoder.decode(buffer.subarray(0, bytesRead), { stream: true });
+      const lines = this.#rest.split('\n');
+      this.#rest = lines.pop() ?? '';
+      for (const line of lines) this.#print(line);
+    }
+  }
+
+  #print(line: string): void {
+    const [, time = '', stream = 'stdout', tags = 'F', text = line] =
+      /^(\S+) (stdout|stderr) (\S+) (.*)$/.exec(line) ?? [];
+    const isWhole = tags.split(':', 1)[0] !== 'P';
+    const prefix = this.#timestamps && !this.#isInsideLine && time !== '' ? `${time} ` : '';
+    const written = `${prefix}${text}${isWhole ? '\n' : ''}`;
+    if (stream === 'stderr') this.#output.err(written);
+    else this.#output.out(written);
+    this.#isInsideLine = !isWhole;
+  }
+}

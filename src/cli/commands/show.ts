@@ -1,0 +1,148 @@
+import { AdminService, CheckConfigRequest, PodStepsRequest } from '../../../proto/gen/berth/admin.ts';
+import {
+  ContainerState,
+  ImageServiceService,
+  ListImagesRequest,
+  PodSandboxState,
+  PodSandboxStatusRequest,
+  RuntimeServiceService,
+  StatusRequest,
+  VersionRequest,
+} from '../../../proto/gen/cri/api.ts';
+import { CliError } from '../cli-error.ts';
+import { age, bytes, json, shortId } from '../output.ts';
+import { findContainer, findSandbox, listContainers, listSandboxes, print, type Session } from '../session.ts';
+
+/** `berth version`. */
+export async function showVersion(session: Session, ownVersion: string): Promise<void> {
+  const server = await session.connection.call(RuntimeServiceService.version, VersionRequest.create());
+  print(
+    session,
+    { client: ownVersion, server },
+    ['WHAT', 'VERSION'],
+    [
+      ['berth', ownVersion],
+      [`${server.runtimeName}d`, server.runtimeVersion],
+      ['CRI', server.runtimeApiVersion],
+    ],
+  );
+}
+
+/** `berth status`: exit code 1 when pods cannot run. */
+export async function showStatus(session: Session): Promise<number> {
+  const answer = await session.connection.call(RuntimeServiceService.status, StatusRequest.create({ verbose: true }));
+  const conditions = answer.status?.conditions ?? [];
+  if (session.json) {
+    session.output.out(json({ ...answer, info: JSON.parse(answer.info['info'] ?? '{}') }));
+  } else {
+    const rows = conditions.map(({ type, status, reason, message }) => [
+      type,
+      status ? 'yes' : 'no',
+      [reason, message].filter(Boolean).join(': '),
+    ]);
+    const handlers = answer.runtimeHandlers.map(({ name }) => name || '(default)').join(', ');
+    print(session, answer, ['CONDITION', 'MET', 'WHY NOT'], rows);
+    session.output.out(`\nruntime handlers: ${handlers}\n`);
+  }
+  return conditions.every(({ status }) => status) ? 0 : 1;
+}
+
+/** `berth config check`: exit code 1 when there is an error among the findings. */
+export async function checkConfig(session: Session): Promise<number> {
+  const answer = await session.connection.call(AdminService.checkConfig, CheckConfigRequest.create());
+  if (session.json) {
+    session.output.out(json(answer));
+  } else {
+    session.output.out(answer.configText);
+    for (const { severity, subject, message, remedy } of answer.findings) {
+      session.output.out(`\n${severity}: ${subject}: ${message}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
+    }
+    if (answer.findings.length === 0) session.output.out('\nnothing is wrong with it\n');
+  }
+  return answer.findings.some(({ severity }) => severity === 'error') ? 1 : 0;
+}
+
+/** `berth pods`. */
+export async function showPods(session: Session): Promise<void> {
+  const sandboxes = await listSandboxes(session);
+  const rows = await Promise.all(
+    sandboxes.map(async (sandbox) => {
+      const request = PodSandboxStatusRequest.create({ podSandboxId: sandbox.id });
+      const status = await session.connection
+        .call(RuntimeServiceService.podSandboxStatus, request)
+        .catch(() => undefined);
+      return { ...sandbox, ip: status?.status?.network?.ip ?? '' };
+    }),
+  );
+  print(
+    session,
+    rows,
+    ['POD', 'NAMESPACE', 'NAME', 'STATE', 'IP', 'AGE'],
+    rows.map(({ id, metadata, state, ip, createdAt }) => [
+      shortId(id),
+      metadata?.namespace ?? '',
+      metadata?.name ?? '',
+      state === PodSandboxState.SANDBOX_READY ? 'ready' : 'not ready',
+      ip || '-',
+      age(createdAt),
+    ]),
+  );
+}
+
+const STATES: Readonly<Record<number, string>> = Object.freeze({
+  [ContainerState.CONTAINER_CREATED]: 'created',
+  [ContainerState.CONTAINER_RUNNING]: 'running',
+  [ContainerState.CONTAINER_EXITED]: 'exited',
+  [ContainerState.CONTAINER_UNKNOWN]: 'unknown',
+});
+
+/** `berth ps`: running containers, or all. */
+export async function showContainers(session: Session, { all }: { all: boolean }): Promise<void> {
+  const containers = (await listContainers(session)).filter(
+    ({ state }) => all || state === ContainerState.CONTAINER_RUNNING,
+  );
+  print(
+    session,
+    containers,
+    ['CONTAINER', 'NAME', 'STATE', 'IMAGE', 'POD', 'AGE'],
+    containers.map(({ id, metadata, state, image, podSandboxId, createdAt }) => [
+      shortId(id),
+      metadata?.name ?? '',
+      STATES[state] ?? 'unknown',
+      shortenImage(image?.userSpecifiedImage || image?.image || ''),
+      shortId(podSandboxId),
+      age(createdAt),
+    ]),
+  );
+}
+
+function shortenImage(name: string): string {
+  return /^sha256:/.test(name) ? shortId(name) : name;
+}
+
+/** `berth images`. */
+export async function showImages(session: Session): Promise<void> {
+  const { images } = await session.connection.call(ImageServiceService.listImages, ListImagesRequest.create());
+  print(
+    session,
+    images,
+    ['IMAGE', 'NAME', 'SIZE'],
+    images.flatMap(({ id, repoTags, repoDigests, size }) => {
+      const names = repoTags.length > 0 ? repoTags : repoDigests.length > 0 ? repoDigests : ['-'];
+      return names.map((name) => [shortId(id), name, bytes(Number(size))]);
+    }),
+  );
+}
+
+/** `berth steps`: where the time of a pod or container went. */
+export async function showSteps(session: Session, text: string): Promise<void> {
+  const id = (await findSandbox(session, text))?.id ?? (await findContainer(session, text)).id;
+  const { steps } = await session.connection.call(AdminService.podSteps, PodStepsRequest.create({ id }));
+  if (steps.length === 0) throw new CliError(`no steps are kept for ${text}`);
+  print(
+    session,
+    steps,
+    ['PIPELINE', 'STEP', 'OUTCOME', 'MS'],
+    steps.map(({ pipeline, name, outcome, durationMs }) => [pipeline, name, outcome, durationMs.toFixed(1)]),
+  );
+}

@@ -1,0 +1,71 @@
+import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
+
+import { CliError } from './cli-error.ts';
+
+/** One method of a generated service definition. */
+export interface Method<Request, Response> {
+  readonly path: string;
+  readonly requestSerialize: (request: Request) => Buffer;
+  readonly responseDeserialize: (bytes: Buffer) => Response;
+}
+
+/** Enough for everything but pulls and waits, which name their own. */
+const DEFAULT_TIMEOUT_MS = 60_000;
+
+/** A connection to berthd's socket; it speaks all services on it. */
+export class Connection {
+  readonly #client: Client;
+  readonly #address: string;
+
+  /** `address` is `unix:///path`; nothing is sent before the first call. */
+  constructor(address: string) {
+    this.#address = address;
+    this.#client = new Client(address, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': -1,
+      'grpc.enable_retries': 0,
+    });
+  }
+
+  /** Sends a request and returns the answer. Throws CliError with what went wrong and what to do. */
+  async call<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    timeoutMs = DEFAULT_TIMEOUT_MS,
+  ): Promise<Response> {
+    const { promise, resolve, reject } = Promise.withResolvers<Response>();
+    this.#client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      new Metadata(),
+      { deadline: Date.now() + timeoutMs },
+      (err, response) =>
+        err
+          ? reject(this.#explain(err))
+          : response === undefined
+            ? reject(new CliError('empty answer'))
+            : resolve(response),
+    );
+    return await promise;
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  #explain(err: ServiceError): CliError {
+    const path = this.#address.replace(/^unix:(\/\/)?/, '');
+    if (err.code === status.UNAVAILABLE && /EACCES/.test(err.details)) {
+      return new CliError(`may not connect to ${path}`, 'run it as root: whoever may use the socket owns the node');
+    }
+    if (err.code === status.UNAVAILABLE && /ENOENT|ECONNREFUSED|No connection established/.test(err.details)) {
+      return new CliError(
+        `no berthd answers on ${path}`,
+        'start one (bin/berthd), or name its socket: --socket unix:///run/berth/berth.sock',
+      );
+    }
+    const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
+    return new CliError(err.details || status[err.code] || 'unknown error', hint, err.code);
+  }
+}

@@ -1,0 +1,70 @@
+import {
+  type Container,
+  ListContainersRequest,
+  ListPodSandboxRequest,
+  type PodSandbox,
+  RuntimeServiceService,
+} from '../../proto/gen/cri/api.ts';
+import { CliError } from './cli-error.ts';
+import type { Connection } from './connection.ts';
+import { json, type Output, shortId, table } from './output.ts';
+
+/** What every command works with. */
+export interface Session {
+  readonly connection: Connection;
+  readonly output: Output;
+  /** The wish for JSON instead of a table. */
+  readonly json: boolean;
+}
+
+/** Prints an answer: as JSON for programs, as a table for people. */
+export function print(
+  { output, json: wantsJson }: Session,
+  value: unknown,
+  headings: readonly string[],
+  rows: readonly (readonly string[])[],
+): void {
+  output.out(wantsJson ? json(value) : table(headings, rows));
+}
+
+/** All sandboxes, newest first. */
+export async function listSandboxes({ connection }: Session): Promise<PodSandbox[]> {
+  return (await connection.call(RuntimeServiceService.listPodSandbox, ListPodSandboxRequest.create())).items;
+}
+
+/** All containers, newest first. */
+export async function listContainers({ connection }: Session): Promise<Container[]> {
+  return (await connection.call(RuntimeServiceService.listContainers, ListContainersRequest.create())).containers;
+}
+
+/** The one container that a person means by a name or the beginning of an id. Of equal names the newest running wins. */
+export async function findContainer(session: Session, text: string): Promise<Container> {
+  const all = await listContainers(session);
+  const byName = all.filter(({ metadata }) => metadata?.name === text);
+  const found = byName.length > 0 ? newest(byName) : pick(all, text, 'container');
+  if (!found)
+    throw new CliError(`no container is called ${text}, and no id begins so`, 'berth ps --all shows what is there');
+  return found;
+}
+
+/** The one pod that a person means by a name, `namespace/name` or the beginning of an id. */
+export async function findSandbox(session: Session, text: string): Promise<PodSandbox | undefined> {
+  const all = await listSandboxes(session);
+  const byName = all.filter(({ metadata }) =>
+    [metadata?.name, `${metadata?.namespace}/${metadata?.name}`].includes(text),
+  );
+  return byName.length > 0 ? newest(byName) : pick(all, text, 'pod');
+}
+
+function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind: string): T | undefined {
+  const matches = all.filter(({ id }) => id.startsWith(prefix));
+  if (matches.length > 1) {
+    const ids = matches.map(({ id }) => shortId(id)).join(', ');
+    throw new CliError(`${prefix} is the beginning of ${matches.length} ${kind} ids: ${ids}`, 'type more of it');
+  }
+  return matches[0];
+}
+
+function newest<T extends { state: number; createdAt: bigint }>(records: readonly T[]): T | undefined {
+  return records.toSorted((a, b) => Number(b.createdAt - a.createdAt))[0];
+}

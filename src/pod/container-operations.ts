@@ -1,0 +1,60 @@
+import { BerthError } from '../base/errors.ts';
+import type { LinuxResources } from '../runtime/container-spec.ts';
+import type { ExecResult } from '../runtime/exec.ts';
+import { toOciResources } from '../runtime/spec-resources.ts';
+import type { ContainerContext } from './create-container.ts';
+import type { ContainerRecord } from './records.ts';
+
+/** Runs a command in a running container to its end; `timeoutMs` 0 is no limit. Takes no lock: execs run side by side. */
+export async function execSync(
+  { deps, id }: ContainerContext,
+  command: readonly string[],
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<ExecResult> {
+  const record = getInState({ deps, id }, 'running');
+  const handler = deps.handlers.get(record.handler);
+  return await deps.runtime.execSync({ containerId: id, handler, args: command, timeoutMs }, signal);
+}
+
+/** Has a running container write to a new log file, after its client renamed the old one. */
+export async function reopenLog({ deps, id }: ContainerContext, signal: AbortSignal): Promise<void> {
+  await deps.locks.withKey(id, signal, async () => {
+    const record = getInState({ deps, id }, 'running');
+    if (record.logFile === '') throw new BerthError('precondition', `container ${id} has no log`);
+    if (!record.monitor) throw new BerthError('internal', `container ${id} has no monitor`);
+    await deps.runtime.reopenLog(id, record.logFile, record.monitor.pid, signal);
+  });
+}
+
+/** Changes a created or running container's limits; what `update` does not say stays as it is. */
+export async function updateResources(
+  { deps, id }: ContainerContext,
+  update: LinuxResources,
+  signal: AbortSignal,
+): Promise<void> {
+  await deps.locks.withKey(id, signal, async () => {
+    const record = getInState({ deps, id }, 'created', 'running');
+    const handler = deps.handlers.get(record.handler);
+    await deps.runtime.updateContainer(handler, id, toOciResources(update, deps.host), signal);
+    const now = deps.containers.get(id);
+    deps.containers.put({ ...now, resources: mergeResources(now.resources, update) });
+  });
+}
+
+/** The limits in force after an update. */
+export function mergeResources(old: LinuxResources, update: LinuxResources): LinuxResources {
+  const changed = new Set(update.hugepageLimits.map(({ pageSize }) => pageSize));
+  return {
+    ...old,
+    ...update,
+    hugepageLimits: [...old.hugepageLimits.filter(({ pageSize }) => !changed.has(pageSize)), ...update.hugepageLimits],
+    unified: { ...old.unified, ...update.unified },
+  };
+}
+
+function getInState({ deps, id }: ContainerContext, ...states: readonly ContainerRecord['state'][]): ContainerRecord {
+  const record = deps.containers.get(id);
+  if (states.includes(record.state)) return record;
+  throw new BerthError('precondition', `container ${id} is ${record.state}, not ${states.join(' or ')}`);
+}

@@ -1,0 +1,217 @@
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { type ContainerId, newContainerId } from '../base/ids.ts';
+import { RollbackError, runSteps, type Step } from '../base/steps.ts';
+import type { ImageRecord } from '../image/image-record.ts';
+import type { ContainerSpec } from '../runtime/container-spec.ts';
+import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
+import type { OciSpec } from '../runtime/oci-spec.ts';
+import { killProcess } from '../sys/process.ts';
+import { buildContainerSpec } from './container-oci-spec.ts';
+import { containerName } from './names.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
+import { parseSignal } from './stop-signal.ts';
+
+/** As long as CRI-O gives a creation. */
+const CREATE_TIMEOUT_MS = 240_000;
+const CLEANUP_TIMEOUT_MS = 30_000;
+
+/** The name under which a container's first pipeline is journalled. */
+export const CREATE_CONTAINER = 'CreateContainer';
+
+/** What each step works with; the record itself is read from the index, so that a restart can build this again. */
+export interface ContainerContext {
+  readonly deps: PodDeps;
+  readonly id: ContainerId;
+}
+
+interface CreateContext extends ContainerContext {
+  /** Made by one step for the next. */
+  ociSpec?: OciSpec;
+}
+
+/**
+ * Creates a container in a ready sandbox: its root filesystem is mounted, its first process waits for StartContainer.
+ * Everything is undone when a step fails; when the undoing fails too, the container stays listed as `unknown` so that
+ * RemoveContainer can finish the work.
+ */
+export async function createContainer(
+  deps: PodDeps,
+  sandbox: SandboxRecord,
+  spec: ContainerSpec,
+  shutdown: AbortSignal,
+): Promise<ContainerRecord> {
+  const record = newRecord(deps, sandbox, spec);
+  const ctx: CreateContext = { deps, id: record.id };
+  using signal = withDeadline(`create container ${record.name}`, CREATE_TIMEOUT_MS, shutdown);
+  return await deps.locks.withKey(record.id, signal, async () => {
+    deps.containers.put(record);
+    try {
+      await runSteps(createContainerSteps, ctx, signal, deps.journals.open(CREATE_CONTAINER, record.id));
+    } catch (err) {
+      settleFailure(ctx, err);
+      throw wrap(`create container ${record.name} (${record.id})`, err);
+    }
+    deps.journals.finish(CREATE_CONTAINER, record.id);
+    return deps.containers.get(record.id);
+  });
+}
+
+function settleFailure({ deps, id }: ContainerContext, err: unknown): void {
+  if (findCause(err, RollbackError)) {
+    deps.containers.put({ ...deps.containers.get(id), state: 'unknown' });
+    deps.log.error({ container: id, err: describe(err) }, 'container could not be rolled back; remove it to try again');
+    deps.journals.finish(CREATE_CONTAINER, id);
+    return;
+  }
+  forgetContainer({ deps, id });
+}
+
+/** Drops the record and the journal of a container that has nothing left on the machine. */
+export function forgetContainer({ deps, id }: ContainerContext): void {
+  deps.containers.delete(id);
+  deps.journals.forget(id);
+}
+
+const mountSnapshot: Step<CreateContext> = {
+  name: 'mount snapshot',
+  async run({ deps, id }) {
+    const { imageId } = deps.containers.get(id);
+    await deps.snapshots.mount(id, imageOf(deps, imageId).layers);
+  },
+  undo: removeSnapshot,
+};
+
+/** Unmounts the container's root filesystem and removes what it wrote. Safe to repeat. */
+export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
+  deps.snapshots.unmount(id);
+  await deps.snapshots.remove(id);
+}
+
+const writeSpec: Step<CreateContext> = {
+  name: 'write spec',
+  async run(ctx) {
+    const { deps, id } = ctx;
+    const { spec, user } = await buildContainerSpec(deps, deps.containers.get(id));
+    ctx.ociSpec = spec;
+    deps.containers.put({ ...deps.containers.get(id), user });
+  },
+};
+
+const createUnderMonitor: Step<CreateContext> = {
+  name: 'create under monitor',
+  async run({ deps, id, ociSpec }, signal) {
+    if (!ociSpec) throw new BerthError('internal', `container ${id} has no spec`);
+    const record = deps.containers.get(id);
+    const { cgroup } = deps.sandboxes.get(record.sandboxId);
+    const { init, monitor } = await deps.runtime.create(
+      {
+        containerId: id,
+        spec: ociSpec,
+        handler: deps.handlers.get(record.handler),
+        logFile: record.logFile,
+        stdin: record.spec.stdin,
+        stdinOnce: record.spec.stdinOnce,
+        ...(cgroup ? { onMonitorStarted: (pid: number) => deps.cgroups.addProcess(cgroup, pid, signal) } : {}),
+      },
+      signal,
+    );
+    deps.containers.put({ ...deps.containers.get(id), init, monitor });
+  },
+  async undo(ctx) {
+    await endContainer(ctx);
+    removeLogFile(ctx.deps.containers.get(ctx.id).logFile);
+  },
+};
+
+/** Ends the container's processes and removes what runtime, monitor and kernel keep of it. Safe to repeat. */
+export async function endContainer({ deps, id }: ContainerContext): Promise<void> {
+  const record = deps.containers.get(id);
+  const { spec } = deps.sandboxes.get(record.sandboxId);
+  const cgroup = deps.cgroups.container(spec.cgroupParent, id);
+  using signal = withDeadline(`end container ${id}`, CLEANUP_TIMEOUT_MS);
+  const monitor = record.monitor ?? deps.runtime.bundles.findMonitor(id);
+  await deps.runtime.deleteContainer(deps.handlers.get(record.handler), id, signal);
+  cgroup.killAll();
+  await endProcess(deps, record.init, signal);
+  await endProcess(deps, monitor, signal);
+  await cgroup.remove(signal);
+  deps.runtime.exits.remove(id);
+}
+
+async function endProcess(deps: PodDeps, known: ProcessIdentity | undefined, signal: AbortSignal): Promise<void> {
+  if (!known) return;
+  killProcess(known.pid, known.startTime, 'SIGKILL');
+  await deps.processes.exitOf(known.pid, known.startTime, signal);
+}
+
+const markCreated: Step<CreateContext> = {
+  name: 'mark created',
+  run: ({ deps, id }) => deps.containers.put({ ...deps.containers.get(id), state: 'created' }),
+};
+
+/** CreateContainer, in order. The undo of each is also what a restart runs for a container that was half made. */
+export const createContainerSteps: readonly Step<CreateContext>[] = [
+  mountSnapshot,
+  writeSpec,
+  createUnderMonitor,
+  markCreated,
+];
+
+function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): ContainerRecord {
+  if (sandbox.state !== 'ready') {
+    throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
+  }
+  const image = findImage(deps, spec);
+  const id = newContainerId();
+  return {
+    id,
+    sandboxId: sandbox.id,
+    name: containerName(spec, sandbox.spec, sandbox.id),
+    state: 'creating',
+    createdAtUs: deps.clock.nowUs(),
+    startedAtUs: undefined,
+    exit: undefined,
+    spec,
+    handler: sandbox.handler,
+    imageId: image.id,
+    imageName: chooseImageName(spec, image),
+    imageRef: image.repoDigests[0] ?? image.id,
+    stopSignal: chooseStopSignal(spec, image),
+    logFile: containerLogPath(sandbox.spec.logDirectory, spec.logPath, id),
+    user: undefined,
+    resources: spec.resources,
+    init: undefined,
+    monitor: undefined,
+  };
+}
+
+function findImage(deps: PodDeps, spec: ContainerSpec): ImageRecord {
+  const image = deps.images.find(spec.image.reference);
+  if (!image)
+    throw new BerthError('notFound', `config.image.image: image ${spec.image.reference} is not here; pull it first`);
+  return image;
+}
+
+/** The image that a container was made from. Throws `notFound` when somebody removed it meanwhile. */
+export function imageOf(deps: PodDeps, imageId: string): ImageRecord {
+  const image = deps.images.find(imageId);
+  if (!image) throw new BerthError('notFound', `image ${imageId} is not here any more`);
+  return image;
+}
+
+// The kubelet asks by id; people want to read the name that they wrote.
+function chooseImageName(spec: ContainerSpec, image: ImageRecord): string {
+  if (spec.image.userSpecified !== '') return spec.image.userSpecified;
+  return image.id.includes(spec.image.reference) ? (image.tags[0] ?? spec.image.reference) : spec.image.reference;
+}
+
+function chooseStopSignal(spec: ContainerSpec, image: ImageRecord): string {
+  if (spec.stopSignal !== undefined) {
+    const wanted = parseSignal(spec.stopSignal);
+    if (wanted === undefined) throw invalid('config.stop_signal', `${spec.stopSignal} is not a signal`);
+    return wanted;
+  }
+  return parseSignal(image.config.stopSignal) ?? 'SIGTERM';
+}

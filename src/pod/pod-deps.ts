@@ -1,0 +1,50 @@
+import type { Clock } from '../base/clock.ts';
+import type { KeyedLock } from '../base/keyed-lock.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter } from '../base/meter.ts';
+import type { Journal } from '../base/steps.ts';
+import type { Cni } from '../cni/cni.ts';
+import type { Images } from '../image/images.ts';
+import type { Snapshots } from '../image/snapshots.ts';
+import type { Processes } from '../proc/processes.ts';
+import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
+import type { ContainerRuntime } from '../runtime/container-runtime.ts';
+import type { Handlers } from '../runtime/handlers.ts';
+import type { HostFacts } from '../runtime/host-facts.ts';
+import type { NamespaceMaker } from '../sys/namespaces.ts';
+import type { RecordIndex } from './record-index.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
+
+/** What the lifecycle verbs of this room work with. src/main.ts builds the parts, Pods puts them together. */
+export interface PodDeps {
+  readonly log: Logger;
+  readonly meter: Meter;
+  readonly clock: Clock;
+  /** The state folder (tmpfs): what must not survive a reboot. */
+  readonly stateDir: string;
+  /** The static pause program. */
+  readonly pausePath: string;
+  readonly sandboxes: RecordIndex<SandboxRecord>;
+  readonly containers: RecordIndex<ContainerRecord>;
+  /** Keys are sandbox and container ids; a sandbox's is taken before its containers'. */
+  readonly locks: KeyedLock;
+  readonly journals: Journals;
+  readonly namespaces: NamespaceMaker;
+  readonly processes: Processes;
+  readonly cni: Cni;
+  readonly images: Images;
+  readonly snapshots: Snapshots;
+  readonly host: HostFacts;
+  readonly security: ContainerSecurityParts;
+  readonly handlers: Handlers;
+  readonly cgroups: Cgroups;
+  readonly runtime: ContainerRuntime;
+}
+
+/** Opens and closes the journal of one pipeline on one sandbox or container. */
+export interface Journals {
+  open(pipeline: string, subject: string): Journal;
+  /** The pipeline is through or fully undone: nothing is left for reconcile. Its times stay until forget(). */
+  finish(pipeline: string, subject: string): void;
+  forget(subject: string): void;
+}

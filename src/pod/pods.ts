@@ -1,0 +1,223 @@
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+
+import { BerthError } from '../base/errors.ts';
+import { InFlight } from '../base/in-flight.ts';
+import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
+import type { ExecResult } from '../runtime/exec.ts';
+import { ContainerExits } from './container-exits.ts';
+import { execSync, reopenLog, updateResources } from './container-operations.ts';
+import { type ContainerContext, createContainer } from './create-container.ts';
+import { type ContainerFilter, matchesContainer, matchesSandbox, type SandboxFilter } from './filters.ts';
+import { sandboxName } from './names.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
+import { removeContainer } from './remove-container.ts';
+import { removeSandbox } from './remove-sandbox.ts';
+import { runSandbox } from './run-sandbox.ts';
+import type { SandboxSpec } from './sandbox-spec.ts';
+import { SandboxWatch } from './sandbox-watch.ts';
+import { startContainer } from './start-container.ts';
+import { ContainerStops } from './stop-container.ts';
+import { stopSandbox } from './stop-sandbox.ts';
+
+/**
+ * Pods as the server sees them: the lifecycle verbs, and lists. Ids may be given by a unique beginning. Work that was
+ * begun goes on when the client that asked for it leaves; `shutdown` ends it.
+ */
+export class Pods {
+  readonly #deps: PodDeps;
+  readonly #shutdown: AbortSignal;
+  readonly #exits: ContainerExits;
+  readonly #stops: ContainerStops;
+  readonly #watch: SandboxWatch;
+  readonly #work = new InFlight<unknown>();
+  readonly #runs = new InFlight<SandboxRecord>();
+
+  constructor(deps: PodDeps, shutdown: AbortSignal) {
+    this.#deps = deps;
+    this.#shutdown = shutdown;
+    this.#exits = new ContainerExits(deps, shutdown);
+    this.#stops = new ContainerStops(deps, this.#exits, shutdown);
+    this.#watch = new SandboxWatch(deps, shutdown);
+  }
+
+  /** Follows the processes of sandboxes and containers that were there before this daemon; reconcile has adopted them. */
+  start(): void {
+    const { sandboxes, containers, runtime } = this.#deps;
+    runtime.exits.onExit = (id, exit) => this.#exits.onExitFile(id, exit);
+    for (const sandbox of sandboxes.all()) this.#watch.follow(sandbox.id);
+    for (const container of containers.all()) this.#exits.follow(container.id);
+    runtime.start();
+  }
+
+  /** Waits for the work in flight, which the shutdown signal has told to end. */
+  async close(): Promise<void> {
+    await Promise.all([this.#work.idle(), this.#runs.idle()]);
+    this.#deps.runtime.close();
+  }
+
+  /**
+   * Brings up a sandbox. A second request for the same one joins the first, or gets what it made; a different one under
+   * the same name is `alreadyExists`.
+   */
+  async runSandbox(spec: SandboxSpec, signal: AbortSignal): Promise<SandboxRecord> {
+    const name = sandboxName(spec);
+    const record = await this.#runs.join(name, signal, async () => {
+      const known = this.#deps.sandboxes.findByName(name);
+      if (known?.state === 'ready') return known;
+      if (known) {
+        throw new BerthError(
+          'alreadyExists',
+          `sandbox ${name} is there as ${known.id} and ${known.state}; remove it first`,
+        );
+      }
+      const made = await runSandbox(this.#deps, spec, this.#shutdown);
+      this.#watch.follow(made.id);
+      return made;
+    });
+    if (!isDeepStrictEqual(record.spec, spec)) {
+      throw new BerthError('alreadyExists', `sandbox ${name} is there as ${record.id} with another configuration`);
+    }
+    return record;
+  }
+
+  /** Stops a sandbox and all in it. One that is unknown or stopped is fine. */
+  async stopSandbox(id: string, signal: AbortSignal): Promise<void> {
+    const sandbox = this.#deps.sandboxes.findByPrefix(id);
+    if (!sandbox) return;
+    const ctx = { deps: this.#deps, id: sandbox.id, stops: this.#stops };
+    await this.#work.join(`stop ${sandbox.id}`, signal, () => stopSandbox(ctx, this.#shutdown));
+  }
+
+  /** Removes a sandbox and all in it; what runs is ended by force. An unknown one is fine. */
+  async removeSandbox(id: string, signal: AbortSignal): Promise<void> {
+    const sandbox = this.#deps.sandboxes.findByPrefix(id);
+    if (!sandbox) return;
+    await this.stopSandbox(sandbox.id, signal);
+    const ctx = { deps: this.#deps, id: sandbox.id };
+    await this.#work.join(`remove ${sandbox.id}`, signal, () => removeSandbox(ctx, this.#shutdown));
+  }
+
+  /** The sandbox with that id or beginning of one. Throws `notFound`. */
+  getSandbox(id: string): SandboxRecord {
+    return visible(this.#deps.sandboxes.getByPrefix(id), 'sandbox');
+  }
+
+  /** Sandboxes that match, newest first. */
+  listSandboxes(filter: SandboxFilter = {}): SandboxRecord[] {
+    return newestFirst(this.#deps.sandboxes.all().filter((record) => matchesSandbox(record, filter)));
+  }
+
+  /** Creates a container in a sandbox. Throws `notFound` for an unknown sandbox or image. */
+  async createContainer(sandboxId: string, spec: ContainerSpec, signal: AbortSignal): Promise<ContainerRecord> {
+    const sandbox = this.getSandbox(sandboxId);
+    const work = async (): Promise<ContainerRecord> => {
+      const made = await createContainer(this.#deps, sandbox, spec, this.#shutdown);
+      this.#exits.follow(made.id);
+      return made;
+    };
+    return await abandonable(work(), signal);
+  }
+
+  /** Starts a created container. */
+  async startContainer(id: string, signal: AbortSignal): Promise<void> {
+    const ctx = this.#context(id);
+    await this.#work.join(`start ${ctx.id}`, signal, () => startContainer(ctx, this.#shutdown));
+  }
+
+  /** Stops a running container: its stop signal, then SIGKILL after `timeoutMs`. Unknown or ended is fine. */
+  async stopContainer(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const container = this.#deps.containers.findByPrefix(id);
+    if (container?.state !== 'running') return;
+    await this.#stops.stop(container.id, timeoutMs, signal);
+  }
+
+  /** Removes a container; one that runs is killed. An unknown one is fine. */
+  async removeContainer(id: string, signal: AbortSignal): Promise<void> {
+    const container = this.#deps.containers.findByPrefix(id);
+    if (!container) return;
+    const ctx = { deps: this.#deps, id: container.id };
+    await this.#work.join(`remove ${container.id}`, signal, () => removeContainer(ctx, this.#shutdown));
+  }
+
+  /** The container with that id or beginning of one. Throws `notFound`. */
+  getContainer(id: string): ContainerRecord {
+    return visible(this.#deps.containers.getByPrefix(id), 'container');
+  }
+
+  /** Containers that match, newest first. */
+  listContainers(filter: ContainerFilter = {}): ContainerRecord[] {
+    return newestFirst(this.#deps.containers.all().filter((record) => matchesContainer(record, filter)));
+  }
+
+  /** The full id of the sandbox or container that `id` begins. Throws `notFound`. */
+  getAnyId(id: string): string {
+    const found = this.#deps.sandboxes.findByPrefix(id) ?? this.#deps.containers.findByPrefix(id);
+    if (!found) throw new BerthError('notFound', `${id}: no sandbox or container has this id`);
+    return found.id;
+  }
+
+  /** Runs a command in a running container; `timeoutMs` 0 is no limit. Ends with the client's call. */
+  async execSync(id: string, command: readonly string[], timeoutMs: number, signal: AbortSignal): Promise<ExecResult> {
+    return await execSync(this.#context(id), command, timeoutMs, AbortSignal.any([signal, this.#shutdown]));
+  }
+
+  /** Has a running container write to a new log file. */
+  async reopenLog(id: string, signal: AbortSignal): Promise<void> {
+    await reopenLog(this.#context(id), signal);
+  }
+
+  /** Changes a container's limits. */
+  async updateResources(id: string, update: LinuxResources, signal: AbortSignal): Promise<void> {
+    await abandonable(updateResources(this.#context(id), update, this.#shutdown), signal);
+  }
+
+  /** Facts about a sandbox for a verbose status. */
+  sandboxInfo(record: SandboxRecord): Record<string, unknown> {
+    const { id, pause, handler, cgroup, spec, hostname } = record;
+    return {
+      sandboxID: id,
+      pid: pause?.pid ?? 0,
+      runtimeHandler: handler,
+      hostname,
+      cgroup: cgroup?.path ?? '',
+      networkNamespace:
+        spec.security.namespaces.network === 'pod' ? join(this.#deps.stateDir, 'sandboxes', id, 'ns', 'net') : '',
+      privileged: spec.security.privileged,
+      config: spec,
+    };
+  }
+
+  /** Facts about a container for a verbose status; tools read `pid` and `runtimeSpec`. */
+  containerInfo(record: ContainerRecord): Record<string, unknown> {
+    const { id, sandboxId, init, monitor, handler, spec } = record;
+    return {
+      sandboxID: sandboxId,
+      pid: record.state === 'exited' ? 0 : (init?.pid ?? 0),
+      monitorPid: monitor?.pid ?? 0,
+      runtimeHandler: handler,
+      privileged: spec.security.privileged,
+      runtimeSpec: this.#deps.runtime.bundles.readSpec(id),
+      config: spec,
+    };
+  }
+
+  #context(id: string): ContainerContext {
+    return { deps: this.#deps, id: this.getContainer(id).id };
+  }
+}
+
+/** Waits for work that goes on when the client leaves. */
+async function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return await new InFlight<T>().join('', signal, () => work);
+}
+
+function visible<R extends { id: string; state: string }>(record: R, kind: string): R {
+  if (record.state === 'creating') throw new BerthError('notFound', `${kind} ${record.id} is still being made`);
+  return record;
+}
+
+function newestFirst<R extends { createdAtUs: number }>(records: R[]): R[] {
+  return records.sort((a, b) => b.createdAtUs - a.createdAtUs);
+}

@@ -1,0 +1,210 @@
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { withDeadline } from '../base/deadline.ts';
+import { describe } from '../base/errors.ts';
+import { forEachLimited } from '../base/limited.ts';
+import { type Step, undoSteps } from '../base/steps.ts';
+import { isSameProcess } from '../sys/process.ts';
+import { type ContainerContext, CREATE_CONTAINER, createContainerSteps, forgetContainer } from './create-container.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
+import { REMOVE_CONTAINER, removeContainer } from './remove-container.ts';
+import { REMOVE_SANDBOX, removeSandbox } from './remove-sandbox.ts';
+import { forgetSandbox, RUN_SANDBOX, runSandboxSteps, type SandboxContext } from './run-sandbox.ts';
+import { removeSandboxFolders, sandboxPaths, unmountSandboxFiles } from './sandbox-files.ts';
+
+const PARALLEL = 16;
+const STATE_TIMEOUT_MS = 10_000;
+
+/** A pipeline that the last daemon did not end, with the steps that it had begun. */
+export interface UnfinishedPipeline {
+  readonly pipeline: string;
+  readonly subject: string;
+  readonly begun: readonly string[];
+}
+
+/** What a start found. */
+export interface ReconcileReport {
+  readonly adoptedSandboxes: number;
+  readonly adoptedContainers: number;
+  /** Half-made sandboxes and containers that were undone, removals that were ended. */
+  readonly finished: number;
+  /** What could not be cleaned up, in words; it is tried again when its client stops and removes it. */
+  readonly problems: readonly string[];
+}
+
+/**
+ * Makes records and machine agree after a start: adopts what runs, undoes what was half made, ends what was being
+ * removed, forgets folders that nothing owns. One bad item never blocks the rest, and nothing that runs is touched.
+ */
+export async function reconcile(
+  deps: PodDeps,
+  unfinished: readonly UnfinishedPipeline[],
+  signal: AbortSignal,
+): Promise<ReconcileReport> {
+  const problems: string[] = [];
+  const settle = async (what: string, work: () => Promise<void> | void): Promise<void> => {
+    try {
+      await work();
+    } catch (err) {
+      const problem = `${what}: ${describe(err)}`;
+      problems.push(problem);
+      deps.log.error({ problem }, 'reconcile: an item could not be settled');
+    }
+  };
+  const of = (...pipelines: string[]): UnfinishedPipeline[] =>
+    unfinished.filter(({ pipeline }) => pipelines.includes(pipeline));
+
+  const containers = deps.containers.all();
+  await forEachLimited(of(CREATE_CONTAINER), PARALLEL, (item) =>
+    settle(`half-made container ${item.subject}`, () => undoContainer(deps, item)),
+  );
+  await forEachLimited(of(RUN_SANDBOX), PARALLEL, (item) =>
+    settle(`half-made sandbox ${item.subject}`, () => undoSandbox(deps, item)),
+  );
+  await forEachLimited(containers, PARALLEL, (record) =>
+    settle(`container ${record.id}`, () => adoptContainer(deps, record, signal)),
+  );
+  for (const record of deps.sandboxes.all()) await settle(`sandbox ${record.id}`, () => adoptSandbox(deps, record));
+  await forEachLimited(of(REMOVE_CONTAINER), PARALLEL, (item) =>
+    settle(`removal of container ${item.subject}`, () => finishContainerRemoval(deps, item, signal)),
+  );
+  await forEachLimited(of(REMOVE_SANDBOX), PARALLEL, (item) =>
+    settle(`removal of sandbox ${item.subject}`, () => finishSandboxRemoval(deps, item, signal)),
+  );
+  await settle('folders that nothing owns', () => removeOrphans(deps));
+  return {
+    adoptedSandboxes: deps.sandboxes.all().filter(({ state }) => state === 'ready').length,
+    adoptedContainers: deps.containers.all().filter(({ state }) => state === 'running' || state === 'created').length,
+    finished: of(CREATE_CONTAINER, RUN_SANDBOX, REMOVE_CONTAINER, REMOVE_SANDBOX).length,
+    problems,
+  };
+}
+
+async function undoContainer(deps: PodDeps, { subject, begun }: UnfinishedPipeline): Promise<void> {
+  const record = deps.containers.find(subject);
+  if (record?.state !== 'creating') return forgetUnknown(deps, subject, CREATE_CONTAINER, record !== undefined);
+  const ctx: ContainerContext = { deps, id: record.id };
+  try {
+    await undoBegun(createContainerSteps, ctx, begun);
+  } catch (err) {
+    deps.containers.put({ ...deps.containers.get(record.id), state: 'unknown' });
+    throw err;
+  }
+  forgetContainer(ctx);
+}
+
+async function undoSandbox(deps: PodDeps, { subject, begun }: UnfinishedPipeline): Promise<void> {
+  const record = deps.sandboxes.find(subject);
+  if (record?.state !== 'creating') return forgetUnknown(deps, subject, RUN_SANDBOX, record !== undefined);
+  const ctx: SandboxContext = { deps, id: record.id };
+  try {
+    await undoBegun(runSandboxSteps, ctx, begun);
+  } catch (err) {
+    deps.sandboxes.put({ ...deps.sandboxes.get(record.id), state: 'unknown' });
+    throw err;
+  }
+  forgetSandbox(ctx);
+}
+
+// The daemon died between the last step and the note that the pipeline was through, or after the record was dropped.
+function forgetUnknown(deps: PodDeps, subject: string, pipeline: string, isKnown: boolean): void {
+  if (isKnown) deps.journals.finish(pipeline, subject);
+  else deps.journals.forget(subject);
+}
+
+async function undoBegun<C extends { deps: PodDeps; id: string }>(
+  steps: readonly Step<C>[],
+  ctx: C,
+  begun: readonly string[],
+): Promise<void> {
+  const names = new Set(begun);
+  await undoSteps(
+    steps.filter((step) => names.has(step.name)),
+    ctx,
+    { begin() {}, end() {}, undone() {} },
+  );
+}
+
+function adoptSandbox(deps: PodDeps, record: SandboxRecord): void {
+  if (record.state === 'creating') {
+    // It had begun no step: nothing is on the machine.
+    forgetSandbox({ deps, id: record.id });
+  } else if (record.state === 'ready' && !isPauseAlive(record)) {
+    deps.log.warn({ sandbox: record.id }, 'sandbox is not ready: its pause process ended while no daemon ran');
+    deps.sandboxes.put({ ...record, state: 'notReady' });
+  }
+}
+
+function isPauseAlive({ pause }: SandboxRecord): boolean {
+  return pause !== undefined && isSameProcess(pause.pid, pause.startTime);
+}
+
+async function adoptContainer(deps: PodDeps, old: ContainerRecord, signal: AbortSignal): Promise<void> {
+  const record = deps.containers.find(old.id);
+  if (!record) return;
+  if (record.state === 'creating') return forgetContainer({ deps, id: record.id });
+  // A daemon that died in StartContainer did not come to note that it had worked. Exits are settled when Pods follows
+  // the first processes: one that has ended is noticed there like any other.
+  if (record.state === 'created' && (await isRunning(deps, record, signal))) {
+    deps.containers.put({ ...record, state: 'running', startedAtUs: deps.clock.nowUs() });
+  }
+}
+
+async function isRunning(deps: PodDeps, record: ContainerRecord, signal: AbortSignal): Promise<boolean> {
+  if (!record.init || !isSameProcess(record.init.pid, record.init.startTime)) return false;
+  using limited = withDeadline(`state of container ${record.id}`, STATE_TIMEOUT_MS, signal);
+  const state = await deps.runtime.findState(deps.handlers.get(record.handler), record.id, limited);
+  return state?.status === 'running';
+}
+
+async function finishContainerRemoval(
+  deps: PodDeps,
+  { subject }: UnfinishedPipeline,
+  signal: AbortSignal,
+): Promise<void> {
+  const record = deps.containers.find(subject);
+  if (record) await removeContainer({ deps, id: record.id }, signal);
+  else deps.journals.forget(subject);
+}
+
+async function finishSandboxRemoval(
+  deps: PodDeps,
+  { subject }: UnfinishedPipeline,
+  signal: AbortSignal,
+): Promise<void> {
+  const record = deps.sandboxes.find(subject);
+  if (record) await removeSandbox({ deps, id: record.id }, signal);
+  else deps.journals.forget(subject);
+}
+
+/** Folders of sandboxes and containers without a record: their daemon died before it had stored anything else. */
+async function removeOrphans(deps: PodDeps): Promise<void> {
+  for (const id of readFolder(join(deps.stateDir, 'sandboxes'))) {
+    if (deps.sandboxes.find(id)) continue;
+    const paths = sandboxPaths(deps.stateDir, id);
+    unmountSandboxFiles(paths);
+    removeSandboxFolders(paths);
+  }
+  for (const id of deps.runtime.bundles.ids()) {
+    if (!deps.containers.find(id)) deps.runtime.bundles.remove(id);
+  }
+  for (const id of readFolder(join(deps.stateDir, 'exits'))) {
+    if (!deps.containers.find(id)) rmSync(join(deps.stateDir, 'exits', id), { force: true });
+  }
+  await forEachLimited(deps.snapshots.all(), PARALLEL, async (id) => {
+    if (deps.containers.find(id)) return;
+    deps.snapshots.unmount(id);
+    await deps.snapshots.remove(id);
+  });
+}
+
+function readFolder(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (err) {
+    if (err instanceof Error && 'code' in err && err.code === 'ENOENT') return [];
+    throw err;
+  }
+}

@@ -1,0 +1,97 @@
+import type { UnixMicros } from '../base/clock.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import type { SandboxCgroup } from '../runtime/cgroups/cgroups.ts';
+import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
+import type { SandboxSpec } from './sandbox-spec.ts';
+
+/** A process as it was when Berth saw it: the start time tells it from a later one with the same pid. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat: clock ticks since boot. */
+  readonly startTime: number;
+}
+
+/**
+ * A sandbox's life:
+ *
+ *     creating ──▶ ready ──▶ stopped ──▶ (removed)
+ *        │           │▲          ▲
+ *        │           ▼│          │
+ *        │        notReady ──────┤   the pause process died; network and mounts are still there
+ *        └──────▶ unknown ───────┘   a rollback failed: stop and remove clean up what is left
+ */
+export type SandboxState = 'creating' | 'ready' | 'notReady' | 'stopped' | 'unknown';
+
+/** What Berth knows of one sandbox. Stored as JSON; replaced, never changed in place. */
+export interface SandboxRecord {
+  readonly id: SandboxId;
+  /** `k8s_<pod>_<namespace>_<uid>_<attempt>`: unique, so that one request never makes two pods. */
+  readonly name: string;
+  readonly state: SandboxState;
+  readonly createdAtUs: UnixMicros;
+  readonly spec: SandboxSpec;
+  /** The handler's real name; the spec has '' where the client wanted the default. */
+  readonly handler: string;
+  readonly hostname: string;
+  readonly pause: ProcessIdentity | undefined;
+  readonly cgroup: SandboxCgroup | undefined;
+  /** Primary address first; empty on the host's network. */
+  readonly ips: readonly string[];
+}
+
+/**
+ * A container's life:
+ *
+ *     creating ──▶ created ──▶ running ──▶ exited ──▶ (removed)
+ *        │            └────────────────────▶ ▲
+ *        └──────▶ unknown ──────────────────┘   a rollback failed: remove cleans up
+ */
+export type ContainerState = 'creating' | 'created' | 'running' | 'exited' | 'unknown';
+
+/** Why a container is no longer running, in the words that the kubelet and its users know. */
+export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'Unknown';
+
+/** How and when a container ended. */
+export interface ContainerExit {
+  /** 128+n for signal n; 255 when nobody saw it. */
+  readonly code: number;
+  readonly atUs: UnixMicros;
+  readonly reason: ExitReason;
+  readonly message: string;
+}
+
+/** What Berth knows of one container. Stored as JSON; replaced, never changed in place. */
+export interface ContainerRecord {
+  readonly id: ContainerId;
+  readonly sandboxId: SandboxId;
+  /** `k8s_<container>_<pod>_<namespace>_<uid>_<attempt>`. */
+  readonly name: string;
+  readonly state: ContainerState;
+  readonly createdAtUs: UnixMicros;
+  readonly startedAtUs: UnixMicros | undefined;
+  readonly exit: ContainerExit | undefined;
+  readonly spec: ContainerSpec;
+  readonly handler: string;
+  readonly imageId: string;
+  /** What people call the image: the tag that the client or the image has, or what the client asked for. */
+  readonly imageName: string;
+  /** The repo digest it was made from (or the image's id), kept because the image may be untagged later. */
+  readonly imageRef: string;
+  /** Decided at creation: the client's, the image's, or SIGTERM. */
+  readonly stopSignal: string;
+  /** Absolute path of the CRI log, or '' for none. */
+  readonly logFile: string;
+  /** Who the first process runs as; known once the rootfs was read. */
+  readonly user: ResolvedUser | undefined;
+  /** The limits in force, updates included. */
+  readonly resources: LinuxResources;
+  readonly init: ProcessIdentity | undefined;
+  readonly monitor: ProcessIdentity | undefined;
+}
+
+/** Numeric identity of a container's first process. */
+export interface ResolvedUser {
+  readonly uid: number;
+  readonly gid: number;
+  readonly supplementalGroups: readonly number[];
+}

@@ -1,0 +1,273 @@
+import { existsSync } from 'node:fs';
+import { hostname as hostHostname } from 'node:os';
+import { join } from 'node:path';
+
+import { withDeadline } from '../base/deadline.ts';
+import { describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { newSandboxId, type SandboxId } from '../base/ids.ts';
+import { RollbackError, runSteps, type Step } from '../base/steps.ts';
+import type { CniAttachment } from '../cni/cni.ts';
+import { type NamespaceKind, unpinNamespaces } from '../sys/namespaces.ts';
+import { killProcess } from '../sys/process.ts';
+import { sandboxName } from './names.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { SandboxRecord } from './records.ts';
+import {
+  makeSandboxFolders,
+  removeSandboxFolders,
+  sandboxPaths,
+  unmountSandboxFiles,
+  writeHosts,
+  writeSandboxFiles,
+} from './sandbox-files.ts';
+import type { SandboxSpec } from './sandbox-spec.ts';
+
+/** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
+const RUN_TIMEOUT_MS = 240_000;
+/** How long a new pod waits for a network configuration to appear: a plugin's daemon may still be writing it. */
+const NETWORK_WAIT_MS = 10_000;
+
+/** The name under which a sandbox's first pipeline is journalled. */
+export const RUN_SANDBOX = 'RunPodSandbox';
+
+/** What each step works with; the record itself is read from the index, so that a restart can build this again. */
+export interface SandboxContext {
+  readonly deps: PodDeps;
+  readonly id: SandboxId;
+}
+
+/**
+ * Brings up a pod sandbox and returns its record. Everything is undone when a step fails; when the undoing fails too,
+ * the sandbox stays listed as `unknown` so that StopPodSandbox and RemovePodSandbox can finish the work.
+ */
+export async function runSandbox(deps: PodDeps, spec: SandboxSpec, shutdown: AbortSignal): Promise<SandboxRecord> {
+  const record = newRecord(deps, spec);
+  const ctx: SandboxContext = { deps, id: record.id };
+  using signal = withDeadline(`run sandbox ${record.name}`, RUN_TIMEOUT_MS, shutdown);
+  return await deps.locks.withKey(record.id, signal, async () => {
+    // Before the first step: the journal's rows must find their record after a crash.
+    deps.sandboxes.put(record);
+    try {
+      await runSteps(runSandboxSteps, ctx, signal, deps.journals.open(RUN_SANDBOX, record.id));
+    } catch (err) {
+      settleFailure(ctx, err);
+      throw wrap(`run sandbox ${record.name} (${record.id})`, err);
+    }
+    deps.journals.finish(RUN_SANDBOX, record.id);
+    return deps.sandboxes.get(record.id);
+  });
+}
+
+/** Ends a pipeline that failed: nothing is left of the sandbox, or it stays as `unknown` with what could not be undone. */
+function settleFailure({ deps, id }: SandboxContext, err: unknown): void {
+  if (findCause(err, RollbackError)) {
+    deps.sandboxes.put({ ...deps.sandboxes.get(id), state: 'unknown' });
+    deps.log.error(
+      { sandbox: id, err: describe(err) },
+      'sandbox could not be rolled back; stop and remove it to try again',
+    );
+    deps.journals.finish(RUN_SANDBOX, id);
+    return;
+  }
+  forgetSandbox({ deps, id });
+}
+
+/** Drops the record and the journal of a sandbox that has nothing left on the machine. */
+export function forgetSandbox({ deps, id }: SandboxContext): void {
+  deps.sandboxes.delete(id);
+  deps.journals.forget(id);
+}
+
+const makeFolders: Step<SandboxContext> = {
+  name: 'make folders',
+  run: ({ deps, id }) => makeSandboxFolders(sandboxPaths(deps.stateDir, id)),
+  undo: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps.stateDir, id)),
+};
+
+const makeCgroup: Step<SandboxContext> = {
+  name: 'make cgroup',
+  async run({ deps, id }, signal) {
+    const { spec } = deps.sandboxes.get(id);
+    const cgroup = await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id }, signal);
+    deps.sandboxes.put({ ...deps.sandboxes.get(id), cgroup });
+  },
+  undo: removeSandboxCgroup,
+};
+
+/** Removes the sandbox's cgroup, known to the record or not. Safe to repeat. */
+export async function removeSandboxCgroup({ deps, id }: SandboxContext): Promise<void> {
+  const { cgroup, spec } = deps.sandboxes.get(id);
+  const known = cgroup ?? deps.cgroups.sandboxCgroup(spec.cgroupParent, id);
+  using signal = withDeadline(`remove cgroup of sandbox ${id}`, 10_000);
+  await deps.cgroups.removeSandbox(known, signal);
+}
+
+const makeNamespaces: Step<SandboxContext> = {
+  name: 'make namespaces and pause',
+  async run({ deps, id }, signal) {
+    const { spec, hostname, cgroup } = deps.sandboxes.get(id);
+    const kinds = namespaceKinds(spec);
+    const pause = await deps.namespaces.make(
+      {
+        pausePath: deps.pausePath,
+        pauseArgs: [id],
+        kinds,
+        hostname: kinds.includes('uts') ? hostname : '',
+        sysctls: spec.sysctls,
+        pinDir: sandboxPaths(deps.stateDir, id).namespaces,
+        cgroupProcs: cgroup ? deps.cgroups.procsFiles(cgroup) : [],
+      },
+      signal,
+    );
+    deps.sandboxes.put({ ...deps.sandboxes.get(id), pause });
+    if (cgroup) await deps.cgroups.addProcess(cgroup, pause.pid, signal);
+  },
+  undo: endPause,
+};
+
+/** Kills the pause process, waits until it is gone, and lets go of the namespaces. Safe to repeat. */
+export async function endPause({ deps, id }: SandboxContext): Promise<void> {
+  const { pause } = deps.sandboxes.get(id);
+  if (pause) {
+    killProcess(pause.pid, pause.startTime, 'SIGKILL');
+    using signal = withDeadline(`end of pause process ${pause.pid} of sandbox ${id}`, 10_000);
+    await deps.processes.exitOf(pause.pid, pause.startTime, signal);
+  }
+  unpinNamespaces(sandboxPaths(deps.stateDir, id).namespaces);
+}
+
+const writeFiles: Step<SandboxContext> = {
+  name: 'write files',
+  run({ deps, id }) {
+    const { spec, hostname } = deps.sandboxes.get(id);
+    writeSandboxFiles(sandboxPaths(deps.stateDir, id), spec, hostname);
+  },
+  undo: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps.stateDir, id)),
+};
+
+const attachNetwork: Step<SandboxContext> = {
+  name: 'attach network',
+  async run({ deps, id }, signal) {
+    const record = deps.sandboxes.get(id);
+    let ips: readonly string[] = [];
+    if (ownsNetwork(record)) {
+      await waitForNetwork(deps, signal);
+      const result = await deps.cni.add(cniAttachment(deps, record), signal);
+      ips = result.ips.map((ip) => ip.address);
+      deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
+    }
+    writeHosts(sandboxPaths(deps.stateDir, id), record.spec, record.hostname, ips);
+  },
+  undo: detachNetwork,
+};
+
+async function waitForNetwork(deps: PodDeps, signal: AbortSignal): Promise<void> {
+  using limited = withDeadline('wait for a CNI configuration', NETWORK_WAIT_MS, signal);
+  await deps.cni.waitReady(limited);
+}
+
+/** Gives the sandbox's addresses back, also when its network namespace is gone already. Safe to repeat. */
+export async function detachNetwork({ deps, id }: SandboxContext): Promise<void> {
+  const record = deps.sandboxes.get(id);
+  if (!ownsNetwork(record)) return;
+  using signal = withDeadline(`detach network of sandbox ${id}`, 60_000);
+  await deps.cni.del(cniAttachment(deps, record), signal);
+}
+
+const markReady: Step<SandboxContext> = {
+  name: 'mark ready',
+  run: ({ deps, id }) => deps.sandboxes.put({ ...deps.sandboxes.get(id), state: 'ready' }),
+};
+
+/** RunPodSandbox, in order. The undo of each is also what a restart runs for a sandbox that was half made. */
+export const runSandboxSteps: readonly Step<SandboxContext>[] = [
+  makeFolders,
+  makeCgroup,
+  makeNamespaces,
+  writeFiles,
+  attachNetwork,
+  markReady,
+];
+
+function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
+  const id = newSandboxId();
+  checkNamespaces(spec);
+  checkSysctls(spec);
+  deps.cgroups.validateParent(spec.cgroupParent);
+  const handler = deps.handlers.get(spec.runtimeHandler);
+  return {
+    id,
+    name: sandboxName(spec),
+    state: 'creating',
+    createdAtUs: deps.clock.nowUs(),
+    spec,
+    handler: handler.name,
+    hostname: chooseHostname(spec, id),
+    pause: undefined,
+    cgroup: undefined,
+    ips: [],
+  };
+}
+
+/** The pod's own name; on the host's network the host's; otherwise the first digits of the id, as peers do. */
+function chooseHostname(spec: SandboxSpec, id: string): string {
+  if (spec.hostname !== '') return spec.hostname;
+  return spec.security.namespaces.network === 'node' ? hostHostname() : id.slice(0, 12);
+}
+
+function checkNamespaces(spec: SandboxSpec): void {
+  const modes = spec.security.namespaces;
+  const field = 'config.linux.security_context.namespace_options';
+  for (const kind of ['network', 'ipc'] as const) {
+    if (modes[kind] !== 'pod' && modes[kind] !== 'node') throw invalid(`${field}.${kind}`, 'must be POD or NODE');
+  }
+  if (modes.pid === 'target') throw invalid(`${field}.pid`, 'must be POD, CONTAINER or NODE for a sandbox');
+  if (modes.user) throw invalid(`${field}.userns_options`, 'user namespaces are not supported by this version');
+}
+
+/** Sysctls that belong to a namespace which the sandbox makes itself; any other would change the host. */
+function checkSysctls(spec: SandboxSpec): void {
+  const modes = spec.security.namespaces;
+  for (const [name, value] of Object.entries(spec.sysctls)) {
+    const field = `config.linux.sysctls[${name}]`;
+    if (!/^[a-zA-Z0-9_-]+([./][a-zA-Z0-9_*:@-]+)+$/.test(name)) throw invalid(field, 'is not a sysctl name');
+    if (/[\n\r\0]/.test(value)) throw invalid(field, 'its value has more than one line');
+    if (name.startsWith('net.') || name.startsWith('net/')) {
+      if (modes.network === 'node') throw invalid(field, 'would change the host: the pod uses its network namespace');
+    } else if (/^(kernel[./](shm|msg|sem)|fs[./]mqueue[./])/.test(name)) {
+      if (modes.ipc === 'node') throw invalid(field, 'would change the host: the pod uses its IPC namespace');
+    } else {
+      throw invalid(field, 'belongs to no namespace of a pod');
+    }
+  }
+}
+
+function namespaceKinds(spec: SandboxSpec): NamespaceKind[] {
+  const modes = spec.security.namespaces;
+  const kinds: NamespaceKind[] = [];
+  // A pod on the host's network has the host's name too.
+  if (modes.network === 'pod') kinds.push('net', 'uts');
+  if (modes.ipc === 'pod') kinds.push('ipc');
+  if (modes.pid === 'pod') kinds.push('pid');
+  return kinds;
+}
+
+function ownsNetwork(record: SandboxRecord): boolean {
+  return record.spec.security.namespaces.network === 'pod';
+}
+
+function cniAttachment(deps: PodDeps, record: SandboxRecord): CniAttachment {
+  const { spec, id } = record;
+  const netns = join(sandboxPaths(deps.stateDir, id).namespaces, 'net');
+  return {
+    containerId: id,
+    // After a reboot it is gone, and so is the state folder; DEL then frees the addresses without it.
+    netns: existsSync(netns) ? netns : '',
+    ifName: 'eth0',
+    pod: { namespace: spec.namespace, name: spec.name, uid: spec.uid },
+    portMappings: spec.portMappings,
+    ...(spec.dns ? { dns: spec.dns } : {}),
+    annotations: spec.annotations,
+    cgroupPath: spec.cgroupParent,
+  };
+}

@@ -1,0 +1,124 @@
+import { chmodSync, copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { invalid, wrap } from '../base/errors.ts';
+import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
+import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
+
+/** 64 MiB, as every runtime gives a pod's /dev/shm. */
+const SHM_BYTES = 64 * 1024 * 1024;
+
+/** Where the files of one sandbox are: everything below its folder in the state folder, gone after a reboot. */
+export interface SandboxPaths {
+  readonly folder: string;
+  /** Holds one bind mount per namespace that the sandbox made. */
+  readonly namespaces: string;
+  readonly hostname: string;
+  readonly resolvConf: string;
+  readonly hosts: string;
+  /** Mount point of the pod's /dev/shm. */
+  readonly shm: string;
+}
+
+/** The paths of a sandbox's files. */
+export function sandboxPaths(stateDir: string, id: string): SandboxPaths {
+  const folder = join(stateDir, 'sandboxes', id);
+  return {
+    folder,
+    namespaces: join(folder, 'ns'),
+    hostname: join(folder, 'hostname'),
+    resolvConf: join(folder, 'resolv.conf'),
+    hosts: join(folder, 'hosts'),
+    shm: join(folder, 'shm'),
+  };
+}
+
+/** Makes the sandbox's folders, readable by root only. */
+export function makeSandboxFolders(paths: SandboxPaths): void {
+  mkdirSync(paths.namespaces, { recursive: true, mode: 0o700 });
+}
+
+/** Removes the sandbox's folder and all files in it. Mounts below must be gone. A missing folder is fine. */
+export function removeSandboxFolders(paths: SandboxPaths): void {
+  rmSync(paths.folder, { recursive: true, force: true });
+}
+
+/** Writes hostname and resolv.conf, and mounts the pod's own /dev/shm unless it uses the host's. */
+export function writeSandboxFiles(paths: SandboxPaths, spec: SandboxSpec, hostname: string): void {
+  writeReadable(paths.hostname, `${hostname}\n`);
+  if (spec.dns === undefined || isEmpty(spec.dns)) copyReadable('/etc/resolv.conf', paths.resolvConf);
+  else writeReadable(paths.resolvConf, renderResolvConf(spec.dns));
+  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm);
+}
+
+/** Unmounts /dev/shm. Safe to repeat. */
+export function unmountSandboxFiles(paths: SandboxPaths): void {
+  unmount(paths.shm);
+}
+
+/**
+ * Writes /etc/hosts for containers whose client brings none (the kubelet mounts its own): the host's for pods on the
+ * host's network, otherwise localhost and the pod's own name and addresses.
+ */
+export function writeHosts(paths: SandboxPaths, spec: SandboxSpec, hostname: string, ips: readonly string[]): void {
+  if (spec.security.namespaces.network === 'node') {
+    copyReadable('/etc/hosts', paths.hosts);
+    return;
+  }
+  const lines = [
+    '127.0.0.1\tlocalhost',
+    '::1\tlocalhost ip6-localhost ip6-loopback',
+    'fe00::\tip6-localnet',
+    'ff02::1\tip6-allnodes',
+    'ff02::2\tip6-allrouters',
+    ...ips.map((ip) => `${ip}\t${hostname}`),
+  ];
+  writeReadable(paths.hosts, `${lines.join('\n')}\n`);
+}
+
+/** resolv.conf(5) for a DNS configuration. Throws `invalid` for a value that would break out of its line. */
+export function renderResolvConf(dns: DnsConfig): string {
+  for (const [field, values] of Object.entries({
+    'config.dns_config.servers': dns.servers,
+    'config.dns_config.searches': dns.searches,
+    'config.dns_config.options': dns.options,
+  })) {
+    const bad = values.find((value) => !/^[^\s#;]+$/.test(value));
+    if (bad !== undefined) throw invalid(field, `${JSON.stringify(bad)} is not one word`);
+  }
+  const lines = dns.servers.map((server) => `nameserver ${server}`);
+  if (dns.searches.length > 0) lines.unshift(`search ${dns.searches.join(' ')}`);
+  if (dns.options.length > 0) lines.push(`options ${dns.options.join(' ')}`);
+  return `${lines.join('\n')}\n`;
+}
+
+function isEmpty(dns: DnsConfig): boolean {
+  return dns.servers.length + dns.searches.length + dns.options.length === 0;
+}
+
+function mountShm(target: string): void {
+  mkdirSync(target, { recursive: true, mode: 0o700 });
+  mount({
+    source: 'shm',
+    target,
+    type: 'tmpfs',
+    flags: MS_NOSUID | MS_NODEV | MS_NOEXEC,
+    data: `mode=1777,size=${SHM_BYTES}`,
+  });
+}
+
+// Containers of any user read these files through a bind mount, whatever umask the daemon was started with.
+function writeReadable(path: string, text: string): void {
+  writeFileSync(path, text);
+  chmodSync(path, 0o644);
+}
+
+function copyReadable(from: string, to: string): void {
+  try {
+    copyFileSync(from, to);
+  } catch (err) {
+    if (!(err instanceof Error && 'code' in err && err.code === 'ENOENT')) throw wrap(`copy ${from}`, err);
+    writeFileSync(to, '');
+  }
+  chmodSync(to, 0o644);
+}

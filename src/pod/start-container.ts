@@ -1,0 +1,61 @@
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError, describe, wrap } from '../base/errors.ts';
+import { runSteps, type Step } from '../base/steps.ts';
+import type { ContainerContext } from './create-container.ts';
+
+const START_TIMEOUT_MS = 120_000;
+/** The exit code of a container whose program could not be started, as containerd reports it. */
+const START_ERROR_CODE = 128;
+
+/** The name under which the pipeline is journalled. */
+export const START_CONTAINER = 'StartContainer';
+
+/**
+ * Starts the program of a created container. Throws `precondition` in any other state. A program that the runtime
+ * cannot start leaves the container `exited` with reason StartError.
+ */
+export async function startContainer(ctx: ContainerContext, shutdown: AbortSignal): Promise<void> {
+  const { deps } = ctx;
+  using signal = withDeadline(`start container ${ctx.id}`, START_TIMEOUT_MS, shutdown);
+  await deps.locks.withKey(ctx.id, signal, async () => {
+    const { state } = deps.containers.get(ctx.id);
+    if (state !== 'created')
+      throw new BerthError('precondition', `container ${ctx.id} is ${state}; only a created one can be started`);
+    try {
+      await runSteps(startContainerSteps, ctx, signal, deps.journals.open(START_CONTAINER, ctx.id));
+    } catch (err) {
+      recordStartError(ctx, err);
+      throw wrap(`start container ${ctx.id}`, err);
+    } finally {
+      deps.journals.finish(START_CONTAINER, ctx.id);
+    }
+  });
+}
+
+function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
+  const record = deps.containers.find(id);
+  // Its first process may have ended by itself meanwhile, and that is known better.
+  if (record?.state !== 'created') return;
+  const atUs = deps.clock.nowUs();
+  deps.containers.put({
+    ...record,
+    state: 'exited',
+    startedAtUs: atUs,
+    exit: { code: START_ERROR_CODE, atUs, reason: 'StartError', message: describe(err) },
+  });
+}
+
+const startInRuntime: Step<ContainerContext> = {
+  name: 'start in runtime',
+  async run({ deps, id }, signal) {
+    const { handler } = deps.containers.get(id);
+    // Taken before: a short program may have ended when the runtime answers, and not before it began.
+    const startedAtUs = deps.clock.nowUs();
+    await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
+    const now = deps.containers.get(id);
+    deps.containers.put({ ...now, startedAtUs, state: now.state === 'created' ? 'running' : now.state });
+  },
+};
+
+/** StartContainer, in order. */
+export const startContainerSteps: readonly Step<ContainerContext>[] = [startInRuntime];

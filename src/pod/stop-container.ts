@@ -1,0 +1,103 @@
+import { describe } from '../base/errors.ts';
+import { killProcess } from '../sys/process.ts';
+import { type ContainerExits, isAlive } from './container-exits.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord } from './records.ts';
+import { signalNumber } from './stop-signal.ts';
+
+/** SIGKILL is repeated: a process in uninterruptible sleep takes it when it wakes. */
+const FIRST_KILL_WAIT_MS = 20;
+const LONGEST_KILL_WAIT_MS = 120_000;
+/** A wait this long after SIGKILL is worth a line in the log. */
+const STUCK_AFTER_MS = 5_000;
+
+interface Stop {
+  readonly done: Promise<void>;
+  /** Ends the grace period `timeoutMs` from now, if that is earlier than before. */
+  hasten(timeoutMs: number): void;
+}
+
+/**
+ * The stops under way. A stop belongs to the container, not to the request that asked for it: a client that leaves does
+ * not end it, and a second client joins it, with a shorter grace period if it wants one, never with a longer.
+ */
+export class ContainerStops {
+  readonly #deps: PodDeps;
+  readonly #exits: ContainerExits;
+  readonly #shutdown: AbortSignal;
+  readonly #stops = new Map<string, Stop>();
+
+  constructor(deps: PodDeps, exits: ContainerExits, shutdown: AbortSignal) {
+    this.#deps = deps;
+    this.#exits = exits;
+    this.#shutdown = shutdown;
+  }
+
+  /**
+   * Sends the container's stop signal, and SIGKILL after `timeoutMs`; 0 kills at once. Returns when the container has
+   * ended, or throws the signal's reason while the stop goes on. A container that does not run is fine.
+   */
+  async stop(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const record = this.#deps.containers.find(id);
+    if (!record || !isAlive(record)) return;
+    const known = this.#stops.get(id);
+    if (known) known.hasten(timeoutMs);
+    else this.#begin(record, timeoutMs);
+    await this.#exits.ended(id, signal);
+  }
+
+  #begin(record: ContainerRecord, timeoutMs: number): void {
+    const graceOver = new AbortController();
+    let endsAtMs = performance.now() + timeoutMs;
+    let timer = setTimeout(() => graceOver.abort(), timeoutMs);
+    const hasten = (laterTimeoutMs: number): void => {
+      const earlier = performance.now() + laterTimeoutMs;
+      if (earlier >= endsAtMs) return;
+      endsAtMs = earlier;
+      clearTimeout(timer);
+      timer = setTimeout(() => graceOver.abort(), laterTimeoutMs);
+    };
+    if (timeoutMs === 0) graceOver.abort();
+    const done = this.#run(record, graceOver.signal)
+      .catch((err: unknown) => {
+        if (!this.#shutdown.aborted)
+          this.#deps.log.error({ container: record.id, err: describe(err) }, 'container cannot be stopped');
+      })
+      .finally(() => {
+        clearTimeout(timer);
+        this.#stops.delete(record.id);
+      });
+    this.#stops.set(record.id, { done, hasten });
+  }
+
+  async #run(record: ContainerRecord, graceOver: AbortSignal): Promise<void> {
+    if (!graceOver.aborted) {
+      this.#signal(record, record.stopSignal);
+      const grace = AbortSignal.any([graceOver, this.#shutdown]);
+      await this.#exits.ended(record.id, grace).catch(() => this.#shutdown.throwIfAborted());
+    }
+    await this.#kill(record);
+  }
+
+  async #kill(record: ContainerRecord): Promise<void> {
+    const sinceMs = performance.now();
+    for (let waitMs = FIRST_KILL_WAIT_MS; ; waitMs = Math.min(waitMs * 2, LONGEST_KILL_WAIT_MS)) {
+      const now = this.#deps.containers.find(record.id);
+      if (!now || !isAlive(now)) return;
+      this.#signal(now, 'SIGKILL');
+      const pause = AbortSignal.any([AbortSignal.timeout(waitMs), this.#shutdown]);
+      await this.#exits.ended(record.id, pause).catch(() => this.#shutdown.throwIfAborted());
+      const killingMs = performance.now() - sinceMs;
+      if (killingMs > STUCK_AFTER_MS) {
+        this.#deps.log.warn(
+          { container: record.id, pid: record.init?.pid, killingMs },
+          'container survives SIGKILL: is it waiting for a disk or a network file system?',
+        );
+      }
+    }
+  }
+
+  #signal(record: ContainerRecord, name: string): void {
+    if (record.init) killProcess(record.init.pid, record.init.startTime, signalNumber(name));
+  }
+}

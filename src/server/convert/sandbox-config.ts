@@ -1,0 +1,95 @@
+import { type PodSandboxConfig, Protocol, type PortMapping as ProtoPortMapping } from '../../../proto/gen/cri/api.ts';
+import { invalid } from '../../base/errors.ts';
+import type { DnsConfig, PortMapping, SandboxSpec } from '../../pod/sandbox-spec.ts';
+import { resourcesFromProto } from './resources.ts';
+import { sandboxSecurityFromProto } from './security.ts';
+
+/** hostname(7): 64 bytes are the kernel's limit. */
+const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
+
+/** What a client wants of a sandbox. Throws `invalid` naming the CRI's field. */
+export function sandboxSpecFromProto(config: PodSandboxConfig | undefined, runtimeHandler: string): SandboxSpec {
+  if (!config) throw invalid('config', 'is missing');
+  const { metadata, linux } = config;
+  if (!metadata) throw invalid('config.metadata', 'is missing');
+  return {
+    name: requireName(metadata.name, 'config.metadata.name'),
+    namespace: plainText(metadata.namespace, 'config.metadata.namespace'),
+    uid: plainText(metadata.uid, 'config.metadata.uid'),
+    attempt: metadata.attempt,
+    hostname: hostname(config.hostname),
+    logDirectory: logDirectory(config.logDirectory),
+    dns: config.dnsConfig ? dnsFromProto(config.dnsConfig) : undefined,
+    portMappings: config.portMappings.map((mapping, index) => portFromProto(mapping, `config.port_mappings[${index}]`)),
+    labels: { ...config.labels },
+    annotations: { ...config.annotations },
+    cgroupParent: linux?.cgroupParent ?? '',
+    sysctls: { ...linux?.sysctls },
+    overhead: linux?.overhead ? resourcesFromProto(linux.overhead, 'config.linux.overhead') : undefined,
+    resources: linux?.resources ? resourcesFromProto(linux.resources, 'config.linux.resources') : undefined,
+    security: sandboxSecurityFromProto(linux?.securityContext, 'config.linux.security_context'),
+    runtimeHandler,
+  };
+}
+
+/** A name that must be there, and that fits into the names and log lines made from it. Throws `invalid`. */
+export function requireName(name: string, field: string): string {
+  if (name === '') throw invalid(field, 'is empty');
+  return plainText(name, field);
+}
+
+function plainText(text: string, field: string): string {
+  if (text.length > 253) throw invalid(field, `has ${text.length} characters; 253 are the limit`);
+  if ([...text].some((char) => char < ' ' || char === '\x7f' || char === '/')) {
+    throw invalid(field, `${JSON.stringify(text)} has a slash or a control character in it`);
+  }
+  return text;
+}
+
+function hostname(name: string): string {
+  if (name !== '' && !HOSTNAME.test(name))
+    throw invalid('config.hostname', `${JSON.stringify(name)} is not a host name of up to 64 characters`);
+  return name;
+}
+
+function logDirectory(path: string): string {
+  if (path === '') return path;
+  if (!path.startsWith('/') || path.includes('\0'))
+    throw invalid('config.log_directory', `${JSON.stringify(path)} is not an absolute path`);
+  if (path.split('/').includes('..')) throw invalid('config.log_directory', `${JSON.stringify(path)} climbs with ..`);
+  return path;
+}
+
+function dnsFromProto(dns: DnsConfig): DnsConfig {
+  const words = (values: readonly string[], field: string): string[] => {
+    for (const [index, value] of values.entries()) {
+      if (!/^[^\s\0#;]+$/.test(value))
+        throw invalid(`config.dns_config.${field}[${index}]`, `${JSON.stringify(value)} is not one word`);
+    }
+    return [...values];
+  };
+  return {
+    servers: words(dns.servers, 'servers'),
+    searches: words(dns.searches, 'searches'),
+    options: words(dns.options, 'options'),
+  };
+}
+
+const PROTOCOLS: Readonly<Record<number, PortMapping['protocol']>> = Object.freeze({
+  [Protocol.TCP]: 'tcp',
+  [Protocol.UDP]: 'udp',
+  [Protocol.SCTP]: 'sctp',
+});
+
+function portFromProto(proto: ProtoPortMapping, field: string): PortMapping {
+  const protocol = PROTOCOLS[proto.protocol];
+  if (!protocol) throw invalid(`${field}.protocol`, `${proto.protocol} is not a protocol`);
+  // 0 is no mapping to a host port.
+  for (const [name, port] of [
+    ['container_port', proto.containerPort],
+    ['host_port', proto.hostPort],
+  ] as const) {
+    if (port < 0 || port > 65_535) throw invalid(`${field}.${name}`, `${port} is not a port`);
+  }
+  return { protocol, containerPort: proto.containerPort, hostPort: proto.hostPort, hostIp: proto.hostIp };
+}

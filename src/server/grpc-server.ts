@@ -1,0 +1,90 @@
+import { chmodSync, mkdirSync, rmSync, statSync } from 'node:fs';
+import { connect } from 'node:net';
+import { dirname } from 'node:path';
+
+import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
+
+import { BerthError, wrap } from '../base/errors.ts';
+
+/** As large as the largest list that peers allow. */
+const MAX_SEND_BYTES = 80 * 1024 * 1024;
+/** A client's requests are small; the largest carry a pod's annotations, 256 KiB by Kubernetes' rules. */
+const MAX_RECEIVE_BYTES = 16 * 1024 * 1024;
+/** How long calls in flight may go on when the daemon stops. */
+const DRAIN_TIMEOUT_MS = 5_000;
+
+/** A service's definition with what answers it. Methods without a handler answer Unimplemented. */
+export interface ServedService {
+  readonly definition: ServiceDefinition;
+  readonly handlers: UntypedServiceImplementation;
+}
+
+/** The gRPC server on its unix socket. */
+export class GrpcServer {
+  readonly #server = new Server({
+    'grpc.max_send_message_length': MAX_SEND_BYTES,
+    'grpc.max_receive_message_length': MAX_RECEIVE_BYTES,
+  });
+
+  constructor(services: readonly ServedService[]) {
+    for (const { definition, handlers } of services) this.#server.addService(definition, handlers);
+  }
+
+  /**
+   * Listens on a unix socket that root and its group may use. A socket that a dead process left is replaced; one that
+   * answers is not. Throws `precondition` then, naming the path.
+   */
+  async listen(socketPath: string): Promise<void> {
+    mkdirSync(dirname(socketPath), { recursive: true, mode: 0o755 });
+    await clearStaleSocket(socketPath);
+    // Between bind and chmod the socket has the umask's mode; nobody but root may connect meanwhile.
+    const umask = process.umask(0o177);
+    try {
+      const { promise, resolve, reject } = Promise.withResolvers<number>();
+      this.#server.bindAsync(`unix://${socketPath}`, ServerCredentials.createInsecure(), (err, port) =>
+        err ? reject(err) : resolve(port),
+      );
+      await promise;
+    } catch (err) {
+      throw wrap(`listen on ${socketPath}`, err);
+    } finally {
+      process.umask(umask);
+    }
+    chmodSync(socketPath, 0o660);
+  }
+
+  /** Takes no new calls, lets those in flight end for a while, then cuts them off. */
+  async close(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(() => this.#server.forceShutdown(), DRAIN_TIMEOUT_MS);
+    this.#server.tryShutdown(() => resolve());
+    await promise;
+    clearTimeout(timer);
+  }
+}
+
+async function clearStaleSocket(path: string): Promise<void> {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) return;
+  if (!stat.isSocket())
+    throw new BerthError('precondition', `listen on ${path}: it is there and is no socket; move it away`);
+  if (await answers(path)) {
+    throw new BerthError(
+      'precondition',
+      `listen on ${path}: another program answers there; stop it or set another listen`,
+    );
+  }
+  rmSync(path, { force: true });
+}
+
+async function answers(path: string): Promise<boolean> {
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = connect(path);
+  socket.once('connect', () => resolve(true));
+  socket.once('error', () => resolve(false));
+  try {
+    return await promise;
+  } finally {
+    socket.destroy();
+  }
+}

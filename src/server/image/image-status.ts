@@ -1,0 +1,18 @@
+import type { ImageStatusRequest, ImageStatusResponse } from '../../../proto/gen/cri/api.ts';
+import type { Images } from '../../image/images.ts';
+import { imageFromProto } from '../convert/container-config.ts';
+import { imageToProto } from '../convert/image.ts';
+import { infoToProto } from '../convert/info.ts';
+import type { Handler } from '../unary.ts';
+
+/** ImageStatus: an image that is not there is an empty answer, never an error. */
+export function imageStatus(images: Images): Handler<ImageStatusRequest, ImageStatusResponse> {
+  return ({ image, verbose }) => {
+    const found = images.find(imageFromProto(image, 'image').reference);
+    if (!found) return { image: undefined, info: {} };
+    return {
+      image: imageToProto(found),
+      info: verbose ? infoToProto({ id: found.id, layers: found.layers, config: found.config }) : {},
+    };
+  };
+}

@@ -1,0 +1,14 @@
+import type { CreateContainerRequest, CreateContainerResponse } from '../../../proto/gen/cri/api.ts';
+import { invalid } from '../../base/errors.ts';
+import type { Pods } from '../../pod/pods.ts';
+import { containerSpecFromProto } from '../convert/container-config.ts';
+import type { Handler } from '../unary.ts';
+
+/** CreateContainer. The sandbox's own record counts, not the copy of its configuration that comes with the request. */
+export function createContainer(pods: Pods): Handler<CreateContainerRequest, CreateContainerResponse> {
+  return async ({ podSandboxId, config }, { signal }) => {
+    if (podSandboxId === '') throw invalid('pod_sandbox_id', 'is empty');
+    const container = await pods.createContainer(podSandboxId, containerSpecFromProto(config), signal);
+    return { containerId: container.id };
+  };
+}

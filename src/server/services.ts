@@ -1,0 +1,101 @@
+import { AdminService } from '../../proto/gen/berth/admin.ts';
+import { ImageServiceService, RuntimeServiceService } from '../../proto/gen/cri/api.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter } from '../base/meter.ts';
+import type { Cni } from '../cni/cni.ts';
+import type { Images } from '../image/images.ts';
+import type { Pods } from '../pod/pods.ts';
+import type { Handlers } from '../runtime/handlers.ts';
+import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
+import { loadImage } from './admin/load-image.ts';
+import { podSteps, type StepHistory } from './admin/pod-steps.ts';
+import type { ServedService } from './grpc-server.ts';
+import { imageFsInfo } from './image/image-fs-info.ts';
+import { imageStatus } from './image/image-status.ts';
+import { listImages } from './image/list-images.ts';
+import { pullImage } from './image/pull-image.ts';
+import { removeImage } from './image/remove-image.ts';
+import { containerStatus } from './runtime/container-status.ts';
+import { createContainer } from './runtime/create-container.ts';
+import { execSync } from './runtime/exec-sync.ts';
+import { listContainers } from './runtime/list-containers.ts';
+import { listPodSandbox } from './runtime/list-pod-sandbox.ts';
+import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
+import { removeContainer } from './runtime/remove-container.ts';
+import { removePodSandbox } from './runtime/remove-pod-sandbox.ts';
+import { reopenContainerLog } from './runtime/reopen-container-log.ts';
+import { runPodSandbox } from './runtime/run-pod-sandbox.ts';
+import { runtimeConfig } from './runtime/runtime-config.ts';
+import { startContainer } from './runtime/start-container.ts';
+import { status } from './runtime/status.ts';
+import { stopContainer } from './runtime/stop-container.ts';
+import { stopPodSandbox } from './runtime/stop-pod-sandbox.ts';
+import { updateContainerResources } from './runtime/update-container-resources.ts';
+import { updateRuntimeConfig } from './runtime/update-runtime-config.ts';
+import { type ProgramVersion, version } from './runtime/version.ts';
+import { RpcBoundary } from './unary.ts';
+
+/** What answers the calls. */
+export interface ServiceDeps {
+  readonly log: Logger;
+  readonly meter: Meter;
+  readonly program: ProgramVersion;
+  readonly pods: Pods;
+  readonly images: Images;
+  readonly cni: Cni;
+  readonly handlers: Handlers;
+  readonly cgroupDriver: 'cgroupfs' | 'systemd';
+  readonly steps: StepHistory;
+  readonly config: ConfigCheck;
+  /** Facts for a verbose Status. */
+  readonly info: () => Record<string, unknown>;
+}
+
+/** The services of one socket: the CRI's two and Berth's own. An RPC that is not named here answers Unimplemented. */
+export function buildServices(deps: ServiceDeps): ServedService[] {
+  const { pods, images } = deps;
+  const boundary = new RpcBoundary(deps.log, deps.meter);
+  return [
+    {
+      definition: RuntimeServiceService,
+      handlers: {
+        version: boundary.unary('Version', version(deps.program)),
+        status: boundary.unary('Status', status(deps)),
+        runtimeConfig: boundary.unary('RuntimeConfig', runtimeConfig(deps.cgroupDriver)),
+        updateRuntimeConfig: boundary.unary('UpdateRuntimeConfig', updateRuntimeConfig(deps.log)),
+        runPodSandbox: boundary.unary('RunPodSandbox', runPodSandbox(pods)),
+        stopPodSandbox: boundary.unary('StopPodSandbox', stopPodSandbox(pods)),
+        removePodSandbox: boundary.unary('RemovePodSandbox', removePodSandbox(pods)),
+        podSandboxStatus: boundary.unary('PodSandboxStatus', podSandboxStatus(pods)),
+        listPodSandbox: boundary.unary('ListPodSandbox', listPodSandbox(pods)),
+        createContainer: boundary.unary('CreateContainer', createContainer(pods)),
+        startContainer: boundary.unary('StartContainer', startContainer(pods)),
+        stopContainer: boundary.unary('StopContainer', stopContainer(pods)),
+        removeContainer: boundary.unary('RemoveContainer', removeContainer(pods)),
+        containerStatus: boundary.unary('ContainerStatus', containerStatus(pods)),
+        listContainers: boundary.unary('ListContainers', listContainers(pods)),
+        execSync: boundary.unary('ExecSync', execSync(pods)),
+        reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
+        updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),
+      },
+    },
+    {
+      definition: ImageServiceService,
+      handlers: {
+        listImages: boundary.unary('ListImages', listImages(images)),
+        imageStatus: boundary.unary('ImageStatus', imageStatus(images)),
+        pullImage: boundary.unary('PullImage', pullImage(images)),
+        removeImage: boundary.unary('RemoveImage', removeImage(images)),
+        imageFsInfo: boundary.unary('ImageFsInfo', imageFsInfo(images)),
+      },
+    },
+    {
+      definition: AdminService,
+      handlers: {
+        loadImage: boundary.unary('LoadImage', loadImage(images)),
+        podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
+        checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
+      },
+    },
+  ];
+}

@@ -1,0 +1,104 @@
+import { type handleUnaryCall, status } from '@grpc/grpc-js';
+
+import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter } from '../base/meter.ts';
+
+/** What a handler knows about its call. */
+export interface Call {
+  /** Aborts when the client has left or its deadline has passed. */
+  readonly signal: AbortSignal;
+}
+
+/** Answers one RPC. Throws BerthError; the boundary turns it into a status. */
+export type Handler<Request, Response> = (request: Request, call: Call) => Promise<Response> | Response;
+
+const STATUS_OF: Readonly<Record<ErrorKind, status>> = Object.freeze({
+  invalid: status.INVALID_ARGUMENT,
+  notFound: status.NOT_FOUND,
+  alreadyExists: status.ALREADY_EXISTS,
+  precondition: status.FAILED_PRECONDITION,
+  permission: status.PERMISSION_DENIED,
+  exhausted: status.RESOURCE_EXHAUSTED,
+  unavailable: status.UNAVAILABLE,
+  deadline: status.DEADLINE_EXCEEDED,
+  cancelled: status.CANCELLED,
+  unimplemented: status.UNIMPLEMENTED,
+  internal: status.INTERNAL,
+});
+
+/** Calls that only read: one line each would bury everything else, as the kubelet polls them. */
+const QUIET = /^(List|Version|Status|.*Status|ImageFsInfo|RuntimeConfig|PodSteps)/;
+
+/** HTTP/2 headers carry the text of an error; beyond this, clients drop the whole answer. */
+const MAX_DETAILS_CHARS = 4096;
+
+/** Wraps every handler: the only place where calls are logged and counted, and where an error becomes a status. */
+export class RpcBoundary {
+  readonly #log: Logger;
+  readonly #meter: Meter;
+
+  constructor(log: Logger, meter: Meter) {
+    this.#log = log;
+    this.#meter = meter;
+  }
+
+  /** The gRPC form of a handler. `method` is the RPC's name without its service. */
+  unary<Request, Response>(method: string, handler: Handler<Request, Response>): handleUnaryCall<Request, Response> {
+    return (call, answer) => {
+      const startedMs = performance.now();
+      const gone = new AbortController();
+      call.once('cancelled', () => gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
+      void this.#handle(method, handler, call.request, gone.signal, startedMs).then(
+        (response) => answer(null, response),
+        (err: unknown) => answer({ code: STATUS_OF[kindOf(err)], details: toDetails(err) }),
+      );
+    };
+  }
+
+  async #handle<Request, Response>(
+    method: string,
+    handler: Handler<Request, Response>,
+    request: Request,
+    signal: AbortSignal,
+    startedMs: number,
+  ): Promise<Response> {
+    const subject = subjectOf(request);
+    try {
+      const response = await handler(request, { signal });
+      const ms = performance.now() - startedMs;
+      this.#meter.rpc(method, 'ok', ms / 1000);
+      if (!QUIET.test(method))
+        this.#log.info({ rpc: method, ...subject, ...subjectOf(response), ms: round(ms) }, 'rpc done');
+      return response;
+    } catch (err) {
+      const ms = performance.now() - startedMs;
+      const kind = kindOf(err);
+      this.#meter.rpc(method, kind, ms / 1000);
+      const fields = { rpc: method, ...subject, kind, err: describe(err), ms: round(ms) };
+      // An internal error is a bug: its stack says where.
+      if (kind === 'internal')
+        this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
+      else this.#log.warn(fields, 'rpc failed');
+      throw err;
+    }
+  }
+}
+
+// Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.
+function toDetails(err: unknown): string {
+  const text = describe(err);
+  return text.length <= MAX_DETAILS_CHARS ? text : `${text.slice(0, MAX_DETAILS_CHARS)} ... (cut)`;
+}
+
+function subjectOf(message: unknown): Record<string, string> {
+  if (typeof message !== 'object' || message === null) return {};
+  const fields: Record<string, string> = {};
+  if ('podSandboxId' in message && typeof message.podSandboxId === 'string') fields['sandbox'] = message.podSandboxId;
+  if ('containerId' in message && typeof message.containerId === 'string') fields['container'] = message.containerId;
+  return fields;
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 100) / 100;
+}

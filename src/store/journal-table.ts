@@ -1,0 +1,117 @@
+import type { Database, Statement } from 'better-sqlite3';
+
+import type { Clock } from '../base/clock.ts';
+import type { Journal } from '../base/steps.ts';
+
+/** A pipeline that was begun and neither finished nor fully undone. */
+export interface UnfinishedPipeline {
+  readonly pipeline: string;
+  readonly subject: string;
+  /** Names of the steps that may have left something, in the order in which they were begun. */
+  readonly begun: readonly string[];
+}
+
+/** How long a step took, for people. */
+export interface StepTime {
+  readonly pipeline: string;
+  readonly step: string;
+  /** `ok`, an error's kind, or `running`. */
+  readonly outcome: string;
+  readonly durationMs: number;
+  readonly startedAtUs: number;
+}
+
+/**
+ * Which step of which pipeline was begun on what. After a crash it says what must be undone; before that, it says where
+ * the time of a pod went. The subject is the id of a sandbox or container.
+ */
+export class JournalTable {
+  readonly #clock: Clock;
+  readonly #open: (subject: string, pipeline: string, startedAtUs: number) => void;
+  readonly #begin: Statement<[string, string, number, string, number]>;
+  readonly #end: Statement<[string, number, string, string, number]>;
+  readonly #undone: Statement<[string, string, number]>;
+  readonly #finish: Statement<[string, string]>;
+  readonly #forget: (subject: string) => void;
+  readonly #times: Statement<[string], StepTime>;
+  readonly #unfinished: Statement<[], { subject: string; pipeline: string }>;
+  readonly #begun: Statement<[string, string], { step: string }>;
+
+  constructor(db: Database, clock: Clock) {
+    this.#clock = clock;
+    const dropSteps = db.prepare<[string, string]>('DELETE FROM steps WHERE subject = ? AND pipeline = ?');
+    const open = db.prepare<[string, string, number]>(
+      'INSERT OR REPLACE INTO pipelines (subject, pipeline, finished, started_at_us) VALUES (?, ?, 0, ?)',
+    );
+    this.#open = db.transaction((subject: string, pipeline: string, startedAtUs: number) => {
+      dropSteps.run(subject, pipeline);
+      open.run(subject, pipeline, startedAtUs);
+    });
+    this.#begin = db.prepare(
+      "INSERT INTO steps (subject, pipeline, position, step, state, outcome, started_at_us) VALUES (?, ?, ?, ?, 'begun', 'running', ?)",
+    );
+    this.#end = db.prepare(
+      "UPDATE steps SET state = 'done', outcome = ?, duration_ms = ? WHERE subject = ? AND pipeline = ? AND position = ?",
+    );
+    this.#undone = db.prepare("UPDATE steps SET state = 'undone' WHERE subject = ? AND pipeline = ? AND position = ?");
+    this.#finish = db.prepare('UPDATE pipelines SET finished = 1 WHERE subject = ? AND pipeline = ?');
+    const forgetSteps = db.prepare<[string]>('DELETE FROM steps WHERE subject = ?');
+    const forgetPipelines = db.prepare<[string]>('DELETE FROM pipelines WHERE subject = ?');
+    this.#forget = db.transaction((subject: string) => {
+      forgetSteps.run(subject);
+      forgetPipelines.run(subject);
+    });
+    this.#times = db.prepare(
+      `SELECT s.pipeline, s.step, s.outcome, s.duration_ms AS durationMs, s.started_at_us AS startedAtUs
+       FROM steps s JOIN pipelines p USING (subject, pipeline)
+       WHERE s.subject = ? ORDER BY p.started_at_us, s.position`,
+    );
+    this.#unfinished = db.prepare('SELECT subject, pipeline FROM pipelines WHERE finished = 0 ORDER BY started_at_us');
+    this.#begun = db.prepare(
+      "SELECT step FROM steps WHERE subject = ? AND pipeline = ? AND state <> 'undone' ORDER BY position",
+    );
+  }
+
+  /** The journal of one run of a pipeline; an earlier run of it on the same subject is forgotten. */
+  open(pipeline: string, subject: string): Journal {
+    this.#open(subject, pipeline, this.#clock.nowUs());
+    const positions = new Map<string, number>();
+    const positionOf = (step: string): number => positions.get(step) ?? -1;
+    return {
+      begin: (step) => {
+        positions.set(step, positions.size);
+        this.#begin.run(subject, pipeline, positionOf(step), step, this.#clock.nowUs());
+      },
+      end: (step, outcome, durationMs) => {
+        this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step));
+      },
+      undone: (step) => {
+        this.#undone.run(subject, pipeline, positionOf(step));
+      },
+    };
+  }
+
+  /** The pipeline is through, or fully undone. Its times stay until forget(). */
+  finish(pipeline: string, subject: string): void {
+    this.#finish.run(subject, pipeline);
+  }
+
+  /** Forgets all pipelines of a subject that is gone. */
+  forget(subject: string): void {
+    this.#forget(subject);
+  }
+
+  /** The steps that are kept of a subject, oldest pipeline first. */
+  times(subject: string): StepTime[] {
+    return this.#times.all(subject);
+  }
+
+  /** What a daemon that died has left half done, oldest first. */
+  unfinished(): UnfinishedPipeline[] {
+    return this.#unfinished.all().map(({ subject, pipeline }) => ({
+      subject,
+      pipeline,
+      begun: this.#begun.all(subject, pipeline).map(({ step }) => step),
+    }));
+  }
+}

@@ -1,0 +1,86 @@
+import type { Database } from 'better-sqlite3';
+
+import { BerthError, wrap } from '../base/errors.ts';
+
+/**
+ * The schema, as the list of changes that made it. A change is never edited once it has shipped; the next one is added
+ * below it. Bodies are JSON, so that `sqlite3 berth.db` answers questions about the past.
+ */
+const MIGRATIONS: readonly string[] = Object.freeze([
+  `
+  CREATE TABLE sandboxes (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    body TEXT NOT NULL CHECK (json_valid(body))
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE containers (
+    id TEXT PRIMARY KEY,
+    sandbox_id TEXT NOT NULL,
+    name TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    body TEXT NOT NULL CHECK (json_valid(body))
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
+
+  CREATE TABLE images (
+    id TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    body TEXT NOT NULL CHECK (json_valid(body))
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE layers (
+    diff_id TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    inodes INTEGER NOT NULL,
+    created_at_us INTEGER NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE pipelines (
+    subject TEXT NOT NULL,
+    pipeline TEXT NOT NULL,
+    finished INTEGER NOT NULL DEFAULT 0,
+    started_at_us INTEGER NOT NULL,
+    PRIMARY KEY (subject, pipeline)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0;
+
+  CREATE TABLE steps (
+    subject TEXT NOT NULL,
+    pipeline TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    step TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('begun', 'done', 'undone')),
+    outcome TEXT NOT NULL DEFAULT '',
+    started_at_us INTEGER NOT NULL,
+    duration_ms REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (subject, pipeline, position)
+  ) STRICT, WITHOUT ROWID;
+  `,
+]);
+
+/** Brings a database to this version's schema. Throws `precondition` for one that a newer Berth has written. */
+export function migrate(db: Database, file: string): void {
+  const version = Number(db.pragma('user_version', { simple: true }));
+  if (version > MIGRATIONS.length) {
+    throw new BerthError(
+      'precondition',
+      `database ${file} has schema ${version}, and this berthd knows ${MIGRATIONS.length}: a newer one has written it; run that one, or move the file away`,
+    );
+  }
+  for (const [index, sql] of MIGRATIONS.entries()) {
+    if (index < version) continue;
+    try {
+      db.transaction(() => {
+        db.exec(sql);
+        db.pragma(`user_version = ${index + 1}`);
+      })();
+    } catch (err) {
+      throw wrap(`migrate database ${file} to schema ${index + 1}`, err);
+    }
+  }
+}

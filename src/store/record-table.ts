@@ -1,0 +1,66 @@
+import type { Database, Statement } from 'better-sqlite3';
+
+import { wrap } from '../base/errors.ts';
+
+/** What every record has beside its own facts. */
+export interface StoredRecord {
+  readonly id: string;
+  readonly name: string;
+  readonly state: string;
+  readonly createdAtUs: number;
+}
+
+interface Row {
+  readonly id: string;
+  readonly body: string;
+}
+
+/** Records of one kind, each a JSON body with the columns that people query by. */
+export class RecordTable<R extends StoredRecord> {
+  readonly #table: string;
+  readonly #extra: readonly ((record: R) => string)[];
+  readonly #put: Statement<unknown[]>;
+  readonly #delete: Statement<[string]>;
+  readonly #all: Statement<[], Row>;
+
+  /** `extra` are further columns, each filled from the record. */
+  constructor(db: Database, table: string, extra: Readonly<Record<string, (record: R) => string>> = {}) {
+    const columns = ['id', 'name', 'state', 'created_at_us', 'body', ...Object.keys(extra)];
+    const updates = columns.slice(1).map((column) => `${column} = excluded.${column}`);
+    this.#table = table;
+    this.#extra = Object.values(extra);
+    this.#put = db.prepare(
+      `INSERT INTO ${table} (${columns.join(', ')}) VALUES (${columns.map(() => '?').join(', ')})
+       ON CONFLICT (id) DO UPDATE SET ${updates.join(', ')}`,
+    );
+    this.#delete = db.prepare(`DELETE FROM ${table} WHERE id = ?`);
+    this.#all = db.prepare(`SELECT id, body FROM ${table} ORDER BY created_at_us`);
+  }
+
+  /** Adds or replaces a record. It is on disk when this returns, as far as a crash of the daemon is concerned. */
+  put(record: R): void {
+    try {
+      const { id, name, state, createdAtUs } = record;
+      this.#put.run(id, name, state, createdAtUs, JSON.stringify(record), ...this.#extra.map((read) => read(record)));
+    } catch (err) {
+      throw wrap(`write ${this.#table} ${record.id}`, err);
+    }
+  }
+
+  /** Removes a record. A missing one is fine. */
+  delete(id: string): void {
+    this.#delete.run(id);
+  }
+
+  /** All records, oldest first. */
+  all(): R[] {
+    return this.#all.all().map(({ id, body }) => {
+      try {
+        // Written by put() of this or an older version, whose fields are a subset.
+        return JSON.parse(body) as R;
+      } catch (err) {
+        throw wrap(`read ${this.#table} ${id}`, err);
+      }
+    });
+  }
+}

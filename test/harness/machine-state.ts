@@ -1,0 +1,109 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** What a runtime can leave behind on a machine, each kind as a sorted list of names. */
+export interface MachineState {
+  readonly mounts: readonly string[];
+  readonly namespaces: readonly string[];
+  readonly processes: readonly string[];
+  readonly cgroups: readonly string[];
+  readonly links: readonly string[];
+  readonly rules: readonly string[];
+}
+
+/** Takes stock of the machine. Compare two with assertNothingLeft(). */
+export function readMachineState(): MachineState {
+  return {
+    mounts: readMounts(),
+    namespaces: readNamespaces(),
+    processes: readProcesses(),
+    cgroups: readCgroups('/sys/fs/cgroup'),
+    links: readLinks(),
+    rules: readRules(),
+  };
+}
+
+/** Fails, naming each mount, namespace, process, cgroup, network link or packet rule that is there now and was not. */
+export function assertNothingLeft(before: MachineState, after: MachineState = readMachineState()): void {
+  const left: Record<string, string[]> = {};
+  for (const kind of ['mounts', 'namespaces', 'processes', 'cgroups', 'links', 'rules'] as const) {
+    const known = new Set(before[kind]);
+    const added = after[kind].filter((name) => !known.has(name));
+    if (added.length > 0) left[kind] = added;
+  }
+  assert.deepEqual(left, {}, `left on the machine: ${JSON.stringify(left, null, 1)}`);
+}
+
+function readMounts(): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .sort();
+}
+
+/** Network, IPC, UTS and PID namespaces that a process lives in; pinned ones without a process show as mounts. */
+function readNamespaces(): string[] {
+  const found = new Set<string>();
+  for (const pid of pids()) {
+    for (const kind of ['net', 'ipc', 'uts', 'pid', 'mnt']) {
+      try {
+        found.add(readlinkSync(`/proc/${pid}/ns/${kind}`));
+      } catch {
+        // The process ended while we looked.
+      }
+    }
+  }
+  return [...found].sort();
+}
+
+/** Programs that Berth starts. Others on the machine come and go by themselves. */
+function readProcesses(): string[] {
+  const ours = /(^|\/)(conmon|runc|crun|pause|berthd|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
+  return pids()
+    .flatMap((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+        return words.slice(0, 4).some((word) => ours.test(word)) ? [`${pid} ${words.join(' ').trim()}`] : [];
+      } catch {
+        return [];
+      }
+    })
+    .sort();
+}
+
+function readCgroups(root: string): string[] {
+  const found: string[] = [];
+  const walk = (folder: string): void => {
+    for (const entry of readdirSync(folder, { withFileTypes: true })) {
+      if (!entry.isDirectory()) continue;
+      const path = join(folder, entry.name);
+      found.push(path);
+      walk(path);
+    }
+  };
+  walk(root);
+  return found.sort();
+}
+
+function readLinks(): string[] {
+  return readdirSync('/sys/class/net').sort();
+}
+
+function readRules(): string[] {
+  const lines = ['iptables-save', 'ip6tables-save'].flatMap((tool) => {
+    try {
+      return execFileSync(tool, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n').map((line) => `${tool}: ${line}`);
+    } catch {
+      return [];
+    }
+  });
+  // Comments carry the time; chain lines carry packet counters.
+  return lines.filter((line) => /: -A /.test(line)).sort();
+}
+
+function pids(): string[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+}
