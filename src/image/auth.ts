@@ -55,7 +55,7 @@ export function credentialFromRequest(auth: RegistryAuth | undefined): Credentia
 }
 
 /** Decodes base64 of `user:password`; undefined when it is not that. */
-export function decodeBasic(encoded: string): { username: string; password: string } | undefined {
+function decodeBasic(encoded: string): { username: string; password: string } | undefined {
   if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(encoded.trim())) return undefined;
   const text = Buffer.from(encoded, 'base64').toString('utf8');
   const colon = text.indexOf(':');

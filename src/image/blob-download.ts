@@ -183,7 +183,7 @@ function mismatch(blob: Descriptor, problem: string): RegistryError {
 }
 
 /** Turns "no space left" into an error that says where, and how much is free. */
-export async function explainDisk(err: unknown, path: string): Promise<unknown> {
+async function explainDisk(err: unknown, path: string): Promise<unknown> {
   const code = err instanceof Error && 'code' in err ? err.code : undefined;
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     const free = await statfs(path).then(

@@ -1,10 +1,10 @@
 import { createHash, type Hash } from 'node:crypto';
 
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError } from '../base/errors.ts';
 
 declare const brand: unique symbol;
 
-/** A content digest, `sha256:<64 hex>` or `sha512:<128 hex>`: OCI image spec, "Digests". Made by `parseDigest`. */
+/** A content digest, `sha256:<64 hex>` or `sha512:<128 hex>`: OCI image spec, "Digests". `isDigest` tells them. */
 export type Digest = string & { readonly [brand]: 'Digest' };
 
 const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
@@ -12,12 +12,6 @@ const DIGEST = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 /** True for a digest of a kind that Berth can verify. */
 export function isDigest(text: string): text is Digest {
   return DIGEST.test(text);
-}
-
-/** Checks a digest that a client sent; throws `invalid` for `field` when it is none. */
-export function parseDigest(text: string, field: string): Digest {
-  if (isDigest(text)) return text;
-  throw invalid(field, `"${text.slice(0, 200)}" is not a digest of the form sha256:<64 hex> or sha512:<128 hex>`);
 }
 
 /** A running hash of the digest's algorithm. */

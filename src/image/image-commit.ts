@@ -8,19 +8,21 @@ export interface NewImage {
   readonly names: readonly string[];
 }
 
-/** Where images are kept; `transaction` runs all or nothing. */
-export interface ImageShelf {
+/** Where images are kept: what this room needs of src/store. `transaction` runs all or nothing. */
+export interface ImageStore {
   transaction<T>(fn: () => T): T;
-  put(image: StoredImage): void;
-  delete(id: string): void;
-  all(): StoredImage[];
+  readonly images: {
+    put(image: StoredImage): void;
+    delete(id: string): void;
+    all(): StoredImage[];
+  };
 }
 
 /**
  * Makes an image appear under its names in one transaction, and then in memory. An image that is there already keeps
  * what it has, and gains the names.
  */
-export function commitImage(catalog: ImageCatalog, shelf: ImageShelf, { image, names }: NewImage): ImageRecord {
+export function commitImage(catalog: ImageCatalog, store: ImageStore, { image, names }: NewImage): ImageRecord {
   const taken = new Set(names);
   const losers = catalog
     .list()
@@ -28,9 +30,9 @@ export function commitImage(catalog: ImageCatalog, shelf: ImageShelf, { image, n
     .map((other) => withoutNames(stored(other), taken));
   const existing = catalog.byId(image.id);
   const named = names.reduce(withName, existing ? stored(existing) : image);
-  shelf.transaction(() => {
-    for (const loser of losers) shelf.put(loser);
-    shelf.put(named);
+  store.transaction(() => {
+    for (const loser of losers) store.images.put(loser);
+    store.images.put(named);
   });
   for (const loser of losers) catalog.put(loser);
   return catalog.put(named);

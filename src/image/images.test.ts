@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
-import { MemoryLayers, MemoryShelf } from '../../test/fakes/layer-folders.ts';
-import { answerError, FakeRegistry, fakeBlob, fakeImage, fakeIndex } from '../../test/fakes/registry.ts';
+import { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
+import { answerError, describeBlob, FakeRegistry, fakeBlob, fakeImage, fakeIndex } from '../../test/fakes/registry.ts';
 import { systemClock } from '../base/clock.ts';
 import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
@@ -18,7 +18,7 @@ const never = new AbortController().signal;
 let registry: FakeRegistry;
 let root: string;
 let layers: MemoryLayers;
-let shelf: MemoryShelf;
+let store: MemoryImageStore;
 let users: string[];
 let pulls: [string, number][];
 let images: Images;
@@ -34,7 +34,7 @@ function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] =
       maxParallelDownloads: 3,
       pullTimeoutMs: 20_000,
     },
-    shelf,
+    store,
     layers,
     client: new RegistryClient({
       monotonicMs: () => performance.now(),
@@ -53,7 +53,7 @@ function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] =
 beforeEach(async () => {
   registry = await FakeRegistry.start();
   root = await mkdtemp(join(tmpdir(), 'berth-images-'));
-  [layers, shelf, users, pulls] = [new MemoryLayers(), new MemoryShelf(), [], []];
+  [layers, store, users, pulls] = [new MemoryLayers(), new MemoryImageStore(), [], []];
   images = build();
   await images.start();
 });
@@ -134,6 +134,7 @@ describe('Images.pull', () => {
     assert.equal(images.find(name('app:v1'))?.id, second.config.digest);
     assert.deepEqual(images.find(first.config.digest)?.tags, []);
     assert.equal(images.find(first.config.digest)?.repoDigests.length, 1);
+    assert.deepEqual(build().list(), images.list());
   });
 
   it('joins the same pull, but not one with other credentials', async () => {
@@ -164,7 +165,7 @@ describe('Images.pull', () => {
     two.abort(new BerthError('cancelled', 'the second left'));
     gate.resolve();
     await assert.rejects(pulled[1] ?? Promise.resolve(), /the second left/);
-    assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+    assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
     assert.deepEqual(
       pulls.map(([outcome]) => outcome),
       ['cancelled'],
@@ -184,7 +185,7 @@ describe('Images.pull', () => {
       'unavailable',
       /^pull .*blob sha256:.*(digest|longer|ends)/,
     );
-    assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+    assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
     registry.misbehave = undefined;
     const kept = await inFlightFiles();
     assert.ok(
@@ -335,6 +336,29 @@ describe('Images.pull', () => {
       },
     ],
     [
+      'a layer of the right size with other bytes',
+      'unavailable',
+      /blob sha256:.* has digest sha256:/,
+      () => {
+        const image = fakeImage(['x']);
+        registry.add('app', image, 'latest');
+        registry.misbehave = (req, res) => {
+          if (!req.url?.endsWith(image.layers[0]?.digest ?? '')) return false;
+          res.end(Buffer.alloc(image.layers[0]?.size ?? 0));
+          return true;
+        };
+      },
+    ],
+    [
+      'a config of another size',
+      'unavailable',
+      /config sha256:.* has not the 1 bytes/,
+      () => {
+        const { config } = fakeImage(['x']);
+        registry.add('app', fakeImage(['x'], { manifest: { config: { ...describeBlob(config), size: 1 } } }), 'latest');
+      },
+    ],
+    [
       'a layer of another diff id',
       'precondition',
       /unpack layer sha256:.*: layer unpacks to/,
@@ -373,7 +397,7 @@ describe('Images.pull', () => {
     it(`refuses ${what}`, async () => {
       arrange();
       await rejectsWith(images.pull(name('app'), undefined, never), kind, words);
-      assert.deepEqual([images.list(), layers.all(), shelf.all()], [[], [], []]);
+      assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
     });
   }
 
@@ -410,7 +434,7 @@ describe('Images.find and remove', () => {
   it('calls an id prefix of two images ambiguous', () => {
     for (const digit of ['1', '2']) {
       const config = { user: '', env: [], entrypoint: [], cmd: [], workingDir: '', stopSignal: '' };
-      shelf.put({
+      store.images.put({
         id: `sha256:abcd${digit.repeat(60)}`,
         tags: [],
         repoDigests: [],
@@ -441,7 +465,7 @@ describe('Images.find and remove', () => {
     assert.deepEqual([...layers.layers.keys()].sort(), [...two.diffIds].sort());
     await images.remove(name('one:v1'));
     await images.remove(two.config.digest);
-    assert.deepEqual([layers.all(), shelf.all()], [[], []]);
+    assert.deepEqual([layers.all(), store.images.all()], [[], []]);
   });
 
   it('lets a pull wait for a layer that is being removed', async () => {
@@ -479,7 +503,7 @@ describe('Images.find and remove', () => {
       kept.layers,
     );
     assert.deepEqual(await inFlightFiles(), []);
-    assert.equal(shelf.rows.size, 1);
+    assert.equal(store.rows.size, 1);
   });
 
   it('pins by name, glob and keyword, also what is there already', async () => {
@@ -533,6 +557,6 @@ describe('Images.load', () => {
     await rejectsWith(archive.images.load('/tmp/x.tar', never), 'precondition', /app:v1: the archive's layers/);
     const other = await archiveOf(fakeImage(['a'], { architecture: 's390x' }));
     await rejectsWith(other.images.load('/tmp/x.tar', never), 'precondition', /linux\/s390x/);
-    assert.deepEqual([layers.all(), shelf.all(), archive.disposed()], [[], [], 1]);
+    assert.deepEqual([layers.all(), store.images.all(), archive.disposed()], [[], [], 1]);
   });
 });

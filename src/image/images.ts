@@ -15,7 +15,7 @@ import { BlobIngest } from './blob-download.ts';
 import { digestOf, isDigest } from './digest.ts';
 import { candidateReferences, resolveReference } from './endpoints.ts';
 import { ImageCatalog } from './image-catalog.ts';
-import { commitImage, type ImageShelf } from './image-commit.ts';
+import { commitImage, type ImageStore } from './image-commit.ts';
 import type { ImageRecord } from './image-record.ts';
 import { JoinedWork } from './joined-work.ts';
 import { type LayerFolders, LayerHolds } from './layer-holds.ts';
@@ -44,7 +44,7 @@ export interface ImagesDeps {
   /** Berth's root folder; blobs in flight are in `<root>/image/ingest`. */
   readonly root: string;
   readonly settings: ImageSettings;
-  readonly shelf: ImageShelf;
+  readonly store: ImageStore;
   readonly layers: LayerFolders;
   readonly client: RegistryClient;
   readonly readArchive: (path: string, signal: AbortSignal) => Promise<readonly ArchiveImage[]>;
@@ -88,7 +88,7 @@ export class Images {
     this.#deps = deps;
     this.#platform = deps.platform ?? hostPlatform();
     this.#catalog = new ImageCatalog(settings.pinnedImages);
-    for (const image of deps.shelf.all()) this.#catalog.put(image);
+    for (const image of deps.store.images.all()) this.#catalog.put(image);
     this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
     this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
     this.#authFile = new AuthFile(settings.authFile);
@@ -97,12 +97,12 @@ export class Images {
 
   /** Makes memory and disk agree: forgets images whose layers are gone, removes layers and blobs of unfinished pulls. */
   async start(): Promise<void> {
-    const { layers, shelf, log } = this.#deps;
+    const { layers, store, log } = this.#deps;
     for (const image of this.#catalog.list()) {
       const missing = image.layers.filter((diffId) => !layers.has(diffId));
       if (missing.length === 0) continue;
       log.warn({ image: image.id, tags: image.tags, missing }, 'image forgotten: its layers are not on disk');
-      shelf.transaction(() => shelf.delete(image.id));
+      store.transaction(() => store.images.delete(image.id));
       this.#catalog.delete(image.id);
     }
     await this.#ingest.start();
@@ -172,8 +172,8 @@ export class Images {
     if (users.length > 0) {
       throw new BerthError('precondition', `image ${image.id} is in use by container ${users.slice(0, 5).join(', ')}`);
     }
-    const { shelf, log } = this.#deps;
-    shelf.transaction(() => shelf.delete(image.id));
+    const { store, log } = this.#deps;
+    store.transaction(() => store.images.delete(image.id));
     this.#catalog.delete(image.id);
     // From here on the image is gone for everybody; what stays on disk after a failure goes at the next start.
     await this.#holds.removeUnused(image.layers).catch((err: unknown) => {
@@ -261,7 +261,7 @@ export class Images {
     annotations: Readonly<Record<string, string>>,
     names: readonly string[],
   ): Promise<ImageRecord> {
-    const { layers, clock, shelf } = this.#deps;
+    const { layers, clock, store } = this.#deps;
     // A power cut must never leave the row without the layers that it speaks of.
     await layers.flush();
     const sizes = new Map(layers.all().map((layer) => [layer.diffId, layer.sizeBytes]));
@@ -276,7 +276,7 @@ export class Images {
       createdAtUs: clock.nowUs(),
       annotations,
     };
-    return commitImage(this.#catalog, shelf, { image, names });
+    return commitImage(this.#catalog, store, { image, names });
   }
 
   async #loadOne(path: string, image: ArchiveImage, signal: AbortSignal): Promise<ImageRecord> {

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
+import { MemoryLayers } from '../../test/fakes/layer-folders.ts';
+import { silentLogger } from '../base/log.ts';
 import { JoinedWork } from './joined-work.ts';
+import { LayerHolds } from './layer-holds.ts';
 import { allOrAbort, Slots } from './parallel.ts';
 
 const never = new AbortController().signal;
@@ -29,6 +32,50 @@ describe('Slots', () => {
     await Promise.allSettled(runs);
     assert.deepEqual(started, [0, 1, 3, 4]);
     await slots.run(never, async () => {});
+  });
+});
+
+describe('Slots, when a waiter leaves at the moment of its turn', () => {
+  it('still serves the next one', async () => {
+    const slots = new Slots(1);
+    const gate = Promise.withResolvers<void>();
+    const leaver = new AbortController();
+    const first = slots.run(never, () => gate.promise);
+    const second = slots.run(leaver.signal, async () => {});
+    const third = slots.run(never, async () => 'served');
+    // Asked for after the first one's own wait, so it runs between the hand-over and the second one's awakening.
+    const left = gate.promise.then(() => leaver.abort(new Error('left')));
+    gate.resolve();
+    await Promise.all([first, left]);
+    assert.equal(await third, 'served');
+    await Promise.allSettled([second]);
+  });
+});
+
+describe('LayerHolds', () => {
+  it('lets nobody count on a layer that is being removed', async () => {
+    const layers = new MemoryLayers();
+    layers.layers.set('a', 1);
+    const gate = Promise.withResolvers<void>();
+    layers.gate = () => gate.promise;
+    const holds = new LayerHolds(layers, () => false, silentLogger);
+    const removal = holds.removeUnused(['a']);
+    const seen = holds.during(['a'], never, async () => layers.has('a'));
+    await new Promise((resolve) => setImmediate(resolve));
+    gate.resolve();
+    await removal;
+    assert.equal(await seen, false);
+  });
+
+  it('removes no layer that is held, and the unowned ones afterwards', async () => {
+    const layers = new MemoryLayers();
+    for (const diffId of ['owned', 'spare']) layers.layers.set(diffId, 1);
+    const holds = new LayerHolds(layers, (diffId) => diffId === 'owned', silentLogger);
+    await holds.during(['owned', 'spare'], never, async () => {
+      await holds.removeUnused(['owned', 'spare']);
+      assert.deepEqual(layers.calls, []);
+    });
+    assert.deepEqual(layers.calls, ['remove spare']);
   });
 });
 

@@ -164,7 +164,10 @@ describe('RegistryClient', () => {
       assert.deepEqual(await readBlob(client, access(login), image.config.digest), image.config.bytes);
       other.auth = { kind: 'basic', username: 'me', password: 'SECRET' };
       await assert.rejects(readBlob(client, access(login), image.config.digest), (err) => isKind(err, 'permission'));
-      assert.ok(other.seen.length >= 2);
+      other.auth = bearer(() => true);
+      await assert.rejects(readBlob(client, access(login), image.config.digest), (err) => isKind(err, 'permission'));
+      assert.ok(!other.paths().some((path) => path.startsWith('/token')));
+      assert.ok(other.seen.length >= 3);
       assert.ok(other.seen.every((seen) => seen.authorization === undefined));
     });
   });

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { gunzipSync, zstdDecompressSync } from 'node:zlib';
 
 import { BerthError } from '../../src/base/errors.ts';
-import type { ImageShelf } from '../../src/image/image-commit.ts';
+import type { ImageStore } from '../../src/image/image-commit.ts';
 import type { StoredImage } from '../../src/image/image-record.ts';
 import type { LayerFolders } from '../../src/image/layer-holds.ts';
 
@@ -48,22 +48,15 @@ export class MemoryLayers implements LayerFolders {
 }
 
 /** Keeps images in memory, as JSON, so that what does not survive a store does not survive here either. */
-export class MemoryShelf implements ImageShelf {
+export class MemoryImageStore implements ImageStore {
   readonly rows = new Map<string, string>();
+  readonly images: ImageStore['images'] = {
+    put: (image) => void this.rows.set(image.id, JSON.stringify(image)),
+    delete: (id) => void this.rows.delete(id),
+    all: () => [...this.rows.values()].map((row) => JSON.parse(row) as StoredImage),
+  };
 
   transaction<T>(fn: () => T): T {
     return fn();
-  }
-
-  put(image: StoredImage): void {
-    this.rows.set(image.id, JSON.stringify(image));
-  }
-
-  delete(id: string): void {
-    this.rows.delete(id);
-  }
-
-  all(): StoredImage[] {
-    return [...this.rows.values()].map((row) => JSON.parse(row) as StoredImage);
   }
 }

@@ -11,8 +11,10 @@ import { systemClock } from '../../src/base/clock.ts';
 import { describe as chain, isKind } from '../../src/base/errors.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
+import type { StoredImage } from '../../src/image/image-record.ts';
 import { Images } from '../../src/image/images.ts';
 import { RegistryClient } from '../../src/image/registry-client.ts';
+import { Store, type StoredTypes } from '../../src/store/store.ts';
 import {
   type BuiltLayout,
   buildBusyboxLayout,
@@ -21,7 +23,9 @@ import {
   startRegistry,
   type TestRegistry,
 } from '../fakes/images.ts';
-import { MemoryLayers, MemoryShelf } from '../fakes/layer-folders.ts';
+import { MemoryLayers } from '../fakes/layer-folders.ts';
+
+type Types = StoredTypes & { readonly image: StoredImage };
 
 const never = new AbortController().signal;
 const missing = missingTools();
@@ -35,6 +39,7 @@ describe('pull from docker-registry', {
   let gzip: BuiltLayout;
   let root: string;
   let layers: MemoryLayers;
+  let store: Store<Types>;
   let images: Images;
 
   const build = (at: string, authFile = ''): Images =>
@@ -48,7 +53,7 @@ describe('pull from docker-registry', {
         maxParallelDownloads: 3,
         pullTimeoutMs: 30_000,
       },
-      shelf: new MemoryShelf(),
+      store,
       layers,
       client: new RegistryClient({ monotonicMs: () => performance.now() }),
       readArchive: async () => [],
@@ -73,12 +78,14 @@ describe('pull from docker-registry', {
   beforeEach(async () => {
     root = await mkdtemp(join(tmpdir(), 'berth-image-pull-'));
     layers = new MemoryLayers();
+    store = Store.open<Types>(root, systemClock);
     images = build(root);
     await images.start();
   });
 
   afterEach(async () => {
     await images.close();
+    store.close();
     await rm(root, { recursive: true });
   });
 
@@ -94,6 +101,9 @@ describe('pull from docker-registry', {
     const again = await images.pull(`${open.host}/team/busybox@${gzip.manifestDigest}`, undefined, never);
     assert.deepEqual(again, record);
     assert.deepEqual(await readdir(join(root, 'image/ingest')), []);
+    const restarted = build(root);
+    await restarted.start();
+    assert.deepEqual(restarted.find(reference), record);
   });
 
   it('pulls Docker schema 2, zstd and plain tar layers', async () => {
