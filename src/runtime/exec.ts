@@ -3,8 +3,8 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 
-import { withDeadline } from '../base/deadline.ts';
-import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { sleep, withDeadline } from '../base/deadline.ts';
+import { BerthError, describe, invalid, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import { Output } from '../proc/output.ts';
@@ -19,7 +19,7 @@ import { globalArgs } from './oci-runtime.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { killDescendants } from './process-tree.ts';
 import { raceSignal } from './race-signal.ts';
-import { runtimeMessage, saysNoCommand } from './runtime-output.ts';
+import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
 
 /** One command to run in a running container. */
 export interface ExecRequest {
@@ -46,6 +46,7 @@ const OUTPUT_LIMIT_BYTES = 16 * 1024 * 1024;
 /** Output that was written before the command ended is in the pipe already; only a process left behind holds it open. */
 const LAST_OUTPUT_MS = 250;
 const KILL_TIMEOUT_MS = 30_000;
+const KILL_AGAIN_MS = 50;
 
 /**
  * Runs commands in containers and waits for them. Each runs below a conmon of its own that lives as long as it: `runc
@@ -141,31 +142,33 @@ export class Execs {
     answers: LineReader,
     signal: AbortSignal,
   ): Promise<number | undefined> {
-    let pid: number | undefined;
     try {
       const first = await answers.next(signal);
-      pid = first === undefined ? undefined : parseAnswer(first).value;
-      if (pid === undefined || pid <= 0) {
-        await raceSignal(child.exited, signal);
-        return undefined;
-      }
-      const last = await answers.next(signal);
+      const wasStarted = first !== undefined && parseAnswer(first).value > 0;
+      const last = wasStarted ? await answers.next(signal) : undefined;
       const { exitCode } = await raceSignal(child.exited, signal);
+      if (!wasStarted) return undefined;
       return last === undefined ? exitCode : parseAnswer(last).value;
     } catch (err) {
-      await this.#kill(request, child, pid);
+      await this.#kill(request, child);
       throw err;
     }
   }
 
-  async #kill({ containerId }: ExecRequest, child: ChildProcess, pid: number | undefined): Promise<void> {
+  async #kill({ containerId }: ExecRequest, child: ChildProcess): Promise<void> {
     using signal = withDeadline(`end of the command in container ${containerId}`, KILL_TIMEOUT_MS);
     try {
-      // Its session: the runtime makes every command the leader of one.
-      await killDescendants(child.pid, pid, this.#processes, signal);
-      await raceSignal(child.exited, signal);
+      // Again and again: it may have been about to start something, and ends by itself when nothing is left.
+      for (;;) {
+        await killDescendants(child.pid, this.#processes, signal);
+        if (await raceSignal(Promise.race([child.exited.then(() => true), sleep(KILL_AGAIN_MS, signal)]), signal))
+          return;
+      }
     } catch (err) {
-      this.#log.error({ container: containerId, pid, err }, 'a command survives SIGKILL: is it waiting for a disk?');
+      this.#log.error(
+        { container: containerId, err: describe(err) },
+        'a command survives SIGKILL: is it waiting for a disk?',
+      );
       child.kill('SIGKILL');
     }
   }
@@ -205,7 +208,7 @@ function execArgs({ containerId, handler }: ExecRequest, files: ExecFiles): stri
 function startError({ containerId, handler, args }: ExecRequest, output: string): BerthError {
   const message = runtimeMessage(output) || 'the runtime gave no reason';
   if (saysNoCommand(message)) return invalid('cmd', `${args[0]} cannot be run in the container: ${message}`);
-  if (/not running|is stopped|does not exist|No such file or directory.*status|status.*No such file/i.test(message)) {
+  if (saysNoContainer(message) || /not running|stopped/.test(message)) {
     return new BerthError('precondition', `container ${containerId} does not run: ${message}`);
   }
   return new BerthError('internal', `${handler.name} exec ${containerId}: ${message}`);

@@ -35,7 +35,7 @@ export class OciRuntime {
     const result = await this.#run('start', [containerId], signal);
     if (result.exitCode === 0) return;
     const message = runtimeMessage(result.stderr.toString());
-    if (/cannot start|already (running|started)|not in .?created|exec fifo/i.test(message)) {
+    if (/cannot start|already (running|started)|not running|exec fifo/i.test(message)) {
       throw new BerthError('precondition', this.#text('start', containerId, message));
     }
     throw this.#error('start', containerId, result);

@@ -16,19 +16,18 @@ export interface ProcessFacts {
 const MOST_ROUNDS = 20;
 
 /**
- * Kills all descendants of `root`, but not `root` itself, and whatever else belongs to `session` (a process that was
- * forked twice is nobody's descendant any more), and returns when all have ended. The tree is stopped first, so that
- * nothing is forked while it is counted.
+ * Kills all descendants of `root`, but not `root` itself, and whatever else belongs to their sessions (a process that
+ * was forked twice is nobody's descendant any more), and returns when all have ended. The tree is stopped first, so
+ * that nothing is forked while it is counted. `root` must lead a session of its own: its own session is its tree's.
  */
 export async function killDescendants(
   root: number,
-  session: number | undefined,
   processes: Pick<Processes, 'exitOf'>,
   signal: AbortSignal,
 ): Promise<void> {
   const stopped = new Map<number, ProcessFacts>();
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    const fresh = relatives(await readProcesses(), root, session).filter(({ pid }) => !stopped.has(pid));
+    const fresh = relatives(await readProcesses(), root, process.pid).filter(({ pid }) => !stopped.has(pid));
     if (fresh.length === 0) break;
     for (const found of fresh) {
       stopped.set(found.pid, found);
@@ -39,15 +38,20 @@ export async function killDescendants(
   await Promise.all([...stopped.values()].map(({ pid, startTime }) => processes.exitOf(pid, startTime, signal)));
 }
 
-/** Of all processes, those that descend from `root` or belong to `session`, without `root` and zombies. */
-export function relatives(all: readonly ProcessFacts[], root: number, session: number | undefined): ProcessFacts[] {
+/**
+ * Of all processes, the descendants of `root` and those that share a session with one, without `root` and zombies.
+ * The session of `stranger` is never theirs: a root that has not left it yet would make everybody in it a relative.
+ */
+export function relatives(all: readonly ProcessFacts[], root: number, stranger: number): ProcessFacts[] {
   const children = Map.groupBy(all, ({ parent }) => parent);
+  const members = Map.groupBy(all, ({ session }) => session);
+  for (const { session } of all.filter(({ pid }) => pid === stranger)) members.delete(session);
   const found = new Map<number, ProcessFacts>();
-  const queue = [...(children.get(root) ?? []), ...all.filter((process) => process.session === session)];
+  const queue = [...(children.get(root) ?? [])];
   for (let next = queue.pop(); next; next = queue.pop()) {
-    if (next.pid === root || found.has(next.pid)) continue;
+    if (next.pid === root || next.pid === stranger || found.has(next.pid)) continue;
     found.set(next.pid, next);
-    queue.push(...(children.get(next.pid) ?? []));
+    queue.push(...(children.get(next.pid) ?? []), ...(members.get(next.session) ?? []));
   }
   return [...found.values()].filter(({ state }) => state !== 'Z' && state !== 'X');
 }

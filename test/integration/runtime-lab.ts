@@ -57,9 +57,9 @@ export class Lab implements AsyncDisposable {
   readonly #made = new Map<string, MonitoredContainer>();
   readonly #ended = new Map<string, PromiseWithResolvers<SeenExit>>();
 
-  private constructor(folder: string, handlerName: string) {
+  private constructor(folder: string, handlerName: string, stateName: string) {
     this.folder = folder;
-    this.stateDir = join(folder, 'state');
+    this.stateDir = join(folder, stateName);
     this.rootfs = join(folder, 'rootfs');
     const exitsDir = join(this.stateDir, 'exits');
     mkdirSync(exitsDir, { recursive: true });
@@ -86,8 +86,8 @@ export class Lab implements AsyncDisposable {
     this.exits.onExit = (id, exit) => this.#end(id).resolve(exit);
   }
 
-  static async open(handlerName: string): Promise<Lab> {
-    const lab = new Lab(mkdtempSync('/tmp/berth-runtime-'), handlerName);
+  static async open(handlerName: string, stateName = 'state'): Promise<Lab> {
+    const lab = new Lab(mkdtempSync('/tmp/berth-runtime-'), handlerName, stateName);
     await makeBusyboxRootfs(lab.rootfs);
     for (const name of ['resolv.conf', 'hostname', 'hosts'])
       writeFileSync(join(lab.folder, name), `${name} of the lab\n`);

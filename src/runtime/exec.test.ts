@@ -1,0 +1,26 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { specInput } from '../../test/fakes/spec-input.ts';
+import { execProcess } from './exec.ts';
+import { buildProcess } from './spec-process.ts';
+
+describe('execProcess', () => {
+  const own = buildProcess(specInput({ spec: { tty: true, workingDir: '/srv' } }));
+
+  it("runs other arguments with the container's own rights and places", () => {
+    assert.deepEqual(execProcess(own, ['ls', '-l'], false), { ...own, args: ['ls', '-l'], terminal: false });
+  });
+
+  it('names the terminal where there is one', () => {
+    const plain = { ...own, env: ['A=b'] };
+    assert.deepEqual(execProcess(plain, ['sh'], true).env, ['A=b', 'TERM=xterm']);
+    assert.deepEqual(execProcess({ ...own, env: ['TERM=vt100'] }, ['sh'], true).env, ['TERM=vt100']);
+  });
+
+  it('refuses to run nothing', () => {
+    for (const args of [[], [''], ['a\0']]) {
+      assert.throws(() => execProcess(own, args, false), { kind: 'invalid', message: /^cmd: / });
+    }
+  });
+});

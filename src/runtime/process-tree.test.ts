@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+
+import { type ProcessFacts, parseStat, relatives } from './process-tree.ts';
+
+function facts(pid: number, parent: number, session: number, state = 'S'): ProcessFacts {
+  return { pid, parent, session, state, startTime: pid };
+}
+
+function pids(found: readonly ProcessFacts[]): number[] {
+  return found.map(({ pid }) => pid).sort((a, b) => a - b);
+}
+
+describe('relatives', () => {
+  const all = [
+    facts(1, 0, 1),
+    facts(5, 1, 5),
+    facts(10, 5, 10),
+    facts(11, 10, 11),
+    facts(12, 11, 11),
+    facts(13, 1, 11), // Forked twice: only its session tells where it comes from.
+    facts(14, 13, 14),
+    facts(15, 11, 11, 'Z'),
+    facts(20, 1, 20),
+    facts(30, 1, 5),
+    facts(31, 30, 5), // Its root has not left the session of 5 yet.
+  ];
+
+  it('finds descendants, what left the tree but not the session, and its children', () => {
+    assert.deepEqual(pids(relatives(all, 10, 5)), [11, 12, 13, 14]);
+  });
+
+  it('finds nobody for a process without children', () => {
+    assert.deepEqual(relatives(all, 20, 5), []);
+  });
+
+  it("never takes in the stranger's session", () => {
+    assert.deepEqual(pids(relatives(all, 30, 5)), [31]);
+  });
+});
+
+describe('parseStat', () => {
+  it('reads a process of this machine', () => {
+    const found = parseStat(readFileSync('/proc/self/stat', 'latin1'));
+    assert.equal(found?.pid, process.pid);
+    assert.equal(found?.parent, process.ppid);
+  });
+
+  it('is not fooled by a name', () => {
+    const rest = Array.from({ length: 46 }, (_, i) => String(i)).join(' ');
+    assert.deepEqual(parseStat(`7 (a) S 1 (x) R 3 4 5 ${rest}`), {
+      pid: 7,
+      state: 'R',
+      parent: 3,
+      session: 5,
+      startTime: 15,
+    });
+  });
+
+  it('takes no other text', () => {
+    for (const text of ['', 'x', '7 (a)', '7 (a) S 1']) assert.equal(parseStat(text), undefined);
+  });
+});

@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+
+import { specInput } from '../../test/fakes/spec-input.ts';
+import { buildSpec } from './spec.ts';
+
+describe('buildSpec', () => {
+  it('joins the namespaces that the sandbox pins, and makes the others', () => {
+    assert.deepEqual(buildSpec(specInput({})).linux.namespaces, [
+      { type: 'mount' },
+      { type: 'cgroup' },
+      { type: 'network', path: '/ns/net' },
+      { type: 'ipc', path: '/ns/ipc' },
+      { type: 'uts', path: '/ns/uts' },
+      { type: 'pid' },
+    ]);
+  });
+
+  it("leaves out the host's namespaces, and cgroup namespaces where cgroups are v1", () => {
+    const input = specInput({
+      namespaces: { network: 'host', ipc: 'host', uts: 'host', pid: 'host' },
+      host: { cgroupVersion: 1 },
+    });
+    assert.deepEqual(buildSpec(input).linux.namespaces, [{ type: 'mount' }]);
+  });
+
+  it('joins the PID namespace of another process', () => {
+    const input = specInput({ namespaces: { pid: { path: '/proc/42/ns/pid' } } });
+    const found = buildSpec(input).linux.namespaces.find(({ type }) => type === 'pid');
+    assert.deepEqual(found, { type: 'pid', path: '/proc/42/ns/pid' });
+  });
+
+  it('hides what leaks from the host, also when a client has an older list', () => {
+    const masked = (maskedPaths: readonly string[] | undefined) =>
+      buildSpec(specInput({ security: { maskedPaths } })).linux.maskedPaths;
+    assert.ok(masked(undefined).includes('/proc/kcore'));
+    assert.ok(masked(['/own', '/proc/kcore']).includes('/own'));
+    assert.ok(masked(['/own', '/proc/kcore']).includes('/proc/interrupts'));
+    assert.equal(masked(['/proc/kcore']).filter((path) => path === '/proc/kcore').length, 1);
+    assert.deepEqual(masked([]), []);
+  });
+
+  it('gives a privileged container everything', () => {
+    const { linux, mounts } = buildSpec(
+      specInput({
+        security: { privileged: true, maskedPaths: ['/x'], readonlyPaths: ['/y'] },
+        seccomp: { defaultAction: 'x' },
+      }),
+    );
+    assert.deepEqual([linux.maskedPaths, linux.readonlyPaths, linux.seccomp], [[], [], undefined]);
+    for (const path of ['/sys', '/sys/fs/cgroup']) {
+      assert.ok(mounts.find(({ destination }) => destination === path)?.options.includes('rw'), path);
+    }
+  });
+
+  it('confines any other container', () => {
+    const seccomp = { defaultAction: 'SCMP_ACT_ERRNO' };
+    const { linux, mounts } = buildSpec(specInput({ seccomp }));
+    assert.equal(linux.seccomp, seccomp);
+    for (const path of ['/sys', '/sys/fs/cgroup']) {
+      assert.ok(mounts.find(({ destination }) => destination === path)?.options.includes('ro'), path);
+    }
+  });
+
+  it("keeps a client's annotations from the runtime, which may take orders from them", () => {
+    const { annotations } = buildSpec(specInput({}));
+    assert.equal(annotations['run.oci.handler'], undefined);
+    assert.equal(annotations['io.kubernetes.cri.sandbox-id'], 'sandbox-id');
+  });
+
+  it('puts limits, device rules and the number of processes side by side', () => {
+    const resources = { hugepageLimits: [], unified: {}, cpuShares: 512 };
+    assert.deepEqual(buildSpec(specInput({ spec: { resources }, pidsLimit: 10 })).linux.resources, {
+      cpu: { shares: 512 },
+      devices: [{ allow: false, access: 'rwm' }],
+      pids: { limit: 10 },
+    });
+  });
+
+  it('refuses user namespaces', () => {
+    const namespaces = {
+      network: 'pod',
+      pid: 'container',
+      ipc: 'pod',
+      targetId: '',
+      user: { uids: [], gids: [] },
+    } as const;
+    assert.throws(() => buildSpec(specInput({ security: { namespaces } })), { kind: 'unimplemented' });
+  });
+});

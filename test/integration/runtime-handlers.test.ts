@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+
+import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { Processes } from '../../src/proc/processes.ts';
+import { HandlerTrials } from '../../src/runtime/handler-trials.ts';
+import { Handlers, type ProbeDeps } from '../../src/runtime/handlers.ts';
+
+const signal = AbortSignal.timeout(60_000);
+
+describe('handlers of this machine', () => {
+  const processes = new Processes({ log: silentLogger, meter: silentMeter });
+  let folder = '';
+  before(() => {
+    folder = mkdtempSync('/tmp/berth-handlers-');
+    const source = join(folder, 'pause.c');
+    writeFileSync(source, '#include <unistd.h>\nint main(void) { for (;;) pause(); }\n');
+    execFileSync('gcc', ['-static', '-o', join(folder, 'pause'), source]);
+  });
+  after(async () => {
+    await processes.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  const deps = (): ProbeDeps => ({
+    handlers: { runc: { path: 'runc', root: '' }, crun: { path: 'crun', root: '' } },
+    defaultRuntime: 'auto',
+    stateDir: folder,
+    pausePath: join(folder, 'pause'),
+    systemdCgroup: false,
+    kernelHasRecursiveReadOnly: true,
+    processes,
+    log: silentLogger,
+  });
+
+  it('knows version and features of each', async () => {
+    const handlers = await Handlers.probe(deps(), signal);
+    assert.match(handlers.get('runc').version, /^runc version/);
+    assert.match(handlers.get('crun').version, /^crun version/);
+    assert.ok(['crun', 'runc'].includes(handlers.defaultName));
+    assert.ok(handlers.get('runc').features.recursiveReadOnlyMounts, 'runc 1.1 can make mounts read-only recursively');
+  });
+
+  it('finds runc working, leaves nothing of its trial, and asks no second time', async () => {
+    rmSync(join(folder, 'handler-trials.json'), { force: true });
+    const handlers = await Handlers.probe({ ...deps(), defaultRuntime: 'runc' }, signal);
+    const trials = new HandlerTrials(deps());
+    const first = await trials.run([handlers.get('runc')], signal);
+    assert.deepEqual(first.get('runc'), { passed: true, reason: '' });
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => name.startsWith('trial-')),
+      [],
+    );
+    assert.doesNotMatch(execFileSync('find', ['/sys/fs/cgroup', '-name', 'berth-trial*'], { encoding: 'utf8' }), /./);
+    const startedMs = performance.now();
+    assert.deepEqual(await trials.run([handlers.get('runc')], signal), first);
+    assert.ok(performance.now() - startedMs < 15, 'the second answer comes from the cache');
+    assert.match(readFileSync(join(folder, 'handler-trials.json'), 'utf8'), /"passed":true/);
+  });
+
+  it('tells why a runtime fails', async () => {
+    const handlers = await Handlers.probe({ ...deps(), defaultRuntime: 'runc' }, signal);
+    writeFileSync(join(folder, 'no-program'), 'not a program');
+    const trials = new HandlerTrials({ ...deps(), pausePath: join(folder, 'no-program') });
+    rmSync(join(folder, 'handler-trials.json'), { force: true });
+    const failed = (await trials.run([handlers.get('runc')], signal)).get('runc');
+    assert.equal(failed?.passed, false);
+    assert.match(failed?.reason ?? '', /pause/);
+    rmSync(join(folder, 'handler-trials.json'));
+  });
+});
