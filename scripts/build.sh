@@ -31,5 +31,5 @@ pause() {
   mv dist/native/pause.next dist/native/pause
 }
 
-compile
 pause
+compile

@@ -47,7 +47,7 @@ install_debian_packages() {
     export DEBIAN_FRONTEND=noninteractive
     log=$(mktemp)
     # shellcheck disable=SC2086
-    if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
+    if ! { apt-get update && apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 $missing; } >"$log" 2>&1 </dev/null; then
       cat "$log" >&2
       rm -f "$log"
       echo "Installing Debian packages failed: $missing" >&2

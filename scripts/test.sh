@@ -11,7 +11,6 @@ fi
 scripts/debian-packages.sh build run demo test || exit 1
 scripts/npm-packages.sh || exit 1
 export PATH="$PWD/node_modules/.bin:$PATH"
-scripts/build.sh || exit 1
 
 summaries=$(mktemp -d)
 trap 'rm -rf "$summaries"' EXIT
@@ -40,8 +39,14 @@ run_tests() {
 # Sums a line of the summaries, such as `# pass 12`.
 count() { echo $(($(cat "$summaries"/* 2>/dev/null | sed -n "s/^# $1 \([0-9]*\)$/\1/p" | paste -sd+) + 0)); }
 
-echo '== check'
-if scripts/check.sh; then stepped=1; else stumbled=1; fi
+# One of this script's own steps, counted like a test. The rest is told too when one fails.
+step() {
+  echo "== $1"
+  if "scripts/$1.sh"; then stepped=$((stepped + 1)); else stumbled=$((stumbled + 1)); fi
+}
+
+step build
+step check
 mapfile -t unit < <(find src test -name '*.test.ts' -not -path 'test/integration/*' | sort)
 mapfile -t integration < <(find test/integration -name '*.test.ts' | sort)
 if [ ${#unit[@]} = 0 ] || [ ${#integration[@]} = 0 ]; then
