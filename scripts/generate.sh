@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes proto/gen anew from the .proto files. With --check, compares instead, and fails when they differ.
+# Writes proto/gen anew from the .proto files, and deploy/berth.toml from the schema. With --check, compares instead, and fails when they differ.
 # Needs no network: buf and the plugin come with the npm packages.
 set -eu
 cd "$(dirname "$0")/.."
@@ -22,3 +22,5 @@ if [ "$out" != proto/gen ] && ! diff -rq "$out" proto/gen; then
   echo 'proto/gen is not what the .proto files give; run: npm run generate' >&2
   exit 1
 fi
+
+[ "$out" = proto/gen ] && node scripts/write-default-config.ts

@@ -1,0 +1,76 @@
+import { toToml } from './check-value.ts';
+import type { Config } from './load-config.ts';
+import { HANDLER_KEYS, TABLES, TOP_KEYS, type TomlValue } from './schema.ts';
+
+/** The configuration in force as TOML, every key written out. */
+export function describeConfig(config: Config): string {
+  const from = config.sources.length > 0 ? config.sources.join(', ') : 'no file: all defaults';
+  const lines = [`# from ${from}`];
+  for (const key of Object.keys(TOP_KEYS)) lines.push(assignment(key, valueOf(config, key)));
+  for (const [table, keys] of Object.entries(TABLES)) {
+    lines.push('', `[${table}]`);
+    for (const key of Object.keys(keys)) lines.push(assignment(key, valueOf(config, `${table}.${key}`)));
+  }
+  for (const [name, handler] of Object.entries(config.runtime.handlers)) {
+    lines.push('', `[runtime.handlers.${name}]`);
+    for (const key of Object.keys(HANDLER_KEYS))
+      lines.push(assignment(key, String(Object.entries(handler).find(([own]) => own === key)?.[1] ?? '')));
+  }
+  return `${lines.join('\n')}\n`;
+}
+
+/** deploy/berth.toml: every key with what it is for, its default commented out. */
+export function renderDefaultFile(): string {
+  const entry = (key: string, { help, defaultValue }: { help: string; defaultValue: TomlValue }): string[] => [
+    ...wrapText(help, 110).map((line) => `# ${line}`),
+    `# ${assignment(key, defaultValue)}`,
+    '',
+  ];
+  const lines = [
+    '# The configuration of berthd. Each key is shown with its default; remove the # to change it.',
+    '# Drop-ins beside this file, in berth.toml.d/*.toml, are read after it in lexical order.',
+    '# berth config check shows what is in force.',
+    '',
+  ];
+  for (const [key, spec] of Object.entries(TOP_KEYS)) lines.push(...entry(key, spec));
+  for (const [table, keys] of Object.entries(TABLES)) {
+    lines.push(`[${table}]`, '');
+    for (const [key, spec] of Object.entries(keys)) lines.push(...entry(key, spec));
+  }
+  lines.push(
+    '# Runtime handlers: what a RuntimeClass names. crun and runc are there without being configured.',
+    '# [runtime.handlers.example]',
+    ...Object.entries({ ...HANDLER_KEYS, path: { ...HANDLER_KEYS.path, defaultValue: '/usr/bin/example' } }).flatMap(
+      ([key, spec]) => entry(key, spec),
+    ),
+  );
+  return `${lines.join('\n').trimEnd()}\n`;
+}
+
+function assignment(key: string, value: TomlValue): string {
+  return `${key} = ${toToml(value)}`;
+}
+
+function valueOf(config: Config, path: string): TomlValue {
+  if (path === 'image.pull_timeout') return `${config.image.pullTimeoutMs / 1000}s`;
+  let value: unknown = config;
+  for (const part of path.split('.')) {
+    const name = part.replaceAll(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    value =
+      typeof value === 'object' && value !== null
+        ? Object.entries(value).find(([own]) => own === name)?.[1]
+        : undefined;
+  }
+  // The test that goes over all keys fails for one that Config does not have.
+  return value as TomlValue;
+}
+
+function wrapText(text: string, width: number): string[] {
+  const lines: string[] = [''];
+  for (const word of text.split(' ')) {
+    const line = lines.at(-1) ?? '';
+    if (line !== '' && line.length + word.length + 1 > width) lines.push(word);
+    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
+  }
+  return lines;
+}

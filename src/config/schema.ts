@@ -1,0 +1,173 @@
+/** One key of berth.toml: what it is for, and what it may be. */
+export interface KeySpec {
+  readonly kind: Kind;
+  readonly defaultValue: TomlValue;
+  /** One or two sentences for the operator; they become the comments of deploy/berth.toml. */
+  readonly help: string;
+}
+
+/** What a value must look like. */
+export type Kind =
+  | { readonly type: 'text' }
+  | { readonly type: 'path'; readonly mayBeEmpty: boolean }
+  | { readonly type: 'program' }
+  | { readonly type: 'word'; readonly words: readonly string[] }
+  | { readonly type: 'name'; readonly mayBeEmpty: boolean }
+  | { readonly type: 'socket' }
+  | { readonly type: 'address'; readonly mayBeEmpty: boolean }
+  | { readonly type: 'duration' }
+  | { readonly type: 'count'; readonly min: number; readonly max: number }
+  | { readonly type: 'list'; readonly of: Kind };
+
+export type TomlValue = string | number | readonly string[];
+
+const path: Kind = { type: 'path', mayBeEmpty: false };
+const optionalPath: Kind = { type: 'path', mayBeEmpty: true };
+const text: Kind = { type: 'text' };
+
+function key(kind: Kind, defaultValue: TomlValue, help: string): KeySpec {
+  return { kind, defaultValue, help };
+}
+
+/** Keys outside any table. */
+export const TOP_KEYS = {
+  root: key(path, '/var/lib/berth', 'What outlives a reboot: images, the writable layers of containers, the database.'),
+  state: key(
+    path,
+    '/run/berth',
+    'What must not outlive a reboot: bundles, namespaces, exit codes. Keep it on a tmpfs.',
+  ),
+  listen: key(
+    { type: 'socket' },
+    'unix:///run/berth/berth.sock',
+    'Where the kubelet, crictl and berth connect. Root and its group may use it.',
+  ),
+} as const satisfies Record<string, KeySpec>;
+
+/** The tables and their keys, in the order in which they are shown. */
+export const TABLES = {
+  image: {
+    registries_conf: key(
+      path,
+      '/etc/containers/registries.conf',
+      'Registries: locations, mirrors, insecure and blocked ones, short names.',
+    ),
+    registries_conf_dir: key(
+      path,
+      '/etc/containers/registries.conf.d',
+      'Drop-ins for registries_conf, read in lexical order.',
+    ),
+    auth_file: key(
+      optionalPath,
+      '',
+      'Credentials for registries, as podman login or docker login write them. Empty: none but those of the kubelet.',
+    ),
+    signature_policy: key(path, '/etc/containers/policy.json', 'Which images are trusted.'),
+    pause_image: key(
+      text,
+      '',
+      'An image whose program holds the namespaces of pods. Empty: the built-in one, which needs no image.',
+    ),
+    pinned_images: key(
+      { type: 'list', of: text },
+      [],
+      'Images that the kubelet never collects: names, or patterns with *.',
+    ),
+    max_parallel_downloads: key(
+      { type: 'count', min: 1, max: 64 },
+      6,
+      'How many layers of one image are downloaded at a time.',
+    ),
+    pull_timeout: key({ type: 'duration' }, '1h', 'The longest that one pull may take.'),
+  },
+  cni: {
+    conf_dir: key(
+      path,
+      '/etc/cni/net.d',
+      'Network configurations; the first valid one in lexical order is used. Watched while berthd runs.',
+    ),
+    bin_dirs: key({ type: 'list', of: path }, ['/opt/cni/bin', '/usr/lib/cni'], 'Where the plugins are.'),
+    cache_dir: key(optionalPath, '', 'Results of plugins, needed to take networks down again. Empty: <root>/cni.'),
+    default_network: key({ type: 'name', mayBeEmpty: true }, '', 'Name of the network to use. Empty: the first.'),
+  },
+  runtime: {
+    default_runtime: key(
+      { type: 'name', mayBeEmpty: false },
+      'auto',
+      'The handler for pods that name none. auto: the first of crun and runc that passes a self-test.',
+    ),
+    cgroup_manager: key(
+      { type: 'word', words: ['auto', 'cgroupfs', 'systemd'] },
+      'auto',
+      'Who makes cgroups. auto: systemd where it runs. The kubelet must use the same; it asks.',
+    ),
+    monitor_path: key(
+      { type: 'program' },
+      'conmon',
+      'The program that watches one container. A name is looked up in the PATH.',
+    ),
+    default_capabilities: key(
+      { type: 'list', of: { type: 'name', mayBeEmpty: false } },
+      [
+        'AUDIT_WRITE',
+        'CHOWN',
+        'DAC_OVERRIDE',
+        'FOWNER',
+        'FSETID',
+        'KILL',
+        'MKNOD',
+        'NET_BIND_SERVICE',
+        'NET_RAW',
+        'SETFCAP',
+        'SETGID',
+        'SETPCAP',
+        'SETUID',
+        'SYS_CHROOT',
+      ],
+      'What a container may do when its pod does not say.',
+    ),
+    pids_limit: key(
+      { type: 'count', min: 0, max: 4_194_304 },
+      0,
+      'The most processes in one container. 0: as many as the pod may have.',
+    ),
+    seccomp_profile: key(optionalPath, '', 'What RuntimeDefault stands for, as a file. Empty: the built-in profile.'),
+  },
+  stream: {
+    listen: key(
+      { type: 'address', mayBeEmpty: false },
+      '127.0.0.1:0',
+      'Where exec, attach and port-forward are served. Port 0: any free one.',
+    ),
+    tls_cert: key(optionalPath, '', 'Certificate for streams. Empty: no TLS.'),
+    tls_key: key(optionalPath, '', 'Key of tls_cert.'),
+    tls_client_ca: key(optionalPath, '', 'Who signs the certificates of clients. Empty: clients need none.'),
+  },
+  metrics: {
+    listen: key(
+      { type: 'address', mayBeEmpty: true },
+      '',
+      'Where Prometheus may scrape /metrics, such as 127.0.0.1:9190. Empty: nowhere.',
+    ),
+  },
+  log: {
+    level: key({ type: 'word', words: ['debug', 'info', 'warn', 'error'] }, 'info', 'The least that is worth a line.'),
+    format: key({ type: 'word', words: ['auto', 'json', 'text'] }, 'auto', 'auto: text on a terminal, JSON elsewhere.'),
+  },
+} as const satisfies Record<string, Record<string, KeySpec>>;
+
+/** The keys of one [runtime.handlers.NAME]. */
+export const HANDLER_KEYS = {
+  path: key({ type: 'program' }, '', 'The OCI runtime. A name is looked up in the PATH.'),
+  root: key(optionalPath, '', 'Folder for its own state. Empty: one in the state folder.'),
+  type: key({ type: 'word', words: ['oci'] }, 'oci', 'How it is driven.'),
+} as const satisfies Record<string, KeySpec>;
+
+/** The handlers that are there when none is configured; each may be changed by a table of its name. */
+export const DEFAULT_HANDLERS: Readonly<Record<string, { readonly path: string }>> = Object.freeze({
+  crun: { path: 'crun' },
+  runc: { path: 'runc' },
+});
+
+/** How a handler may be called. */
+export const HANDLER_NAME: RegExp = /^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$/;
