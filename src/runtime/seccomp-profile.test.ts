@@ -76,7 +76,7 @@ test('what is wrong is said, and where', () => {
       profile,
     );
   refused('no', /not JSON/);
-  refused('[]', /Object/);
+  refused('[]', /^defaultAction/);
   refused('{}', /^defaultAction/);
   refused('{"defaultAction":"SCMP_ACT_FLY"}', /^defaultAction: unknown action "SCMP_ACT_FLY"/);
   refused(

@@ -27,7 +27,7 @@ const errno = v.nullish(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValu
 const number = v.pipe(v.number(), v.integer(), v.minValue(0));
 const architecture = v.pipe(
   v.string(),
-  v.regex(/^SCMP_ARCH_[A-Z0-9]+$/, (issue) => `unknown architecture ${issue.received}`),
+  v.regex(/^SCMP_ARCH_[A-Z0-9_]+$/, (issue) => `unknown architecture ${issue.received}`),
 );
 
 const filterSchema = v.nullish(

@@ -68,10 +68,16 @@ export class FakeSystemd {
     this.#waiting.get(member)?.();
     const answer = { destination: sender, replySerial: serial };
     const error = this.errors.get(member);
-    if (error !== undefined)
-      return this.#send({ type: ERROR, ...answer, errorName: error, signature: 's', body: ['no'] });
-    if (member !== 'StartTransientUnit' && member !== 'StopUnit')
-      return this.#send({ type: METHOD_RETURN, ...answer, body: [] });
+    if (error !== undefined) {
+      this.#send({ type: ERROR, ...answer, errorName: error, signature: 's', body: ['no'] });
+    } else if (member === 'StartTransientUnit' || member === 'StopUnit') {
+      this.#runJob(String(body[0]), answer);
+    } else {
+      this.#send({ type: METHOD_RETURN, ...answer, body: [] });
+    }
+  }
+
+  #runJob(unit: string, answer: { readonly destination: string; readonly replySerial: number }): void {
     const job = `/org/freedesktop/systemd1/job/${++this.#jobs}`;
     const removed = { type: SIGNAL, path: '/org/freedesktop/systemd1', interface: MANAGER, member: 'JobRemoved' };
     // Another job's end first, and the own one before the answer: both happen.
@@ -81,7 +87,7 @@ export class FakeSystemd {
       body: [9999, '/org/freedesktop/systemd1/job/9999', 'other.scope', 'failed'],
     });
     if (this.jobResult !== '') {
-      this.#send({ ...removed, signature: 'uoss', body: [this.#jobs, job, String(body[0]), this.jobResult] });
+      this.#send({ ...removed, signature: 'uoss', body: [this.#jobs, job, unit, this.jobResult] });
     }
     this.#send({ type: METHOD_RETURN, ...answer, signature: 'o', body: [job] });
   }

@@ -17,7 +17,7 @@ const APPLETS = ['sh', 'cat', 'sleep', 'true', 'ls', 'id', 'date', 'hostname', '
 export function makeBundle(folder: string, options: BundleOptions): string {
   const bundle = join(folder, 'bundle');
   const rootfs = join(bundle, 'rootfs');
-  mkdirSync(join(rootfs, 'proc'), { recursive: true });
+  for (const name of ['proc', 'dev']) mkdirSync(join(rootfs, name), { recursive: true });
   const libraries = execFileSync('ldd', ['/bin/busybox'], { encoding: 'utf8' }).match(/\/lib\S+/g) ?? [];
   for (const file of ['/bin/busybox', ...libraries]) {
     mkdirSync(join(rootfs, dirname(file)), { recursive: true });
