@@ -45,11 +45,11 @@ export class CgroupTree {
     return this.hierarchies.filter((hierarchy) => hierarchy.version === 1 || this.mode === 'v2');
   }
 
-  /** Makes a cgroup and its missing parents, marked as Berth's. Safe to repeat. */
+  /** Makes a cgroup, and its missing parents, which are marked as Berth's. Safe to repeat. */
   make(path: string): void {
     for (const hierarchy of this.hierarchies) {
       if (this.mode === 'v2') this.#delegate(hierarchy, dirname(path));
-      this.#makeIn(hierarchy, path);
+      this.#makeIn(hierarchy, path, 'leaf');
     }
   }
 
@@ -137,7 +137,7 @@ export class CgroupTree {
     return this.hierarchies.some((hierarchy) => this.#marks.has(cgroupFile(hierarchy, path)));
   }
 
-  #makeIn(hierarchy: Hierarchy, path: string): void {
+  #makeIn(hierarchy: Hierarchy, path: string, role: 'leaf' | 'parent'): void {
     const folder = cgroupFile(hierarchy, path);
     for (let tries = 0; ; tries++) {
       try {
@@ -147,10 +147,11 @@ export class CgroupTree {
         if (isErrno(err, 'EEXIST')) return;
         // The parent may also go between its making and this, when another pod's last cgroup leaves it.
         if (!isErrno(err, 'ENOENT') || dirname(path) === path || tries === 3) throw wrap(`make cgroup ${folder}`, err);
-        this.#makeIn(hierarchy, dirname(path));
+        this.#makeIn(hierarchy, dirname(path), 'parent');
       }
     }
-    this.#marks.set(folder);
+    // A leaf is removed by its name, and every mark costs three system calls.
+    if (role === 'parent') this.#marks.set(folder);
     if (hierarchy.controllers.includes('cpuset')) inheritCpuset(folder);
   }
 
@@ -159,7 +160,7 @@ export class CgroupTree {
     const parts = parent.split('/').filter((part) => part !== '');
     for (let depth = 0; depth <= parts.length; depth++) {
       const path = `/${parts.slice(0, depth).join('/')}`;
-      if (depth > 0) this.#makeIn(hierarchy, path);
+      if (depth > 0) this.#makeIn(hierarchy, path, 'parent');
       const control = cgroupFile(hierarchy, path, 'cgroup.subtree_control');
       const handedDown = readWords(control);
       const missing = readWords(cgroupFile(hierarchy, path, 'cgroup.controllers')).filter(
