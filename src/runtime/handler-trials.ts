@@ -20,6 +20,7 @@ import type { Handler } from './handler.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { raceSignal } from './race-signal.ts';
 import { runtimeMessage } from './runtime-output.ts';
+import { buildMounts } from './spec-mounts.ts';
 
 /** How a handler's self-test ended. */
 export interface HandlerTrial {
@@ -30,10 +31,12 @@ export interface HandlerTrial {
 
 const TRIAL_TIMEOUT_MS = 20_000;
 const CACHE_FILE = 'handler-trials.json';
+const NO_FILES = { resolvConf: '', hostname: '', hosts: '', shm: '' };
+const PLAIN = { privileged: false, readonlyRootfs: true };
 
 /**
  * Finds out whether runtimes work on this host, by creating and deleting a tiny container with each. The answers are
- * kept in the state folder until the program, the kernel, or the host's cgroup mounts change.
+ * kept in the state folder until the program, the kernel, or the host's cgroup hierarchies change.
  */
 export class HandlerTrials {
   readonly #stateDir: string;
@@ -118,7 +121,7 @@ export class HandlerTrials {
   #writeBundle(bundle: string, id: string): void {
     rmSync(bundle, { recursive: true, force: true });
     const rootfs = join(bundle, 'rootfs');
-    mkdirSync(join(rootfs, 'proc'), { recursive: true, mode: 0o700 });
+    for (const name of ['dev', 'proc', 'sys']) mkdirSync(join(rootfs, name), { recursive: true, mode: 0o700 });
     copyFileSync(this.#pausePath, join(rootfs, 'pause'));
     const cgroupsPath = this.#systemdCgroup ? `system.slice:berth:${id}` : `/${id}`;
     writeFileSync(join(bundle, 'config.json'), JSON.stringify(trialSpec(rootfs, cgroupsPath)), { mode: 0o600 });
@@ -151,13 +154,18 @@ export class HandlerTrials {
   }
 }
 
-/** What makes runtimes change their minds: another kernel, another boot, other cgroup mounts. */
+/** What makes runtimes change their minds: another kernel, another boot, cgroup controllers elsewhere. */
 function hostKey(): string {
   const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
-  return [release(), boot, ...mounts.filter((line) => / cgroup2? /.test(line))].join('|');
+  // Name, hierarchy and whether it is enabled; the third field counts cgroups and changes all the time.
+  const controllers = readFileSync('/proc/cgroups', 'utf8')
+    .replace(/^(\S+\s+\S+)\s+\S+/gm, '$1')
+    .split('\n');
+  return [release(), boot, ...mounts.filter((line) => / cgroup2? /.test(line)), ...controllers].join('|');
 }
 
+// All that a real container has of the kernel's file systems and controllers: one of them may be the one that fails.
 function trialSpec(rootfs: string, cgroupsPath: string): object {
   const none = { bounding: [], effective: [], permitted: [], inheritable: [], ambient: [] };
   return {
@@ -172,11 +180,18 @@ function trialSpec(rootfs: string, cgroupsPath: string): object {
       noNewPrivileges: true,
     },
     root: { path: rootfs, readonly: true },
-    mounts: [{ destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] }],
+    mounts: buildMounts(NO_FILES, { mounts: [], rootfsPropagation: undefined }, PLAIN).filter(
+      ({ type }) => type !== 'bind',
+    ),
     linux: {
       cgroupsPath,
       namespaces: [{ type: 'pid' }, { type: 'mount' }, { type: 'ipc' }, { type: 'uts' }],
-      resources: { devices: [{ allow: false, access: 'rwm' }] },
+      resources: {
+        devices: [{ allow: false, access: 'rwm' }],
+        cpu: { shares: 2 },
+        memory: { limit: 64 * 1024 * 1024 },
+        pids: { limit: 10 },
+      },
     },
   };
 }

@@ -9,6 +9,7 @@ import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { HandlerTrials } from '../../src/runtime/handler-trials.ts';
 import { Handlers, type ProbeDeps } from '../../src/runtime/handlers.ts';
+import { mountHugetlb } from './runtime-lab.ts';
 
 const signal = AbortSignal.timeout(60_000);
 
@@ -60,6 +61,18 @@ describe('handlers of this machine', () => {
     assert.deepEqual(await trials.run([handlers.get('runc')], signal), first);
     assert.ok(performance.now() - startedMs < 15, 'the second answer comes from the cache');
     assert.match(readFileSync(join(folder, 'handler-trials.json'), 'utf8'), /"passed":true/);
+  });
+
+  it('finds crun working where cgroups are as it wants them', async () => {
+    using hugetlb = mountHugetlb();
+    assert.ok(hugetlb, 'a v1 hugetlb hierarchy can be mounted');
+    rmSync(join(folder, 'handler-trials.json'), { force: true });
+    const handlers = await Handlers.probe({ ...deps(), defaultRuntime: 'runc' }, signal);
+    const results = await new HandlerTrials(deps()).run(handlers.all(), signal);
+    assert.deepEqual(Object.fromEntries(results), {
+      runc: { passed: true, reason: '' },
+      crun: { passed: true, reason: '' },
+    });
   });
 
   it('tells why a runtime fails', async () => {
