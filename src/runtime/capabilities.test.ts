@@ -89,6 +89,11 @@ test('an unknown name is refused by field', () => {
   assert.throws(() => resolve({ addAmbient: ['ALL'] }), refused('add_ambient_capabilities'));
 });
 
+test('configured defaults may carry the prefix, and are checked too', () => {
+  assert.deepEqual(bounding({}, { defaults: ['CAP_KILL'] }), ['CAP_KILL']);
+  assert.throws(() => resolve({}, { defaults: ['FLY'] }), /^BerthError: runtime.default_capabilities: "FLY"/);
+});
+
 test('reads what this host can give', () => {
   for (const name of readHostCapabilities()) assert.ok(everything.has(name), name);
 });

@@ -53,10 +53,11 @@ export function readHostCapabilities(): ReadonlySet<string> {
  * Throws `invalid` for an unknown name.
  */
 export function resolveCapabilities(request: CapabilityRequest): ResolvedCapabilities {
-  const { privileged, uid, defaults, host } = request;
-  const add = checkNames('add_capabilities', request.wanted.add);
-  const drop = checkNames('drop_capabilities', request.wanted.drop);
-  const addAmbient = checkNames('add_ambient_capabilities', request.wanted.addAmbient);
+  const { privileged, uid, host } = request;
+  const defaults = checkNames('runtime.default_capabilities', request.defaults, 'without ALL');
+  const add = checkNames(`${FIELD}.add_capabilities`, request.wanted.add);
+  const drop = checkNames(`${FIELD}.drop_capabilities`, request.wanted.drop);
+  const addAmbient = checkNames(`${FIELD}.add_ambient_capabilities`, request.wanted.addAmbient, 'without ALL');
   const start = drop.has('ALL') ? [] : defaults;
   const chosen = new Set(privileged || add.has('ALL') ? CAPABILITY_NAMES : start);
   for (const name of [...add, ...addAmbient]) chosen.add(name);
@@ -73,11 +74,15 @@ export function resolveCapabilities(request: CapabilityRequest): ResolvedCapabil
   };
 }
 
-function checkNames(list: string, names: readonly string[]): Set<string> {
+function checkNames(
+  field: string,
+  names: readonly string[],
+  all: 'with ALL' | 'without ALL' = 'with ALL',
+): Set<string> {
   const known = names.map((given) => {
     const name = withoutPrefix(given.toUpperCase());
-    const allowed = CAPABILITY_NAMES.includes(name) || (name === 'ALL' && list !== 'add_ambient_capabilities');
-    if (!allowed) throw invalid(`${FIELD}.${list}`, `${JSON.stringify(given)} is not a capability`);
+    const allowed = CAPABILITY_NAMES.includes(name) || (name === 'ALL' && all === 'with ALL');
+    if (!allowed) throw invalid(field, `${JSON.stringify(given)} is not a capability`);
     return name;
   });
   return new Set(known);
