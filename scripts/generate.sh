@@ -1,26 +1,33 @@
 #!/bin/sh
-# Writes proto/gen anew from the .proto files, and deploy/berth.toml from the schema. With --check, compares instead, and fails when they differ.
+# Writes what is made from other files: proto/gen from the .proto files, deploy/berth.toml from the schema of the
+# configuration. With --check, writes elsewhere, compares, and fails when something differs.
 # Needs no network: buf and the plugin come with the npm packages.
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PWD/node_modules/.bin:$PATH"
 export PATH
 
-out=proto/gen
+gen=proto/gen
+config=deploy/berth.toml
 if [ "${1:-}" = --check ]; then
   mkdir -p node_modules/.cache
   work=$(mktemp -d node_modules/.cache/generate-XXXXXX)
   trap 'rm -rf "$work"' EXIT
-  out=$work/gen
+  gen=$work/gen
+  config=$work/berth.toml
 fi
 
 # buf resolves what the template names from the working directory.
-(cd proto && buf generate --template "$(sed "s|^    out: gen$|    out: ../$out|" buf.gen.yaml)")
-find "$out" -name '*.ts' -exec sed -i '/^\/\* eslint-disable \*\/$/d' {} +
+(cd proto && buf generate --template "$(sed "s|^    out: gen$|    out: ../$gen|" buf.gen.yaml)")
+find "$gen" -name '*.ts' -exec sed -i '/^\/\* eslint-disable \*\/$/d' {} +
+node scripts/write-default-config.ts "$config"
 
-if [ "$out" != proto/gen ] && ! diff -rq "$out" proto/gen; then
-  echo 'proto/gen is not what the .proto files give; run: npm run generate' >&2
-  exit 1
+if [ "$gen" != proto/gen ]; then
+  differs=0
+  diff -rq "$gen" proto/gen || differs=1
+  diff -q "$config" deploy/berth.toml || differs=1
+  if [ "$differs" = 1 ]; then
+    echo 'generated files are not what they are made from gives; run: npm run generate' >&2
+    exit 1
+  fi
 fi
-
-[ "$out" = proto/gen ] && node scripts/write-default-config.ts

@@ -1,6 +1,9 @@
-/** Writes deploy/berth.toml from the schema of src/config. A unit test compares the two. */
+/** Writes the default configuration, as the schema of src/config has it, to the file that is its only argument. */
+
 import { writeFileSync } from 'node:fs';
 
 import { renderDefaultFile } from '../src/config/describe-config.ts';
 
-writeFileSync(new URL('../deploy/berth.toml', import.meta.url), renderDefaultFile());
+const file = process.argv[2];
+if (file === undefined) throw new Error('usage: write-default-config.ts FILE');
+writeFileSync(file, renderDefaultFile());
