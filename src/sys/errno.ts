@@ -1,6 +1,6 @@
 import koffi from 'koffi';
 
-import { BerthError, type ErrorKind } from '../base/errors.ts';
+import { BerthError, type ErrorKind, kindOf } from '../base/errors.ts';
 import { libc, type Name, showName } from './libc.ts';
 
 const strerrorname: (errno: number) => string | null = libc.func('strerrorname_np', 'str', ['int']);
@@ -65,6 +65,12 @@ export function syscallError(call: string, subject: Name, errno: number): Syscal
 /** `ENOENT` for 2. Where two names share a number, glibc's choice: EAGAIN, ENOTSUP. */
 export function errnoName(errno: number): string {
   return strerrorname(errno) ?? `errno ${errno}`;
+}
+
+/** As `wrap`, for a failed call of node:fs: the errno decides the kind. */
+export function wrapErrno(context: string, cause: unknown): BerthError {
+  const code = cause instanceof Error && 'code' in cause && typeof cause.code === 'string' ? cause.code : '';
+  return new BerthError(kindOfErrno[code] ?? kindOf(cause), context, { cause });
 }
 
 /** True for a `SyscallError`, or an error of node:fs, with one of these symbolic errnos. */

@@ -20,6 +20,7 @@ const waitid: (type: number, id: number, info: Uint8Array, options: number) => n
 
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
+const P_PID = 1;
 const P_PIDFD = 3;
 const WNOHANG = 1;
 const WEXITED = 4;
@@ -60,9 +61,19 @@ export function pidfdSendSignal(pidfd: number, signal: SignalName): boolean {
  * when it is no child of this process or has been reaped before.
  */
 export function waitPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
+  return waitFor(P_PIDFD, pidfd, WEXITED | WNOHANG);
+}
+
+/** Waits for a child's end and reaps it. Blocks the thread: only for a child that has just been sent SIGKILL. */
+export function reapKilled(pid: number): void {
+  // By pid: a pidfd that the event loop has watched is non-blocking, and so is a wait for it.
+  waitFor(P_PID, pid, WEXITED);
+}
+
+function waitFor(type: number, id: number, options: number): ExitStatus | 'running' | 'notOurs' {
   const info = Buffer.alloc(128);
   try {
-    check('waitid', `pidfd ${pidfd}`, waitid(P_PIDFD, pidfd, info, WEXITED | WNOHANG));
+    check('waitid', `${type === P_PID ? 'process' : 'pidfd'} ${id}`, waitid(type, id, info, options));
   } catch (err) {
     if (isErrno(err, 'ECHILD')) return 'notOurs';
     throw err;

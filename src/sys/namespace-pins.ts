@@ -1,0 +1,29 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { bindMount, unmount } from './mount.ts';
+import type { NamespaceKind } from './namespace-request.ts';
+
+/**
+ * Keeps a namespace alive without a process: binds its file of /proc onto the new file `<pinDir>/<kind>`. Throws
+ * EEXIST when there is one.
+ */
+export function pinNamespace(source: string, pinDir: string, kind: NamespaceKind): void {
+  const pin = join(pinDir, kind);
+  writeFileSync(pin, '', { flag: 'wx', mode: 0o444 });
+  try {
+    bindMount(source, pin);
+  } catch (err) {
+    rmSync(pin, { force: true });
+    throw err;
+  }
+}
+
+/** Lets go of these namespaces in a folder and removes their files. Safe to repeat. */
+export function unpin(pinDir: string, kinds: readonly NamespaceKind[]): void {
+  for (const kind of kinds) {
+    const pin = join(pinDir, kind);
+    unmount(pin);
+    rmSync(pin, { force: true });
+  }
+}

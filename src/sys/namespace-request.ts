@@ -1,0 +1,74 @@
+import { type ErrorKind, invalid } from '../base/errors.ts';
+
+/** The namespaces that a pod may have of its own. */
+export type NamespaceKind = 'net' | 'ipc' | 'uts' | 'pid';
+
+/** All kinds, in the order in which they are pinned. */
+export const namespaceKinds: readonly NamespaceKind[] = Object.freeze(['net', 'ipc', 'uts', 'pid'] as const);
+
+/** New namespaces, and the pause process that holds them. */
+export interface NamespaceRequest {
+  readonly pausePath: string;
+  /** For people who read process lists. */
+  readonly pauseArgs?: readonly string[] | undefined;
+  /** May be empty: then there is only the pause process. */
+  readonly kinds: readonly NamespaceKind[];
+  /** Empty: as on the host. Needs `uts` among the kinds. */
+  readonly hostname: string;
+  /** `net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem` and `fs.mqueue.*`, each with its namespace among the kinds. */
+  readonly sysctls: Readonly<Record<string, string>>;
+  /** An existing folder; each namespace is bind-mounted onto a new file `<pinDir>/<kind>`. */
+  readonly pinDir: string;
+  /** cgroup.procs files to which the pause process's pid is written. */
+  readonly cgroupProcs?: readonly string[] | undefined;
+}
+
+/** A pause process. With the start time its pid is good until the next boot. */
+export interface PauseProcess {
+  readonly pid: number;
+  readonly startTime: number;
+}
+
+/** What the worker thread answers to a request. Errors lose their class on the way between threads. */
+export type WorkerAnswer =
+  | { readonly pause: PauseProcess }
+  | { readonly kind: ErrorKind; readonly message: string; readonly errno?: string; readonly call?: string };
+
+/** HOST_NAME_MAX of linux/utsname.h. */
+const HOSTNAME_LIMIT_BYTES = 64;
+
+/** Throws `invalid` for a request that the kernel would not take, or that would change the host. */
+export function checkNamespaceRequest({ kinds, hostname, sysctls }: NamespaceRequest): void {
+  if (hostname !== '' && !kinds.includes('uts')) {
+    throw invalid('hostname', 'would rename the host: the pod has no UTS namespace of its own');
+  }
+  if (Buffer.byteLength(hostname) > HOSTNAME_LIMIT_BYTES || /[\0\n]/.test(hostname)) {
+    throw invalid('hostname', `must be one line of at most ${HOSTNAME_LIMIT_BYTES} bytes`);
+  }
+  for (const [name, value] of Object.entries(sysctls)) {
+    const kind = sysctlKind(name);
+    if (kind === undefined) throw invalid(`sysctls[${name}]`, 'belongs to no namespace of a pod');
+    if (!kinds.includes(kind)) {
+      throw invalid(`sysctls[${name}]`, `would change the host: the pod has no ${kind} namespace of its own`);
+    }
+    if (/[\0\n\r]/.test(value)) throw invalid(`sysctls[${name}]`, 'its value must be one line');
+    sysctlPath(name);
+  }
+}
+
+/** Where a sysctl is written. Names come with dots or slashes; the first separator decides, as in sysctl.d(5). */
+export function sysctlPath(name: string): string {
+  const separator = /[./]/.exec(name)?.[0];
+  const parts = name.split(separator ?? '.').map((part) => (separator === '.' ? part.replaceAll('/', '.') : part));
+  if (parts.some((part) => part === '' || part === '.' || part === '..' || part.includes('\0'))) {
+    throw invalid(`sysctls[${name}]`, 'is not a sysctl name');
+  }
+  return `/proc/sys/${parts.join('/')}`;
+}
+
+function sysctlKind(name: string): NamespaceKind | undefined {
+  const dotted = name.replaceAll('/', '.');
+  if (dotted.startsWith('net.')) return 'net';
+  if (/^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(dotted)) return 'ipc';
+  return undefined;
+}

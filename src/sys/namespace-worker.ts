@@ -1,0 +1,130 @@
+import { closeSync, constants, openSync, writeFileSync, writeSync } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+
+import { BerthError, describe, invalid, kindOf } from '../base/errors.ts';
+import { closeFd } from './at.ts';
+import { isErrno, SyscallError, wrapErrno } from './errno.ts';
+import { bringUpLoopback } from './loopback.ts';
+import { setHostname, setns, unshare } from './namespace-calls.ts';
+import { pinNamespace, unpin } from './namespace-pins.ts';
+import {
+  type NamespaceKind,
+  type NamespaceRequest,
+  type PauseProcess,
+  sysctlPath,
+  type WorkerAnswer,
+} from './namespace-request.ts';
+import { pidfdOpen, pidfdSendSignal, reapKilled } from './pidfd.ts';
+import { readProcessStartTime } from './process.ts';
+import { posixSpawn } from './spawn.ts';
+
+/**
+ * The thread that makes namespaces. Between `unshare` and the way back it belongs to a pod, so all that happens there
+ * are synchronous calls on this very thread: anything asynchronous would run on a pool thread, on the host.
+ */
+function serve(port: NonNullable<typeof parentPort>, spawnedPid: Int32Array): void {
+  const originals: Readonly<Record<NamespaceKind, number>> = {
+    net: openSync('/proc/thread-self/ns/net', 'r'),
+    ipc: openSync('/proc/thread-self/ns/ipc', 'r'),
+    uts: openSync('/proc/thread-self/ns/uts', 'r'),
+    pid: openSync('/proc/thread-self/ns/pid', 'r'),
+  };
+  port.on('message', (request: NamespaceRequest) => {
+    port.postMessage(answer(request, originals, spawnedPid));
+  });
+}
+
+function answer(
+  request: NamespaceRequest,
+  originals: Readonly<Record<NamespaceKind, number>>,
+  spawnedPid: Int32Array,
+): WorkerAnswer {
+  try {
+    return { pause: make(request, spawnedPid) };
+  } catch (err) {
+    const facts = err instanceof SyscallError ? { errno: err.errno, call: err.call } : {};
+    return { kind: kindOf(err), message: describe(err), ...facts };
+  } finally {
+    // A throw here ends the thread: in the wrong namespaces it must not take another request.
+    for (const kind of request.kinds) setns(originals[kind], kind);
+  }
+}
+
+/** Makes everything, or takes back what it had made. */
+function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
+  const pinned: NamespaceKind[] = [];
+  try {
+    unshare(request.kinds);
+    if (request.hostname !== '') setHostname(request.hostname);
+    if (request.kinds.includes('net')) bringUpLoopback();
+    for (const [name, value] of Object.entries(request.sysctls)) writeSysctl(name, value);
+    for (const kind of request.kinds) {
+      if (kind === 'pid') continue;
+      pinNamespace(`/proc/thread-self/ns/${kind}`, request.pinDir, kind);
+      pinned.push(kind);
+    }
+    const pid = spawnPause(request);
+    Atomics.store(spawnedPid, 0, pid);
+    if (request.kinds.includes('pid')) {
+      pinNamespace(`/proc/${pid}/ns/pid`, request.pinDir, 'pid');
+      pinned.push('pid');
+    }
+    for (const file of request.cgroupProcs ?? []) enterCgroup(file, pid);
+    const startTime = readProcessStartTime(pid);
+    if (startTime === undefined) throw new BerthError('internal', `pause process ${pid} is gone`);
+    return { pid, startTime };
+  } catch (err) {
+    const pid = Atomics.exchange(spawnedPid, 0, 0);
+    if (pid !== 0) killPause(pid);
+    unpin(request.pinDir, pinned);
+    throw err;
+  }
+}
+
+function spawnPause({ pausePath, pauseArgs }: NamespaceRequest): number {
+  const nothing = openSync('/dev/null', 'r+');
+  try {
+    const fds = [nothing, nothing, nothing];
+    return posixSpawn({ path: pausePath, args: pauseArgs ?? [], env: {}, cwd: '/', fds, newSession: true });
+  } finally {
+    closeSync(nothing);
+  }
+}
+
+function killPause(pid: number): void {
+  const pidfd = pidfdOpen(pid);
+  if (pidfd === undefined) return;
+  pidfdSendSignal(pidfd, 'SIGKILL');
+  closeFd(pidfd);
+  reapKilled(pid);
+}
+
+function enterCgroup(file: string, pid: number): void {
+  try {
+    writeFileSync(file, String(pid), { flag: 'r+' });
+  } catch (err) {
+    throw wrapErrno(`write pause process ${pid} to ${file}`, err);
+  }
+}
+
+/** A name or value that the kernel does not take is the caller's mistake. */
+function writeSysctl(name: string, value: string): void {
+  const field = `sysctls[${name}]`;
+  try {
+    const fd = openSync(sysctlPath(name), constants.O_WRONLY);
+    try {
+      // The newline makes an empty value one that is written at all.
+      writeSync(fd, `${value}\n`);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENOTDIR', 'EISDIR')) throw invalid(field, 'is not known to this kernel');
+    if (isErrno(err, 'EINVAL', 'ERANGE', 'EOVERFLOW')) {
+      throw invalid(field, `the kernel does not take ${JSON.stringify(value)}`);
+    }
+    throw wrapErrno(`set sysctl ${name}`, err);
+  }
+}
+
+if (parentPort && workerData instanceof Int32Array) serve(parentPort, workerData);

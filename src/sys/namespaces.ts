@@ -1,0 +1,185 @@
+import { extname } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+
+import { withDeadline } from '../base/deadline.ts';
+import { BerthError } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
+import { closeFd } from './at.ts';
+import { SyscallError } from './errno.ts';
+import { unpin } from './namespace-pins.ts';
+import {
+  checkNamespaceRequest,
+  type NamespaceRequest,
+  namespaceKinds,
+  type PauseProcess,
+  type WorkerAnswer,
+} from './namespace-request.ts';
+import { pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from './pidfd.ts';
+
+export type { NamespaceKind, NamespaceRequest, PauseProcess } from './namespace-request.ts';
+
+/** A request takes a millisecond; a cgroup of a busy node may make it wait for a grace period of the kernel. */
+const TIMEOUT_MS = 20_000;
+
+/** It runs as it is from source, and compiled. */
+const workerUrl = new URL(`./namespace-worker${extname(fileURLToPath(import.meta.url))}`, import.meta.url);
+
+/** One worker thread, and the pid that it has spawned for the request at hand (0: none). */
+interface Running {
+  readonly worker: Worker;
+  readonly spawnedPid: Int32Array;
+}
+
+/**
+ * Makes pods' namespaces and their pause processes in a thread of its own, one request after another. The thread
+ * starts with the first request or `start`; one that fails is replaced for the next request.
+ */
+export class NamespaceMaker {
+  readonly #timeoutMs: number;
+  readonly #turns = new KeyedLock();
+  #running: Running | undefined;
+  #closed = false;
+
+  constructor(options?: { timeoutMs?: number }) {
+    this.#timeoutMs = options?.timeoutMs ?? TIMEOUT_MS;
+  }
+
+  /** Starts the thread now, so that the first pod does not wait for it. */
+  start(): void {
+    this.#running ??= this.#startWorker();
+  }
+
+  /**
+   * Makes namespaces: host name, loopback and sysctls set, pinned, held by a new pause process, which is a child of
+   * this process. On any error, and when the signal aborts, nothing is left. Throws `invalid` for a bad host name or
+   * sysctl, and a `SyscallError` that names the call when the kernel refuses.
+   */
+  async make(request: NamespaceRequest, signal: AbortSignal): Promise<PauseProcess> {
+    checkNamespaceRequest(request);
+    return await this.#turns.withKey('worker', signal, async () => {
+      if (this.#closed) throw new BerthError('unavailable', 'make namespaces: the daemon is stopping');
+      const pause = await this.#ask(request);
+      if (!signal.aborted) return pause;
+      await killChild(pause.pid);
+      unpin(request.pinDir, request.kinds);
+      throw signal.reason;
+    });
+  }
+
+  /** Ends the thread after the request at hand; those waiting behind it fail. Pause processes live on. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#turns.withKey('worker', new AbortController().signal, async () => {
+      await this.#running?.worker.terminate();
+      this.#running = undefined;
+    });
+  }
+
+  async #ask(request: NamespaceRequest): Promise<PauseProcess> {
+    this.#running ??= this.#startWorker();
+    const running = this.#running;
+    const { worker } = running;
+    Atomics.store(running.spawnedPid, 0, 0);
+    using deadline = withDeadline(`make namespaces in ${request.pinDir}`, this.#timeoutMs);
+    worker.ref();
+    try {
+      const answered = nextAnswer(worker, deadline);
+      worker.postMessage(request);
+      return fromAnswer(await answered);
+    } catch (err) {
+      if (err instanceof WorkerFailure) {
+        await this.#abandon(running, request);
+        throw err.failure;
+      }
+      throw err;
+    } finally {
+      worker.unref();
+    }
+  }
+
+  /** The thread failed somewhere in between: what it had made by then is found and removed. */
+  async #abandon(running: Running, { pinDir, kinds }: NamespaceRequest): Promise<void> {
+    if (this.#running === running) this.#running = undefined;
+    // A thread that hangs in the kernel ends when that call does: nobody waits for it.
+    void running.worker.terminate();
+    const pid = Atomics.load(running.spawnedPid, 0);
+    if (pid !== 0) await killChild(pid);
+    unpin(pinDir, kinds);
+  }
+
+  #startWorker(): Running {
+    const spawnedPid = new Int32Array(new SharedArrayBuffer(4));
+    const worker = new Worker(workerUrl, {
+      workerData: spawnedPid,
+      execArgv: [],
+      env: {},
+      name: 'namespaces',
+      resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 1, stackSizeMb: 1 },
+    });
+    const running = { worker, spawnedPid };
+    // Also for a thread that dies while nobody waits for it.
+    worker.on('error', () => {});
+    worker.on('exit', () => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    worker.unref();
+    return running;
+  }
+}
+
+/** Lets go of all namespaces pinned in a folder and removes their files, not the folder. Safe to repeat. */
+export function unpinNamespaces(pinDir: string): void {
+  unpin(pinDir, namespaceKinds);
+}
+
+/** The thread did not answer: other than a refused request, this may leave something behind. */
+class WorkerFailure extends Error {
+  readonly failure: unknown;
+
+  constructor(failure: unknown) {
+    super('namespace worker failed');
+    this.failure = failure;
+  }
+}
+
+async function nextAnswer(worker: Worker, deadline: AbortSignal): Promise<WorkerAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<WorkerAnswer>();
+  const fail = (failure: unknown): void => reject(new WorkerFailure(failure));
+  const onError = (cause: unknown): void =>
+    fail(new BerthError('internal', 'make namespaces: the worker thread failed', { cause }));
+  const onExit = (code: number): void => onError(new Error(`exit code ${code}`));
+  const onDeadline = (): void => fail(deadline.reason);
+  worker.once('message', resolve);
+  worker.once('error', onError);
+  worker.once('exit', onExit);
+  deadline.addEventListener('abort', onDeadline, { once: true });
+  try {
+    return await promise;
+  } finally {
+    worker.off('message', resolve);
+    worker.off('error', onError);
+    worker.off('exit', onExit);
+    deadline.removeEventListener('abort', onDeadline);
+  }
+}
+
+function fromAnswer(answer: WorkerAnswer): PauseProcess {
+  if ('pause' in answer) return answer.pause;
+  const { kind, message, errno, call } = answer;
+  if (errno !== undefined && call !== undefined) throw new SyscallError(kind, message, { errno, call });
+  throw new BerthError(kind, message);
+}
+
+/** The pid is a child of ours that nobody has reaped, so it is still that child's. */
+async function killChild(pid: number): Promise<void> {
+  const pidfd = pidfdOpen(pid);
+  if (pidfd === undefined) return;
+  try {
+    pidfdSendSignal(pidfd, 'SIGKILL');
+    await pidfdExited(pidfd);
+    waitPidfd(pidfd);
+  } finally {
+    closeFd(pidfd);
+  }
+}

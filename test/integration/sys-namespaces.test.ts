@@ -1,0 +1,313 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { hostname, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+
+import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { Processes } from '../../src/proc/processes.ts';
+import { closeFd } from '../../src/sys/at.ts';
+import { readMounts, unmount } from '../../src/sys/mount.ts';
+import {
+  type NamespaceKind,
+  NamespaceMaker,
+  type NamespaceRequest,
+  type PauseProcess,
+  unpinNamespaces,
+} from '../../src/sys/namespaces.ts';
+import { createPipe } from '../../src/sys/pipe.ts';
+import { isSameProcess, killProcess } from '../../src/sys/process.ts';
+import { NSFS_MAGIC, statfs } from '../../src/sys/statfs.ts';
+import { buildPause } from '../fakes/build-pause.ts';
+import { childPids, openFdCount } from '../fakes/process-facts.ts';
+
+const never = new AbortController().signal;
+const processes = new Processes({ log: silentLogger, meter: silentMeter });
+const hostNamespaces = threadNamespaces();
+const hostName = hostname();
+let base: string;
+let pausePath: string;
+let maker: NamespaceMaker;
+let fdsBefore: number;
+let pinDirs = 0;
+
+before(async () => {
+  base = mkdtempSync(join(tmpdir(), 'berth-sys-ns-'));
+  pausePath = buildPause(base);
+  maker = new NamespaceMaker();
+  maker.start();
+  // The thread and the first watch open descriptors that stay.
+  await end(await maker.make(request([]), never));
+  fdsBefore = openFdCount();
+});
+beforeEach(() => pinDirs++);
+afterEach(() => {
+  assert.deepEqual(childPids(), [], 'a pause process is left');
+  assert.deepEqual(pins(), [], 'a pinned namespace is left');
+  assert.deepEqual(threadNamespaces(), hostNamespaces, 'a thread is in a namespace of a pod');
+  assert.equal(hostname(), hostName);
+});
+after(async () => {
+  await maker.close();
+  await processes.close();
+  // Only a test that failed left these.
+  for (const pid of childPids()) process.kill(pid, 'SIGKILL');
+  for (const pin of pins()) unmount(pin);
+  rmSync(base, { recursive: true });
+});
+
+test('a pod gets its own namespaces, pinned and held by its pause process', async () => {
+  const req = request(['net', 'ipc', 'uts'], { hostname: 'a-pod', pauseArgs: ['sandbox-id'] });
+  const pause = await maker.make(req, never);
+  assert.equal(isSameProcess(pause.pid, pause.startTime), true);
+  assert.equal(readFileSync(`/proc/${pause.pid}/cmdline`, 'utf8'), `${pausePath}\0sandbox-id\0`);
+  for (const kind of req.kinds) {
+    const pinned = statSync(join(req.pinDir, kind)).ino;
+    assert.equal(readlinkSync(`/proc/${pause.pid}/ns/${kind}`), `${kind}:[${pinned}]`);
+    assert.ok(!hostNamespaces.includes(`${kind}:[${pinned}]`));
+    assert.equal(statfs(join(req.pinDir, kind)).type, NSFS_MAGIC);
+  }
+  assert.ok(hostNamespaces.includes(readlinkSync(`/proc/${pause.pid}/ns/pid`)));
+  assert.equal(inside(req, 'uts', 'hostname'), 'a-pod\n');
+  await end(pause);
+  // The namespaces outlive the process until they are let go.
+  assert.equal(inside(req, 'uts', 'hostname'), 'a-pod\n');
+  unpinNamespaces(req.pinDir);
+  unpinNamespaces(req.pinDir);
+  assert.deepEqual(readdirSync(req.pinDir), []);
+});
+
+test('loopback is up, and only loopback is there', async () => {
+  const req = request(['net']);
+  const pause = await maker.make(req, never);
+  const links = inside(req, 'net', 'ip', '-o', 'address', 'show');
+  assert.match(links, /lo\s+inet 127\.0\.0\.1\/8/);
+  assert.match(inside(req, 'net', 'ip', '-o', 'link', 'show'), /^1: lo: <LOOPBACK,UP,LOWER_UP>[^\n]*\n$/);
+  await end(pause, req);
+});
+
+test('sysctls are set in the pod and not on the host', async () => {
+  const names = {
+    'net.ipv4.ip_unprivileged_port_start': '7',
+    'net/ipv4/ping_group_range': '0 5',
+    'kernel.msgmax': '9001',
+  };
+  const before = Object.keys(names).map(hostSysctl);
+  const req = request(['net', 'ipc'], { sysctls: { ...names, 'fs.mqueue.msg_max': '21' } });
+  const pause = await maker.make(req, never);
+  assert.equal(inside(req, 'net', 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start'), '7\n');
+  assert.equal(inside(req, 'net', 'cat', '/proc/sys/net/ipv4/ping_group_range'), '0\t5\n');
+  assert.equal(inside(req, 'ipc', 'cat', '/proc/sys/kernel/msgmax'), '9001\n');
+  assert.equal(inside(req, 'ipc', 'cat', '/proc/sys/fs/mqueue/msg_max'), '21\n');
+  assert.deepEqual(Object.keys(names).map(hostSysctl), before);
+  await end(pause, req);
+});
+
+test('pause is process 1 of a shared PID namespace: it reaps, and ends by SIGTERM', async () => {
+  const req = request(['pid']);
+  const pause = await maker.make(req, never);
+  const inPod = (script: string): string => inside(req, 'pid', '/bin/sh', '-c', script);
+  assert.equal(inPod('echo $$'), '2\n');
+  assert.match(readFileSync(`/proc/${pause.pid}/status`, 'utf8'), /^NSpid:\t\d+\t1$/m);
+  // Twenty orphans: their signals merge, all must go.
+  inPod('for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 0.05 & sleep 0.05 &) ; done');
+  await until(() => readFileSync(`/proc/${pause.pid}/task/${pause.pid}/children`, 'utf8') === '');
+  for (const signal of ['SIGHUP', 'SIGUSR1', 'SIGTSTP', 'SIGPIPE'] as const)
+    killProcess(pause.pid, pause.startTime, signal);
+  inPod('kill -HUP 1; kill -TTIN 1; kill -KILL 1');
+  assert.equal(isSameProcess(pause.pid, pause.startTime), true);
+  killProcess(pause.pid, pause.startTime, 'SIGTERM');
+  await processes.exitOf(pause.pid, pause.startTime, never);
+  unpinNamespaces(req.pinDir);
+});
+
+test('pause takes little memory and has nothing open but /dev/null', async () => {
+  const pause = await maker.make(request([]), never);
+  const rollup = readFileSync(`/proc/${pause.pid}/smaps_rollup`, 'utf8');
+  const privateKb = [...rollup.matchAll(/^Private_\w+:\s+(\d+) kB/gm)].reduce(
+    (sum, match) => sum + Number(match[1]),
+    0,
+  );
+  assert.ok(privateKb > 0 && privateKb < 100, `${privateKb} kB`);
+  const open = readdirSync(`/proc/${pause.pid}/fd`).map((fd) => readlinkSync(`/proc/${pause.pid}/fd/${fd}`));
+  assert.deepEqual(open, ['/dev/null', '/dev/null', '/dev/null']);
+  assert.equal(readFileSync(`/proc/${pause.pid}/comm`, 'utf8'), 'pause\n');
+  assert.equal(readlinkSync(`/proc/${pause.pid}/cwd`), '/');
+  killProcess(pause.pid, pause.startTime, 'SIGINT');
+  await processes.exitOf(pause.pid, pause.startTime, never);
+});
+
+test('pause moves into its cgroups', async () => {
+  const cgroup = '/sys/fs/cgroup/pids/berth-sys-ns-test';
+  const root = existsSync('/sys/fs/cgroup/pids') ? cgroup : '/sys/fs/cgroup/berth-sys-ns-test';
+  mkdirSync(root);
+  try {
+    const req = request(['uts'], { cgroupProcs: [join(root, 'cgroup.procs')] });
+    const pause = await maker.make(req, never);
+    assert.equal(readFileSync(join(root, 'cgroup.procs'), 'utf8'), `${pause.pid}\n`);
+    await end(pause, req);
+  } finally {
+    await until(() => readFileSync(join(root, 'cgroup.procs'), 'utf8') === '');
+    execFileSync('rmdir', [root]);
+  }
+});
+
+test('a request that fails at any step says why and leaves nothing', async () => {
+  const taken = request(['ipc', 'uts']);
+  mkdirSync(taken.pinDir, { recursive: true });
+  writeFileSync(join(taken.pinDir, 'uts'), '');
+  const all = ['net', 'ipc', 'uts', 'pid'] as const;
+  const unknown = { 'net.ipv4.no_such_thing': '1' };
+  const refused = { 'net.ipv4.ip_unprivileged_port_start': 'many' };
+  const cases: [Partial<NamespaceRequest>, object][] = [
+    [
+      { kinds: all, pausePath: '/no/such/pause' },
+      { kind: 'notFound', message: /\/no\/such\/pause: program not found/ },
+    ],
+    [
+      { kinds: all, pausePath: '/etc/passwd' },
+      { errno: 'EACCES', call: 'posix_spawn' },
+    ],
+    [{ kinds: all, pinDir: join(base, 'gone') }, { message: /gone\/net/ }],
+    [
+      { kinds: ['net'], sysctls: unknown },
+      { kind: 'invalid', message: /sysctls\[net\.ipv4\.no_such_thing\]/ },
+    ],
+    [
+      { kinds: ['net'], sysctls: refused },
+      { kind: 'invalid', message: /ip_unprivileged_port_start.*"many"/ },
+    ],
+    [
+      { kinds: all, cgroupProcs: ['/no/cgroup.procs'] },
+      { kind: 'notFound', message: /\/no\/cgroup\.procs/ },
+    ],
+    [taken, { message: /EEXIST.*uts/ }],
+  ];
+  for (const [more, expected] of cases) {
+    await assert.rejects(maker.make({ ...request(more.kinds ?? []), ...more }, never), expected);
+    assert.deepEqual([childPids(), pins()], [[], []]);
+    assert.deepEqual(threadNamespaces(), hostNamespaces);
+  }
+  assert.deepEqual(readdirSync(taken.pinDir), ['uts']);
+  assert.equal(openFdCount(), fdsBefore);
+});
+
+test('an abort before its turn makes nothing, one in between takes everything back', async () => {
+  const abort = new AbortController();
+  const first = maker.make(request(['net', 'pid']), abort.signal);
+  const second = maker.make(request(['net']), abort.signal);
+  const reason = new Error('enough');
+  await Promise.resolve();
+  abort.abort(reason);
+  for (const result of await Promise.allSettled([first, second])) {
+    assert.equal(result.status === 'rejected' && result.reason, reason);
+  }
+});
+
+test('a thread that dies is cleaned up after and replaced', async () => {
+  // No way back is known for this kind: the thread must not take another request.
+  const req = request(['uts', 'cgroup' as NamespaceKind]);
+  await assert.rejects(maker.make(req, never), { kind: 'internal', message: /worker thread failed/ });
+  assert.deepEqual(readdirSync(req.pinDir), []);
+  assert.deepEqual([childPids(), pins()], [[], []]);
+  const again = request(['uts'], { hostname: 'again' });
+  const pause = await maker.make(again, never);
+  assert.equal(inside(again, 'uts', 'hostname'), 'again\n');
+  await end(pause, again);
+});
+
+test('a thread that hangs is given up after the deadline', async () => {
+  const impatient = new NamespaceMaker({ timeoutMs: 500 });
+  const { readFd, writeFd } = createPipe();
+  // A full pipe: the next write waits, as a write to a frozen cgroup may.
+  writeSync(writeFd, Buffer.alloc(65_536));
+  const req = request(['uts'], { cgroupProcs: [`/proc/self/fd/${writeFd}`] });
+  await assert.rejects(impatient.make(req, never), { kind: 'deadline' });
+  assert.deepEqual([childPids(), pins(), readdirSync(req.pinDir)], [[], [], []]);
+  const next = request(['uts']);
+  await end(await impatient.make(next, never), next);
+  await impatient.close();
+  readSync(readFd, Buffer.alloc(65_536));
+  closeFd(readFd);
+  closeFd(writeFd);
+  await until(() => threadNamespaces().join() === hostNamespaces.join());
+});
+
+test('many at once each get their own, and nothing leaks', async () => {
+  const fds = openFdCount();
+  const requests = Array.from({ length: 30 }, (_, i) =>
+    request(['net', 'ipc', 'uts', 'pid'], { hostname: `pod-${i}` }),
+  );
+  const pauses = await Promise.all(requests.map((req) => maker.make(req, never)));
+  assert.equal(new Set(requests.map((req) => statSync(join(req.pinDir, 'net')).ino)).size, 30);
+  requests.forEach((req, i) => void assert.equal(inside(req, 'uts', 'hostname'), `pod-${i}\n`));
+  for (const [i, pause] of pauses.entries()) await end(pause, requests[i]);
+  assert.equal(openFdCount(), fds);
+});
+
+test('a closed maker refuses, and close may be called without a start', async () => {
+  const other = new NamespaceMaker();
+  await other.close();
+  await assert.rejects(other.make(request(['uts']), never), { kind: 'unavailable' });
+});
+
+function request(kinds: readonly NamespaceKind[], more: Partial<NamespaceRequest> = {}): NamespaceRequest {
+  const pinDir = join(base, `pins-${pinDirs}-${Math.random().toString(16).slice(2)}`);
+  mkdirSync(pinDir);
+  return { pausePath, kinds, hostname: '', sysctls: {}, pinDir, ...more };
+}
+
+async function end(pause: PauseProcess, req?: NamespaceRequest): Promise<void> {
+  assert.equal(killProcess(pause.pid, pause.startTime, 'SIGKILL'), true);
+  await processes.exitOf(pause.pid, pause.startTime, never);
+  if (req) unpinNamespaces(req.pinDir);
+}
+
+function inside(req: NamespaceRequest, kind: NamespaceKind, ...command: string[]): string {
+  return execFileSync('nsenter', [`--${kind}=${join(req.pinDir, kind)}`, ...command], { encoding: 'utf8' });
+}
+
+function hostSysctl(name: string): string {
+  return readFileSync(`/proc/sys/${name.replaceAll('.', '/')}`, 'utf8');
+}
+
+function pins(): string[] {
+  return readMounts().flatMap((m) => (m.mountPoint.startsWith(base) ? [m.mountPoint] : []));
+}
+
+/** The namespaces that threads of this process are in, each once. */
+function threadNamespaces(): string[] {
+  const kinds = ['net', 'ipc', 'uts', 'pid', 'pid_for_children'];
+  const links = readdirSync('/proc/self/task').flatMap((tid) =>
+    kinds.map((kind) => link(`/proc/self/task/${tid}/ns/${kind}`)),
+  );
+  return [...new Set(links.filter((text) => text !== ''))].sort();
+}
+
+function link(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    // The thread has just ended.
+    return '';
+  }
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; i < 500 && !condition(); i++) await new Promise((resolve) => setTimeout(resolve, 10));
+  assert.ok(condition());
+}
