@@ -7,6 +7,7 @@ const levels = [
   ['image', 'cni', 'runtime'],
   ['pod'],
   ['server', 'metrics'],
+  ['daemon'],
 ];
 const rooms = [...levels.flat(), 'cli'];
 
@@ -19,9 +20,9 @@ const reserved = {
   '@grpc/': ['server', 'cli'],
   '@httptoolkit/dbus-native': ['runtime'],
   'better-sqlite3': ['store'],
-  commander: ['cli', 'main'],
+  commander: ['cli', 'daemon'],
   koffi: ['sys'],
-  pino: ['main'],
+  pino: ['daemon'],
   'prom-client': ['metrics'],
   'smol-toml': ['config', 'image'],
   undici: ['image'],

@@ -46,6 +46,11 @@ export function kindOf(err: unknown): ErrorKind {
   return 'internal';
 }
 
+/** An error of another kind than its cause: where a fact such as ENOENT means something to the caller. */
+export function because(kind: ErrorKind, message: string, cause: unknown): BerthError {
+  return new BerthError(kind, message, { cause });
+}
+
 /** True when `err` is a BerthError of one of these kinds. */
 export function isKind(err: unknown, ...kinds: readonly ErrorKind[]): boolean {
   return err instanceof BerthError && kinds.includes(err.kind);

@@ -40,12 +40,11 @@ export class Connection {
       request,
       new Metadata(),
       { deadline: Date.now() + timeoutMs },
-      (err, response) =>
-        err
-          ? reject(this.#explain(err))
-          : response === undefined
-            ? reject(new CliError('empty answer'))
-            : resolve(response),
+      (err, response) => {
+        if (err) reject(this.#explain(err));
+        else if (response === undefined) reject(new CliError('empty answer'));
+        else resolve(response);
+      },
     );
     return await promise;
   }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 
 import { parse, TomlError } from 'smol-toml';
 
-import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { because, invalid, wrap } from '../base/errors.ts';
 import { findProblem, parseDuration } from './check-value.ts';
 import { keyLines } from './key-lines.ts';
 import { nearest } from './nearest.ts';
@@ -104,7 +104,7 @@ function readConfigFile(path: string, mayBeMissing: boolean): string | undefined
   } catch (err) {
     const code = err instanceof Error && 'code' in err ? err.code : undefined;
     if (code === 'ENOENT' && mayBeMissing) return undefined;
-    if (code === 'ENOENT') throw new BerthError('invalid', `--config: ${path} does not exist`, { cause: err });
+    if (code === 'ENOENT') throw because('invalid', `--config: ${path} does not exist`, err);
     throw wrap(`read configuration ${path}`, err);
   }
 }
@@ -174,7 +174,7 @@ function parseToml(file: string, text: string): Record<string, unknown> {
   } catch (err) {
     if (!(err instanceof TomlError)) throw wrap(`parse ${file}`, err);
     const reason = err.message.split('\n', 1)[0]?.replace(/^Invalid TOML document: /, '') ?? '';
-    throw new BerthError('invalid', `${file}:${err.line}: not TOML: ${reason}`, { cause: err });
+    throw because('invalid', `${file}:${err.line}: not TOML: ${reason}`, err);
   }
 }
 

@@ -143,6 +143,10 @@ function toExit(seen: SeenExit | undefined, oomKills: number, atUs: number): Con
       reason: 'Unknown',
       message: 'the monitor was lost, and the exit code with it',
     };
-  const reason: ExitReason = oomKills > 0 ? 'OOMKilled' : seen.exitCode === 0 ? 'Completed' : 'Error';
+  const reason = oomKills > 0 ? 'OOMKilled' : ownReason(seen.exitCode);
   return { code: seen.exitCode, atUs, reason, message: '' };
+}
+
+function ownReason(exitCode: number): ExitReason {
+  return exitCode === 0 ? 'Completed' : 'Error';
 }

@@ -1,17 +1,16 @@
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { BerthError, describe, findCause, wrap } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import { RollbackError, runSteps, type Step } from '../base/steps.ts';
-import type { ImageRecord } from '../image/image-record.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { killProcess } from '../sys/process.ts';
+import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
-import { parseSignal } from './stop-signal.ts';
 
 /** As long as CRI-O gives a creation. */
 const CREATE_TIMEOUT_MS = 240_000;
@@ -28,6 +27,7 @@ export interface ContainerContext {
 
 interface CreateContext extends ContainerContext {
   /** Made by one step for the next. */
+  rootfs?: string;
   ociSpec?: OciSpec;
 }
 
@@ -76,9 +76,11 @@ export function forgetContainer({ deps, id }: ContainerContext): void {
 
 const mountSnapshot: Step<CreateContext> = {
   name: 'mount snapshot',
-  async run({ deps, id }) {
+  async run(ctx) {
+    const { deps, id } = ctx;
     const { imageId } = deps.containers.get(id);
-    await deps.snapshots.mount(id, imageOf(deps, imageId).layers);
+    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers);
+    ctx.rootfs = rootfs;
   },
   undo: removeSnapshot,
 };
@@ -92,8 +94,9 @@ export async function removeSnapshot({ deps, id }: ContainerContext): Promise<vo
 const writeSpec: Step<CreateContext> = {
   name: 'write spec',
   async run(ctx) {
-    const { deps, id } = ctx;
-    const { spec, user } = await buildContainerSpec(deps, deps.containers.get(id));
+    const { deps, id, rootfs } = ctx;
+    if (rootfs === undefined) throw new BerthError('internal', `container ${id} has no root filesystem`);
+    const { spec, user } = await buildContainerSpec(deps, deps.containers.get(id), rootfs);
     ctx.ociSpec = spec;
     deps.containers.put({ ...deps.containers.get(id), user });
   },
@@ -163,7 +166,7 @@ function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): 
   if (sandbox.state !== 'ready') {
     throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
   }
-  const image = findImage(deps, spec);
+  const image = requestedImage(deps, spec);
   const id = newContainerId();
   return {
     id,
@@ -185,33 +188,4 @@ function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): 
     init: undefined,
     monitor: undefined,
   };
-}
-
-function findImage(deps: PodDeps, spec: ContainerSpec): ImageRecord {
-  const image = deps.images.find(spec.image.reference);
-  if (!image)
-    throw new BerthError('notFound', `config.image.image: image ${spec.image.reference} is not here; pull it first`);
-  return image;
-}
-
-/** The image that a container was made from. Throws `notFound` when somebody removed it meanwhile. */
-export function imageOf(deps: PodDeps, imageId: string): ImageRecord {
-  const image = deps.images.find(imageId);
-  if (!image) throw new BerthError('notFound', `image ${imageId} is not here any more`);
-  return image;
-}
-
-// The kubelet asks by id; people want to read the name that they wrote.
-function chooseImageName(spec: ContainerSpec, image: ImageRecord): string {
-  if (spec.image.userSpecified !== '') return spec.image.userSpecified;
-  return image.id.includes(spec.image.reference) ? (image.tags[0] ?? spec.image.reference) : spec.image.reference;
-}
-
-function chooseStopSignal(spec: ContainerSpec, image: ImageRecord): string {
-  if (spec.stopSignal !== undefined) {
-    const wanted = parseSignal(spec.stopSignal);
-    if (wanted === undefined) throw invalid('config.stop_signal', `${spec.stopSignal} is not a signal`);
-    return wanted;
-  }
-  return parseSignal(image.config.stopSignal) ?? 'SIGTERM';
 }

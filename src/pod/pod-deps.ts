@@ -11,6 +11,7 @@ import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerRuntime } from '../runtime/container-runtime.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
+import type { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
 import type { RecordIndex } from './record-index.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
@@ -35,10 +36,20 @@ export interface PodDeps {
   readonly images: Images;
   readonly snapshots: Snapshots;
   readonly host: HostFacts;
-  readonly security: ContainerSecurityParts;
+  readonly security: SecurityParts;
   readonly handlers: Handlers;
   readonly cgroups: Cgroups;
   readonly runtime: ContainerRuntime;
+}
+
+/** What containers may do, as far as the node's owner and kernel decide. */
+export interface SecurityParts {
+  readonly seccomp: SeccompProfiles;
+  readonly defaultCapabilities: readonly string[];
+  /** What the kernel lets containers have at most. */
+  readonly hostCapabilities: ReadonlySet<string>;
+  /** Undefined: as many processes as the pod may have. */
+  readonly pidsLimit: number | undefined;
 }
 
 /** Opens and closes the journal of one pipeline on one sandbox or container. */

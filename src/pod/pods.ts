@@ -76,7 +76,7 @@ export class Pods {
       this.#watch.follow(made.id);
       return made;
     });
-    if (!isDeepStrictEqual(record.spec, spec)) {
+    if (!isDeepStrictEqual(plain(record.spec), plain(spec))) {
       throw new BerthError('alreadyExists', `sandbox ${name} is there as ${record.id} with another configuration`);
     }
     return record;
@@ -206,6 +206,11 @@ export class Pods {
   #context(id: string): ContainerContext {
     return { deps: this.#deps, id: this.getContainer(id).id };
   }
+}
+
+/** As the store would give it back: without undefined members. */
+function plain(spec: SandboxSpec): unknown {
+  return JSON.parse(JSON.stringify(spec));
 }
 
 /** Waits for work that goes on when the client leaves. */

@@ -8,6 +8,7 @@ import { type Step, undoSteps } from '../base/steps.ts';
 import { isSameProcess } from '../sys/process.ts';
 import { type ContainerContext, CREATE_CONTAINER, createContainerSteps, forgetContainer } from './create-container.ts';
 import type { PodDeps } from './pod-deps.ts';
+import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { REMOVE_CONTAINER, removeContainer } from './remove-container.ts';
 import { REMOVE_SANDBOX, removeSandbox } from './remove-sandbox.ts';
@@ -16,13 +17,6 @@ import { removeSandboxFolders, sandboxPaths, unmountSandboxFiles } from './sandb
 
 const PARALLEL = 16;
 const STATE_TIMEOUT_MS = 10_000;
-
-/** A pipeline that the last daemon did not end, with the steps that it had begun. */
-export interface UnfinishedPipeline {
-  readonly pipeline: string;
-  readonly subject: string;
-  readonly begun: readonly string[];
-}
 
 /** What a start found. */
 export interface ReconcileReport {

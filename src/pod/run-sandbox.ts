@@ -192,7 +192,6 @@ export const runSandboxSteps: readonly Step<SandboxContext>[] = [
 function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   const id = newSandboxId();
   checkNamespaces(spec);
-  checkSysctls(spec);
   deps.cgroups.validateParent(spec.cgroupParent);
   const handler = deps.handlers.get(spec.runtimeHandler);
   return {
@@ -223,23 +222,6 @@ function checkNamespaces(spec: SandboxSpec): void {
   }
   if (modes.pid === 'target') throw invalid(`${field}.pid`, 'must be POD, CONTAINER or NODE for a sandbox');
   if (modes.user) throw invalid(`${field}.userns_options`, 'user namespaces are not supported by this version');
-}
-
-/** Sysctls that belong to a namespace which the sandbox makes itself; any other would change the host. */
-function checkSysctls(spec: SandboxSpec): void {
-  const modes = spec.security.namespaces;
-  for (const [name, value] of Object.entries(spec.sysctls)) {
-    const field = `config.linux.sysctls[${name}]`;
-    if (!/^[a-zA-Z0-9_-]+([./][a-zA-Z0-9_*:@-]+)+$/.test(name)) throw invalid(field, 'is not a sysctl name');
-    if (/[\n\r\0]/.test(value)) throw invalid(field, 'its value has more than one line');
-    if (name.startsWith('net.') || name.startsWith('net/')) {
-      if (modes.network === 'node') throw invalid(field, 'would change the host: the pod uses its network namespace');
-    } else if (/^(kernel[./](shm|msg|sem)|fs[./]mqueue[./])/.test(name)) {
-      if (modes.ipc === 'node') throw invalid(field, 'would change the host: the pod uses its IPC namespace');
-    } else {
-      throw invalid(field, 'belongs to no namespace of a pod');
-    }
-  }
 }
 
 function namespaceKinds(spec: SandboxSpec): NamespaceKind[] {

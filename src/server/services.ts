@@ -3,6 +3,7 @@ import { ImageServiceService, RuntimeServiceService } from '../../proto/gen/cri/
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import type { Cni } from '../cni/cni.ts';
+import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
@@ -47,6 +48,7 @@ export interface ServiceDeps {
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly steps: StepHistory;
   readonly config: ConfigCheck;
+  readonly filesystems: ImageFilesystems;
   /** Facts for a verbose Status. */
   readonly info: () => Record<string, unknown>;
 }
@@ -86,7 +88,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         imageStatus: boundary.unary('ImageStatus', imageStatus(images)),
         pullImage: boundary.unary('PullImage', pullImage(images)),
         removeImage: boundary.unary('RemoveImage', removeImage(images)),
-        imageFsInfo: boundary.unary('ImageFsInfo', imageFsInfo(images)),
+        imageFsInfo: boundary.unary('ImageFsInfo', imageFsInfo(deps.filesystems)),
       },
     },
     {

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
-import { BerthError, wrap } from '../base/errors.ts';
+import { because, wrap } from '../base/errors.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
 import { migrate } from './migrations.ts';
@@ -106,10 +106,7 @@ function holdRoot(root: string): Database.Database {
     const holder = readHolder(db);
     db.close();
     if (err instanceof Database.SqliteError && err.code === 'SQLITE_BUSY') {
-      throw new BerthError(
-        'precondition',
-        `root folder ${root} is in use by ${holder}: stop it, or set another --root`,
-      );
+      throw because('precondition', `root folder ${root} is in use by ${holder}: stop it, or set another --root`, err);
     }
     throw wrap(`hold root folder ${root}`, err);
   }

@@ -1,0 +1,251 @@
+import { mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+
+import { systemClock } from '../base/clock.ts';
+import { BerthError, describe } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
+import { Cni } from '../cni/cni.ts';
+import { parseAddress } from '../config/check-value.ts';
+import type { Config } from '../config/load-config.ts';
+import { readArchive } from '../image/archive.ts';
+import { ImageFilesystems } from '../image/disk-usage.ts';
+import type { StoredImage } from '../image/image-record.ts';
+import { Images } from '../image/images.ts';
+import { LayerStore } from '../image/layer-store.ts';
+import { RegistryClient } from '../image/registry-client.ts';
+import { Snapshots } from '../image/snapshots.ts';
+import { MetricsServer } from '../metrics/metrics-server.ts';
+import { PrometheusMetrics } from '../metrics/prometheus.ts';
+import type { PodDeps } from '../pod/pod-deps.ts';
+import { Pods } from '../pod/pods.ts';
+import { reconcile } from '../pod/reconcile.ts';
+import { RecordIndex } from '../pod/record-index.ts';
+import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
+import { Processes } from '../proc/processes.ts';
+import { readHostCapabilities } from '../runtime/capabilities.ts';
+import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
+import { ContainerRuntime } from '../runtime/container-runtime.ts';
+import { Handlers } from '../runtime/handlers.ts';
+import { readHostFacts } from '../runtime/host-facts.ts';
+import { SeccompProfiles } from '../runtime/seccomp.ts';
+import { GrpcServer } from '../server/grpc-server.ts';
+import { buildServices } from '../server/services.ts';
+import { Store } from '../store/store.ts';
+import { NamespaceMaker } from '../sys/namespaces.ts';
+import { ConfigFindings } from './config-findings.ts';
+import { findProgram } from './find-program.ts';
+import type { DaemonLogger } from './logger.ts';
+
+/** What is stored, by the rooms that own it. */
+interface Stored {
+  readonly sandbox: SandboxRecord;
+  readonly container: ContainerRecord;
+  readonly image: StoredImage;
+}
+
+/** Beside the compiled program: dist/native/pause. */
+const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
+
+/**
+ * One berthd: builds the rooms from the ground up and hands each what it needs. Parts that must be closed are put on a
+ * stack as they come to life, and closed newest first, also when the start fails halfway.
+ */
+export class Daemon {
+  readonly #config: Config;
+  readonly #version: string;
+  readonly #log: DaemonLogger;
+  readonly #shutdown = new AbortController();
+  readonly #closers: { name: string; close: () => Promise<void> | void }[] = [];
+  #images: Images | undefined;
+
+  constructor(config: Config, version: string, log: DaemonLogger) {
+    this.#config = config;
+    this.#version = version;
+    this.#log = log;
+  }
+
+  /** Starts everything and returns when clients are served. On an error everything is closed again. */
+  async start(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (err) {
+      await this.close();
+      throw err;
+    }
+  }
+
+  /** Stops serving, waits for what is in flight, and closes all parts. Pods go on. */
+  async close(): Promise<void> {
+    this.#shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
+    for (let part = this.#closers.pop(); part; part = this.#closers.pop()) {
+      try {
+        await part.close();
+      } catch (err) {
+        this.#log.error({ part: part.name, err: describe(err) }, 'a part could not be closed');
+      }
+    }
+  }
+
+  /** Takes over from a new configuration what can change while pods run. */
+  reload(config: Config): void {
+    this.#log.setLevel(config.log.level);
+    this.#images?.setPinned(config.image.pinnedImages);
+  }
+
+  async #start(): Promise<void> {
+    const startedMs = performance.now();
+    const config = this.#config;
+    const log = this.#log;
+    const signal = this.#shutdown.signal;
+    mkdirSync(config.state, { recursive: true, mode: 0o755 });
+    const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
+    const metrics = new PrometheusMetrics();
+    const { meter } = metrics;
+    const processes = this.#own('processes', new Processes({ log, meter }));
+    const namespaces = this.#own('namespaces', new NamespaceMaker());
+    const cgroups = this.#own('cgroups', openCgroups(config.runtime.cgroupManager));
+    const host = readHostFacts(log);
+    const monitorPath = findProgram(config.runtime.monitorPath);
+    if (monitorPath === undefined) {
+      throw new BerthError(
+        'precondition',
+        `runtime.monitor_path: ${config.runtime.monitorPath} is not installed; on Debian: apt-get install conmon`,
+      );
+    }
+    const systemdCgroup = cgroups.driver === 'systemd';
+    const runtime = new ContainerRuntime({ stateDir: config.state, monitorPath, systemdCgroup, processes, log });
+    const cni = this.#own(
+      'cni',
+      new Cni({
+        ...config.cni,
+        defaultNetwork: config.cni.defaultNetwork || undefined,
+        processes,
+        log,
+        meter,
+        clock: systemClock,
+      }),
+    );
+    const layers = this.#own(
+      'layers',
+      new LayerStore({ root: config.root, rows: store.layers, log, clock: systemClock }),
+    );
+    const snapshots = new Snapshots({ root: config.root, layers });
+    const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all());
+    const sandboxes = new RecordIndex<SandboxRecord>('sandbox', store.sandboxes, store.sandboxes.all());
+    const images = this.#own(
+      'images',
+      new Images({
+        root: config.root,
+        settings: config.image,
+        store,
+        layers,
+        client: new RegistryClient({ monotonicMs: systemClock.monotonicMs }),
+        readArchive,
+        usersOf: (imageId) => containers.all().flatMap((record) => (record.imageId === imageId ? [record.id] : [])),
+        log,
+        meter,
+        clock: systemClock,
+      }),
+    );
+    this.#images = images;
+    const [handlers] = await Promise.all([
+      Handlers.probe(
+        {
+          ...config.runtime,
+          stateDir: config.state,
+          pausePath: PAUSE_PATH,
+          systemdCgroup,
+          kernelHasRecursiveReadOnly: host.kernelHasRecursiveReadOnly,
+          processes,
+          log,
+        },
+        signal,
+      ),
+      cni.start(),
+      layers.start(),
+    ]);
+    await images.start();
+    const deps: PodDeps = {
+      log,
+      meter,
+      clock: systemClock,
+      stateDir: config.state,
+      pausePath: PAUSE_PATH,
+      sandboxes,
+      containers,
+      locks: new KeyedLock(),
+      journals: store.journal,
+      namespaces,
+      processes,
+      cni,
+      images,
+      snapshots,
+      handlers,
+      cgroups,
+      runtime,
+      host,
+      security: {
+        seccomp: new SeccompProfiles(config.runtime.seccompProfile),
+        defaultCapabilities: config.runtime.defaultCapabilities,
+        hostCapabilities: readHostCapabilities(),
+        pidsLimit: config.runtime.pidsLimit || undefined,
+      },
+    };
+    const report = await reconcile(deps, store.journal.unfinished(), signal);
+    const pods = this.#own('pods', new Pods(deps, signal));
+    pods.start();
+    metrics.watch({
+      sandboxes: () => countBy(sandboxes.all()),
+      containers: () => countBy(containers.all()),
+      images: () => images.list().length,
+    });
+    await this.#serveMetrics(metrics);
+    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host });
+    const server = new GrpcServer(
+      buildServices({
+        log,
+        meter,
+        pods,
+        images,
+        cni,
+        handlers,
+        program: { name: 'berth', version: this.#version },
+        cgroupDriver: cgroups.driver,
+        steps: store.journal,
+        config: findings,
+        filesystems: new ImageFilesystems({ root: config.root, layers, snapshots }),
+        info: () => ({
+          config,
+          cgroupDriver: cgroups.driver,
+          cgroupMode: cgroups.mode,
+          defaultHandler: handlers.defaultName,
+        }),
+      }),
+    );
+    await server.listen(config.listen.replace(/^unix:\/\//, ''));
+    this.#own('server', server);
+    log.info(
+      { ...report, listen: config.listen, version: this.#version, ms: Math.round(performance.now() - startedMs) },
+      'berthd serves',
+    );
+  }
+
+  async #serveMetrics(metrics: PrometheusMetrics): Promise<void> {
+    const address = parseAddress(this.#config.metrics.listen);
+    if (!address) return;
+    const server = this.#own('metrics', new MetricsServer(metrics, this.#log));
+    const port = await server.listen(address.host, address.port);
+    this.#log.info({ host: address.host, port }, 'metrics are served');
+  }
+
+  #own<T extends { close(): Promise<void> | void }>(name: string, part: T): T {
+    this.#closers.push({ name, close: () => part.close() });
+    return part;
+  }
+}
+
+function countBy(records: readonly { state: string }[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const { state } of records) counts.set(state, (counts.get(state) ?? 0) + 1);
+  return counts;
+}

@@ -1,0 +1,55 @@
+/** berthd: reads flags and configuration, starts the daemon, reloads on SIGHUP, stops on SIGTERM. */
+
+import { describe } from './base/errors.ts';
+import { readOwnVersion } from './base/own-version.ts';
+import { type Config, loadConfig } from './config/load-config.ts';
+import { Daemon } from './daemon/daemon.ts';
+import { type Flags, parseFlags } from './daemon/flags.ts';
+import { createLogger } from './daemon/logger.ts';
+
+function readConfig({ config, ...overrides }: Flags): Config {
+  return loadConfig({ ...(config !== undefined ? { file: config } : {}), overrides });
+}
+
+async function main(): Promise<number> {
+  const version = readOwnVersion();
+  const flags = parseFlags(process.argv.slice(2), version);
+  if (typeof flags === 'number') return flags;
+  if (process.getuid?.() !== 0) {
+    process.stderr.write('berthd: must run as root: it makes namespaces, mounts and cgroups\n');
+    return 1;
+  }
+  let config: Config;
+  try {
+    config = readConfig(flags);
+  } catch (err) {
+    process.stderr.write(`berthd: ${describe(err)}\n`);
+    return 1;
+  }
+  process.umask(0o022);
+  const log = createLogger(config.log.level, config.log.format);
+  const daemon = new Daemon(config, version, log);
+  const stopped = Promise.withResolvers<string>();
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopped.resolve(name));
+  process.on('SIGHUP', () => {
+    try {
+      daemon.reload(readConfig(flags));
+      log.info({}, 'configuration reloaded');
+    } catch (err) {
+      log.error({ err: describe(err) }, 'configuration not reloaded; the running one goes on');
+    }
+  });
+  try {
+    await daemon.start();
+  } catch (err) {
+    log.error({ err: describe(err) }, 'berthd cannot start');
+    log.flush();
+    return 1;
+  }
+  log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');
+  await daemon.close();
+  log.flush();
+  return 0;
+}
+
+process.exitCode = await main();

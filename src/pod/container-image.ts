@@ -1,0 +1,35 @@
+import { BerthError, invalid } from '../base/errors.ts';
+import type { ImageRecord } from '../image/image-record.ts';
+import type { ContainerSpec } from '../runtime/container-spec.ts';
+import type { PodDeps } from './pod-deps.ts';
+import { parseSignal } from './stop-signal.ts';
+
+/** The image that a client wants a container of. Throws `notFound` when it was never pulled. */
+export function requestedImage(deps: PodDeps, spec: ContainerSpec): ImageRecord {
+  const image = deps.images.find(spec.image.reference);
+  if (!image)
+    throw new BerthError('notFound', `config.image.image: image ${spec.image.reference} is not here; pull it first`);
+  return image;
+}
+
+/** The image that a container was made from. Throws `notFound` when somebody removed it meanwhile. */
+export function imageOf(deps: PodDeps, imageId: string): ImageRecord {
+  const image = deps.images.find(imageId);
+  if (!image) throw new BerthError('notFound', `image ${imageId} is not here any more`);
+  return image;
+}
+
+/** What people call the image: the kubelet asks by id, and they want to read the name that they wrote. */
+export function chooseImageName(spec: ContainerSpec, image: ImageRecord): string {
+  const { userSpecified, reference } = spec.image;
+  if (userSpecified !== '') return userSpecified;
+  return image.id.includes(reference) ? (image.tags[0] ?? reference) : reference;
+}
+
+/** The signal that asks a container to end: the client's, the image's, or SIGTERM. Throws `invalid`. */
+export function chooseStopSignal(spec: ContainerSpec, image: ImageRecord): string {
+  if (spec.stopSignal === undefined) return parseSignal(image.config.stopSignal) ?? 'SIGTERM';
+  const wanted = parseSignal(spec.stopSignal);
+  if (wanted === undefined) throw invalid('config.stop_signal', `${spec.stopSignal} is not a signal`);
+  return wanted;
+}

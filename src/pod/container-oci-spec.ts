@@ -1,0 +1,123 @@
+import { join } from 'node:path';
+
+import { BerthError, invalid } from '../base/errors.ts';
+import { resolveCapabilities } from '../runtime/capabilities.ts';
+import type { NamespaceMode } from '../runtime/container-spec.ts';
+import { resolveDevices } from '../runtime/devices.ts';
+import { resolveMounts } from '../runtime/mounts.ts';
+import type { OciSpec } from '../runtime/oci-spec.ts';
+import { buildSpec } from '../runtime/spec.ts';
+import type { NamespaceSource, SpecSandbox } from '../runtime/spec-input.ts';
+import { resolveUser } from '../runtime/users.ts';
+import { readMounts } from '../sys/mount.ts';
+import { imageOf } from './container-image.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord, ResolvedUser, SandboxRecord } from './records.ts';
+import { sandboxPaths } from './sandbox-files.ts';
+
+/** A container's config.json, and who its first process is. */
+export interface BuiltSpec {
+  readonly spec: OciSpec;
+  readonly user: ResolvedUser;
+}
+
+/**
+ * Looks up what a container's config.json depends on (its mounted root filesystem, its image, its sandbox, the host)
+ * and builds it. Throws `invalid` naming the CRI's field for what its client got wrong.
+ */
+export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord, rootfs: string): Promise<BuiltSpec> {
+  const { spec } = record;
+  const { security } = spec;
+  const sandbox = deps.sandboxes.get(record.sandboxId);
+  const image = imageOf(deps, record.imageId);
+  const handler = deps.handlers.get(record.handler);
+  if (spec.cdiDevices.length > 0) {
+    throw new BerthError('unimplemented', 'config.CDI_devices: CDI is not supported by this version');
+  }
+  const user = resolveUser({ rootfs, imageUser: image.config.user, security });
+  const capabilities = resolveCapabilities({
+    wanted: security.capabilities,
+    privileged: security.privileged,
+    uid: user.uid,
+    defaults: deps.security.defaultCapabilities,
+    host: deps.security.hostCapabilities,
+  });
+  if (capabilities.missing.length > 0) {
+    deps.log.warn(
+      { container: record.id, missing: capabilities.missing },
+      'this host cannot give capabilities that the container asks for',
+    );
+  }
+  const ociSpec = buildSpec({
+    spec,
+    sandbox: specSandbox(deps, sandbox, record),
+    image: image.config,
+    user,
+    capabilities: capabilities.sets,
+    seccomp: security.privileged
+      ? undefined
+      : deps.security.seccomp.resolve(security.seccomp, capabilities.sets.bounding),
+    devices: resolveDevices(spec.devices, security.privileged),
+    mounts: await resolveMounts(spec.mounts, {
+      recursiveReadOnly: handler.features.recursiveReadOnlyMounts,
+      handler: handler.name,
+      readHostMounts: readMounts,
+    }),
+    rootfs,
+    cgroupsPath: deps.cgroups.containerCgroupsPath(sandbox.spec.cgroupParent, record.id),
+    pidsLimit: deps.security.pidsLimit,
+    host: deps.host,
+  });
+  return { spec: ociSpec, user: { uid: user.uid, gid: user.gid, supplementalGroups: user.supplementalGroups } };
+}
+
+function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRecord): SpecSandbox {
+  const { spec } = sandbox;
+  const paths = sandboxPaths(deps.stateDir, sandbox.id);
+  // What the sandbox has made is joined; a container on the host's has nothing to join.
+  const shared = (mode: NamespaceMode, kind: string): NamespaceSource =>
+    mode === 'pod' ? { path: join(paths.namespaces, kind) } : 'host';
+  const { network, ipc } = spec.security.namespaces;
+  return {
+    id: sandbox.id,
+    name: spec.name,
+    namespace: spec.namespace,
+    uid: spec.uid,
+    hostname: sandbox.hostname,
+    namespaces: {
+      network: shared(network, 'net'),
+      uts: shared(network, 'uts'),
+      ipc: shared(ipc, 'ipc'),
+      pid: pidNamespace(deps, sandbox, record),
+    },
+    files: {
+      resolvConf: paths.resolvConf,
+      hostname: paths.hostname,
+      hosts: paths.hosts,
+      shm: ipc === 'node' ? '/dev/shm' : paths.shm,
+    },
+  };
+}
+
+function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, { spec }: ContainerRecord): NamespaceSource {
+  const field = 'config.linux.security_context.namespace_options';
+  const { pid, targetId } = spec.security.namespaces;
+  switch (pid) {
+    case 'container':
+      return 'new';
+    case 'node':
+      return 'host';
+    case 'pod':
+      if (sandbox.spec.security.namespaces.pid !== 'pod')
+        throw invalid(`${field}.pid`, 'is POD, and the sandbox has no PID namespace to share');
+      return { path: join(sandboxPaths(deps.stateDir, sandbox.id).namespaces, 'pid') };
+    case 'target': {
+      const target = deps.containers.findByPrefix(targetId);
+      if (target?.sandboxId !== sandbox.id)
+        throw invalid(`${field}.target_id`, `${targetId} is no container of this sandbox`);
+      if (target.state !== 'running' || !target.init)
+        throw new BerthError('precondition', `${field}.target_id: container ${target.id} does not run`);
+      return { path: `/proc/${target.init.pid}/ns/pid` };
+    }
+  }
+}
