@@ -23,7 +23,7 @@ const MiB = 1024 * 1024;
 for (const name of ['runc', 'crun']) {
   describe(`containers with ${name}`, () => {
     // The hybrid hierarchy of some test machines has no v1 hugetlb, and crun before 1.9 wants one.
-    let hugetlb: Disposable | undefined;
+    let hugetlb: AsyncDisposable | undefined;
     let lab: Lab;
     before(async () => {
       if (name === 'crun') hugetlb = mountHugetlb();
@@ -31,7 +31,7 @@ for (const name of ['runc', 'crun']) {
     });
     after(async () => {
       await lab[Symbol.asyncDispose]();
-      hugetlb?.[Symbol.dispose]();
+      await hugetlb?.[Symbol.asyncDispose]();
     });
 
     it('creates, starts, and tells the exit code and its time', async () => {
@@ -198,7 +198,7 @@ for (const name of ['runc', 'crun']) {
   });
 
   describe(`exec with ${name}`, () => {
-    let hugetlb: Disposable | undefined;
+    let hugetlb: AsyncDisposable | undefined;
     let lab: Lab;
     let id = '';
     before(async () => {
@@ -208,7 +208,7 @@ for (const name of ['runc', 'crun']) {
     });
     after(async () => {
       await lab[Symbol.asyncDispose]();
-      hugetlb?.[Symbol.dispose]();
+      await hugetlb?.[Symbol.asyncDispose]();
     });
 
     const sh = async (script: string, timeoutMs = 0) => await lab.exec(id, ['sh', '-c', script], signal, timeoutMs);

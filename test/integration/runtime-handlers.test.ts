@@ -64,7 +64,7 @@ describe('handlers of this machine', () => {
   });
 
   it('finds crun working where cgroups are as it wants them', async () => {
-    using hugetlb = mountHugetlb();
+    await using hugetlb = mountHugetlb();
     assert.ok(hugetlb, 'a v1 hugetlb hierarchy can be mounted');
     rmSync(join(folder, 'handler-trials.json'), { force: true });
     const handlers = await Handlers.probe({ ...deps(), defaultRuntime: 'runc' }, signal);

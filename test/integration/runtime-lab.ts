@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
@@ -221,23 +222,36 @@ export class Lab implements AsyncDisposable {
   }
 }
 
+const HUGETLB = '/sys/fs/cgroup/hugetlb';
+
 /** Mounts what crun wants on hybrid hosts, for as long as the result lives; undefined where that is impossible. */
-export function mountHugetlb(): Disposable | undefined {
-  const target = '/sys/fs/cgroup/hugetlb';
-  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || existsSync(target)) return { [Symbol.dispose]() {} };
+export function mountHugetlb(): AsyncDisposable | undefined {
+  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || existsSync(HUGETLB))
+    return { async [Symbol.asyncDispose]() {} };
   try {
-    mkdirSync(target);
-    execFileSync('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'hugetlb', target], { stdio: 'ignore' });
+    mkdirSync(HUGETLB);
+    execFileSync('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'hugetlb', HUGETLB], { stdio: 'ignore' });
   } catch {
-    if (existsSync(target)) rmdirSync(target);
+    if (existsSync(HUGETLB)) rmdirSync(HUGETLB);
     return undefined;
   }
-  return {
-    [Symbol.dispose]() {
-      execFileSync('umount', [target]);
-      rmdirSync(target);
-    },
-  };
+  return { [Symbol.asyncDispose]: unmountHugetlb };
+}
+
+// A hierarchy whose last cgroup has just gone outlives its unmounting, and keeps the controller from cgroup v2. It can
+// only be had back by mounting it once more, and nothing tells when.
+async function unmountHugetlb(): Promise<void> {
+  execFileSync('umount', [HUGETLB]);
+  for (let left = 100; left > 0 && isHugetlbV1(); left--) {
+    await setTimeout(50);
+    execFileSync('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'hugetlb', HUGETLB]);
+    execFileSync('umount', [HUGETLB]);
+  }
+  rmdirSync(HUGETLB);
+}
+
+function isHugetlbV1(): boolean {
+  return !/^hugetlb\t0\t/m.test(readFileSync('/proc/cgroups', 'utf8'));
 }
 
 const plainMount: MountSpec = {
