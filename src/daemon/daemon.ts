@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 import { systemClock } from '../base/clock.ts';
-import { BerthError, describe } from '../base/errors.ts';
+import { BerthError, because, describe } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { Cni } from '../cni/cni.ts';
 import { parseAddress } from '../config/check-value.ts';
@@ -25,15 +25,15 @@ import { Processes } from '../proc/processes.ts';
 import { readHostCapabilities } from '../runtime/capabilities.ts';
 import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
-import { Handlers } from '../runtime/handlers.ts';
+import { findProgram, Handlers } from '../runtime/handlers.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
 import { buildServices } from '../server/services.ts';
 import { Store } from '../store/store.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
+import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
-import { findProgram } from './find-program.ts';
 import type { DaemonLogger } from './logger.ts';
 
 /** What is stored, by the rooms that own it. */
@@ -76,6 +76,7 @@ export class Daemon {
 
   /** Stops serving, waits for what is in flight, and closes all parts. Pods go on. */
   async close(): Promise<void> {
+    notifySystemd('STOPPING=1');
     this.#shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
     for (let part = this.#closers.pop(); part; part = this.#closers.pop()) {
       try {
@@ -105,13 +106,7 @@ export class Daemon {
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     const cgroups = this.#own('cgroups', openCgroups(config.runtime.cgroupManager));
     const host = readHostFacts(log);
-    const monitorPath = findProgram(config.runtime.monitorPath);
-    if (monitorPath === undefined) {
-      throw new BerthError(
-        'precondition',
-        `runtime.monitor_path: ${config.runtime.monitorPath} is not installed; on Debian: apt-get install conmon`,
-      );
-    }
+    const monitorPath = findMonitor(config.runtime.monitorPath);
     const systemdCgroup = cgroups.driver === 'systemd';
     const runtime = new ContainerRuntime({ stateDir: config.state, monitorPath, systemdCgroup, processes, log });
     const cni = this.#own(
@@ -241,6 +236,18 @@ export class Daemon {
   #own<T extends { close(): Promise<void> | void }>(name: string, part: T): T {
     this.#closers.push({ name, close: () => part.close() });
     return part;
+  }
+}
+
+function findMonitor(path: string): string {
+  try {
+    return findProgram(path);
+  } catch (err) {
+    throw because(
+      'precondition',
+      'runtime.monitor_path: containers need a monitor; on Debian: apt-get install conmon',
+      err,
+    );
   }
 }
 

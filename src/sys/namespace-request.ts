@@ -19,8 +19,13 @@ export interface NamespaceRequest {
   readonly sysctls: Readonly<Record<string, string>>;
   /** An existing folder; each namespace is bind-mounted onto a new file `<pinDir>/<kind>`. */
   readonly pinDir: string;
-  /** cgroup.procs files to which the pause process's pid is written. */
+  /**
+   * cgroup.procs files to which the pause process's pid is written. The kernel makes each write wait for a grace period
+   * of 5 to 20 ms, which `cgroupThread` avoids where it can.
+   */
   readonly cgroupProcs?: readonly string[] | undefined;
+  /** v1 `tasks` files by which the thread itself goes into the cgroups, so that pause is born there, and back. */
+  readonly cgroupThread?: { readonly enter: readonly string[]; readonly leave: readonly string[] } | undefined;
 }
 
 /** A pause process. With the start time its pid is good until the next boot. */

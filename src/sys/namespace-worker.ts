@@ -63,7 +63,7 @@ function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
       pinNamespace(`/proc/thread-self/ns/${kind}`, request.pinDir, kind);
       pinned.push(kind);
     }
-    const pid = spawnPause(request);
+    const pid = spawnInCgroup(request);
     Atomics.store(spawnedPid, 0, pid);
     if (request.kinds.includes('pid')) {
       pinNamespace(`/proc/${pid}/ns/pid`, request.pinDir, 'pid');
@@ -78,6 +78,26 @@ function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
     if (pid !== 0) killPause(pid);
     unpin(request.pinDir, pinned);
     throw err;
+  }
+}
+
+/** Spawns pause from inside its cgroups. The way back must succeed, or the next pod's pause would be born in these. */
+function spawnInCgroup(request: NamespaceRequest): number {
+  const { enter, leave } = request.cgroupThread ?? { enter: [], leave: [] };
+  try {
+    for (const file of enter) moveThread(file);
+    return spawnPause(request);
+  } finally {
+    for (const file of leave) moveThread(file);
+  }
+}
+
+function moveThread(tasksFile: string): void {
+  try {
+    // 0 stands for the thread that writes (cgroups(7)).
+    writeFileSync(tasksFile, '0', { flag: 'r+' });
+  } catch (err) {
+    throw wrapErrno(`move the namespace thread to ${tasksFile}`, err);
   }
 }
 

@@ -45,10 +45,11 @@ export function pidfdOpen(pid: number): number | undefined {
   }
 }
 
-/** Sends a signal (pidfd_send_signal(2)); false when the process has been reaped. */
-export function pidfdSendSignal(pidfd: number, signal: SignalName): boolean {
+/** Sends a signal, by name or (real-time signals) number (pidfd_send_signal(2)); false when the process has been reaped. */
+export function pidfdSendSignal(pidfd: number, signal: SignalName | number): boolean {
+  const number = typeof signal === 'number' ? signal : signalNumber(signal);
   try {
-    check('pidfd_send_signal', signal, syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, signalNumber(signal), 0, 0));
+    check('pidfd_send_signal', String(signal), syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, number, 0, 0));
     return true;
   } catch (err) {
     if (isErrno(err, 'ESRCH')) return false;

@@ -40,7 +40,7 @@ export function openProcess(pid: number, startTime: number): number | undefined 
 }
 
 /** Sends a signal to that very process; false when it is gone. */
-export function killProcess(pid: number, startTime: number, signal: SignalName): boolean {
+export function killProcess(pid: number, startTime: number, signal: SignalName | number): boolean {
   const pidfd = openProcess(pid, startTime);
   if (pidfd === undefined) return false;
   try {

@@ -1,0 +1,43 @@
+import { closeFd } from './at.ts';
+import { check } from './errno.ts';
+import { libc } from './libc.ts';
+
+const fn = {
+  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (
+    family: number,
+    type: number,
+    protocol: number,
+  ) => number,
+  sendto: libc.func('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']) as (
+    fd: number,
+    data: Uint8Array,
+    length: number,
+    flags: number,
+    address: Uint8Array,
+    addressLength: number,
+  ) => number,
+};
+
+const AF_UNIX = 1;
+const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+const MSG_NOSIGNAL = 0x4000;
+
+/**
+ * Tells the service manager a state such as `READY=1` (sd_notify(3)): one datagram to the unix socket that
+ * $NOTIFY_SOCKET names, where `@` begins an abstract name. Returns false when nobody asked to be told.
+ */
+export function notifySystemd(state: string, socketName = process.env['NOTIFY_SOCKET'] ?? ''): boolean {
+  if (!/^[/@]/.test(socketName)) return false;
+  const path = Buffer.from(socketName.replace(/^@/, '\0'));
+  const address = Buffer.alloc(2 + path.length);
+  address.writeUInt16LE(AF_UNIX, 0);
+  path.copy(address, 2);
+  const fd = check('socket', 'to notify systemd', fn.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0));
+  try {
+    const data = Buffer.from(state);
+    check('sendto', socketName, fn.sendto(fd, data, data.length, MSG_NOSIGNAL, address, address.length));
+    return true;
+  } finally {
+    closeFd(fd);
+  }
+}
