@@ -1,0 +1,357 @@
+import { existsSync } from 'node:fs';
+
+import type { Clock } from '../base/clock.ts';
+import { sleep, withDeadline } from '../base/deadline.ts';
+import { BerthError, describe, findCause, kindOf } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
+import { forEachLimited } from '../base/limited.ts';
+import type { Logger } from '../base/log.ts';
+import type { Meter, Outcome } from '../base/meter.ts';
+import type { Processes } from '../proc/processes.ts';
+import { type AttachmentKey, type CniAttachment, checkKey, cniArgs } from './attachment.ts';
+import { capabilityArgs } from './capability-args.ts';
+import { CniError, cniCodes } from './cni-error.ts';
+import type { CniVerb } from './cni-version.ts';
+import type { NetworkConfig } from './network-config.ts';
+import { Networks } from './networks.ts';
+import { PluginBinaries } from './plugin-binaries.ts';
+import { type Attached, hasGc, PluginChain } from './plugin-chain.ts';
+import { type CniResult, cniResult } from './plugin-result.ts';
+import { PluginRunner } from './plugin-runner.ts';
+import { ResultCache } from './result-cache.ts';
+import { SharedGate } from './shared-gate.ts';
+import { StatusProbe } from './status-probe.ts';
+
+export type { CniAttachment } from './attachment.ts';
+
+/** Durations in milliseconds; tests hand in shorter ones. */
+export interface CniTimes {
+  /** The longest that one ADD, CHECK or GC may take. */
+  readonly verbMs: number;
+  /** The longest that one DEL may take, with all its tries. */
+  readonly delMs: number;
+  /** The pauses between the tries of a DEL that fails. */
+  readonly delPausesMs: readonly number[];
+  /** From the first change of a configuration folder to its reading. */
+  readonly settleMs: number;
+  /** How long an answer to STATUS counts. */
+  readonly statusFreshMs: number;
+  /** How long the plugins may take for STATUS. */
+  readonly statusAnswerMs: number;
+  /** How long status() waits for them. */
+  readonly statusPatienceMs: number;
+}
+
+/** What Cni needs. */
+export interface CniDeps {
+  readonly confDir: string;
+  /** The network for pods; without a name it is the one of the first valid file. */
+  readonly defaultNetwork?: string | undefined;
+  /** Folders of plugin programs; the first that has one wins. */
+  readonly binDirs: readonly string[];
+  /** Where attachments are kept over restarts; must survive what pods survive. */
+  readonly cacheDir: string;
+  readonly processes: Pick<Processes, 'run'>;
+  readonly log: Logger;
+  readonly meter: Meter;
+  readonly clock: Clock;
+  readonly times?: Partial<CniTimes>;
+}
+
+/** Whether pods can get a network, in the words that the kubelet shows. */
+export interface NetworkStatus {
+  readonly ready: boolean;
+  /** `NetworkPluginNotReady`, or empty. */
+  readonly reason: string;
+  /** What is wrong and what to do; files that were skipped, also when the network is ready. */
+  readonly message: string;
+}
+
+const defaultTimes: CniTimes = Object.freeze({
+  verbMs: 60_000,
+  delMs: 60_000,
+  delPausesMs: Object.freeze([200, 1000, 3000]),
+  settleMs: 50,
+  statusFreshMs: 4000,
+  statusAnswerMs: 5000,
+  statusPatienceMs: 1000,
+});
+
+const GC_PARALLEL = 4;
+
+/**
+ * The network room: which networks there are, and attaching pods to them by running CNI plugins (CNI specification
+ * 1.1). Nothing runs at the same time for the same container; ADD and DEL of different ones do.
+ */
+export class Cni {
+  readonly #deps: CniDeps;
+  readonly #times: CniTimes;
+  readonly #networks: Networks;
+  readonly #chain: PluginChain;
+  readonly #cache: ResultCache;
+  readonly #probe: StatusProbe;
+  readonly #locks = new KeyedLock();
+  readonly #gate = new SharedGate();
+  readonly #closing = new AbortController();
+
+  constructor(deps: CniDeps) {
+    this.#deps = deps;
+    this.#times = { ...defaultTimes, ...deps.times };
+    const { confDir, defaultNetwork, log, processes, clock } = deps;
+    const { settleMs, statusFreshMs, statusAnswerMs, statusPatienceMs } = this.#times;
+    const binaries = new PluginBinaries(deps.binDirs);
+    this.#networks = new Networks({ confDir, defaultNetwork, binaries, log, settleMs });
+    this.#chain = new PluginChain(new PluginRunner({ processes, binaries }));
+    this.#cache = new ResultCache(deps.cacheDir, log);
+    this.#probe = new StatusProbe({
+      ask: (network, signal) => this.#measured('STATUS', () => this.#chain.status(network, signal)),
+      clock,
+      freshMs: statusFreshMs,
+      answerMs: statusAnswerMs,
+      patienceMs: statusPatienceMs,
+    });
+  }
+
+  /** Reads the attachments of an earlier run and the configuration, and begins to watch it. */
+  async start(): Promise<void> {
+    await Promise.all([this.#cache.load(), this.#networks.start()]);
+  }
+
+  /** Ends the watch, all waits and what plugins do. Attachments stay. */
+  async close(): Promise<void> {
+    this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
+    await Promise.all([this.#networks.close(), this.#probe.close()]);
+  }
+
+  /** The names of all valid networks; the first is the one for pods unless another is configured. */
+  networks(): string[] {
+    return this.#networks.all().map((network) => network.name);
+  }
+
+  /** Whether pods can get a network now. Asks the plugins when they speak 1.1, at most every few seconds. */
+  async status(signal: AbortSignal): Promise<NetworkStatus> {
+    await this.#networks.refresh();
+    const network = this.#networks.find();
+    const problem = network ? await this.#probe.problemOf(network, signal) : this.#networks.problem;
+    if (problem !== '') return { ready: false, reason: 'NetworkPluginNotReady', message: problem };
+    return { ready: true, reason: '', message: this.#networks.skipped };
+  }
+
+  /** Resolves when there is a usable configuration. Throws the signal's reason, wrapped with what is missing. */
+  async waitReady(signal: AbortSignal): Promise<void> {
+    await this.#networks.whenReady(signal);
+  }
+
+  /** What ADD gave an attachment, also in an earlier run; undefined when it is not attached. */
+  cachedResult(containerId: string, ifName: string): CniResult | undefined {
+    const attached = this.#cache.find({ containerId, ifName });
+    return attached?.result && cniResult(attached.result, attached.network.name, ifName);
+  }
+
+  /**
+   * Attaches a pod to the network for pods. When a plugin fails, all are run with DEL, so that nothing is left; if that
+   * fails too, del() finds what it needs in the cache. Throws `invalid` for what plugins cannot be given, `precondition`
+   * when there is no network, or the pod is attached already, and CniError.
+   */
+  async add(a: CniAttachment, signal: AbortSignal): Promise<CniResult> {
+    const network = this.#networks.get();
+    if (a.netns === '')
+      throw new BerthError('precondition', `container ${a.containerId} has no network namespace to attach`);
+    const attached = this.#attachedFrom(a, network);
+    using limited = this.#limited('ADD', a, this.#times.verbMs, signal);
+    // Awaited here: the deadline ends with this block.
+    return await this.#measured('ADD', () => this.#exclusively(a, limited, () => this.#add(attached, limited)));
+  }
+
+  /**
+   * Detaches a pod, with the configuration that it was attached with. Tries again a few times. What was never attached,
+   * or is detached already, is success; the plugins of the current network get their chance to free what they know.
+   * Throws a CniError when the plugins keep failing: then the attachment stays known and del() can be repeated.
+   */
+  async del(a: CniAttachment, signal: AbortSignal): Promise<void> {
+    checkKey(a);
+    using limited = this.#limited('DEL', a, this.#times.delMs, signal);
+    await this.#measured('DEL', () =>
+      this.#exclusively(a, limited, async () => {
+        const attached = this.#cache.find(a);
+        if (attached) await this.#delUntilDone({ ...attached, netns: a.netns }, limited);
+        else await this.#delUnknown(a, limited);
+      }),
+    );
+  }
+
+  /** Asks the plugins whether an attachment is as they made it. Throws a CniError when not, `notFound` when unknown. */
+  async check(a: CniAttachment, signal: AbortSignal): Promise<void> {
+    checkKey(a);
+    using limited = this.#limited('CHECK', a, this.#times.verbMs, signal);
+    await this.#measured('CHECK', () =>
+      this.#exclusively(a, limited, async () => {
+        const attached = this.#cache.find(a);
+        if (!attached?.result)
+          throw new BerthError('notFound', `container ${a.containerId} is not attached to a network`);
+        await this.#chain.check({ ...attached, netns: a.netns }, limited);
+      }),
+    );
+  }
+
+  /**
+   * Frees what attachments hold that are not in `valid`: those that Berth knows by DEL, others by the plugins' own GC
+   * (CNI 1.1). `valid` must name every sandbox there is, also those being made, and be taken in the same tick. Goes on
+   * past failures, then throws the first.
+   */
+  async gc(valid: readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
+    const isValid = new Set(valid.map(keyOf));
+    const stale = this.#cache.all().filter((attached) => !isValid.has(keyOf(attached)));
+    const failures: unknown[] = [];
+    await forEachLimited(stale, GC_PARALLEL, (attached) =>
+      this.#delStale(attached, signal).catch((err: unknown) => void failures.push(err)),
+    );
+    for (const network of this.#networks.all().filter(hasGc)) {
+      failures.push(...(await this.#gcNetwork(network, valid, signal)));
+    }
+    if (failures.length === 0) return;
+    throw new BerthError(kindOf(failures[0]), `network cleanup: ${failures.length} of its calls failed`, {
+      cause: failures[0],
+    });
+  }
+
+  async #add(attached: Attached, signal: AbortSignal): Promise<CniResult> {
+    const { network, ifName, containerId } = attached;
+    if (this.#cache.find(attached)) {
+      throw new BerthError('precondition', `container ${containerId} is attached already: a DEL must come first`);
+    }
+    // Before the plugins run: whatever happens now, DEL will know what they were given.
+    this.#cache.put(attached);
+    try {
+      const result = await this.#chain.add(attached, signal);
+      this.#cache.put({ ...attached, result });
+      return cniResult(result, network.name, ifName);
+    } catch (err) {
+      throw await this.#cleanedUp(attached, err);
+    }
+  }
+
+  /** Undoes an ADD that failed; the caller's signal may be what ended it, so it has a time of its own. */
+  async #cleanedUp(attached: Attached, reason: unknown): Promise<unknown> {
+    using limited = this.#limited('DEL', attached, this.#times.delMs);
+    const failures = await this.#measured('DEL', () => this.#chain.delAll(attached, limited));
+    if (failures.length === 0) {
+      this.#cache.remove(attached);
+      return reason;
+    }
+    const { containerId, network } = attached;
+    const problems = failures.map(describe).join('; ');
+    this.#deps.log.warn(
+      { container: containerId, network: network.name, problems },
+      'the DEL after a failed CNI ADD failed',
+    );
+    const cause = new AggregateError([reason, ...failures], `${describe(reason)}; and the DEL after it: ${problems}`);
+    return new BerthError(kindOf(reason), 'CNI ADD failed, and so did its cleanup', { cause });
+  }
+
+  async #delUntilDone(attached: Attached, signal: AbortSignal): Promise<void> {
+    const { delPausesMs } = this.#times;
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        await this.#chain.del(attached, signal);
+        this.#cache.remove(attached);
+        return;
+      } catch (err) {
+        const isPassing = findCause(err, CniError)?.code === cniCodes.tryAgainLater;
+        const pauseMs = delPausesMs[attempt] ?? (isPassing ? delPausesMs.at(-1) : undefined);
+        if (pauseMs === undefined || signal.aborted) throw err;
+        this.#deps.log.debug(
+          { container: attached.containerId, err: describe(err), pauseMs },
+          'CNI DEL is tried again',
+        );
+        // The plugin's words say more than that the time was up.
+        await sleep(pauseMs, signal).catch(() => {
+          throw err;
+        });
+      }
+    }
+  }
+
+  // Every ADD is in the cache before its plugins run, so that this one holds nothing that Berth knows of. A failure
+  // must not keep a pod from going away.
+  async #delUnknown(a: CniAttachment, signal: AbortSignal): Promise<void> {
+    const network = this.#networks.find();
+    if (!network) return;
+    try {
+      await this.#chain.del(this.#attachedFrom(a, network), signal);
+    } catch (err) {
+      signal.throwIfAborted();
+      this.#deps.log.warn({ container: a.containerId, err: describe(err) }, 'DEL of an unknown CNI attachment failed');
+    }
+  }
+
+  async #delStale(attached: Attached, signal: AbortSignal): Promise<void> {
+    using limited = this.#limited('DEL', attached, this.#times.delMs, signal);
+    const netns = existsSync(attached.netns) ? attached.netns : '';
+    await this.#measured('DEL', () =>
+      this.#exclusively(attached, limited, async () => {
+        // A DEL may have come first, even a new ADD.
+        if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
+      }),
+    );
+    this.#deps.log.info(
+      { container: attached.containerId, network: attached.network.name },
+      'freed a CNI attachment that nothing owned',
+    );
+  }
+
+  async #gcNetwork(network: NetworkConfig, valid: readonly AttachmentKey[], signal: AbortSignal): Promise<unknown[]> {
+    using limited = withDeadline(`CNI GC of network "${network.name}"`, this.#times.verbMs, this.#until(signal));
+    return await this.#measured('GC', () =>
+      this.#gate.alone(limited, () => {
+        // Those that were made while this waited are valid too.
+        const all = new Map([...valid, ...this.#cache.all()].map((key) => [keyOf(key), key]));
+        return this.#chain.gc(network, [...all.values()], limited);
+      }),
+    );
+  }
+
+  #attachedFrom(a: CniAttachment, network: NetworkConfig): Attached {
+    checkKey(a);
+    return {
+      containerId: a.containerId,
+      ifName: a.ifName,
+      netns: a.netns,
+      network,
+      cniArgs: cniArgs(a),
+      capabilityArgs: capabilityArgs(a, network.plugins),
+    };
+  }
+
+  async #exclusively<T>(key: AttachmentKey, signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
+    return this.#locks.withKey(key.containerId, signal, () => this.#gate.shared(signal, fn));
+  }
+
+  #limited(verb: CniVerb, key: AttachmentKey, timeoutMs: number, signal?: AbortSignal): AbortSignal & Disposable {
+    return withDeadline(`CNI ${verb} of container ${key.containerId}`, timeoutMs, this.#until(signal));
+  }
+
+  #until(signal?: AbortSignal): AbortSignal {
+    return signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal;
+  }
+
+  async #measured<T>(verb: CniVerb, fn: () => Promise<T>): Promise<T> {
+    const startedMs = this.#deps.clock.monotonicMs();
+    let outcome: Outcome = 'ok';
+    try {
+      const result = await fn();
+      // Who goes on past failures returns them.
+      if (Array.isArray(result) && result.length > 0) outcome = kindOf(result[0]);
+      return result;
+    } catch (err) {
+      outcome = kindOf(err);
+      throw err;
+    } finally {
+      this.#deps.meter.cni(verb, outcome, (this.#deps.clock.monotonicMs() - startedMs) / 1000);
+    }
+  }
+}
+
+function keyOf({ containerId, ifName }: AttachmentKey): string {
+  return `${containerId} ${ifName}`;
+}

@@ -1,0 +1,144 @@
+import { delimiter } from 'node:path';
+
+import * as v from 'valibot';
+
+import { type BerthError, kindOf, wrap } from '../base/errors.ts';
+import type { CommandResult } from '../proc/command.ts';
+import type { Processes } from '../proc/processes.ts';
+import { CniError } from './cni-error.ts';
+import type { CniVerb } from './cni-version.ts';
+import { clip, type JsonObject } from './json.ts';
+import type { NetworkConfig, PluginConfig } from './network-config.ts';
+import type { PluginBinaries } from './plugin-binaries.ts';
+
+/** One run of one plugin. */
+export interface PluginCall {
+  readonly verb: CniVerb;
+  readonly network: NetworkConfig;
+  readonly plugin: PluginConfig;
+  /** Goes to its standard input, with the plugin's own keys, the network's name and version. */
+  readonly additions: JsonObject;
+  /** The CNI_* variables of an attachment. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+const OUTPUT_LIMIT_BYTES = 1024 * 1024;
+const STDERR_TAIL_CHARS = 500;
+/** The caller's signal ends it earlier; this is for a signal without a deadline. */
+const LONGEST_MS = 120_000;
+const FALLBACK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+const errorSchema = v.object({
+  code: v.pipe(v.number(), v.integer()),
+  msg: v.nullish(v.string(), ''),
+  details: v.nullish(v.string(), ''),
+});
+
+/** Runs plugins as the CNI specification (1.1, section 2) says, and turns what goes wrong into a CniError. */
+export class PluginRunner {
+  readonly #processes: Pick<Processes, 'run'>;
+  readonly #binaries: PluginBinaries;
+  readonly #path: string;
+
+  constructor({ processes, binaries }: { processes: Pick<Processes, 'run'>; binaries: PluginBinaries }) {
+    this.#processes = processes;
+    this.#binaries = binaries;
+    this.#path = process.env['PATH'] || FALLBACK_PATH;
+  }
+
+  /**
+   * Runs a plugin and returns what it printed. Throws a CniError when it fails, hangs or is missing, and the signal's
+   * reason, wrapped, when the caller gave up.
+   */
+  async run(call: PluginCall, signal: AbortSignal): Promise<string> {
+    const path = this.#binaries.known(call.plugin.type) ?? (await this.#binaries.find(call.plugin.type));
+    if (path === undefined) throw this.#missing(call);
+    const result = await this.#execute(call, path, signal);
+    if (result.exitCode !== 0) throw failure(call, result);
+    if (result.truncated && result.stdout.length >= OUTPUT_LIMIT_BYTES) {
+      throw new CniError({
+        ...facts(call),
+        problem: `it printed more than ${OUTPUT_LIMIT_BYTES} bytes${stderrTail(result)}`,
+      });
+    }
+    return result.stdout.toString('utf8');
+  }
+
+  async #execute(call: PluginCall, path: string, signal: AbortSignal): Promise<CommandResult> {
+    const { verb, network, plugin, additions, env } = call;
+    const { capabilities: _consumed, ...body } = plugin.body;
+    const request = { ...body, name: network.name, cniVersion: network.cniVersion, ...additions };
+    try {
+      return await this.#processes.run(
+        {
+          path,
+          args: [],
+          env: { CNI_COMMAND: verb, ...env, CNI_PATH: this.#binaries.binDirs.join(delimiter), PATH: this.#path },
+          stdin: JSON.stringify(request),
+          timeoutMs: LONGEST_MS,
+          outputLimitBytes: OUTPUT_LIMIT_BYTES,
+          // A plugin that hangs often does so in a child: its address management, or iptables.
+          processGroup: true,
+        },
+        signal,
+      );
+    } catch (cause) {
+      if (kindOf(cause) !== 'notFound') throw notRun(call, cause, signal);
+      this.#binaries.reset();
+      throw this.#missing(call, cause);
+    }
+  }
+
+  #missing(call: PluginCall, cause?: unknown): CniError {
+    const problem = `there is no such program in ${this.#binaries.binDirs.join(', ')}`;
+    return new CniError({ ...facts(call), isProgramMissing: true, problem, cause });
+  }
+}
+
+/** What a plugin printed that cannot be used, as an error. */
+export function unusableOutput(call: PluginCall, cause: unknown): CniError {
+  return new CniError({ ...facts(call), problem: 'it ended well, but its output is no valid result', cause });
+}
+
+function facts({ verb, network, plugin }: PluginCall): { verb: CniVerb; network: string; plugin: string } {
+  return { verb, network: network.name, plugin: plugin.type };
+}
+
+function notRun(call: PluginCall, cause: unknown, signal: AbortSignal): BerthError {
+  const kind = kindOf(cause);
+  if (kind === 'deadline') return new CniError({ ...facts(call), kind, problem: 'it hung and was killed', cause });
+  if (signal.aborted) return wrap(`CNI ${call.verb} on network "${call.network.name}"`, cause);
+  return new CniError({ ...facts(call), kind, problem: 'it could not be run', cause });
+}
+
+function failure(call: PluginCall, result: CommandResult): CniError {
+  const error = parseError(result.stdout);
+  if (error) {
+    const problem = `code ${error.code}: ${clip(error.msg) || 'no message'}`;
+    return new CniError({
+      ...facts(call),
+      problem: `${problem}${stderrTail(result)}`,
+      code: error.code,
+      details: clip(error.details),
+    });
+  }
+  const how = result.signal ? `was ended by ${result.signal}` : `exited with ${result.exitCode}`;
+  const printed = clip(result.stdout.toString('utf8'));
+  const said = printed === '' ? 'without a word' : `without an error object, but: ${printed}`;
+  return new CniError({ ...facts(call), problem: `it ${how} ${said}${stderrTail(result)}` });
+}
+
+function parseError(stdout: Buffer): v.InferOutput<typeof errorSchema> | undefined {
+  try {
+    return v.parse(errorSchema, JSON.parse(stdout.toString('utf8')));
+  } catch {
+    return undefined;
+  }
+}
+
+/** The end is where a program says why it gave up. */
+function stderrTail({ stderr }: CommandResult): string {
+  const text = stderr.toString('utf8').replace(/\s+/g, ' ').trim();
+  if (text === '') return '';
+  return `; stderr: ${text.length > STDERR_TAIL_CHARS ? `...${text.slice(-STDERR_TAIL_CHARS)}` : text}`;
+}

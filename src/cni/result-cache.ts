@@ -1,0 +1,111 @@
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import * as v from 'valibot';
+
+import { describe, invalid } from '../base/errors.ts';
+import { forEachLimited } from '../base/limited.ts';
+import type { Logger } from '../base/log.ts';
+import { type AttachmentKey, checkKey } from './attachment.ts';
+import { jsonObject, parseJson } from './json.ts';
+import { networkConfigFromJson, networkConfigToJson } from './network-config.ts';
+import type { Attached } from './plugin-chain.ts';
+import { wireResultFromJson } from './plugin-result.ts';
+import { readSmallFile } from './small-file.ts';
+
+const FORMAT = 'berth-cni-attachment-1';
+
+const entrySchema = v.object({
+  format: v.literal(FORMAT, 'is not one that this version knows'),
+  containerId: v.string(),
+  ifName: v.string(),
+  netns: v.string(),
+  cniArgs: v.string(),
+  capabilityArgs: jsonObject,
+  network: jsonObject,
+  result: v.optional(jsonObject),
+});
+
+/**
+ * What each attachment was made with, so that DEL, CHECK and GC hand the plugins the same (CNI 1.1, section 3), also
+ * after a restart. Kept in memory, and in one file each, `<network>-<containerId>-<ifName>.json`. A file is written by
+ * rename but not synced: after a power cut the namespaces are gone too, and DEL falls back to the current network.
+ */
+export class ResultCache {
+  readonly #dir: string;
+  readonly #log: Logger;
+  readonly #entries = new Map<string, Attached>();
+  #writes = 0;
+
+  constructor(cacheDir: string, log: Logger) {
+    this.#dir = join(cacheDir, 'results');
+    this.#log = log;
+  }
+
+  /** Makes the folder and reads what an earlier run left. A file that cannot be read is logged and left alone. */
+  async load(): Promise<void> {
+    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    await forEachLimited(await readdir(this.#dir), 8, async (name) => {
+      const path = join(this.#dir, name);
+      if (name.endsWith('.tmp')) return rmSync(path, { force: true });
+      if (!name.endsWith('.json')) return;
+      try {
+        const entry = parseEntry(await readSmallFile(path));
+        if (fileName(entry) !== name) throw invalid('file', `holds the attachment of ${fileName(entry)}`);
+        this.#entries.set(keyOf(entry), entry);
+      } catch (err) {
+        this.#log.warn({ file: path, err: describe(err) }, 'a cached CNI result cannot be used');
+      }
+    });
+  }
+
+  /** What is kept of an attachment. */
+  find(key: AttachmentKey): Attached | undefined {
+    return this.#entries.get(keyOf(key));
+  }
+
+  /** All attachments that are kept. */
+  all(): Attached[] {
+    return [...this.#entries.values()];
+  }
+
+  /** Keeps an attachment, in place of what was kept of it. Throws when the file cannot be written. */
+  put(entry: Attached): void {
+    const { network, ...rest } = entry;
+    const text = JSON.stringify({ format: FORMAT, ...rest, network: networkConfigToJson(network) });
+    this.#writes += 1;
+    const draft = join(this.#dir, `${process.pid}-${this.#writes}.tmp`);
+    // A few kilobytes into the page cache: quicker than a turn through the thread pool, on the way of every pod start.
+    writeFileSync(draft, text, { mode: 0o600 });
+    renameSync(draft, join(this.#dir, fileName(entry)));
+    this.#entries.set(keyOf(entry), entry);
+  }
+
+  /** Forgets an attachment. An unknown one is success. */
+  remove(key: AttachmentKey): void {
+    const entry = this.find(key);
+    if (!entry) return;
+    rmSync(join(this.#dir, fileName(entry)), { force: true });
+    this.#entries.delete(keyOf(key));
+  }
+}
+
+function parseEntry(text: string): Attached {
+  const { format: _checked, network, result, ...rest } = parseJson(entrySchema, text, 'file');
+  checkKey(rest);
+  return {
+    ...rest,
+    network: networkConfigFromJson(network),
+    ...(result ? { result: wireResultFromJson(result) } : {}),
+  };
+}
+
+function keyOf({ containerId, ifName }: AttachmentKey): string {
+  return `${containerId} ${ifName}`;
+}
+
+// Each part has been checked: none has a slash, and none is too long.
+function fileName({ network, containerId, ifName }: Attached): string {
+  return `${network.name}-${containerId}-${ifName}.json`;
+}
