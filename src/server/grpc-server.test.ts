@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe as suite, test } from 'node:test';
+
+import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
+
+import { RuntimeServiceService, VersionRequest, type VersionResponse } from '../../proto/gen/cri/api.ts';
+import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { silentLogger } from '../base/log.ts';
+import { silentMeter } from '../base/meter.ts';
+import { GrpcServer } from './grpc-server.ts';
+import { RpcBoundary } from './unary.ts';
+
+suite('the gRPC boundary', () => {
+  let dir: string;
+  let path: string;
+  let server: GrpcServer;
+  let client: Client;
+  let failure: unknown;
+  const counted: string[] = [];
+
+  before(async () => {
+    dir = mkdtempSync(join(tmpdir(), 'berth-grpc-'));
+    path = join(dir, 'sub', 'test.sock');
+    const meter = {
+      ...silentMeter,
+      rpc: (method: string, outcome: string) => void counted.push(`${method} ${outcome}`),
+    };
+    const boundary = new RpcBoundary(silentLogger, meter);
+    const version = boundary.unary<VersionRequest, VersionResponse>('Version', () => {
+      if (failure !== undefined) throw failure;
+      return { version: '0.1.0', runtimeName: 'berth', runtimeVersion: '1', runtimeApiVersion: 'v1' };
+    });
+    server = new GrpcServer([{ definition: RuntimeServiceService, handlers: { version } }]);
+    await server.listen(path);
+    client = new Client(`unix://${path}`, credentials.createInsecure());
+  });
+  after(async () => {
+    client.close();
+    await server.close();
+    rmSync(dir, { recursive: true });
+  });
+
+  async function call(method: keyof typeof RuntimeServiceService): Promise<ServiceError | VersionResponse> {
+    const { promise, resolve } = Promise.withResolvers<ServiceError | VersionResponse>();
+    client.makeUnaryRequest(
+      RuntimeServiceService[method].path,
+      RuntimeServiceService.version.requestSerialize,
+      RuntimeServiceService.version.responseDeserialize,
+      VersionRequest.create(),
+      new Metadata(),
+      (err, response) => resolve(err ?? response ?? (new Error('empty') as ServiceError)),
+    );
+    return await promise;
+  }
+
+  test('an answer comes back and is counted', async () => {
+    failure = undefined;
+    assert.deepEqual(await call('version'), {
+      version: '0.1.0',
+      runtimeName: 'berth',
+      runtimeVersion: '1',
+      runtimeApiVersion: 'v1',
+    });
+    assert.equal(counted.at(-1), 'Version ok');
+  });
+
+  for (const [thrown, code, details] of [
+    [invalid('config.metadata', 'is missing'), status.INVALID_ARGUMENT, 'config.metadata: is missing'],
+    [wrap('run sandbox', new BerthError('unavailable', 'no network')), status.UNAVAILABLE, 'run sandbox: no network'],
+    [new BerthError('notFound', 'sandbox x: no such sandbox'), status.NOT_FOUND, 'sandbox x: no such sandbox'],
+    [new TypeError('a bug'), status.INTERNAL, 'a bug'],
+  ] as const) {
+    test(`${thrown.message} becomes ${status[code]}, with the whole chain as text`, async () => {
+      failure = thrown;
+      const err = (await call('version')) as ServiceError;
+      assert.equal(err.code, code);
+      assert.equal(err.details, details);
+    });
+  }
+
+  test('a text longer than a header is cut, not lost', async () => {
+    failure = new BerthError('internal', 'x'.repeat(100_000));
+    const err = (await call('version')) as ServiceError;
+    assert.equal(err.code, status.INTERNAL);
+    assert.match(err.details, /^x{4096} \.\.\. \(cut\)$/);
+  });
+
+  test('a method without a handler is Unimplemented', async () => {
+    assert.equal(((await call('attach')) as ServiceError).code, status.UNIMPLEMENTED);
+  });
+
+  test('the socket is for root and its group', () => {
+    assert.equal(statSync(path).mode & 0o777, 0o660);
+  });
+
+  test('a socket that answers is not taken away; one that does not is', async () => {
+    const busy = new GrpcServer([]);
+    await assert.rejects(busy.listen(path), { kind: 'precondition', message: /another program answers there/ });
+    const stale = join(dir, 'stale.sock');
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const holder = createServer().listen(stale, resolve);
+    await promise;
+    // Closing by hand would unlink it; a process that was killed does not.
+    rmSync(stale);
+    holder.close();
+    writeFileSync(stale, '');
+    await assert.rejects(busy.listen(stale), { kind: 'precondition', message: /is no socket/ });
+  });
+});
