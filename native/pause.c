@@ -58,7 +58,7 @@ static void reap_all(void)
 		;
 }
 
-__attribute__((noreturn)) static void hold(void)
+__attribute__((noreturn)) void _start(void)
 {
 	kernel_sigset all = ~0UL;
 
@@ -83,16 +83,3 @@ __attribute__((noreturn)) static void hold(void)
 			leave(1);
 	}
 }
-
-#if __STDC_HOSTED__
-/* Built with a C library: for analysers and debuggers. */
-int main(void)
-{
-	hold();
-}
-#else
-__attribute__((noreturn)) void _start(void)
-{
-	hold();
-}
-#endif

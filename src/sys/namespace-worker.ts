@@ -45,8 +45,9 @@ function answer(
     const facts = err instanceof SyscallError ? { errno: err.errno, call: err.call } : {};
     return { kind: kindOf(err), message: describe(err), ...facts };
   } finally {
-    // A throw here ends the thread: in the wrong namespaces it must not take another request.
+    // A throw here ends the thread: in the wrong namespaces or cgroups it must not take another request.
     for (const kind of request.kinds) setns(originals[kind], kind);
+    for (const file of request.cgroupThread?.leave ?? []) moveThread(file);
   }
 }
 
@@ -63,7 +64,8 @@ function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
       pinNamespace(`/proc/thread-self/ns/${kind}`, request.pinDir, kind);
       pinned.push(kind);
     }
-    const pid = spawnInCgroup(request);
+    for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
+    const pid = spawnPause(request);
     Atomics.store(spawnedPid, 0, pid);
     if (request.kinds.includes('pid')) {
       pinNamespace(`/proc/${pid}/ns/pid`, request.pinDir, 'pid');
@@ -78,17 +80,6 @@ function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
     if (pid !== 0) killPause(pid);
     unpin(request.pinDir, pinned);
     throw err;
-  }
-}
-
-/** Spawns pause from inside its cgroups. The way back must succeed, or the next pod's pause would be born in these. */
-function spawnInCgroup(request: NamespaceRequest): number {
-  const { enter, leave } = request.cgroupThread ?? { enter: [], leave: [] };
-  try {
-    for (const file of enter) moveThread(file);
-    return spawnPause(request);
-  } finally {
-    for (const file of leave) moveThread(file);
   }
 }
 

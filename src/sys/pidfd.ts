@@ -94,7 +94,8 @@ function waitFor(type: number, id: number, options: number): ExitStatus | 'runni
 export async function pidfdExited(pidfd: number, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();
   const { promise, resolve, reject } = Promise.withResolvers<void>();
-  // koffi calls back without draining microtasks; an immediate runs in this same turn of the loop and drains them.
+  // koffi calls back outside of Node's callback scope, so nothing promises that microtasks run next; an immediate does,
+  // in this same turn of the loop.
   const handle = koffi.node.poll(pidfd, { readable: true }, () => {
     handle.stop();
     setImmediate(resolve);

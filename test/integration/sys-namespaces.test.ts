@@ -166,6 +166,27 @@ test('pause moves into its cgroups', async () => {
   }
 });
 
+const withoutV1 = existsSync('/sys/fs/cgroup/pids/tasks') ? false : 'needs the pids controller of cgroup v1';
+test('pause is born in its cgroups, and the thread that bore it is back', { skip: withoutV1 }, async () => {
+  const folder = '/sys/fs/cgroup/pids/berth-sys-ns-born';
+  const leave = [`/sys/fs/cgroup/pids${/:pids:(.*)/.exec(readFileSync('/proc/self/cgroup', 'utf8'))?.[1]}/tasks`];
+  mkdirSync(folder);
+  try {
+    const req = request(['uts'], { cgroupThread: { enter: [`${folder}/tasks`], leave } });
+    const pause = await maker.make(req, never);
+    assert.equal(readFileSync(`${folder}/tasks`, 'utf8'), `${pause.pid}\n`);
+    const stranded = request(['uts'], { cgroupThread: { enter: [`${folder}/tasks`], leave: ['/no/such/tasks'] } });
+    await assert.rejects(maker.make(stranded, never), { kind: 'internal', message: /worker thread failed/ });
+    await end(pause, req);
+    const next = request(['uts']);
+    const other = await maker.make(next, never);
+    await until(() => readFileSync(`${folder}/tasks`, 'utf8') === '');
+    await end(other, next);
+  } finally {
+    execFileSync('rmdir', [folder]);
+  }
+});
+
 test('a request that fails at any step says why and leaves nothing', async () => {
   const taken = request(['ipc', 'uts']);
   mkdirSync(taken.pinDir, { recursive: true });
