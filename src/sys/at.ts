@@ -92,8 +92,6 @@ const AT_EMPTY_PATH = 0x1000;
 export const O_PATH = 0o10000000;
 const O_CLOEXEC = 0o2000000;
 
-/** openat2(2): crossing a mount point fails with EXDEV. */
-export const RESOLVE_NO_XDEV = 0x01;
 /** openat2(2): links of /proc (`/proc/self/fd/3`) fail with ELOOP. */
 export const RESOLVE_NO_MAGICLINKS = 0x02;
 /** openat2(2): any symbolic link fails with ELOOP. */

@@ -5,7 +5,7 @@ const statfsCall: (path: Name, out: Uint8Array) => number = libc.func('statfs', 
 
 /** What statfs(2) tells about the file system under a path. */
 export interface FileSystemFacts {
-  /** The magic number, `CGROUP2_MAGIC`. */
+  /** The magic number, `TMPFS_MAGIC`. */
   readonly type: number;
   readonly blockSize: number;
   readonly totalBytes: number;
@@ -18,8 +18,6 @@ export interface FileSystemFacts {
   readonly flags: number;
 }
 
-/** statfs type of a cgroup v2 hierarchy. */
-export const CGROUP2_MAGIC = 0x63677270;
 /** statfs type of tmpfs. */
 export const TMPFS_MAGIC = 0x01021994;
 /** statfs type of overlayfs. */
