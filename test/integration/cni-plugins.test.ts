@@ -1,0 +1,370 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { Cni, type CniAttachment } from '../../src/cni/cni.ts';
+import { CniError } from '../../src/cni/cni-error.ts';
+import { Processes } from '../../src/proc/processes.ts';
+import { childPids } from '../fakes/process-facts.ts';
+
+// Everything that this file makes on the host has this in its name, or lies in this subnet.
+const mark = `bcni${process.pid % 10_000}`;
+const subnet = '10.213.77';
+const subnet6 = 'fd00:2137:7::/64';
+const binDir = '/usr/lib/cni';
+const never = new AbortController().signal;
+const skip = existsSync(join(binDir, 'bridge'))
+  ? false
+  : `no CNI plugins in ${binDir} (Debian: containernetworking-plugins)`;
+
+let base: string;
+let processes: Processes;
+let cni: Cni;
+let linksBefore: string[];
+let rulesBefore: string[];
+let hostPortChains: readonly string[];
+let ipv6Forwarding: string;
+const ipv6ForwardingFile = '/proc/sys/net/ipv6/conf/all/forwarding';
+const namespaces = new Set<string>();
+
+before(() => {
+  linksBefore = links();
+  rulesBefore = rules();
+  hostPortChains = ['iptables', 'ip6tables'].filter((tool) => hasHostPortChains(tool));
+  ipv6Forwarding = readFileSync(ipv6ForwardingFile, 'utf8');
+});
+beforeEach(() => {
+  base = mkdtempSync(join(tmpdir(), 'berth-cni-it-'));
+  mkdirSync(join(base, 'net.d'));
+  processes = new Processes({ log: silentLogger, meter: silentMeter });
+});
+afterEach(async () => {
+  await cni?.close();
+  await processes.close();
+  for (const name of namespaces) execFileSync('ip', ['netns', 'del', name]);
+  namespaces.clear();
+  if (links().includes(mark)) execFileSync('ip', ['link', 'del', mark]);
+  assert.deepEqual(addresses(), [], 'an address is still reserved');
+  rmSync(base, { recursive: true, force: true });
+});
+after(() => {
+  // The bridge plugin turns it on for good, and portmap leaves the chains that hang its rules together.
+  writeFileSync(ipv6ForwardingFile, ipv6Forwarding);
+  for (const tool of ['iptables', 'ip6tables']) {
+    if (!hostPortChains.includes(tool) && hasHostPortChains(tool)) removeHostPortChains(tool);
+  }
+  // Others may work on this machine too: only what bears our mark counts, and what went away is not ours to judge.
+  assert.deepEqual(
+    links().filter((link) => !linksBefore.includes(link) && link.startsWith('bcni')),
+    [],
+  );
+  const ours = rules().filter(
+    (rule) =>
+      !rulesBefore.includes(rule) && (rule.includes(subnet) || rule.includes('fd00:2137:7') || rule.includes(mark)),
+  );
+  assert.deepEqual(ours, [], 'packet rules are left');
+  assert.deepEqual(childPids(), [], 'a child is left');
+});
+
+function links(): string[] {
+  return readdirSync('/sys/class/net');
+}
+
+function rules(): string[] {
+  return ['iptables-save', 'ip6tables-save']
+    .flatMap((tool) => execFileSync(tool, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n'))
+    .filter((line) => line.startsWith('-A'));
+}
+
+function natRules(tool: string): string[] {
+  return execFileSync(tool, ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
+}
+
+function hasHostPortChains(tool: string): boolean {
+  return natRules(tool).some((rule) => rule.startsWith('-N CNI-HOSTPORT'));
+}
+
+function removeHostPortChains(tool: string): void {
+  const all = natRules(tool);
+  // Somebody else's pod has a host port.
+  if (all.some((rule) => rule.startsWith('-A CNI-HOSTPORT-DNAT'))) return;
+  const nat = (...args: string[]) => execFileSync(tool, ['-t', 'nat', ...args]);
+  nat('-D', 'PREROUTING', '-m', 'addrtype', '--dst-type', 'LOCAL', '-j', 'CNI-HOSTPORT-DNAT');
+  nat('-D', 'OUTPUT', '-m', 'addrtype', '--dst-type', 'LOCAL', '-j', 'CNI-HOSTPORT-DNAT');
+  const comment = ['-m', 'comment', '--comment', 'CNI portfwd requiring masquerade'];
+  nat('-D', 'POSTROUTING', ...comment, '-j', 'CNI-HOSTPORT-MASQ');
+  for (const name of ['DNAT', 'MASQ', 'SETMARK']) {
+    nat('-F', `CNI-HOSTPORT-${name}`);
+    nat('-X', `CNI-HOSTPORT-${name}`);
+  }
+}
+
+function addresses(): string[] {
+  const dir = join(base, 'ipam', mark);
+  return existsSync(dir) ? readdirSync(dir).filter((name) => /^(10\.213|fd00)/.test(name)) : [];
+}
+
+function ipam(): object {
+  return {
+    type: 'host-local',
+    ranges: [[{ subnet: `${subnet}.0/24` }]],
+    routes: [{ dst: '0.0.0.0/0' }],
+    dataDir: join(base, 'ipam'),
+  };
+}
+
+function bridge(more: object = {}): object {
+  return { type: 'bridge', bridge: mark, isGateway: true, ipMasq: true, hairpinMode: true, ipam: ipam(), ...more };
+}
+
+async function start(cniVersion: string, plugins: readonly object[]): Promise<void> {
+  writeFileSync(join(base, 'net.d', '10-pods.conflist'), JSON.stringify({ cniVersion, name: mark, plugins }));
+  await restart();
+}
+
+async function restart(): Promise<void> {
+  await cni?.close();
+  cni = new Cni({
+    confDir: join(base, 'net.d'),
+    binDirs: [binDir],
+    cacheDir: join(base, 'cache'),
+    processes,
+    log: silentLogger,
+    meter: silentMeter,
+    clock: systemClock,
+  });
+  await cni.start();
+}
+
+function makeNetns(id: string): string {
+  const name = `${mark}-${id}`;
+  execFileSync('ip', ['netns', 'add', name]);
+  namespaces.add(name);
+  return `/run/netns/${name}`;
+}
+
+function removeNetns(id: string): void {
+  execFileSync('ip', ['netns', 'del', `${mark}-${id}`]);
+  namespaces.delete(`${mark}-${id}`);
+}
+
+function inNetns(id: string, ...command: string[]): string {
+  return execFileSync('ip', ['netns', 'exec', `${mark}-${id}`, ...command], { encoding: 'utf8' });
+}
+
+function pod(id: string, netns: string, more: Partial<CniAttachment> = {}): CniAttachment {
+  return {
+    containerId: `${mark}${id}`,
+    netns,
+    ifName: 'eth0',
+    pod: { namespace: 'ns', name: id, uid: `uid-${id}` },
+    portMappings: [],
+    annotations: {},
+    ...more,
+  };
+}
+
+for (const version of ['0.3.0', '0.3.1', '0.4.0', '1.0.0']) {
+  test(`bridge, host-local, portmap, tuning: up, checked, down (CNI ${version})`, { skip }, async () => {
+    await start(version, [
+      bridge(),
+      { type: 'tuning', sysctl: { 'net.ipv4.conf.eth0.arp_filter': '1' } },
+      { type: 'portmap', capabilities: { portMappings: true } },
+    ]);
+    assert.equal((await cni.status(never)).ready, true);
+    const a = pod('a', makeNetns('a'));
+    const result = await cni.add(a, never);
+    const [ip] = result.ips;
+    assert.ok(ip?.address.startsWith(`${subnet}.`));
+    assert.deepEqual([ip?.prefixLength, ip?.gateway, result.ips.length], [24, `${subnet}.1`, 1]);
+    assert.match(inNetns('a', 'ip', '-o', 'addr', 'show', 'eth0'), new RegExp(`inet ${ip?.address}/24`));
+    assert.match(inNetns('a', 'ip', 'link', 'show', 'eth0'), new RegExp(`link/ether ${result.mac}`));
+    assert.equal(inNetns('a', 'sysctl', '-n', 'net.ipv4.conf.eth0.arp_filter').trim(), '1');
+    assert.ok(rules().some((rule) => rule.includes('MASQUERADE') && rule.includes(a.containerId)));
+    await cni.check(a, never);
+    if (version >= '0.4.0') {
+      inNetns('a', 'sysctl', '-qw', 'net.ipv4.conf.eth0.arp_filter=0');
+      await assert.rejects(cni.check(a, never), { name: 'CniError', verb: 'CHECK', plugin: 'tuning' });
+    }
+    await cni.del(a, never);
+    assert.ok(!inNetns('a', 'ip', 'link').includes('eth0'));
+    assert.ok(!rules().some((rule) => rule.includes(a.containerId)));
+    await cni.del(a, never);
+  });
+}
+
+test('a page is fetched through a host port, from a pod with two addresses', { skip }, async () => {
+  const ranges = [[{ subnet: `${subnet}.0/24` }], [{ subnet: subnet6 }]];
+  await start('1.0.0', [
+    bridge({ ipam: { ...ipam(), ranges } }),
+    { type: 'portmap', capabilities: { portMappings: true } },
+  ]);
+  const a = pod('a', makeNetns('a'), {
+    portMappings: [
+      { protocol: 'tcp', containerPort: 80, hostPort: 28_180, hostIp: '' },
+      { protocol: 'tcp', containerPort: 81, hostPort: 0, hostIp: '' },
+    ],
+  });
+  const result = await cni.add(a, never);
+  assert.deepEqual(
+    result.ips.map((ip) => ip.prefixLength),
+    [24, 64],
+  );
+  writeFileSync(join(base, 'index.html'), 'hello from the pod');
+  // It returns when the port is open.
+  inNetns('a', 'busybox', 'httpd', '-p', '80', '-h', base);
+  try {
+    const page = await fetch(`http://${subnet}.1:28180/`, { signal: AbortSignal.timeout(5000) });
+    assert.equal(await page.text(), 'hello from the pod');
+  } finally {
+    for (const pid of execFileSync('ip', ['netns', 'pids', `${mark}-a`], { encoding: 'utf8' })
+      .trim()
+      .split('\n')) {
+      process.kill(Number(pid), 'SIGKILL');
+    }
+  }
+  await cni.del(a, never);
+  assert.ok(!rules().some((rule) => rule.includes('28180')));
+  await cni.del(a, never);
+});
+
+test('many pods at once: each has its own address, and they reach each other', { skip }, async () => {
+  await start('1.0.0', [bridge()]);
+  const pods = ['a', 'b', 'c', 'd', 'e'].map((id) => pod(id, makeNetns(id)));
+  const results = await Promise.all(pods.map((one) => cni.add(one, never)));
+  const ips = results.map((result) => result.ips[0]?.address ?? '');
+  assert.equal(new Set(ips).size, 5);
+  assert.deepEqual(addresses().sort(), ips.toSorted());
+  // The other side's neighbour answers for an address that is up.
+  const hello = inNetns('a', 'busybox', 'arping', '-c', '1', '-w', '5', '-I', 'eth0', ips[1] ?? '');
+  assert.match(hello, /Received 1 response/);
+  await Promise.all(pods.map((one) => cni.del(one, never)));
+  assert.deepEqual(addresses(), []);
+});
+
+test('bandwidth limits come from the annotations', { skip }, async (t) => {
+  await start('1.0.0', [bridge(), { type: 'bandwidth', capabilities: { bandwidth: true } }]);
+  const a = pod('a', makeNetns('a'), {
+    annotations: { 'kubernetes.io/ingress-bandwidth': '10M', 'kubernetes.io/egress-bandwidth': '1M' },
+  });
+  try {
+    const result = await cni.add(a, never);
+    const host = result.interfaces.find((one) => one.name.startsWith('veth'));
+    const shaped = execFileSync('tc', ['qdisc', 'show', 'dev', host?.name ?? ''], { encoding: 'utf8' });
+    assert.match(shaped, /tbf .*rate 10Mbit burst 1250000b/);
+  } catch (err) {
+    // A kernel without the token bucket or the ifb device cannot shape; then the failed ADD must have left nothing.
+    if (!(err instanceof CniError)) throw err;
+    t.diagnostic(`this kernel cannot shape traffic: ${err.message}`);
+    assert.deepEqual(addresses(), []);
+    assert.deepEqual(readdirSync(join(base, 'cache', 'results')), []);
+  }
+  await cni.del(a, never);
+});
+
+test('ptp as a single plugin file, with addresses that were asked for', { skip }, async () => {
+  const single = {
+    cniVersion: '0.4.0',
+    name: mark,
+    type: 'ptp',
+    ipMasq: false,
+    ipam: ipam(),
+    capabilities: { ips: true },
+  };
+  writeFileSync(join(base, 'net.d', '20-ptp.conf'), JSON.stringify(single));
+  await restart();
+  assert.deepEqual(cni.networks(), [mark]);
+  const a = pod('a', makeNetns('a'), { ips: [`${subnet}.99`] });
+  const result = await cni.add(a, never);
+  assert.equal(result.ips[0]?.address, `${subnet}.99`);
+  await cni.check(a, never);
+  await cni.del(a, never);
+});
+
+// Without the namespace, bridge 1.1.1 does not find the masquerade rules that it made: those two go without.
+test('DEL after a restart, without the namespace and the configuration, frees address and rules', {
+  skip,
+}, async () => {
+  await start('1.0.0', [bridge({ ipMasq: false }), { type: 'portmap', capabilities: { portMappings: true } }]);
+  const a = pod('a', makeNetns('a'), {
+    portMappings: [{ protocol: 'udp', containerPort: 53, hostPort: 28_153, hostIp: '' }],
+  });
+  const result = await cni.add(a, never);
+  removeNetns('a');
+  rmSync(join(base, 'net.d'), { recursive: true });
+  await restart();
+  assert.deepEqual(cni.cachedResult(a.containerId, 'eth0'), result);
+  assert.equal(addresses().length, 1);
+  await cni.del({ ...a, netns: '', portMappings: [] }, never);
+  assert.deepEqual(addresses(), []);
+  assert.ok(!rules().some((rule) => rule.includes('28153')));
+});
+
+test('GC frees what a lost pod held', { skip }, async () => {
+  await start('1.0.0', [bridge({ ipMasq: false })]);
+  const a = pod('a', makeNetns('a'));
+  const b = pod('b', makeNetns('b'));
+  const kept = await cni.add(a, never);
+  await cni.add(b, never);
+  removeNetns('b');
+  await restart();
+  await cni.gc([a], never);
+  assert.deepEqual(addresses(), [kept.ips[0]?.address]);
+  await cni.del(a, never);
+});
+
+test('a plugin that fails in the middle of the chain leaves nothing', { skip }, async () => {
+  await start('1.0.0', [bridge(), { type: 'tuning', sysctl: { 'net.ipv4.no_such_knob': '1' } }]);
+  const a = pod('a', makeNetns('a'));
+  await assert.rejects(cni.add(a, never), { name: 'CniError', plugin: 'tuning', verb: 'ADD', network: mark });
+  assert.deepEqual(addresses(), []);
+  assert.ok(!inNetns('a', 'ip', 'link').includes('eth0'));
+  assert.ok(!rules().some((rule) => rule.includes(a.containerId)));
+});
+
+test('a subnet that is used up is told in the words of the plugin', { skip }, async () => {
+  const tiny = {
+    ...ipam(),
+    ranges: [[{ subnet: `${subnet}.0/24`, rangeStart: `${subnet}.2`, rangeEnd: `${subnet}.2` }]],
+  };
+  await start('1.0.0', [bridge({ ipam: tiny })]);
+  const a = pod('a', makeNetns('a'));
+  await cni.add(a, never);
+  await assert.rejects(cni.add(pod('b', makeNetns('b')), never), {
+    name: 'CniError',
+    message: /no IP addresses available/,
+  });
+  await cni.del(a, never);
+});
+
+test('a plugin that hangs is killed with its children', { skip }, async () => {
+  const slow = join(base, 'bin');
+  mkdirSync(slow);
+  writeFileSync(join(slow, 'slow'), '#!/bin/sh\nsleep 60 & wait\n', { mode: 0o755 });
+  writeFileSync(
+    join(base, 'net.d', '10-slow.conflist'),
+    JSON.stringify({ cniVersion: '1.0.0', name: mark, plugins: [{ type: 'slow' }] }),
+  );
+  cni = new Cni({
+    confDir: join(base, 'net.d'),
+    binDirs: [slow],
+    cacheDir: join(base, 'cache'),
+    processes,
+    log: silentLogger,
+    meter: silentMeter,
+    clock: systemClock,
+    times: { verbMs: 200, delMs: 200 },
+  });
+  await cni.start();
+  await assert.rejects(cni.add(pod('a', makeNetns('a')), never), { kind: 'deadline' });
+  const left = execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' })
+    .split('\n')
+    .filter((line) => line === 'sleep 60');
+  assert.deepEqual(left, []);
+});
