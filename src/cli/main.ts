@@ -32,12 +32,13 @@ export function buildProgram(finish: (exitCode: number) => void): Command {
     .exitOverride();
 
   const withSession =
-    <A extends unknown[]>(action: (session: Session, ...args: A) => Promise<number | void>) =>
+    <A extends unknown[]>(action: (session: Session, ...args: A) => Promise<unknown>) =>
     async (...args: A): Promise<void> => {
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = new Connection(/^[a-z]+:/.test(socket) ? socket : `unix://${socket}`);
       try {
-        finish((await action({ connection, output: terminal, json }, ...args)) ?? 0);
+        const exitCode = await action({ connection, output: terminal, json }, ...args);
+        finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();
       }
@@ -67,7 +68,7 @@ export function buildProgram(finish: (exitCode: number) => void): Command {
 }
 
 type WithSession = <A extends unknown[]>(
-  action: (session: Session, ...args: A) => Promise<number | void>,
+  action: (session: Session, ...args: A) => Promise<unknown>,
 ) => (...args: A) => Promise<void>;
 
 function addImageCommands(program: Command, withSession: WithSession): void {

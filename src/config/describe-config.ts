@@ -6,10 +6,10 @@ import { HANDLER_KEYS, TABLES, TOP_KEYS, type TomlValue } from './schema.ts';
 export function describeConfig(config: Config): string {
   const from = config.sources.length > 0 ? config.sources.join(', ') : 'no file: all defaults';
   const lines = [`# from ${from}`];
-  for (const key of Object.keys(TOP_KEYS)) lines.push(assignment(key, valueOf(config, key)));
+  for (const key of Object.keys(TOP_KEYS)) lines.push(assignment(key, valueAt(config, key)));
   for (const [table, keys] of Object.entries(TABLES)) {
     lines.push('', `[${table}]`);
-    for (const key of Object.keys(keys)) lines.push(assignment(key, valueOf(config, `${table}.${key}`)));
+    for (const key of Object.keys(keys)) lines.push(assignment(key, valueAt(config, `${table}.${key}`)));
   }
   for (const [name, handler] of Object.entries(config.runtime.handlers)) {
     lines.push('', `[runtime.handlers.${name}]`);
@@ -51,7 +51,7 @@ function assignment(key: string, value: TomlValue): string {
   return `${key} = ${toToml(value)}`;
 }
 
-function valueOf(config: Config, path: string): TomlValue {
+function valueAt(config: Config, path: string): TomlValue {
   if (path === 'image.pull_timeout') return `${config.image.pullTimeoutMs / 1000}s`;
   let value: unknown = config;
   for (const part of path.split('.')) {

@@ -44,14 +44,14 @@ function splitKey(text: string): { parts: string[]; length: number } {
     at += (/^[ \t]*/.exec(text.slice(at))?.[0] ?? '').length;
     const found = /^(?:"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)'|([A-Za-z0-9_-]+))[ \t]*/.exec(text.slice(at));
     if (!found) return { parts, length: at };
-    parts.push(found[1] === undefined ? (found[2] ?? found[3] ?? '') : unescape(found[1]));
+    parts.push(found[1] === undefined ? (found[2] ?? found[3] ?? '') : unquote(found[1]));
     at += found[0].length;
     if (text[at] !== '.') return { parts, length: at };
     at += 1;
   }
 }
 
-function unescape(text: string): string {
+function unquote(text: string): string {
   try {
     return String(JSON.parse(`"${text}"`));
   } catch {

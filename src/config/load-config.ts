@@ -134,8 +134,7 @@ function readValues(file: string, text: string, values: Values): void {
     known: readonly string[],
     value: unknown,
   ): void => {
-    if (!spec) return fail(path, `unknown key${suggest(name, known)}`);
-    const problem = findProblem(spec.kind, value);
+    const problem = spec ? findProblem(spec.kind, value) : `unknown key${suggest(name, known)}`;
     if (problem !== undefined) fail(path, problem);
     values.set(path, value);
   };

@@ -104,6 +104,8 @@ export class Daemon {
     const { meter } = metrics;
     const processes = this.#own('processes', new Processes({ log, meter }));
     const namespaces = this.#own('namespaces', new NamespaceMaker());
+    // Its thread takes a while to start; the first pod shall not wait for it.
+    namespaces.start();
     const cgroups = this.#own('cgroups', openCgroups(config.runtime.cgroupManager));
     const host = readHostFacts(log);
     const monitorPath = findMonitor(config.runtime.monitorPath);

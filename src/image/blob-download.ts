@@ -119,7 +119,8 @@ export class BlobIngest {
 async function isWhole(file: string, blob: Descriptor, signal: AbortSignal): Promise<boolean> {
   if (statSync(file, { throwIfNoEntry: false })?.size !== blob.size) return false;
   const hash = hashFor(blob.digest);
-  for await (const chunk of createReadStream(file, { highWaterMark: WRITE_BYTES, signal })) hash.update(chunk);
+  const bytes: AsyncIterable<Buffer> = createReadStream(file, { highWaterMark: WRITE_BYTES, signal });
+  for await (const chunk of bytes) hash.update(chunk);
   return finishDigest(blob.digest, hash) === blob.digest;
 }
 

@@ -115,7 +115,7 @@ export class HttpTransport {
       },
       async *body() {
         try {
-          for await (const chunk of stream) yield chunk as Uint8Array;
+          yield* stream as AsyncIterable<Uint8Array>;
         } catch (err) {
           throw toError(err);
         }

@@ -364,7 +364,9 @@ describe('Images.pull', () => {
       /unpack layer sha256:.*: layer unpacks to/,
       () => {
         const [one, two] = [fakeImage(['x']), fakeImage(['y'])];
-        const mixed = fakeImage(['x'], { manifest: { layers: JSON.parse(two.manifest.bytes.toString()).layers } });
+        const mixed = fakeImage(['x'], {
+          manifest: { layers: (JSON.parse(two.manifest.bytes.toString()) as { layers: unknown[] }).layers },
+        });
         registry.add('app', two);
         registry.add('app', one);
         registry.add('app', { ...mixed, layers: two.layers }, 'latest');

@@ -42,7 +42,8 @@ export class MetricsServer {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = request.url?.split('?', 1)[0];
     if (path !== '/metrics') return void response.writeHead(404).end('see /metrics\n');
-    if (request.method !== 'GET' && request.method !== 'HEAD') return void response.writeHead(405, { allow: 'GET' }).end();
+    if (request.method !== 'GET' && request.method !== 'HEAD')
+      return void response.writeHead(405, { allow: 'GET' }).end();
     try {
       const { contentType, text } = await this.#metrics.scrape();
       response.writeHead(200, { 'content-type': contentType }).end(text);

@@ -47,7 +47,7 @@ test('a name belongs to one record until that is deleted', () => {
 
 test('what could not be stored is not there', () => {
   const store = {
-    put: () => {
+    put: (_record: { id: string; name: string }) => {
       throw new Error('disk full');
     },
     delete() {},

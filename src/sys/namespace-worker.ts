@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync, writeFileSync, writeSync } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import * as threads from 'node:worker_threads';
 
 import { BerthError, describe, invalid, kindOf } from '../base/errors.ts';
 import { closeFd } from './at.ts';
@@ -22,7 +22,7 @@ import { posixSpawn } from './spawn.ts';
  * The thread that makes namespaces. Between `unshare` and the way back it belongs to a pod, so all that happens there
  * are synchronous calls on this very thread: anything asynchronous would run on a pool thread, on the host.
  */
-function serve(port: NonNullable<typeof parentPort>, spawnedPid: Int32Array): void {
+function serve(port: threads.MessagePort, spawnedPid: Int32Array): void {
   const originals: Readonly<Record<NamespaceKind, number>> = {
     net: openSync('/proc/thread-self/ns/net', 'r'),
     ipc: openSync('/proc/thread-self/ns/ipc', 'r'),
@@ -138,4 +138,5 @@ function writeSysctl(name: string, value: string): void {
   }
 }
 
-if (parentPort && workerData instanceof Int32Array) serve(parentPort, workerData);
+const { parentPort, workerData: spawned }: { parentPort: threads.MessagePort | null; workerData: unknown } = threads;
+if (parentPort && spawned instanceof Int32Array) serve(parentPort, spawned);

@@ -181,7 +181,7 @@ export class FakeRegistry implements AsyncDisposable {
 
   async #issue(url: URL, req: IncomingMessage, res: ServerResponse): Promise<void> {
     let body = '';
-    for await (const chunk of req.setEncoding('utf8')) body += String(chunk);
+    for await (const chunk of req.setEncoding('utf8') as AsyncIterable<string>) body += chunk;
     if (this.auth.kind !== 'bearer') return answerError(res, 404, 'UNSUPPORTED');
     const authorization = req.headers.authorization ?? '';
     const token = this.auth.issue({ query: url.searchParams, form: new URLSearchParams(body), authorization });

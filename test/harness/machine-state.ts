@@ -95,7 +95,9 @@ function readLinks(): string[] {
 function readRules(): string[] {
   const lines = ['iptables-save', 'ip6tables-save'].flatMap((tool) => {
     try {
-      return execFileSync(tool, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n').map((line) => `${tool}: ${line}`);
+      return execFileSync(tool, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+        .split('\n')
+        .map((line) => `${tool}: ${line}`);
     } catch {
       return [];
     }

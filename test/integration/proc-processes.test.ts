@@ -4,6 +4,7 @@ import { text } from 'node:stream/consumers';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
+import { kindOf } from '../../src/base/errors.ts';
 import { type LogFields, silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import { ExitError } from '../../src/proc/command.ts';
@@ -242,8 +243,8 @@ test('exitOf ends with its signal, and close ends everything', async () => {
   const all = Promise.allSettled([waiting, running, started.exited]);
   await processes.close();
   const [first, then, last] = await all;
-  assert.equal(first.status === 'rejected' && first.reason.kind, 'cancelled');
-  assert.equal(then.status === 'rejected' && then.reason.kind, 'cancelled');
+  assert.equal(first.status === 'rejected' && kindOf(first.reason), 'cancelled');
+  assert.equal(then.status === 'rejected' && kindOf(then.reason), 'cancelled');
   assert.equal(last.status === 'fulfilled' && last.value.signal, 'SIGTERM');
   assert.throws(() => processes.start({ path: 'true', args: [] }), { kind: 'cancelled' });
 });
@@ -263,7 +264,7 @@ async function firstLines(fd: number, count: number): Promise<string[]> {
   const { Socket } = await import('node:net');
   const socket = new Socket({ fd, readable: true, writable: false });
   let seen = '';
-  for await (const chunk of socket) {
+  for await (const chunk of socket as AsyncIterable<Buffer>) {
     seen += String(chunk);
     if (seen.split('\n').length > count) break;
   }

@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { reopenLog } from '../../src/runtime/log-reopen.ts';
+import type { OciSpec } from '../../src/runtime/oci-spec.ts';
 import { toOciResources } from '../../src/runtime/spec-resources.ts';
 import { killProcess } from '../../src/sys/process.ts';
 import { Lab, mountHugetlb } from './runtime-lab.ts';
@@ -88,7 +89,8 @@ for (const name of ['runc', 'crun']) {
         signal,
       );
       await lab.exitOf(made.id);
-      const limit = JSON.parse(readFileSync(lab.paths(made.id).config, 'utf8')).process.rlimits[0].soft;
+      const config = JSON.parse(readFileSync(lab.paths(made.id).config, 'utf8')) as OciSpec;
+      const limit = config.process.rlimits?.[0]?.soft;
       assert.deepEqual(logLines(logFile), [
         '/made/by/berth',
         'lab-host image client',

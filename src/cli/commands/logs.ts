@@ -67,11 +67,13 @@ async function openLog(path: string): Promise<LogFile> {
   try {
     return await open(path, 'r');
   } catch (err) {
-    throw new CliError(
-      `cannot read ${path}: ${err instanceof Error ? err.message : String(err)}`,
-      'run it on the node, as root',
-    );
+    throw unreadable(path, err);
   }
+}
+
+function unreadable(path: string, err: unknown): CliError {
+  const why = err instanceof Error ? err.message : String(err);
+  return new CliError(`cannot read ${path}: ${why}`, 'run it on the node, as root');
 }
 
 async function findSuccessor(path: string, file: LogFile): Promise<LogFile | undefined> {

@@ -33,7 +33,7 @@ export async function showStatus(session: Session): Promise<number> {
   const answer = await session.connection.call(RuntimeServiceService.status, StatusRequest.create({ verbose: true }));
   const conditions = answer.status?.conditions ?? [];
   if (session.json) {
-    session.output.out(json({ ...answer, info: JSON.parse(answer.info['info'] ?? '{}') }));
+    session.output.out(json({ ...answer, info: parseInfo(answer.info['info']) }));
   } else {
     const rows = conditions.map(({ type, status, reason, message }) => [
       type,
@@ -45,6 +45,10 @@ export async function showStatus(session: Session): Promise<number> {
     session.output.out(`\nruntime handlers: ${handlers}\n`);
   }
   return conditions.every(({ status }) => status) ? 0 : 1;
+}
+
+function parseInfo(text = '{}'): unknown {
+  return JSON.parse(text);
 }
 
 /** `berth config check`: exit code 1 when there is an error among the findings. */
@@ -128,7 +132,7 @@ export async function showImages(session: Session): Promise<void> {
     images,
     ['IMAGE', 'NAME', 'SIZE'],
     images.flatMap(({ id, repoTags, repoDigests, size }) => {
-      const names = repoTags.length > 0 ? repoTags : repoDigests.length > 0 ? repoDigests : ['-'];
+      const names = [repoTags, repoDigests, ['-']].find((list) => list.length > 0) ?? [];
       return names.map((name) => [shortId(id), name, bytes(Number(size))]);
     }),
   );

@@ -147,12 +147,16 @@ function endOfType(signature: string, at: number, depth: number): number {
 
 function headerFields(decoded: DbusValue): Omit<DbusMessage, 'type' | 'serial' | 'body'> {
   const fields: Record<string, DbusValue> = {};
-  for (const field of Array.isArray(decoded) ? decoded : []) {
-    const [code, variant] = Array.isArray(field) ? field : [];
+  for (const field of asList(decoded)) {
+    const [code, variant] = asList(field);
     const known = HEADER_FIELDS.find(([number]) => number === code);
     if (known && isVariant(variant) && variant.signature === known[2]) fields[known[1]] = variant.value;
   }
   return fields;
+}
+
+function asList(value: DbusValue): readonly DbusValue[] {
+  return Array.isArray(value) ? (value as readonly DbusValue[]) : [];
 }
 
 /** True for a variant, so that its value may be looked at. */

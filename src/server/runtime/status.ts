@@ -1,4 +1,5 @@
 import type { RuntimeCondition, StatusRequest, StatusResponse } from '../../../proto/gen/cri/api.ts';
+import { describe } from '../../base/errors.ts';
 import type { Cni } from '../../cni/cni.ts';
 import type { Handlers } from '../../runtime/handlers.ts';
 import { infoToProto } from '../convert/info.ts';
@@ -13,18 +14,9 @@ export function status(deps: {
 }): Handler<StatusRequest, StatusResponse> {
   return async ({ verbose }, { signal }) => {
     const network = await deps.cni.status(signal);
+    const runtime = runtimeStatus(deps.handlers);
     return {
-      status: {
-        conditions: [
-          condition('RuntimeReady', true, '', ''),
-          condition(
-            'NetworkReady',
-            network.ready,
-            network.ready ? '' : network.reason,
-            network.ready ? '' : network.message,
-          ),
-        ],
-      },
+      status: { conditions: [condition('RuntimeReady', runtime), condition('NetworkReady', network)] },
       runtimeHandlers: runtimeHandlers(deps.handlers),
       features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
       info: verbose ? infoToProto(deps.info()) : {},
@@ -32,22 +24,39 @@ export function status(deps: {
   };
 }
 
-function condition(type: string, isMet: boolean, reason: string, message: string): RuntimeCondition {
-  return { type, status: isMet, reason, message };
+/** Whether something works, and if not, why, in words for the kubelet's node status. */
+interface Readiness {
+  readonly ready: boolean;
+  readonly reason: string;
+  readonly message: string;
+}
+
+function condition(type: string, { ready, reason, message }: Readiness): RuntimeCondition {
+  return { type, status: ready, reason: ready ? '' : reason, message: ready ? '' : message };
+}
+
+// Without a default handler no ordinary pod can run, whatever else works.
+function runtimeStatus(handlers: Handlers): Readiness {
+  try {
+    handlers.get('');
+    return { ready: true, reason: '', message: '' };
+  } catch (err) {
+    return { ready: false, reason: 'RuntimeHandlerNotReady', message: describe(err) };
+  }
 }
 
 // The default handler is there twice, under its name and as '': a pod without a RuntimeClass asks for ''.
 function runtimeHandlers(handlers: Handlers): StatusResponse['runtimeHandlers'] {
   const usable = handlers.all();
-  const fallback = handlers.get('');
-  return [{ handler: fallback, name: '' }, ...usable.map((handler) => ({ handler, name: handler.name }))].map(
-    ({ handler, name }) => ({
-      name,
-      features: {
-        recursiveReadOnlyMounts: handler.features.recursiveReadOnlyMounts,
-        // The runtime may be able to; Berth gives pods no user namespace yet.
-        userNamespaces: false,
-      },
-    }),
-  );
+  const fallback = usable
+    .filter(({ name }) => name === handlers.defaultName)
+    .map((handler) => ({ ...handler, name: '' }));
+  return [...fallback, ...usable].map(({ name, features }) => ({
+    name,
+    features: {
+      recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,
+      // The runtime may be able to; Berth gives pods no user namespace yet.
+      userNamespaces: false,
+    },
+  }));
 }
