@@ -2,19 +2,12 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 
 import { readOwnVersion } from '../base/own-version.ts';
 import { CliError } from './cli-error.ts';
+import { checkConfig } from './commands/config.ts';
 import { exec } from './commands/exec.ts';
 import { loadImage, pullImage, removeImages } from './commands/image.ts';
 import { showLogs } from './commands/logs.ts';
 import { type RunOptions, removePods, run } from './commands/run.ts';
-import {
-  checkConfig,
-  showContainers,
-  showImages,
-  showPods,
-  showStatus,
-  showSteps,
-  showVersion,
-} from './commands/show.ts';
+import { showContainers, showImages, showPods, showStatus, showSteps, showVersion } from './commands/show.ts';
 import { Connection } from './connection.ts';
 import { terminal } from './output.ts';
 import type { Session } from './session.ts';
@@ -53,8 +46,9 @@ export function buildProgram(finish: (exitCode: number) => void): Command {
     .command('config')
     .description('the configuration')
     .command('check')
-    .description('show the configuration in force, and what is wrong with it or with this node')
-    .action(withSession(checkConfig));
+    .description('show the configuration, and what is wrong with it or with this node')
+    .option('--config <file>', 'the file, if it is not /etc/berth/berth.toml')
+    .action(withSession((session, options: { config?: string }) => checkConfig(session, options)));
   program.command('pods').description('pods, newest first').action(withSession(showPods));
   program
     .command('ps')
@@ -136,6 +130,8 @@ function wholeSeconds(text: string): number {
 }
 
 if (import.meta.main) {
+  // `berth pods | head` closes the pipe when it has seen enough.
+  process.stdout.on('error', (err: NodeJS.ErrnoException) => process.exit(err.code === 'EPIPE' ? 0 : 1));
   try {
     await buildProgram((exitCode) => {
       process.exitCode = exitCode;

@@ -1,4 +1,4 @@
-import { AdminService, CheckConfigRequest, PodStepsRequest } from '../../../proto/gen/berth/admin.ts';
+import { AdminService, PodStepsRequest } from '../../../proto/gen/berth/admin.ts';
 import {
   ContainerState,
   ImageServiceService,
@@ -49,21 +49,6 @@ export async function showStatus(session: Session): Promise<number> {
 
 function parseInfo(text = '{}'): unknown {
   return JSON.parse(text);
-}
-
-/** `berth config check`: exit code 1 when there is an error among the findings. */
-export async function checkConfig(session: Session): Promise<number> {
-  const answer = await session.connection.call(AdminService.checkConfig, CheckConfigRequest.create());
-  if (session.json) {
-    session.output.out(json(answer));
-  } else {
-    session.output.out(answer.configText);
-    for (const { severity, subject, message, remedy } of answer.findings) {
-      session.output.out(`\n${severity}: ${subject}: ${message}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
-    }
-    if (answer.findings.length === 0) session.output.out('\nnothing is wrong with it\n');
-  }
-  return answer.findings.some(({ severity }) => severity === 'error') ? 1 : 0;
 }
 
 /** `berth pods`. */
