@@ -423,6 +423,34 @@ test('GC goes on past failures and runs alone', async () => {
   assert.deepEqual(counted, ['GC precondition', 'ADD ok']);
 });
 
+test('GC waits for an ADD, and leaves alone what it made meanwhile', async () => {
+  configure({ cniVersion: '1.1.0', plugins: [{ type: 'bridge' }] });
+  await start();
+  const entered = Promise.withResolvers<void>();
+  const leave = Promise.withResolvers<undefined>();
+  plugins.behave = ({ verb }) => {
+    if (verb !== 'ADD') return undefined;
+    entered.resolve();
+    return leave.promise.then(() => ({ stdout: '{}' }));
+  };
+  const adding = cni.add(pod('a'), never);
+  await entered.promise;
+  const collecting = cni.gc([{ containerId: 'a', ifName: 'eth0' }], never);
+  leave.resolve(undefined);
+  await Promise.all([adding, collecting]);
+  assert.deepEqual(plugins.calls(), ['ADD bridge', 'GC bridge']);
+  assert.deepEqual(counted, ['ADD ok', 'GC ok'], 'GC did not wait');
+});
+
+test('GC does not detach again what is being detached', async () => {
+  configure({ plugins: [{ type: 'bridge' }] });
+  await start();
+  await cni.add(pod('a'), never);
+  const deleting = cni.del(pod('a'), never);
+  await Promise.all([deleting, cni.gc([], never)]);
+  assert.deepEqual(plugins.calls(), ['ADD bridge', 'DEL bridge']);
+});
+
 test('STATUS decides readiness with 1.1, asked seldom and never waited for long', async () => {
   configure({ cniVersion: '1.1.0', plugins: [{ type: 'bridge' }] });
   await start();
@@ -467,11 +495,12 @@ test('cache files that were tampered with or cut short are left alone', async ()
   const dir = join(base, 'cache', 'results');
   const text = readFileSync(join(dir, 'pods-good-eth0.json'), 'utf8');
   writeFileSync(join(dir, 'pods-cut-eth0.json'), text.slice(0, 100));
-  writeFileSync(join(dir, 'pods-other-eth0.json'), text);
+  // Read after the good one, and about the same container.
+  writeFileSync(join(dir, 'pods-other-eth0.json'), text.replace('10.9.0.2', '10.9.0.3'));
   writeFileSync(join(dir, 'pods-bad-eth0.json'), text.replaceAll('good', '../../bad'));
   writeFileSync(join(dir, '1-1.tmp'), text);
   await restart();
-  assert.ok(cni.cachedResult('good', 'eth0'));
+  assert.equal(cni.cachedResult('good', 'eth0')?.ips[0]?.address, '10.9.0.2');
   for (const id of ['cut', 'other', '../../bad']) assert.equal(cni.cachedResult(id, 'eth0'), undefined);
   assert.ok(!cacheFiles().includes('1-1.tmp'));
 });

@@ -77,14 +77,10 @@ export class FolderWatch {
   }
 
   #changed(folder: string, name: string | null): void {
-    // The folder itself was moved or removed: its inode may come back as another folder's.
-    if (name === basename(folder)) this.#unwatch(folder);
-    if (name !== null) {
-      const child = join(folder, name);
-      if (this.#targets.has(child)) this.#unwatch(child);
-    }
+    // A watched folder was moved, removed or made: a new one may get the old one's inode, but not its watch.
+    if (name !== null && this.#targets.has(join(folder, name))) this.#unwatch(join(folder, name));
     const names = this.#targets.get(folder);
-    if (names === undefined || name === null || names.has(name) || name === basename(folder)) this.#onChange();
+    if (names === undefined || name === null || names.has(name)) this.#onChange();
   }
 
   #unwatch(folder: string): void {

@@ -195,6 +195,15 @@ test('plugins come from the folder with the name of the network, unless the file
   assert.equal(networks.get().plugins.length, 1);
 });
 
+test('a plugin file that comes later into a folder is noticed', async () => {
+  write('10-a.conflist', conf('a', 'bridge'));
+  write('a/10-x.conf', JSON.stringify({ type: 'portmap' }));
+  await start();
+  assert.equal(networks.get().plugins.length, 2);
+  write('a/20-x.conf', JSON.stringify({ type: 'firewall' }));
+  await until(() => networks.problem.includes('"firewall"'));
+});
+
 test('a wait ends with its signal and says what is missing', async () => {
   await start();
   const gone = new AbortController();

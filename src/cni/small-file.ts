@@ -8,7 +8,7 @@ const LIMIT_BYTES = 1024 * 1024;
 /** The text of a regular file of at most 1 MiB. Throws `invalid` for anything else, and what the kernel says. */
 export async function readSmallFile(path: string): Promise<string> {
   // Opening a FIFO would wait for its writer without NONBLOCK.
-  const file = await open(path, constants.O_RDONLY);
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
     const stats = await file.stat();
     const { size } = stats;
