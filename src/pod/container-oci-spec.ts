@@ -108,9 +108,15 @@ function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, { spec }: Container
     case 'node':
       return 'host';
     case 'pod':
-      if (sandbox.spec.security.namespaces.pid !== 'pod')
-        throw invalid(`${field}.pid`, 'is POD, and the sandbox has no PID namespace to share');
-      return { path: join(sandboxPaths(deps.stateDir, sandbox.id).namespaces, 'pid') };
+      // The wire's zero value: as the pod has it.
+      switch (sandbox.spec.security.namespaces.pid) {
+        case 'pod':
+          return { path: join(sandboxPaths(deps.stateDir, sandbox.id).namespaces, 'pid') };
+        case 'node':
+          return 'host';
+        default:
+          return 'new';
+      }
     case 'target': {
       const target = deps.containers.findByPrefix(targetId);
       if (target?.sandboxId !== sandbox.id)

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
-import { BerthError } from '../base/errors.ts';
+import { BerthError, describe } from '../base/errors.ts';
 import { InFlight } from '../base/in-flight.ts';
 import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
 import type { ExecResult } from '../runtime/exec.ts';
@@ -14,7 +14,7 @@ import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { removeContainer } from './remove-container.ts';
 import { removeSandbox } from './remove-sandbox.ts';
-import { runSandbox } from './run-sandbox.ts';
+import { POD_INTERFACE, runSandbox } from './run-sandbox.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { SandboxWatch } from './sandbox-watch.ts';
 import { startContainer } from './start-container.ts';
@@ -49,6 +49,8 @@ export class Pods {
     for (const sandbox of sandboxes.all()) this.#watch.follow(sandbox.id);
     for (const container of containers.all()) this.#exits.follow(container.id);
     runtime.start();
+    // Beside the first requests: a plugin that hangs must not keep berthd from serving.
+    void this.#work.join('free networks', this.#shutdown, () => this.#freeNetworks()).catch(() => {});
   }
 
   /** Waits for the work in flight, which the shutdown signal has told to end. */
@@ -201,6 +203,21 @@ export class Pods {
       runtimeSpec: this.#deps.runtime.bundles.readSpec(id),
       config: spec,
     };
+  }
+
+  /** Gives back what plugins hold for sandboxes that are gone: an earlier daemon may have died in between. */
+  async #freeNetworks(): Promise<void> {
+    const { sandboxes, cni, log } = this.#deps;
+    const valid = sandboxes
+      .all()
+      .filter(({ state, spec }) => state !== 'stopped' && spec.security.namespaces.network === 'pod')
+      .map(({ id }) => ({ containerId: id, ifName: POD_INTERFACE }));
+    try {
+      await cni.gc(valid, this.#shutdown);
+    } catch (err) {
+      if (!this.#shutdown.aborted)
+        log.warn({ err: describe(err) }, 'addresses of pods that are gone could not all be freed');
+    }
   }
 
   #context(id: string): ContainerContext {

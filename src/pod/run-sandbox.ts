@@ -31,6 +31,9 @@ const NETWORK_WAIT_MS = 10_000;
 /** The name under which a sandbox's first pipeline is journalled. */
 export const RUN_SANDBOX = 'RunPodSandbox';
 
+/** The name of a pod's interface, as the kubelet's statistics expect it. */
+export const POD_INTERFACE = 'eth0';
+
 /** What each step works with; the record itself is read from the index, so that a restart can build this again. */
 export interface SandboxContext {
   readonly deps: PodDeps;
@@ -251,7 +254,7 @@ function cniAttachment(deps: PodDeps, record: SandboxRecord): CniAttachment {
     containerId: id,
     // After a reboot it is gone, and so is the state folder; DEL then frees the addresses without it.
     netns: existsSync(netns) ? netns : '',
-    ifName: 'eth0',
+    ifName: POD_INTERFACE,
     pod: { namespace: spec.namespace, name: spec.name, uid: spec.uid },
     portMappings: spec.portMappings,
     ...(spec.dns ? { dns: spec.dns } : {}),

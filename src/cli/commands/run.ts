@@ -113,6 +113,8 @@ async function startContainer(
       envs: (options.env ?? []).map(parseEnv),
       mounts: (options.volume ?? []).map(parseVolume),
       logPath: '0.log',
+      // What the kubelet writes, and crictl and log collectors read.
+      labels: { ...sandboxConfig.labels, 'io.kubernetes.container.name': sandboxConfig.metadata?.name ?? '' },
     },
   });
   const { containerId } = await connection.call(RuntimeServiceService.createContainer, request, POD_TIMEOUT_MS);
@@ -129,8 +131,10 @@ function podConfig(image: string, options: RunOptions): PodSandboxConfig {
       ?.replaceAll(/[^a-z0-9-]/g, '-') || 'pod';
   const name = options.name ?? `${stem}-${randomBytes(3).toString('hex')}`;
   const logDirectory = `/var/log/berth/${name}-${randomBytes(4).toString('hex')}`;
+  const uid = randomUUID();
   return PodSandboxConfig.create({
-    metadata: { name, namespace: 'default', uid: randomUUID(), attempt: 0 },
+    metadata: { name, namespace: 'default', uid, attempt: 0 },
+    labels: { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'default', 'io.kubernetes.pod.uid': uid },
     hostname: options.hostNetwork ? '' : name.slice(0, 63),
     logDirectory,
     annotations: { [LOG_FOLDER_ANNOTATION]: logDirectory },
