@@ -14,6 +14,7 @@ import { REMOVE_CONTAINER, removeContainer } from './remove-container.ts';
 import { REMOVE_SANDBOX, removeSandbox } from './remove-sandbox.ts';
 import { forgetSandbox, RUN_SANDBOX, runSandboxSteps, type SandboxContext } from './run-sandbox.ts';
 import { removeSandboxFolders, sandboxPaths, unmountSandboxFiles } from './sandbox-files.ts';
+import { STOP_SANDBOX } from './stop-sandbox.ts';
 
 const PARALLEL = 16;
 const STATE_TIMEOUT_MS = 10_000;
@@ -60,6 +61,7 @@ export async function reconcile(
   await forEachLimited(containers, PARALLEL, (record) =>
     settle(`container ${record.id}`, () => adoptContainer(deps, record, signal)),
   );
+  for (const item of of(STOP_SANDBOX)) await settle(`stop of sandbox ${item.subject}`, () => admitStop(deps, item));
   for (const record of deps.sandboxes.all()) await settle(`sandbox ${record.id}`, () => adoptSandbox(deps, record));
   await forEachLimited(of(REMOVE_CONTAINER), PARALLEL, (item) =>
     settle(`removal of container ${item.subject}`, () => finishContainerRemoval(deps, item, signal)),
@@ -129,6 +131,12 @@ function adoptSandbox(deps: PodDeps, record: SandboxRecord): void {
     deps.log.warn({ sandbox: record.id }, 'sandbox is not ready: its pause process ended while no daemon ran');
     deps.sandboxes.put({ ...record, state: 'notReady' });
   }
+}
+
+// Part of it may be gone already, its network first: nobody shall take it for ready until its client stops it again.
+function admitStop(deps: PodDeps, { subject }: UnfinishedPipeline): void {
+  const record = deps.sandboxes.find(subject);
+  if (record?.state === 'ready') deps.sandboxes.put({ ...record, state: 'notReady' });
 }
 
 function isPauseAlive({ pause }: SandboxRecord): boolean {
