@@ -1,0 +1,69 @@
+import { invalid } from '../base/errors.ts';
+
+/**
+ * Hands out a stream's bytes in the portions that the reader asks for, mostly as windows on the chunks that came. A
+ * window holds until the next call.
+ */
+export class ByteReader {
+  readonly #source: AsyncIterator<Buffer>;
+  #chunk: Buffer = Buffer.alloc(0);
+  #at = 0;
+
+  constructor(source: AsyncIterable<Buffer>) {
+    this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** The next `length` bytes if they are at hand without waiting. */
+  takeNow(length: number): Buffer | undefined {
+    if (this.#chunk.length - this.#at < length) return undefined;
+    this.#at += length;
+    return this.#chunk.subarray(this.#at - length, this.#at);
+  }
+
+  /** The next `length` bytes, or fewer at the end of the stream. */
+  async take(length: number): Promise<Buffer> {
+    const now = this.takeNow(length);
+    if (now) return now;
+    const parts: Buffer[] = [];
+    for (let missing = length; missing > 0; ) {
+      const part = await this.some(missing);
+      if (part.length === 0) break;
+      parts.push(part);
+      missing -= part.length;
+    }
+    return Buffer.concat(parts);
+  }
+
+  /** The next bytes, at least one and at most `limit`; empty only at the end of the stream. */
+  async some(limit: number): Promise<Buffer> {
+    while (this.#at === this.#chunk.length) {
+      const { done, value } = await this.#source.next();
+      if (done === true) return Buffer.alloc(0);
+      this.#chunk = value;
+      this.#at = 0;
+    }
+    const end = Math.min(this.#chunk.length, this.#at + limit);
+    const part = this.#chunk.subarray(this.#at, end);
+    this.#at = end;
+    return part;
+  }
+
+  /** Passes over `length` bytes. Throws `invalid` when the stream ends before. */
+  async skip(length: number): Promise<void> {
+    for (let left = length; left > 0; ) {
+      const part = await this.some(left);
+      if (part.length === 0) throw invalid('tar', `ends ${left} bytes too early`);
+      left -= part.length;
+    }
+  }
+
+  /** Reads to the end, so that the source sees all bytes. */
+  async drain(): Promise<void> {
+    while ((await this.some(Number.MAX_SAFE_INTEGER)).length > 0);
+  }
+
+  /** Tells the source that nobody reads on, so that it closes its file. */
+  async close(): Promise<void> {
+    await this.#source.return?.();
+  }
+}

@@ -1,0 +1,42 @@
+import type { ErrorKind } from '../base/errors.ts';
+import type { ExtractedMember, ExtractRequest } from './extract-archive.ts';
+import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
+import type { TreeUsage } from './tree-usage.ts';
+import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
+
+/** What the disk threads do: everything that keeps a thread busy for more than a moment. Request and answer of each. */
+export interface DiskJobs {
+  /** Unpacks a layer; the target folder is gone when it fails. */
+  readonly unpack: { readonly request: UnpackRequest; readonly answer: UnpackedLayer };
+  /** Takes the files out of an image archive; the target folder is gone when it fails. */
+  readonly extract: { readonly request: ExtractRequest; readonly answer: readonly ExtractedMember[] };
+  /** The sha256 digest of a file that is no symbolic link, beneath a folder. */
+  readonly digest: { readonly request: { readonly folder: string; readonly name: string }; readonly answer: string };
+  /** Removes a tree; one that is gone is success. */
+  readonly remove: { readonly request: string; readonly answer: undefined };
+  /** What trees take on disk, together. */
+  readonly usage: { readonly request: readonly string[]; readonly answer: TreeUsage };
+  /** What the folders of an image inherit from each other's layers. */
+  readonly inherit: { readonly request: readonly ImplyingLayer[]; readonly answer: readonly InheritedFolder[] };
+  /** Has folders of a mounted snapshot look as they should. */
+  readonly describe: {
+    readonly request: { readonly rootfs: string; readonly folders: readonly InheritedFolder[] };
+    readonly answer: undefined;
+  };
+  /** Writes the file system of a folder to stable storage. */
+  readonly sync: { readonly request: string; readonly answer: undefined };
+}
+
+/** What a thread is sent; the first element of `cancelled` turns 1 when nobody wants the answer. */
+export type DiskRequest = {
+  readonly [K in keyof DiskJobs]: {
+    readonly job: K;
+    readonly request: DiskJobs[K]['request'];
+    readonly cancelled: Int32Array;
+  };
+}[keyof DiskJobs];
+
+/** What it sends back; an error loses its class on the way, and keeps its kind and words. */
+export type DiskAnswer =
+  | { readonly answer: DiskJobs[keyof DiskJobs]['answer'] }
+  | { readonly kind: ErrorKind; readonly message: string };

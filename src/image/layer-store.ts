@@ -1,0 +1,277 @@
+/**
+ * The layers on disk: each unpacked once, under its content's digest, however many images have it.
+ *
+ *     <root>/image/layers/<diff id's hex>/diff      the tree that overlayfs takes
+ *     <root>/image/layers/<diff id's hex>/implied   folders that the layer does not describe, where there are any
+ *     <root>/image/l/<short>                        link to a diff: mount options must fit into a page
+ */
+
+import { randomBytes } from 'node:crypto';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+} from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import type { Clock } from '../base/clock.ts';
+import { BerthError, invalid } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { isErrno, wrapErrno } from '../sys/errno.ts';
+import { statfs } from '../sys/statfs.ts';
+import type { DiskWorkers } from './disk-workers.ts';
+import type { Compression } from './inflate.ts';
+import { JoinedWork } from './joined-work.ts';
+import { defaultTarLimits, type TarLimits } from './tar-reader.ts';
+
+/** A layer that is unpacked on disk. */
+export interface LayerRow {
+  readonly diffId: string;
+  /** Space that it takes on disk. */
+  readonly sizeBytes: number;
+  readonly inodes: number;
+  readonly createdAtUs: number;
+}
+
+/** Where layers are written down: what this file needs of src/store. */
+export interface LayerRows {
+  putLayer(layer: LayerRow): void;
+  deleteLayer(diffId: string): void;
+  allLayers(): LayerRow[];
+}
+
+/** What the layer store is built from. */
+export interface LayerStoreDeps {
+  /** Berth's root folder. */
+  readonly root: string;
+  readonly rows: LayerRows;
+  readonly workers: DiskWorkers;
+  readonly log: Logger;
+  readonly clock: Clock;
+  readonly limits?: TarLimits;
+}
+
+const DIFF_ID = /^sha256:[0-9a-f]{64}$/;
+const SHORTEST = 6;
+
+/** All layers of this node. */
+export class LayerStore {
+  readonly #deps: LayerStoreDeps;
+  readonly #folder: string;
+  readonly #links: string;
+  readonly #rows = new Map<string, LayerRow>();
+  readonly #shortNames = new Map<string, string>();
+  readonly #unpacking = new JoinedWork<LayerRow>();
+  #sweep: Promise<void> = Promise.resolve();
+
+  /** Loads what the rows say. Call `start` before anything else. */
+  constructor(deps: LayerStoreDeps) {
+    this.#deps = deps;
+    this.#folder = join(deps.root, 'image/layers');
+    this.#links = join(deps.root, 'image/l');
+    for (const row of deps.rows.allLayers()) this.#rows.set(row.diffId, row);
+  }
+
+  /** Makes rows and folders agree. What no row owns is removed in the background. */
+  async start(): Promise<void> {
+    const { log, rows } = this.#deps;
+    for (const folder of [this.#folder, this.#links]) await mkdir(folder, { recursive: true, mode: 0o711 });
+    for (const { diffId } of this.#rows.values()) {
+      if (existsSync(this.path(diffId))) continue;
+      log.warn({ layer: diffId }, 'layer forgotten: its folder is gone');
+      rows.deleteLayer(diffId);
+      this.#rows.delete(diffId);
+    }
+    const owned = new Set([...this.#rows.keys()].map(hexOf));
+    this.#checkLinks();
+    const strays = readdirSync(this.#folder).filter((name) => !owned.has(name));
+    // Renamed first: their names may be wanted at any moment from now on.
+    const trash = strays.map((name) => this.#renameToTrash(join(this.#folder, name)));
+    this.#sweep = this.#removeTrash(trash);
+  }
+
+  /** True when the layer is here. */
+  has(diffId: string): boolean {
+    return this.#rows.has(diffId);
+  }
+
+  /** The layers that are here. */
+  all(): readonly LayerRow[] {
+    return [...this.#rows.values()];
+  }
+
+  /** The folder of a layer's tree. Throws `invalid` for what is no sha256 digest. */
+  path(diffId: string): string {
+    return join(this.#folder, hexOf(diffId), 'diff');
+  }
+
+  /** The name of a layer's link in `linkFolder`. Throws `notFound` for a layer that is not here. */
+  shortName(diffId: string): string {
+    const short = this.#shortNames.get(diffId);
+    if (short !== undefined && this.#rows.has(diffId)) return short;
+    throw new BerthError('notFound', `layer ${diffId} is not on disk`);
+  }
+
+  /** The folder of the short links. */
+  get linkFolder(): string {
+    return this.#links;
+  }
+
+  /** The folders of a layer that take after lower layers, `.` for its root. */
+  implied(diffId: string): readonly string[] {
+    try {
+      return readFileSync(join(this.#folder, hexOf(diffId), 'implied'), 'latin1').split('\0');
+    } catch (err) {
+      if (isErrno(err, 'ENOENT')) return [];
+      throw wrapErrno(`read what layer ${diffId} implies`, err);
+    }
+  }
+
+  /**
+   * Unpacks a blob into its own folder, unless it is here; two who ask for the same share the work. Verifies that it
+   * unpacks to `diffId`. Throws `invalid` naming the member that is refused, `precondition` for another digest,
+   * `exhausted` when the disk is full; nothing of it is left then.
+   */
+  async unpack(
+    source: { readonly path: string; readonly compression: Compression },
+    diffId: string,
+    signal: AbortSignal,
+  ): Promise<LayerRow> {
+    return (
+      this.#rows.get(diffId) ??
+      (await this.#unpacking.join(diffId, signal, (shared) => this.#unpack(source, diffId, shared)))
+    );
+  }
+
+  /** Removes a layer; an unknown one is success. It is gone at once, its space when the promise resolves. */
+  async remove(diffId: string): Promise<void> {
+    if (!this.#rows.has(diffId)) return;
+    this.#deps.rows.deleteLayer(diffId);
+    this.#rows.delete(diffId);
+    const short = this.#shortNames.get(diffId);
+    this.#shortNames.delete(diffId);
+    if (short !== undefined) unlinkIfThere(join(this.#links, short));
+    await this.#deps.workers.run('remove', this.#renameToTrash(join(this.#folder, hexOf(diffId))));
+  }
+
+  /** Resolves when all that was unpacked so far is on stable storage. */
+  async flush(): Promise<void> {
+    await this.#deps.workers.run('sync', this.#folder);
+  }
+
+  /** Ends unpacks that run; they leave nothing. */
+  async close(): Promise<void> {
+    await this.#unpacking.close(new BerthError('cancelled', 'berth is stopping'));
+    await this.#sweep;
+  }
+
+  async #unpack(
+    { path, compression }: { readonly path: string; readonly compression: Compression },
+    diffId: string,
+    signal: AbortSignal,
+  ): Promise<LayerRow> {
+    const { workers, rows, clock, limits, log } = this.#deps;
+    const final = join(this.#folder, hexOf(diffId));
+    const temporary = this.#temporary();
+    const startedMs = clock.monotonicMs();
+    try {
+      await mkdir(temporary, { mode: 0o711 });
+      const request = {
+        blob: path,
+        compression,
+        target: join(temporary, 'diff'),
+        diffId,
+        limits: limits ?? defaultTarLimits,
+      };
+      const { sizeBytes, inodes, implied } = await workers.run('unpack', request, signal);
+      if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
+      signal.throwIfAborted();
+      // An earlier removal that failed half way may have left one that no row owns.
+      if (existsSync(final)) await workers.run('remove', final);
+      renameSync(temporary, final);
+      const row = { diffId, sizeBytes, inodes, createdAtUs: clock.nowUs() };
+      this.#link(diffId);
+      rows.putLayer(row);
+      this.#rows.set(diffId, row);
+      log.debug(
+        { layer: diffId, sizeBytes, inodes, ms: Math.round(clock.monotonicMs() - startedMs) },
+        'layer unpacked',
+      );
+      return row;
+    } catch (err) {
+      for (const left of [temporary, final]) if (existsSync(left)) await workers.run('remove', left).catch(() => {});
+      throw this.#explained(err);
+    }
+  }
+
+  #explained(err: unknown): unknown {
+    const wrapped = wrapErrno(`unpack into ${this.#folder}`, err);
+    if (wrapped.kind !== 'exhausted') return wrapped;
+    const { availableBytes, freeInodes } = statfs(this.#folder);
+    const free = `${availableBytes} bytes and ${freeInodes} inodes are free`;
+    return new BerthError('exhausted', `no room for the layer in ${this.#folder}: ${free}`, { cause: err });
+  }
+
+  /** The shortest name that no other layer has. */
+  #link(diffId: string): void {
+    const hex = hexOf(diffId);
+    const target = join('../layers', hex, 'diff');
+    for (let length = SHORTEST; length <= hex.length; length += 1) {
+      const short = hex.slice(0, length);
+      try {
+        symlinkSync(target, join(this.#links, short));
+      } catch (err) {
+        if (!isErrno(err, 'EEXIST')) throw err;
+        if (readlinkSync(join(this.#links, short)) !== target) continue;
+      }
+      this.#shortNames.set(diffId, short);
+      return;
+    }
+  }
+
+  /** Links of layers that are gone go first, so that they take no name. */
+  #checkLinks(): void {
+    for (const short of readdirSync(this.#links)) {
+      const path = join(this.#links, short);
+      if (statSync(path, { throwIfNoEntry: false }) === undefined) unlinkIfThere(path);
+    }
+    for (const diffId of this.#rows.keys()) this.#link(diffId);
+  }
+
+  #renameToTrash(folder: string): string {
+    const trash = this.#temporary();
+    renameSync(folder, trash);
+    return trash;
+  }
+
+  async #removeTrash(folders: readonly string[]): Promise<void> {
+    for (const folder of folders) {
+      await this.#deps.workers.run('remove', folder).catch((err: unknown) => {
+        this.#deps.log.warn({ err, folder }, 'left-over layer not removed');
+      });
+    }
+  }
+
+  #temporary(): string {
+    return join(this.#folder, `.tmp-${randomBytes(8).toString('hex')}`);
+  }
+}
+
+function hexOf(diffId: string): string {
+  if (DIFF_ID.test(diffId)) return diffId.slice('sha256:'.length);
+  throw invalid('diffId', `${JSON.stringify(diffId.slice(0, 80))} is no sha256 digest`);
+}
+
+function unlinkIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw err;
+  }
+}

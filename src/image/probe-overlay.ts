@@ -1,0 +1,54 @@
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { BerthError } from '../base/errors.ts';
+import { mknodat } from '../sys/at.ts';
+import { mount, unmount } from '../sys/mount.ts';
+import { lsetxattrat } from '../sys/xattr.ts';
+import { overlayOptions } from './overlay-options.ts';
+import { OPAQUE_XATTR } from './whiteout.ts';
+
+const S_IFCHR = 0o020000;
+
+/**
+ * Tries what layers and snapshots need, in a folder that is made for it and removed again: device files, trusted
+ * attributes, an overlay mount that can be written to and hides what whiteouts hide (it does not on file systems
+ * without d_type). Throws `precondition` naming the folder and what failed.
+ */
+export function probeOverlay(folder: string, flags: readonly string[]): void {
+  const at = (...parts: string[]): string => join(folder, ...parts);
+  try {
+    for (const name of ['base/opaque', 'top/opaque', 'upper', 'work', 'merged'])
+      mkdirSync(at(name), { recursive: true });
+    for (const name of ['base/hidden', 'base/opaque/hidden']) writeFileSync(at(name), '');
+    markTop(at('top'));
+    const upper = { upperDir: at('upper'), workDir: at('work') };
+    const data = overlayOptions({ lowers: [at('top'), at('base')], upper, flags });
+    mount({ source: 'overlay', target: at('merged'), type: 'overlay', data });
+    writeFileSync(at('merged/written'), '');
+    const seen = [...readdirSync(at('merged')), ...readdirSync(at('merged/opaque'))].sort().join();
+    if (seen !== 'opaque,written' || !existsSync(at('upper/written'))) {
+      throw new BerthError('precondition', `whiteouts do not hide there (seen: ${seen})`);
+    }
+  } catch (cause) {
+    throw unsuitable(join(folder, '..'), cause);
+  } finally {
+    unmount(at('merged'));
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function markTop(top: string): void {
+  const dirfd = openSync(top, 'r');
+  try {
+    mknodat(dirfd, 'hidden', S_IFCHR);
+    lsetxattrat(dirfd, 'opaque', OPAQUE_XATTR, Buffer.from('y'));
+  } finally {
+    closeSync(dirfd);
+  }
+}
+
+function unsuitable(folder: string, cause: unknown): BerthError {
+  const what = `the file system of ${folder} cannot carry overlays: use ext4, or xfs with ftype=1, for the root folder`;
+  return new BerthError('precondition', what, { cause });
+}

@@ -1,0 +1,286 @@
+/**
+ * The root filesystems of containers: an overlay of the image's layers and a writable folder of the container's own.
+ *
+ *     <root>/snapshots/<container id>/upper     what the container writes
+ *     <root>/snapshots/<container id>/work      overlayfs' own
+ *     <root>/snapshots/<container id>/rootfs    where it is mounted
+ */
+
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  chownSync,
+  close,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmdirSync,
+  statSync,
+} from 'node:fs';
+import { join } from 'node:path';
+
+import { BerthError, invalid } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { O_PATH } from '../sys/at.ts';
+import { isErrno, wrapErrno } from '../sys/errno.ts';
+import { mount, unmount } from '../sys/mount.ts';
+import type { DiskWorkers } from './disk-workers.ts';
+import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
+import type { LayerStore } from './layer-store.ts';
+import { optionsFit, overlayOptions } from './overlay-options.ts';
+import { probeOverlay } from './probe-overlay.ts';
+import { removeSmallTree } from './remove-small-tree.ts';
+import type { TreeUsage } from './tree-usage.ts';
+
+/** What the snapshots are built from. */
+export interface SnapshotsDeps {
+  /** Berth's root folder. */
+  readonly root: string;
+  readonly layers: Pick<LayerStore, 'has' | 'path' | 'shortName' | 'linkFolder' | 'implied'>;
+  readonly workers: DiskWorkers;
+  readonly log: Logger;
+}
+
+/** How the folders of an image look where its layers do not say it themselves. */
+interface ImageFolders {
+  readonly root: { readonly mode: number; readonly uid: number; readonly gid: number };
+  readonly inherited: readonly InheritedFolder[];
+}
+
+/** An empty folder beside the links: an image may have no layers, and overlayfs wants at least one. */
+const EMPTY = 'empty';
+
+/** Images whose folders are remembered; each takes little, and most nodes run fewer. */
+const MAX_REMEMBERED = 256;
+/** A container's own folders are few; more than that belongs into a thread. Removing one entry takes some 5 µs. */
+const REMOVED_AT_ONCE = 150;
+
+/** All root filesystems of this node. */
+export class Snapshots {
+  readonly #deps: SnapshotsDeps;
+  readonly #folder: string;
+  readonly #imageFolders = new Map<string, ImageFolders>();
+  #flags: readonly string[] = [];
+  #sweep: Promise<void> = Promise.resolve();
+  readonly #closing = new Set<Promise<void>>();
+
+  constructor(deps: SnapshotsDeps) {
+    this.#deps = deps;
+    this.#folder = join(deps.root, 'snapshots');
+  }
+
+  /**
+   * Tries overlayfs on this file system, and removes what an earlier process left half removed. Throws `precondition`
+   * saying what is missing.
+   */
+  async start(): Promise<void> {
+    mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
+    mkdirSync(join(this.#deps.layers.linkFolder, EMPTY), { recursive: true, mode: 0o755 });
+    this.#flags = overlayFlags();
+    const leftOvers = readdirSync(this.#folder).filter((name) => name.startsWith('.'));
+    for (const name of leftOvers) unmount(join(this.#folder, name, 'rootfs'));
+    probeOverlay(this.#temporary('.probe'), this.#flags);
+    this.#sweep = this.#removeAll(leftOvers.map((name) => join(this.#folder, name)));
+  }
+
+  /** Waits for removals that run. */
+  async close(): Promise<void> {
+    await Promise.all([this.#sweep, ...this.#closing]);
+  }
+
+  /**
+   * Makes a container's root filesystem from layers, base first, and mounts it. Nothing of it is left on an error:
+   * `alreadyExists` for a container that has one, `notFound` for a layer that is not here.
+   */
+  async mount(containerId: string, diffIds: readonly string[]): Promise<{ rootfs: string }> {
+    const folder = this.#path(containerId);
+    const lowers = this.#lowers(diffIds);
+    const image = await this.#imageFoldersOf(diffIds);
+    try {
+      mkdirSync(folder, { mode: 0o711 });
+    } catch (err) {
+      throw wrapErrno(`make snapshot folder ${folder}`, err);
+    }
+    const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
+    try {
+      for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
+      // The root folder of the mount is the upper one as it is.
+      chmodSync(upperDir, image.root.mode);
+      if (image.root.uid !== 0 || image.root.gid !== 0) chownSync(upperDir, image.root.uid, image.root.gid);
+      this.#mountOverlay(rootfs, lowers, { upperDir, workDir });
+      if (image.inherited.length > 0) {
+        await this.#deps.workers.run('describe', { rootfs, folders: image.inherited });
+      }
+      return { rootfs };
+    } catch (err) {
+      this.unmount(containerId);
+      await this.remove(containerId).catch((undo: unknown) => {
+        this.#deps.log.warn({ err: undo, container: containerId }, 'failed snapshot not removed');
+      });
+      throw wrapErrno(`mount snapshot of container ${containerId}`, err);
+    }
+  }
+
+  /** Mounts layers, base first, read-only at an existing folder. Unmount it by its path. */
+  mountReadonly(target: string, diffIds: readonly string[]): void {
+    const lowers = this.#lowers(diffIds);
+    // The kernel wants two layers where there is none to write to.
+    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, undefined);
+  }
+
+  /** Where a container's root filesystem is mounted, if it is. */
+  rootfs(containerId: string): string {
+    return join(this.#path(containerId), 'rootfs');
+  }
+
+  /** Unmounts a container's root filesystem, also one in use. What is not mounted or not there is success. */
+  unmount(containerId: string): void {
+    const rootfs = this.rootfs(containerId);
+    const held = holdMount(rootfs);
+    try {
+      unmount(rootfs);
+    } finally {
+      if (held !== undefined) this.#letGo(held);
+    }
+  }
+
+  /**
+   * Removes a container's folders. One that has none is success. Throws `precondition` when it is still mounted. A
+   * small one is removed at once, a large one by a thread.
+   */
+  async remove(containerId: string): Promise<void> {
+    const folder = this.#path(containerId);
+    try {
+      // Nothing below a mount must go, so the mount point goes first; a busy one is mounted.
+      rmdirSync(join(folder, 'rootfs'));
+    } catch (err) {
+      if (isErrno(err, 'EBUSY')) throw stillMounted(containerId, err);
+      if (!isErrno(err, 'ENOENT')) throw wrapErrno(`remove snapshot of container ${containerId}`, err);
+      if (!existsSync(folder)) return;
+    }
+    try {
+      if (removeSmallTree(folder, REMOVED_AT_ONCE)) return;
+      const trash = this.#temporary('.trash');
+      renameSync(folder, trash);
+      await this.#deps.workers.run('remove', trash);
+    } catch (err) {
+      throw wrapErrno(`remove snapshot of container ${containerId}`, err);
+    }
+  }
+
+  /** What a container has written, by a walk in a thread; zeros for one without a snapshot. */
+  async usage(containerId: string): Promise<TreeUsage> {
+    return await this.#deps.workers.run('usage', [join(this.#path(containerId), 'upper')]);
+  }
+
+  /** What all containers have written together. */
+  async totalUsage(): Promise<TreeUsage> {
+    const uppers = this.all().map((containerId) => join(this.#path(containerId), 'upper'));
+    return await this.#deps.workers.run('usage', uppers);
+  }
+
+  /** The ids of all containers that have a folder, mounted or not. */
+  all(): string[] {
+    return readdirSync(this.#folder).filter((name) => !name.startsWith('.'));
+  }
+
+  #mountOverlay(
+    target: string,
+    lowers: readonly string[],
+    upper: { readonly upperDir: string; readonly workDir: string } | undefined,
+  ): void {
+    const more = { ...(upper && { upper }), flags: this.#flags };
+    const request = { source: 'overlay', target, type: 'overlay' };
+    const direct = { ...more, lowers: lowers.map((short) => join(this.#deps.layers.linkFolder, short)) };
+    if (optionsFit(direct)) {
+      mount({ ...request, data: overlayOptions(direct) });
+      return;
+    }
+    // By a descriptor of the folder, each layer takes a few bytes however long the root's path is.
+    const fd = openSync(this.#deps.layers.linkFolder, 'r');
+    try {
+      const nearer = { ...more, lowers: lowers.map((short) => `/proc/self/fd/${fd}/${short}`) };
+      mount({ ...request, data: overlayOptions(nearer) });
+    } finally {
+      closeSync(fd);
+    }
+  }
+  /** Names in the link folder, top layer first. A layer that comes twice counts where it is topmost. */
+  #lowers(diffIds: readonly string[]): string[] {
+    const names = diffIds.map((diffId) => this.#deps.layers.shortName(diffId)).reverse();
+    return names.length === 0 ? [EMPTY] : [...new Set(names)];
+  }
+
+  async #imageFoldersOf(diffIds: readonly string[]): Promise<ImageFolders> {
+    const key = diffIds.join();
+    const known = this.#imageFolders.get(key);
+    if (known) return known;
+    const { layers, workers } = this.#deps;
+    const all = diffIds.map(
+      (diffId): ImplyingLayer => ({ diff: layers.path(diffId), implied: layers.implied(diffId) }),
+    );
+    const top = all.findLast((layer) => !layer.implied.includes('.'));
+    const facts = top && statSync(top.diff);
+    const inner = all.map(({ diff, implied }) => ({ diff, implied: implied.filter((path) => path !== '.') }));
+    const found = {
+      root: { mode: facts ? facts.mode & 0o7777 : 0o755, uid: facts?.uid ?? 0, gid: facts?.gid ?? 0 },
+      inherited: inner.some(({ implied }) => implied.length > 0) ? await workers.run('inherit', inner) : [],
+    };
+    const [oldest] = this.#imageFolders.keys();
+    if (this.#imageFolders.size >= MAX_REMEMBERED && oldest !== undefined) this.#imageFolders.delete(oldest);
+    this.#imageFolders.set(key, found);
+    return found;
+  }
+
+  /** Who closes an overlay's last descriptor waits until its whole disk is written: that is a pool thread's part. */
+  #letGo(fd: number): void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#closing.add(promise);
+    close(fd, () => {
+      this.#closing.delete(promise);
+      resolve();
+    });
+  }
+
+  async #removeAll(folders: readonly string[]): Promise<void> {
+    for (const folder of folders) {
+      await this.#deps.workers.run('remove', folder).catch((err: unknown) => {
+        this.#deps.log.warn({ err, folder }, 'left-over snapshot not removed');
+      });
+    }
+  }
+
+  #path(containerId: string): string {
+    if (/^[A-Za-z0-9][A-Za-z0-9_-]*$/.test(containerId)) return join(this.#folder, containerId);
+    throw invalid('containerId', `${JSON.stringify(containerId)} is none`);
+  }
+
+  #temporary(prefix: string): string {
+    return join(this.#folder, `${prefix}-${randomBytes(8).toString('hex')}`);
+  }
+}
+
+/** A descriptor that keeps what is mounted there alive; undefined when there is no such folder. */
+function holdMount(path: string): number | undefined {
+  try {
+    return openSync(path, O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return undefined;
+    throw wrapErrno(`open ${path}`, err);
+  }
+}
+
+function stillMounted(containerId: string, cause: unknown): BerthError {
+  return new BerthError('precondition', `snapshot of container ${containerId} is still mounted`, { cause });
+}
+
+/** What is off everywhere else is off here too, where the kernel can do it at all: what a container wrote stays plain. */
+function overlayFlags(): string[] {
+  return ['index', 'metacopy']
+    .filter((name) => existsSync(`/sys/module/overlay/parameters/${name}`))
+    .map((name) => `${name}=off`);
+}

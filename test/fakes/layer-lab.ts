@@ -1,0 +1,101 @@
+/** A layer store and snapshots in a folder of their own, on the real disk. */
+
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { systemClock } from '../../src/base/clock.ts';
+import { silentLogger } from '../../src/base/log.ts';
+import { DiskWorkers } from '../../src/image/disk-workers.ts';
+import { type LayerRow, type LayerRows, LayerStore } from '../../src/image/layer-store.ts';
+import { Snapshots } from '../../src/image/snapshots.ts';
+import { defaultTarLimits, type TarLimits } from '../../src/image/tar-reader.ts';
+
+const never = new AbortController().signal;
+
+export function sha256(bytes: Buffer): string {
+  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+}
+
+/** Rows in memory. */
+export class MemoryRows implements LayerRows {
+  readonly rows = new Map<string, LayerRow>();
+  putLayer(layer: LayerRow): void {
+    this.rows.set(layer.diffId, layer);
+  }
+  deleteLayer(diffId: string): void {
+    this.rows.delete(diffId);
+  }
+  allLayers(): LayerRow[] {
+    return [...this.rows.values()];
+  }
+}
+
+export class LayerLab {
+  readonly base: string;
+  readonly root: string;
+  readonly rows = new MemoryRows();
+  readonly workers = new DiskWorkers({ threads: 2 });
+  layers: LayerStore;
+  snapshots: Snapshots;
+  #blobs = 0;
+
+  private constructor(base: string, root: string, limits: TarLimits) {
+    this.base = base;
+    this.root = root;
+    [this.layers, this.snapshots] = this.#build(limits);
+  }
+
+  /** Starts one; `name` is the root folder's, beneath a temporary one. */
+  static async open(options?: { name?: string; limits?: Partial<TarLimits>; base?: string }): Promise<LayerLab> {
+    const base = options?.base ?? (await mkdtemp(join(tmpdir(), 'berth-image-lab-')));
+    const lab = new LayerLab(base, join(base, options?.name ?? 'root'), { ...defaultTarLimits, ...options?.limits });
+    await lab.start();
+    return lab;
+  }
+
+  async start(): Promise<void> {
+    await this.layers.start();
+    await this.snapshots.start();
+  }
+
+  /** Another daemon's life on the same folder. */
+  async restart(): Promise<void> {
+    await this.layers.close();
+    await this.snapshots.close();
+    [this.layers, this.snapshots] = this.#build(defaultTarLimits);
+    await this.start();
+  }
+
+  async close(): Promise<void> {
+    for (const id of this.snapshots.all()) this.snapshots.unmount(id);
+    await this.layers.close();
+    await this.snapshots.close();
+    await this.workers.close();
+    await rm(this.base, { recursive: true });
+  }
+
+  /** Writes bytes into a blob file. */
+  blob(bytes: Buffer): string {
+    this.#blobs += 1;
+    const path = join(this.base, `blob-${this.#blobs}`);
+    writeFileSync(path, bytes);
+    return path;
+  }
+
+  /** Unpacks a tar; returns its diff id. */
+  async unpack(tar: Buffer | { path: string }, signal: AbortSignal = never): Promise<string> {
+    const path = Buffer.isBuffer(tar) ? this.blob(tar) : tar.path;
+    const diffId = sha256(Buffer.isBuffer(tar) ? tar : readFileSync(path));
+    await this.layers.unpack({ path, compression: 'detect' }, diffId, signal);
+    return diffId;
+  }
+
+  #build(limits: TarLimits): [LayerStore, Snapshots] {
+    const { root, rows, workers } = this;
+    const layers = new LayerStore({ root, rows, workers, limits, log: silentLogger, clock: systemClock });
+    return [layers, new Snapshots({ root, layers, workers, log: silentLogger })];
+  }
+}
