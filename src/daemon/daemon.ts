@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { systemClock } from '../base/clock.ts';
@@ -9,9 +10,11 @@ import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
+import { DiskWorkers } from '../image/disk-workers.ts';
 import type { StoredImage } from '../image/image-record.ts';
 import { Images } from '../image/images.ts';
 import { LayerStore } from '../image/layer-store.ts';
+import { hostPlatform } from '../image/platform.ts';
 import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
@@ -122,11 +125,13 @@ export class Daemon {
         clock: systemClock,
       }),
     );
+    const { root } = config;
+    const disk = this.#own('disk workers', new DiskWorkers());
     const layers = this.#own(
       'layers',
-      new LayerStore({ root: config.root, rows: store.layers, log, clock: systemClock }),
+      new LayerStore({ root, rows: store.layers, workers: disk, log, clock: systemClock }),
     );
-    const snapshots = new Snapshots({ root: config.root, layers });
+    const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, log }));
     const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all());
     const sandboxes = new RecordIndex<SandboxRecord>('sandbox', store.sandboxes, store.sandboxes.all());
     const images = this.#own(
@@ -137,7 +142,8 @@ export class Daemon {
         store,
         layers,
         client: new RegistryClient({ monotonicMs: systemClock.monotonicMs }),
-        readArchive,
+        readArchive: (path, loading) =>
+          readArchive(path, { scratch: join(root, 'image/ingest'), workers: disk, platform: hostPlatform() }, loading),
         usersOf: (imageId) => containers.all().flatMap((record) => (record.imageId === imageId ? [record.id] : [])),
         log,
         meter,
@@ -161,6 +167,7 @@ export class Daemon {
       cni.start(),
       layers.start(),
     ]);
+    await snapshots.start();
     await images.start();
     const deps: PodDeps = {
       log,
@@ -210,7 +217,7 @@ export class Daemon {
         cgroupDriver: cgroups.driver,
         steps: store.journal,
         config: findings,
-        filesystems: new ImageFilesystems({ root: config.root, layers, snapshots }),
+        filesystems: new ImageFilesystems({ root, layers, snapshots, nowMs: systemClock.monotonicMs }),
         info: () => ({
           config,
           cgroupDriver: cgroups.driver,
