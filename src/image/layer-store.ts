@@ -89,10 +89,10 @@ export class LayerStore {
       this.#rows.delete(diffId);
     }
     const owned = new Set([...this.#rows.keys()].map(hexOf));
-    this.#checkLinks();
     const strays = readdirSync(this.#folder).filter((name) => !owned.has(name));
     // Renamed first: their names may be wanted at any moment from now on.
     const trash = strays.map((name) => this.#renameToTrash(join(this.#folder, name)));
+    this.#checkLinks();
     this.#sweep = this.#removeTrash(trash);
   }
 

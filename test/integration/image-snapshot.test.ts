@@ -1,0 +1,229 @@
+/** Snapshots show what overlayfs makes of layers. Needs root, and a disk that carries overlays. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+
+import { describe as chain, isKind } from '../../src/base/errors.ts';
+import { ImageFilesystems } from '../../src/image/disk-usage.ts';
+import { readMounts, unmount } from '../../src/sys/mount.ts';
+import { LayerLab } from '../fakes/layer-lab.ts';
+import { openFdCount } from '../fakes/process-facts.ts';
+import { type FakeMember, tarBytes } from '../fakes/tar-bytes.ts';
+
+const skip = process.getuid?.() === 0 ? false : 'needs root';
+
+describe('snapshots', { skip }, () => {
+  let lab: LayerLab;
+  let fdsBefore: number;
+
+  beforeEach(async () => {
+    fdsBefore = openFdCount();
+    lab = await LayerLab.open();
+  });
+  afterEach(async () => {
+    await lab.close();
+    assert.deepEqual(mountsBeneath(lab.base), []);
+    assert.equal(openFdCount(), fdsBefore, 'open descriptors');
+  });
+
+  const mountsBeneath = (folder: string): string[] =>
+    readMounts().flatMap((mount) => (mount.mountPoint.startsWith(folder) ? [mount.mountPoint] : []));
+  const unpackAll = async (layers: readonly (readonly FakeMember[])[]): Promise<string[]> => {
+    const diffIds: string[] = [];
+    for (const members of layers) diffIds.push(await lab.unpack(tarBytes(members)));
+    return diffIds;
+  };
+  const facts = (path: string): [string, number, number] => {
+    const { mode, uid, gid } = lstatSync(path);
+    return [(mode & 0o7777).toString(8), uid, gid];
+  };
+
+  it('show the layers in their order, without what whiteouts hide', async () => {
+    const diffIds = await unpackAll([
+      [
+        { name: 'same', data: 'base' },
+        { name: 'gone', data: 'x' },
+        { name: 'opaque/old' },
+        { name: 'kept/old' },
+        { name: 'replaced/old' },
+      ],
+      [{ name: 'same', data: 'middle' }, { name: '.wh.gone' }, { name: 'opaque/.wh..wh..opq' }, { name: 'opaque/new' }],
+      [{ name: 'same', data: 'top' }, { name: 'kept/new' }, { name: '.wh.replaced' }, { name: 'replaced/new' }],
+    ]);
+    const { rootfs } = await lab.snapshots.mount('c1', diffIds);
+    assert.equal(rootfs, lab.snapshots.rootfs('c1'));
+    assert.deepEqual(readdirSync(rootfs).sort(), ['kept', 'opaque', 'replaced', 'same']);
+    assert.equal(readFileSync(join(rootfs, 'same'), 'utf8'), 'top');
+    assert.deepEqual(readdirSync(join(rootfs, 'kept')).sort(), ['new', 'old']);
+    assert.deepEqual([readdirSync(join(rootfs, 'opaque')), readdirSync(join(rootfs, 'replaced'))], [['new'], ['new']]);
+  });
+
+  it('keep what each container writes to itself', async () => {
+    const diffIds = await unpackAll([[{ name: 'file', data: 'image' }]]);
+    const [one, two] = await Promise.all(['c1', 'c2'].map((id) => lab.snapshots.mount(id, diffIds)));
+    assert.ok(one && two);
+    writeFileSync(join(one.rootfs, 'file'), 'changed');
+    rmSync(join(two.rootfs, 'file'));
+    assert.equal(readFileSync(join(lab.layers.path(diffIds[0] ?? ''), 'file'), 'utf8'), 'image');
+    assert.deepEqual([readFileSync(join(one.rootfs, 'file'), 'utf8'), readdirSync(two.rootfs)], ['changed', []]);
+    assert.deepEqual(lab.snapshots.all().sort(), ['c1', 'c2']);
+    for (const id of ['c1', 'c2']) {
+      lab.snapshots.unmount(id);
+      lab.snapshots.unmount(id);
+      await lab.snapshots.remove(id);
+      await lab.snapshots.remove(id);
+    }
+    assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), []);
+  });
+
+  it('take owner and mode of folders that a layer does not describe from those below', async () => {
+    const diffIds = await unpackAll([
+      [
+        { name: './', mode: 0o711, uid: 7, gid: 8 },
+        { name: 'tmp/', mode: 0o1777 },
+        { name: 'srv/', mode: 0o750, uid: 5, gid: 6 },
+        { name: 'srv/deep/', mode: 0o700 },
+        { name: 'plain/' },
+        { name: 'hidden/', mode: 0o700 },
+      ],
+      [{ name: 'tmp/file' }, { name: 'hidden/.wh..wh..opq' }],
+      [{ name: 'srv/deep/file' }, { name: 'new/file' }, { name: 'plain/file' }],
+      [{ name: 'srv/', mode: 0o555 }],
+    ]);
+    for (const id of ['c1', 'c2']) {
+      const { rootfs } = await lab.snapshots.mount(id, diffIds);
+      assert.deepEqual(facts(rootfs), ['711', 7, 8]);
+      assert.deepEqual(facts(join(rootfs, 'tmp')), ['1777', 0, 0]);
+      assert.deepEqual(facts(join(rootfs, 'srv')), ['555', 0, 0]);
+      assert.deepEqual(facts(join(rootfs, 'srv/deep')), ['700', 0, 0]);
+      assert.deepEqual(facts(join(rootfs, 'new')), ['755', 0, 0]);
+      assert.ok(existsSync(join(rootfs, 'srv/deep/file')));
+      assert.ok(!existsSync(join(lab.root, 'snapshots', id, 'upper/plain')));
+    }
+  });
+
+  it('need no layers', async () => {
+    const { rootfs } = await lab.snapshots.mount('c1', []);
+    writeFileSync(join(rootfs, 'x'), '');
+    assert.deepEqual(facts(rootfs), ['755', 0, 0]);
+    assert.deepEqual(readdirSync(rootfs), ['x']);
+  });
+
+  it('hold 127 layers, also under a long root', async () => {
+    for (const name of ['root', `${'long-'.repeat(20)}root`]) {
+      const other = await LayerLab.open({ name });
+      try {
+        const diffIds: string[] = [];
+        for (let index = 0; index < 127; index += 1)
+          diffIds.push(await other.unpack(tarBytes([{ name: `f${index}` }])));
+        const { rootfs } = await other.snapshots.mount('c'.repeat(64), diffIds);
+        assert.equal(readdirSync(rootfs).length, 127);
+      } finally {
+        await other.close();
+      }
+    }
+  });
+
+  it('work under a root with signs that mean something in mount options', async () => {
+    const other = await LayerLab.open({ name: 'a,b:c\\d e=f' });
+    try {
+      const diffIds = [
+        await other.unpack(tarBytes([{ name: 'one' }])),
+        await other.unpack(tarBytes([{ name: 'two' }])),
+      ];
+      const { rootfs } = await other.snapshots.mount('c1', diffIds);
+      writeFileSync(join(rootfs, 'three'), '');
+      assert.deepEqual(readdirSync(rootfs).sort(), ['one', 'three', 'two']);
+      assert.ok(existsSync(join(other.root, 'snapshots/c1/upper/three')));
+    } finally {
+      await other.close();
+    }
+  });
+
+  it('can be mounted read-only', async () => {
+    const diffIds = await unpackAll([[{ name: 'one' }], [{ name: 'two' }]]);
+    const target = join(lab.base, 'volume');
+    mkdirSync(target);
+    for (const some of [diffIds, diffIds.slice(0, 1)]) {
+      lab.snapshots.mountReadonly(target, some);
+      assert.equal(readdirSync(target).length, some.length);
+      assert.throws(() => writeFileSync(join(target, 'x'), ''), /EROFS/);
+      unmount(target);
+    }
+  });
+
+  it('leave nothing when they cannot be made', async () => {
+    const [diffId = ''] = await unpackAll([[{ name: 'x' }]]);
+    const missing = `sha256:${'0'.repeat(64)}`;
+    await assert.rejects(lab.snapshots.mount('c1', [diffId, missing]), (err) => isKind(err, 'notFound'));
+    assert.deepEqual(lab.snapshots.all(), []);
+    rmSync(lab.layers.path(diffId), { recursive: true });
+    await assert.rejects(lab.snapshots.mount('c1', [diffId]), /mount snapshot of container c1|no such file/);
+    assert.deepEqual(lab.snapshots.all(), []);
+    await lab.snapshots.mount('c2', []);
+    await assert.rejects(lab.snapshots.mount('c2', []), (err) => isKind(err, 'alreadyExists'));
+    assert.equal(mountsBeneath(lab.base).length, 1);
+    await assert.rejects(lab.snapshots.mount('../c3', []), (err) => isKind(err, 'invalid'));
+  });
+
+  it('go when they are large and hostile, and not while they are mounted', async () => {
+    const { rootfs } = await lab.snapshots.mount('c1', []);
+    for (let index = 0; index < 500; index += 1) writeFileSync(join(rootfs, `file-${index}`), '');
+    execFileSync(
+      'sh',
+      ['-c', 'ln -s / root; ln -s .. up; mkfifo pipe; for i in $(seq 1 700); do mkdir d && cd d; done'],
+      { cwd: rootfs },
+    );
+    await assert.rejects(lab.snapshots.remove('c1'), (err) => isKind(err, 'precondition'));
+    assert.equal(readdirSync(rootfs).length, 504);
+    lab.snapshots.unmount('c1');
+    await lab.snapshots.remove('c1');
+    assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), []);
+  });
+
+  it('survive the daemon, and half-removed ones go at the start', async () => {
+    const diffIds = await unpackAll([[{ name: 'x' }]]);
+    const { rootfs } = await lab.snapshots.mount('c1', diffIds);
+    mkdirSync(join(lab.root, 'snapshots/.trash-1/upper/x'), { recursive: true });
+    await lab.restart();
+    await lab.snapshots.close();
+    assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), ['c1']);
+    assert.deepEqual(readdirSync(rootfs), ['x']);
+    assert.deepEqual(lab.snapshots.all(), ['c1']);
+  });
+
+  it('are counted without what the image brought', async () => {
+    const diffIds = await unpackAll([[{ name: 'image', data: Buffer.alloc(500_000, 'x') }]]);
+    const { rootfs } = await lab.snapshots.mount('c1', diffIds);
+    writeFileSync(join(rootfs, 'own'), Buffer.alloc(1_000_000, 'y'));
+    execFileSync('ln', ['own', 'again'], { cwd: rootfs });
+    const usage = await lab.snapshots.usage('c1');
+    assert.equal(usage.inodesUsed, 2);
+    assert.ok(usage.usedBytes >= 1_000_000 && usage.usedBytes < 1_100_000, String(usage.usedBytes));
+    assert.deepEqual(await lab.snapshots.usage('unknown'), { usedBytes: 0, inodesUsed: 0 });
+    const disk = new ImageFilesystems({ ...lab, nowMs: () => 0 });
+    const { images, containers } = await disk.read();
+    const [row] = lab.layers.all();
+    const mountpoint = execFileSync('findmnt', ['-no', 'TARGET', '-T', lab.root]).toString().trim();
+    assert.deepEqual(images, { mountpoint, usedBytes: row?.sizeBytes, inodesUsed: 2 });
+    assert.deepEqual(containers, { mountpoint, ...usage });
+  });
+
+  it('are refused on a file system that cannot carry them', async () => {
+    const base = await mkdtemp(join(tmpdir(), 'berth-snapshot-proc-'));
+    const { rootfs } = await lab.snapshots.mount('c1', []);
+    // An overlay cannot be the writable layer of another one.
+    mkdirSync(join(rootfs, 'root'));
+    await assert.rejects(LayerLab.open({ base: rootfs, name: 'root' }), (err: unknown) => {
+      assert.match(chain(err), /root\/snapshots cannot carry overlays/);
+      return isKind(err, 'precondition');
+    });
+    assert.deepEqual(readdirSync(join(rootfs, 'root/snapshots')), []);
+    await rm(base, { recursive: true });
+  });
+});
