@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError, because, invalid } from '../base/errors.ts';
 
 /** How a blob is compressed; `detect` looks at its first bytes. */
 export type Compression = 'none' | 'gzip' | 'zstd' | 'detect';
@@ -94,17 +94,13 @@ function closed(input: Readable): Promise<void> {
   return promise;
 }
 
-function damaged(path: string, cause: unknown): BerthError {
-  return new BerthError('invalid', `inflate ${path}`, { cause });
-}
-
 async function* explained(path: string, source: AsyncGenerator<Buffer, void>): AsyncGenerator<Buffer, void> {
   try {
     yield* source;
   } catch (err) {
     const code = err instanceof Error && 'code' in err ? String(err.code) : '';
     const isDamaged = err instanceof BerthError || /^(Z_|ERR_ZLIB|ZSTD_)/.test(code);
-    throw isDamaged ? damaged(path, err) : err;
+    throw isDamaged ? because('invalid', `inflate ${path}`, err) : err;
   }
 }
 

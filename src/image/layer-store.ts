@@ -21,7 +21,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError, because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { statfs } from '../sys/statfs.ts';
@@ -215,7 +215,7 @@ export class LayerStore {
     if (wrapped.kind !== 'exhausted') return wrapped;
     const { availableBytes, freeInodes } = statfs(this.#folder);
     const free = `${availableBytes} bytes and ${freeInodes} inodes are free`;
-    return new BerthError('exhausted', `no room for the layer in ${this.#folder}: ${free}`, { cause: err });
+    return because('exhausted', `no room for the layer in ${this.#folder}: ${free}`, err);
   }
 
   /** The shortest name that no other layer has. */

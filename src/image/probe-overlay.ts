@@ -1,7 +1,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { BerthError } from '../base/errors.ts';
+import { BerthError, because } from '../base/errors.ts';
 import { mknodat } from '../sys/at.ts';
 import { mount, unmount } from '../sys/mount.ts';
 import { lsetxattrat } from '../sys/xattr.ts';
@@ -31,7 +31,9 @@ export function probeOverlay(folder: string, flags: readonly string[]): void {
       throw new BerthError('precondition', `whiteouts do not hide there (seen: ${seen})`);
     }
   } catch (cause) {
-    throw unsuitable(join(folder, '..'), cause);
+    const where = join(folder, '..');
+    const advice = 'use ext4, or xfs with ftype=1, for the root folder';
+    throw because('precondition', `the file system of ${where} cannot carry overlays: ${advice}`, cause);
   } finally {
     unmount(at('merged'));
     rmSync(folder, { recursive: true, force: true });
@@ -46,9 +48,4 @@ function markTop(top: string): void {
   } finally {
     closeSync(dirfd);
   }
-}
-
-function unsuitable(folder: string, cause: unknown): BerthError {
-  const what = `the file system of ${folder} cannot carry overlays: use ext4, or xfs with ftype=1, for the root folder`;
-  return new BerthError('precondition', what, { cause });
 }

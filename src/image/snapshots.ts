@@ -23,7 +23,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 
-import { BerthError, invalid } from '../base/errors.ts';
+import { because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
@@ -158,7 +158,9 @@ export class Snapshots {
       // Nothing below a mount must go, so the mount point goes first; a busy one is mounted.
       rmdirSync(join(folder, 'rootfs'));
     } catch (err) {
-      if (isErrno(err, 'EBUSY')) throw stillMounted(containerId, err);
+      if (isErrno(err, 'EBUSY')) {
+        throw because('precondition', `snapshot of container ${containerId} is still mounted`, err);
+      }
       if (!isErrno(err, 'ENOENT')) throw wrapErrno(`remove snapshot of container ${containerId}`, err);
       if (!existsSync(folder)) return;
     }
@@ -272,10 +274,6 @@ function holdMount(path: string): number | undefined {
     if (isErrno(err, 'ENOENT')) return undefined;
     throw wrapErrno(`open ${path}`, err);
   }
-}
-
-function stillMounted(containerId: string, cause: unknown): BerthError {
-  return new BerthError('precondition', `snapshot of container ${containerId} is still mounted`, { cause });
 }
 
 /** What is off everywhere else is off here too, where the kernel can do it at all: what a container wrote stays plain. */

@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { constants, fchmodSync, ftruncateSync, mkdirSync, writeSync } from 'node:fs';
 
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError, because, invalid } from '../base/errors.ts';
 import {
   AT_FDCWD,
   closeFd,
@@ -377,5 +377,5 @@ function memberError(member: TarMember, err: unknown): BerthError {
   const context = `member ${showBytes(member.name)}`;
   const wrapped = wrapErrno(context, err);
   const isCaused = isErrno(err, 'EINVAL', 'ERANGE', 'E2BIG', 'EFBIG', 'EMLINK', 'EILSEQ', 'ELOOP', 'ENOTDIR', 'EXDEV');
-  return isCaused ? new BerthError('invalid', context, { cause: err }) : wrapped;
+  return isCaused ? because('invalid', context, err) : wrapped;
 }
