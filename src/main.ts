@@ -7,6 +7,8 @@ import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
 
+const KEEP_ALIVE_MS = 60_000;
+
 function readConfig({ config, ...overrides }: Flags): Config {
   return loadConfig({ ...(config !== undefined ? { file: config } : {}), overrides });
 }
@@ -29,6 +31,8 @@ async function main(): Promise<number> {
   process.umask(0o022);
   const log = createLogger(config.log.level, config.log.format);
   const daemon = new Daemon(config, version, log);
+  // While nothing is served yet, a wait for a process or a pause between two tries does not keep node alive.
+  const keepAlive = setInterval(() => {}, KEEP_ALIVE_MS);
   const stopped = Promise.withResolvers<string>();
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopped.resolve(name));
   process.on('SIGHUP', () => {
@@ -44,10 +48,12 @@ async function main(): Promise<number> {
   } catch (err) {
     log.error({ err: describe(err) }, 'berthd cannot start');
     log.flush();
+    clearInterval(keepAlive);
     return 1;
   }
   log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');
   await daemon.close();
+  clearInterval(keepAlive);
   log.flush();
   return 0;
 }

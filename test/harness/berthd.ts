@@ -1,0 +1,181 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+
+import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { assertNothingLeft, readMachineState } from './machine-state.ts';
+
+/** One method of a generated service definition. */
+export interface Method<Request, Response> {
+  readonly path: string;
+  readonly requestSerialize: (request: Request) => Buffer;
+  readonly responseDeserialize: (bytes: Buffer) => Response;
+}
+
+const TOP = fileURLToPath(new URL('../..', import.meta.url));
+const START_TIMEOUT_MS = 20_000;
+const CALL_TIMEOUT_MS = 60_000;
+const BRIDGE = 'berthtest0';
+/** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
+const PORTMAP_BASE = /CNI-HOSTPORT-(DNAT|SETMARK|MASQ)/;
+
+/**
+ * A berthd of a test's own: private folders, socket, network and bridge. Dispose of it at the end: everything goes, and
+ * the machine must be as it was before.
+ */
+export class TestBerthd implements AsyncDisposable {
+  readonly root: string;
+  readonly state: string;
+  readonly networks: string;
+  readonly plugins: string;
+  readonly endpoint: string;
+  readonly #before = readMachineState();
+  readonly #forwarding = readFileSync('/proc/sys/net/ipv4/ip_forward', 'utf8');
+  #process: ChildProcess | undefined;
+  #client: Client | undefined;
+
+  constructor(options: { readonly config?: string; readonly root?: string } = {}) {
+    // On tmpfs where the machine has one: the state folder is made for it.
+    this.state = mkdtempSync('/run/berth-test-');
+    this.root = options.root ?? mkdtempSync('/var/lib/berth-test-');
+    this.networks = join(this.root, 'net.d');
+    this.plugins = join(this.root, 'plugins');
+    this.endpoint = `unix://${this.state}/berth.sock`;
+    mkdirSync(this.networks, { recursive: true });
+    mkdirSync(this.plugins, { recursive: true });
+    this.useNetwork();
+    const lines = [
+      `root = "${this.root}"`,
+      `state = "${this.state}"`,
+      `listen = "${this.endpoint}"`,
+      '[cni]',
+      `conf_dir = "${this.networks}"`,
+      `bin_dirs = ["${this.plugins}", "/opt/cni/bin", "/usr/lib/cni"]`,
+      '[log]',
+      'level = "debug"',
+      options.config ?? '',
+    ];
+    writeFileSync(join(this.root, 'berth.toml'), `${lines.join('\n')}\n`);
+  }
+
+  /** Writes the network configuration: a bridge with addresses of its own, or the plugin that a test brings. */
+  useNetwork(plugin?: { readonly type: string }): void {
+    const bridge = {
+      type: 'bridge',
+      bridge: BRIDGE,
+      isGateway: true,
+      ipMasq: true,
+      ipam: {
+        type: 'host-local',
+        dataDir: join(this.root, 'addresses'),
+        ranges: [[{ subnet: '10.212.45.0/24' }]],
+        routes: [{ dst: '0.0.0.0/0' }],
+      },
+    };
+    const portmap = { type: 'portmap', capabilities: { portMappings: true } };
+    const list = { cniVersion: '1.0.0', name: 'berth-test', plugins: plugin ? [plugin] : [bridge, portmap] };
+    writeFileSync(join(this.networks, '10-test.conflist'), JSON.stringify(list));
+  }
+
+  /** Starts berthd and returns when it answers. */
+  async start(): Promise<void> {
+    const log = openSync(this.logFile, 'a');
+    this.#process = spawn(join(TOP, 'bin/berthd'), ['--config', join(this.root, 'berth.toml')], {
+      stdio: ['ignore', log, log],
+    });
+    closeSync(log);
+    const giveUpAt = Date.now() + START_TIMEOUT_MS;
+    while (!(await this.#answers())) {
+      if (this.#process.exitCode !== null || Date.now() > giveUpAt)
+        throw new Error(`berthd does not serve:\n${this.log()}`);
+      await delay(10);
+    }
+    this.#client?.close();
+    this.#client = new Client(this.endpoint, credentials.createInsecure());
+  }
+
+  /** Ends berthd by a signal and waits for its end. */
+  async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const child = this.#process;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    child.once('exit', () => resolve());
+    child.kill(signal);
+    await promise;
+  }
+
+  /** Sends a request. Throws grpc's ServiceError. */
+  async call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
+    const { promise, resolve, reject } = Promise.withResolvers<Response>();
+    if (!this.#client) throw new Error('berthd was not started');
+    this.#client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      new Metadata(),
+      { deadline: Date.now() + CALL_TIMEOUT_MS },
+      (err, response) => (response === undefined ? reject(err ?? new Error('empty answer')) : resolve(response)),
+    );
+    return await promise;
+  }
+
+  /** The error that a request ends with. Throws when it succeeds. */
+  async fails<Request, Response>(method: Method<Request, Response>, request: Request): Promise<ServiceError> {
+    try {
+      await this.call(method, request);
+    } catch (err) {
+      return err as ServiceError;
+    }
+    throw new Error(`${method.path} succeeded`);
+  }
+
+  get logFile(): string {
+    return join(this.root, 'berthd.log');
+  }
+
+  /** The last lines of its log. */
+  log(): string {
+    return readFileSync(this.logFile, 'utf8').split('\n').slice(-30).join('\n');
+  }
+
+  /** Stops berthd, removes its folders and bridge, and looks whether anything is left on the machine. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const problem = await this.#removePods().catch((err: unknown) => err);
+    this.#client?.close();
+    await this.end('SIGTERM');
+    if (existsSync(`/sys/class/net/${BRIDGE}`)) execFileSync('ip', ['link', 'delete', BRIDGE]);
+    writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
+    const after = readMachineState();
+    for (const folder of [this.state, this.root]) rmSync(folder, { recursive: true, force: true });
+    assert.equal(problem, undefined);
+    assertNothingLeft(this.#before, { ...after, rules: after.rules.filter((rule) => !PORTMAP_BASE.test(rule)) });
+  }
+
+  /** What a failed test left running; a berthd that is gone is started once more for it. */
+  async #removePods(): Promise<void> {
+    if (!(await this.#answers())) await this.start();
+    const { items } = await this.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    for (const { id } of items) {
+      await this.call(runtime.stopPodSandbox, { podSandboxId: id });
+      await this.call(runtime.removePodSandbox, { podSandboxId: id });
+    }
+  }
+
+  async #answers(): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const socket = connect(this.endpoint.replace('unix://', ''));
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+    try {
+      return await promise;
+    } finally {
+      socket.destroy();
+    }
+  }
+}
