@@ -37,9 +37,9 @@ export class ByteReader {
   /** The next bytes, at least one and at most `limit`; empty only at the end of the stream. */
   async some(limit: number): Promise<Buffer> {
     while (this.#at === this.#chunk.length) {
-      const { done, value } = await this.#source.next();
-      if (done === true) return Buffer.alloc(0);
-      this.#chunk = value;
+      const next: IteratorResult<Buffer, unknown> = await this.#source.next();
+      if (next.done === true) return Buffer.alloc(0);
+      this.#chunk = next.value;
       this.#at = 0;
     }
     const end = Math.min(this.#chunk.length, this.#at + limit);

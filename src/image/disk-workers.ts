@@ -119,7 +119,7 @@ class DiskThread {
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MB, maxYoungGenerationSizeMb: 16 },
     });
     this.#worker.on('message', (answer: DiskAnswer) => this.#job?.settle.resolve(answer));
-    this.#worker.on('error', (err) => this.#fail((job) => threadError(job, err)));
+    this.#worker.on('error', (err: unknown) => this.#fail((job) => threadError(job, err)));
     this.#worker.on('exit', (code) => {
       this.#fail((job) => new BerthError('internal', `${job}: its thread ended with ${code}`));
     });

@@ -78,7 +78,7 @@ async function* through(source: AsyncGenerator<Buffer, void>, inflater: Inflater
   const input = Readable.from(source, { objectMode: false, highWaterMark: 2 * READ_BYTES });
   input.on('error', (err) => inflater.destroy(err));
   try {
-    for await (const chunk of input.pipe(inflater)) yield chunk as Buffer;
+    yield* input.pipe(inflater) as AsyncIterable<Buffer>;
   } finally {
     inflater.destroy();
     // The file is closed next: no read may be on its way.

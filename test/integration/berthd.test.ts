@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 import { status } from '@grpc/grpc-js';
 
@@ -456,7 +457,7 @@ suite('berthd', { timeout: 500_000 }, () => {
 
   test('a second berthd on the same root is refused, and names the first', () => {
     const second = spawnSync(
-      'bin/berthd',
+      fileURLToPath(new URL('../../bin/berthd', import.meta.url)),
       ['--root', berthd.root, '--state', `${berthd.state}/second`, '--listen', `unix://${berthd.state}/second.sock`],
       { encoding: 'utf8' },
     );
