@@ -1,6 +1,7 @@
 import type { Database, Statement } from 'better-sqlite3';
 
-import { wrap } from '../base/errors.ts';
+import { parseBody } from './parse-body.ts';
+import { inStore } from './store-error.ts';
 
 /** What the table needs of an image; the rest is its body. */
 export interface StoredImageRow {
@@ -30,22 +31,19 @@ export class ImageTable<I extends StoredImageRow> {
   }
 
   put(image: I): void {
-    this.#put.run(image.id, image.sizeBytes, image.createdAtUs, JSON.stringify(image));
+    inStore(`write image ${image.id}`, () =>
+      this.#put.run(image.id, image.sizeBytes, image.createdAtUs, JSON.stringify(image)),
+    );
   }
 
   delete(id: string): void {
-    this.#delete.run(id);
+    inStore(`delete image ${id}`, () => this.#delete.run(id));
   }
 
-  /** All images, oldest first. */
+  /** All images, oldest first. Throws `internal` naming the id of one that cannot be read. */
   all(): I[] {
-    return this.#all.all().map(({ id, body }) => {
-      try {
-        return JSON.parse(body) as I;
-      } catch (err) {
-        throw wrap(`read image ${id}`, err);
-      }
-    });
+    const rows = inStore('read images', () => this.#all.all());
+    return rows.map(({ id, body }) => parseBody('images', id, body) as I);
   }
 }
 
@@ -66,14 +64,16 @@ export class LayerTable {
   }
 
   putLayer(layer: LayerRow): void {
-    this.#put.run(layer.diffId, layer.sizeBytes, layer.inodes, layer.createdAtUs);
+    inStore(`write layer ${layer.diffId}`, () =>
+      this.#put.run(layer.diffId, layer.sizeBytes, layer.inodes, layer.createdAtUs),
+    );
   }
 
   deleteLayer(diffId: string): void {
-    this.#delete.run(diffId);
+    inStore(`delete layer ${diffId}`, () => this.#delete.run(diffId));
   }
 
   allLayers(): LayerRow[] {
-    return this.#all.all();
+    return inStore('read layers', () => this.#all.all());
   }
 }

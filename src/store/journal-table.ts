@@ -2,6 +2,7 @@ import type { Database, Statement } from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
 import type { Journal } from '../base/steps.ts';
+import { inStore } from './store-error.ts';
 
 /** A pipeline that was begun and neither finished nor fully undone. */
 export interface UnfinishedPipeline {
@@ -74,44 +75,48 @@ export class JournalTable {
 
   /** The journal of one run of a pipeline; an earlier run of it on the same subject is forgotten. */
   open(pipeline: string, subject: string): Journal {
-    this.#open(subject, pipeline, this.#clock.nowUs());
+    const context = `write the journal of ${pipeline} on ${subject}`;
+    inStore(context, () => this.#open(subject, pipeline, this.#clock.nowUs()));
     const positions = new Map<string, number>();
     const positionOf = (step: string): number => positions.get(step) ?? -1;
     return {
       begin: (step) => {
         positions.set(step, positions.size);
-        this.#begin.run(subject, pipeline, positionOf(step), step, this.#clock.nowUs());
+        const startedAtUs = this.#clock.nowUs();
+        inStore(context, () => this.#begin.run(subject, pipeline, positionOf(step), step, startedAtUs));
       },
       end: (step, outcome, durationMs) => {
-        this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step));
+        inStore(context, () => this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step)));
       },
       undone: (step) => {
-        this.#undone.run(subject, pipeline, positionOf(step));
+        inStore(context, () => this.#undone.run(subject, pipeline, positionOf(step)));
       },
     };
   }
 
   /** The pipeline is through, or fully undone. Its times stay until forget(). */
   finish(pipeline: string, subject: string): void {
-    this.#finish.run(subject, pipeline);
+    inStore(`write the journal of ${pipeline} on ${subject}`, () => this.#finish.run(subject, pipeline));
   }
 
   /** Forgets all pipelines of a subject that is gone. */
   forget(subject: string): void {
-    this.#forget(subject);
+    inStore(`forget the journal of ${subject}`, () => this.#forget(subject));
   }
 
   /** The steps that are kept of a subject, oldest pipeline first. */
   times(subject: string): StepTime[] {
-    return this.#times.all(subject);
+    return inStore(`read the journal of ${subject}`, () => this.#times.all(subject));
   }
 
   /** What a daemon that died has left half done, oldest first. */
   unfinished(): UnfinishedPipeline[] {
-    return this.#unfinished.all().map(({ subject, pipeline }) => ({
-      subject,
-      pipeline,
-      begun: this.#begun.all(subject, pipeline).map(({ step }) => step),
-    }));
+    return inStore('read the journal', () =>
+      this.#unfinished.all().map(({ subject, pipeline }) => ({
+        subject,
+        pipeline,
+        begun: this.#begun.all(subject, pipeline).map(({ step }) => step),
+      })),
+    );
   }
 }

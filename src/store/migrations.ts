@@ -1,6 +1,7 @@
 import type { Database } from 'better-sqlite3';
 
-import { BerthError, wrap } from '../base/errors.ts';
+import { BerthError } from '../base/errors.ts';
+import { storeError } from './store-error.ts';
 
 /**
  * The schema, as the list of changes that made it. A change is never edited once it has shipped; the next one is added
@@ -80,7 +81,7 @@ export function migrate(db: Database, file: string): void {
         db.pragma(`user_version = ${index + 1}`);
       })();
     } catch (err) {
-      throw wrap(`migrate database ${file} to schema ${index + 1}`, err);
+      throw storeError(`migrate database ${file} to schema ${index + 1}`, err);
     }
   }
 }

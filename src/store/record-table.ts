@@ -1,6 +1,7 @@
 import type { Database, Statement } from 'better-sqlite3';
 
-import { wrap } from '../base/errors.ts';
+import { parseBody } from './parse-body.ts';
+import { inStore } from './store-error.ts';
 
 /** What every record has beside its own facts. */
 export interface StoredRecord {
@@ -39,28 +40,22 @@ export class RecordTable<R extends StoredRecord> {
 
   /** Adds or replaces a record. It is on disk when this returns, as far as a crash of the daemon is concerned. */
   put(record: R): void {
-    try {
-      const { id, name, state, createdAtUs } = record;
-      this.#put.run(id, name, state, createdAtUs, JSON.stringify(record), ...this.#extra.map((read) => read(record)));
-    } catch (err) {
-      throw wrap(`write ${this.#table} ${record.id}`, err);
-    }
+    const { id, name, state, createdAtUs } = record;
+    const extra = this.#extra.map((read) => read(record));
+    inStore(`write ${this.#table} ${id}`, () =>
+      this.#put.run(id, name, state, createdAtUs, JSON.stringify(record), ...extra),
+    );
   }
 
   /** Removes a record. A missing one is fine. */
   delete(id: string): void {
-    this.#delete.run(id);
+    inStore(`delete ${this.#table} ${id}`, () => this.#delete.run(id));
   }
 
-  /** All records, oldest first. */
+  /** All records, oldest first. Throws `internal` naming the table and the id of one that cannot be read. */
   all(): R[] {
-    return this.#all.all().map(({ id, body }) => {
-      try {
-        // Written by put() of this or an older version, whose fields are a subset.
-        return JSON.parse(body) as R;
-      } catch (err) {
-        throw wrap(`read ${this.#table} ${id}`, err);
-      }
-    });
+    const rows = inStore(`read ${this.#table}`, () => this.#all.all());
+    // Written by put() of this or an older version, whose fields are a subset.
+    return rows.map(({ id, body }) => parseBody(this.#table, id, body) as R);
   }
 }

@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe as suite, test } from 'node:test';
@@ -10,10 +20,39 @@ import Database from 'better-sqlite3';
 import fc from 'fast-check';
 
 import { systemClock } from '../base/clock.ts';
+import { kindOf } from '../base/errors.ts';
 import { type Journal, runSteps } from '../base/steps.ts';
 import { Store, type StoredTypes } from './store.ts';
+import { storeError } from './store-error.ts';
 
 const record = (id: string, state = 'ready') => ({ id, name: `name-${id}`, state, createdAtUs: 1, sandboxId: 's' });
+
+/** A program that opens the root folder in its first argument, then does `next`. */
+const openScript = (next: string): string => `
+  const { Store } = await import(${JSON.stringify(fileURLToPath(new URL('./store.ts', import.meta.url)))});
+  try {
+    const store = Store.open(process.argv[1], { nowUs: () => 0 });
+    store.sandboxes.put({ id: 'written', name: 'written', state: 'ready', createdAtUs: 1 });
+    console.log('opened');
+    ${next};
+    store.close();
+  } catch (err) { console.log(err.kind, err.message); }`;
+
+const runOther = (root: string): string =>
+  execFileSync(process.execPath, ['--input-type=module', '-e', openScript(''), root], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+
+const openFiles = (): string[] =>
+  readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return [readlinkSync(`/proc/self/fd/${fd}`)];
+    } catch {
+      // The one that lists the folder is gone by now.
+      return [];
+    }
+  });
 
 suite('Store', () => {
   let root: string;
@@ -138,27 +177,115 @@ suite('Store', () => {
     assert.deepEqual([store.images.all(), store.layers.allLayers()], [[], []]);
   });
 
+  test('a pipeline that is opened again starts anew', () => {
+    const first = store.journal.open('Stop', 'a');
+    for (const step of ['one', 'two']) {
+      first.begin(step);
+      first.end(step, 'ok', 1);
+    }
+    store.journal.finish('Stop', 'a');
+    store.journal.open('Stop', 'a').begin('one');
+    assert.deepEqual(store.journal.unfinished(), [{ pipeline: 'Stop', subject: 'a', begun: ['one'] }]);
+    assert.deepEqual(
+      store.journal.times('a').map(({ step, outcome }) => [step, outcome]),
+      [['one', 'running']],
+    );
+  });
+
   test('only root may read the files', () => {
-    for (const name of ['berth.db', 'berthd.lock']) assert.equal(statSync(join(root, name)).mode & 0o777, 0o600, name);
+    store.sandboxes.put(record('a'));
+    const modes = readdirSync(root).map((name) => [name, (statSync(join(root, name)).mode & 0o777).toString(8)]);
+    const names = ['berth.db', 'berth.db-shm', 'berth.db-wal', 'berthd.lock', 'berthd.pid'];
+    assert.deepEqual(
+      modes.sort(),
+      names.map((name) => [name, '600']),
+    );
+    const made = join(root, 'made', 'here');
+    Store.open(made, systemClock).close();
+    assert.equal(statSync(made).mode & 0o777, 0o700);
   });
 
   test('a root folder that is held names its holder, until that one is gone', () => {
-    const script = `
-      const { Store } = await import(${JSON.stringify(fileURLToPath(new URL('./store.ts', import.meta.url)))});
-      try { Store.open(process.argv[1], { nowUs: () => 0 }).close(); console.log('opened'); }
-      catch (err) { console.log(err.kind, err.message); }`;
-    const other = (): string =>
-      execFileSync(process.execPath, ['--input-type=module', '-e', script, root], {
-        encoding: 'utf8',
-        stdio: ['ignore', 'pipe', 'ignore'],
-      });
-    assert.match(
-      other(),
-      new RegExp(`^precondition root folder ${root} is in use by the berthd with pid ${process.pid}:`),
-    );
+    const held = new RegExp(`^precondition root folder ${root} is in use by the berthd with pid ${process.pid}:`);
+    assert.match(runOther(root), held);
+    assert.match(runOther(root), held, 'the one that was refused has changed nothing');
     store.close();
-    assert.match(other(), /^opened/);
+    assert.match(runOther(root), /^opened/);
     store = Store.open(root, systemClock);
+  });
+
+  test('kill -9 lets go of the root folder and keeps what was written', async () => {
+    store.close();
+    const child = spawn(
+      process.execPath,
+      ['--input-type=module', '-e', openScript('await new Promise(() => setInterval(() => {}, 60_000))'), root],
+      {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      },
+    );
+    const keepAlive = once(child, 'exit');
+    await once(child.stdout, 'data');
+    assert.throws(() => Store.open(root, systemClock), {
+      kind: 'precondition',
+      message: new RegExp(`pid ${child.pid}:`),
+    });
+    child.kill('SIGKILL');
+    await keepAlive;
+    store = Store.open(root, systemClock);
+    assert.deepEqual(
+      store.sandboxes.all().map(({ id }) => id),
+      ['written'],
+    );
+    assert.equal(readFileSync(join(root, 'berthd.pid'), 'utf8'), `${process.pid}\n`);
+  });
+
+  test('a file that is no database is named, and nothing stays open or held', () => {
+    for (const name of ['berth.db', 'berthd.lock']) {
+      const other = join(root, `with-bad-${name}`);
+      mkdirSync(other);
+      writeFileSync(join(other, name), 'not a database '.repeat(100));
+      assert.throws(
+        () => Store.open(other, systemClock),
+        (err) => err instanceof Error && err.message.includes(join(other, name)) && kindOf(err) === 'internal',
+      );
+      assert.deepEqual(
+        openFiles().filter((path) => path.startsWith(other)),
+        [],
+      );
+      rmSync(join(other, name));
+      Store.open(other, systemClock).close();
+    }
+  });
+
+  test('a record that cannot be read names its table and id', () => {
+    store.images.put({ id: 'sha256:1', sizeBytes: 1, createdAtUs: 1 });
+    store.sandboxes.put(record('a'));
+    const shell = new Database(join(root, 'berth.db'));
+    shell.pragma('ignore_check_constraints = ON');
+    shell.exec(`UPDATE images SET body = '{"id":'; UPDATE sandboxes SET body = '{"id":"b"}'`);
+    shell.close();
+    assert.throws(() => store.images.all(), { kind: 'internal', message: /^read images sha256:1: / });
+    assert.throws(() => store.sandboxes.all(), { kind: 'internal', message: /^read sandboxes a: / });
+  });
+
+  test('a shell that writes does not stop the daemon for long, which says so', () => {
+    const shell = new Database(join(root, 'berth.db'));
+    shell.exec('BEGIN IMMEDIATE');
+    const startedMs = performance.now();
+    const busy = { kind: 'unavailable', message: 'write sandboxes a' };
+    assert.throws(() => store.sandboxes.put(record('a')), busy);
+    assert.throws(() => store.transaction(() => store.sandboxes.put(record('a'))), { kind: 'unavailable' });
+    assert.throws(() => store.journal.open('Run', 'a'), { kind: 'unavailable', message: /journal of Run on a/ });
+    assert.ok(performance.now() - startedMs < 3000);
+    shell.close();
+    store.sandboxes.put(record('a'));
+  });
+
+  test('a full disk is told apart from a bug', () => {
+    const full = storeError('write', new Database.SqliteError('database or disk is full', 'SQLITE_FULL'));
+    const busy = storeError('write', new Database.SqliteError('locked', 'SQLITE_BUSY_SNAPSHOT'));
+    const bug = storeError('write', new Database.SqliteError('no such table', 'SQLITE_ERROR'));
+    assert.deepEqual([full, busy, bug].map(kindOf), ['exhausted', 'unavailable', 'internal']);
   });
 
   test('a database of a newer berthd is refused', () => {

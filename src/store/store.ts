@@ -1,14 +1,19 @@
 import { chmodSync, mkdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 
 import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
-import { because, wrap } from '../base/errors.ts';
+import { wrap } from '../base/errors.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
 import { migrate } from './migrations.ts';
 import { RecordTable, type StoredRecord } from './record-table.ts';
+import { RootHold } from './root-hold.ts';
+import { inStore, storeError } from './store-error.ts';
+
+/** How long a write waits for another process's (someone's sqlite3 shell): it holds up the event loop. */
+const BUSY_TIMEOUT_MS = 100;
 
 /** The types of what is stored; the rooms that own the records name them. */
 export interface StoredTypes {
@@ -28,9 +33,9 @@ export class Store<T extends StoredTypes> {
   readonly layers: LayerTable;
   readonly journal: JournalTable;
   readonly #db: Database.Database;
-  readonly #hold: Database.Database;
+  readonly #hold: RootHold;
 
-  private constructor(db: Database.Database, hold: Database.Database, clock: Clock) {
+  private constructor(db: Database.Database, hold: RootHold, clock: Clock) {
     this.#db = db;
     this.#hold = hold;
     this.sandboxes = new RecordTable(db, 'sandboxes');
@@ -45,78 +50,48 @@ export class Store<T extends StoredTypes> {
    * process that holds it already, or when a newer Berth has written it.
    */
   static open<T extends StoredTypes>(root: string, clock: Clock): Store<T> {
-    mkdirSync(root, { recursive: true, mode: 0o700 });
-    const hold = holdRoot(root);
-    const file = join(root, 'berth.db');
     try {
-      const db = openDatabase(file);
-      db.pragma('synchronous = NORMAL');
+      mkdirSync(root, { recursive: true, mode: 0o700 });
+    } catch (err) {
+      throw wrap(`make root folder ${root}`, err);
+    }
+    const hold = RootHold.take(root);
+    let db: Database.Database | undefined;
+    try {
+      const file = join(root, 'berth.db');
+      db = openDatabase(file);
       migrate(db, file);
       return new Store<T>(db, hold, clock);
     } catch (err) {
-      hold.close();
+      db?.close();
+      hold.release();
       throw err;
     }
   }
 
   /** Runs `fn` in one transaction: all of its writes or none. It must not await. */
   transaction<R>(fn: () => R): R {
-    return this.#db.transaction(fn)();
+    return inStore('write to the database', () => this.#db.transaction(fn)());
   }
 
-  /** Has everything written so far survive a crash of the machine. */
-  checkpoint(): void {
-    this.#db.pragma('wal_checkpoint(TRUNCATE)');
-  }
-
+  /** Closes the database and lets go of the root folder. */
   close(): void {
     this.#db.close();
-    this.#hold.close();
+    this.#hold.release();
   }
 }
 
 function openDatabase(file: string): Database.Database {
+  let db: Database.Database | undefined;
   try {
-    mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-    const db = new Database(file);
+    db = new Database(file, { timeout: BUSY_TIMEOUT_MS });
     chmodSync(file, 0o600);
     db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = NORMAL');
+    db.pragma('foreign_keys = ON');
     return db;
   } catch (err) {
-    throw wrap(`open database ${file}`, err);
-  }
-}
-
-/**
- * Holds a root folder for this process by a lock that the kernel drops with it, even after kill -9: an exclusive
- * transaction on a database that holds nothing but the holder's pid, kept open as long as the daemon runs.
- */
-function holdRoot(root: string): Database.Database {
-  const file = join(root, 'berthd.lock');
-  const db = new Database(file, { timeout: 0 });
-  try {
-    chmodSync(file, 0o600);
-    db.exec('CREATE TABLE IF NOT EXISTS holder (pid INTEGER)');
-    db.exec('DELETE FROM holder');
-    db.prepare('INSERT INTO holder VALUES (?)').run(process.pid);
-    // RESERVED keeps other writers out and lets readers see who it is.
-    db.exec('BEGIN IMMEDIATE');
-    return db;
-  } catch (err) {
-    const holder = readHolder(db);
-    db.close();
-    if (err instanceof Database.SqliteError && err.code === 'SQLITE_BUSY') {
-      throw because('precondition', `root folder ${root} is in use by ${holder}: stop it, or set another --root`, err);
-    }
-    throw wrap(`hold root folder ${root}`, err);
-  }
-}
-
-function readHolder(db: Database.Database): string {
-  try {
-    const row = db.prepare<[], { pid: number }>('SELECT pid FROM holder').get();
-    return row ? `the berthd with pid ${row.pid}` : 'another berthd';
-  } catch {
-    return 'another berthd';
+    db?.close();
+    throw storeError(`open database ${file}`, err);
   }
 }
