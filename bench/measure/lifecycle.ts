@@ -1,0 +1,149 @@
+import { randomUUID } from 'node:crypto';
+
+import {
+  type ContainerConfig,
+  CreateContainerRequest,
+  ExecSyncRequest,
+  ListPodSandboxRequest,
+  NamespaceMode,
+  PodSandboxConfig,
+  RemoveContainerRequest,
+  RemovePodSandboxRequest,
+  RunPodSandboxRequest,
+  RuntimeServiceService,
+  SecurityProfile_ProfileType,
+  StartContainerRequest,
+  StopContainerRequest,
+  StopPodSandboxRequest,
+} from '../../proto/gen/cri/api.ts';
+import type { Connection } from '../../src/cli/connection.ts';
+
+/** The calls of one pod's life, in order. */
+export const CALLS = [
+  'RunPodSandbox',
+  'CreateContainer',
+  'StartContainer',
+  'ExecSync',
+  'StopContainer',
+  'RemoveContainer',
+  'StopPodSandbox',
+  'RemovePodSandbox',
+] as const;
+
+export type Call = (typeof CALLS)[number];
+
+/** Sums that a kubelet waits for. */
+export const SUMS: Readonly<Record<'pod up' | 'pod down', readonly Call[]>> = Object.freeze({
+  'pod up': ['RunPodSandbox', 'CreateContainer', 'StartContainer'],
+  'pod down': ['StopContainer', 'RemoveContainer', 'StopPodSandbox', 'RemovePodSandbox'],
+});
+
+/** How long each call of one pod's life took, in milliseconds. */
+export type Sample = Readonly<Record<Call, number>>;
+
+/** What pods are made of. */
+export interface PodWish {
+  readonly image: string;
+  readonly runtimeHandler: string;
+  /** Empty: the endpoint's own. */
+  readonly cgroupParent: string;
+  /** Folder for container logs; it exists. */
+  readonly logDirectory: string;
+}
+
+/** Pods of any bench carry this label, so that those of an earlier one that was killed can be found. */
+const LABEL: Readonly<Record<string, string>> = Object.freeze({ 'bench.berth.dev/of': 'pods' });
+
+/** Ends at once on SIGTERM, as a well-behaved server does: what is measured is the runtime, not the grace period. */
+const COMMAND: readonly string[] = ['sh', '-c', 'trap "exit 0" TERM; sleep 1000000 & wait'];
+
+const GRACE_S = 10n;
+
+/** Brings one pod up, executes `true` in it and takes it down again. Throws on any failure; the pod may then be left. */
+export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSignal): Promise<Sample> {
+  const took = new Map<Call, number>();
+  const timed = async <T>(call: Call, begin: () => Promise<T>): Promise<T> => {
+    signal.throwIfAborted();
+    const startedMs = performance.now();
+    const answer = await begin();
+    took.set(call, performance.now() - startedMs);
+    return answer;
+  };
+  const service = RuntimeServiceService;
+  const config = sandboxConfig(wish);
+
+  const { podSandboxId } = await timed('RunPodSandbox', () =>
+    cri.call(service.runPodSandbox, RunPodSandboxRequest.create({ config, runtimeHandler: wish.runtimeHandler })),
+  );
+  const { containerId } = await timed('CreateContainer', () =>
+    cri.call(
+      service.createContainer,
+      CreateContainerRequest.create({ podSandboxId, config: containerConfig(wish), sandboxConfig: config }),
+    ),
+  );
+  await timed('StartContainer', () => cri.call(service.startContainer, StartContainerRequest.create({ containerId })));
+  const { exitCode } = await timed('ExecSync', () =>
+    cri.call(service.execSync, ExecSyncRequest.create({ containerId, cmd: ['true'], timeout: 30n })),
+  );
+  if (exitCode !== 0) throw new Error(`ExecSync true ended with ${exitCode}`);
+  await timed('StopContainer', () =>
+    cri.call(service.stopContainer, StopContainerRequest.create({ containerId, timeout: GRACE_S })),
+  );
+  await timed('RemoveContainer', () =>
+    cri.call(service.removeContainer, RemoveContainerRequest.create({ containerId })),
+  );
+  await timed('StopPodSandbox', () => cri.call(service.stopPodSandbox, StopPodSandboxRequest.create({ podSandboxId })));
+  await timed('RemovePodSandbox', () =>
+    cri.call(service.removePodSandbox, RemovePodSandboxRequest.create({ podSandboxId })),
+  );
+  return Object.fromEntries(took) as Record<Call, number>;
+}
+
+/** Stops and removes all pods of benches at this endpoint. Returns how many there were. */
+export async function removeBenchPods(cri: Connection): Promise<number> {
+  const service = RuntimeServiceService;
+  const request = ListPodSandboxRequest.create({ filter: { labelSelector: LABEL } });
+  const { items } = await cri.call(service.listPodSandbox, request);
+  for (const { id: podSandboxId } of items) {
+    await cri.call(service.stopPodSandbox, StopPodSandboxRequest.create({ podSandboxId }));
+    await cri.call(service.removePodSandbox, RemovePodSandboxRequest.create({ podSandboxId }));
+  }
+  return items.length;
+}
+
+function sandboxConfig({ cgroupParent, logDirectory }: PodWish): PodSandboxConfig {
+  const uid = randomUUID();
+  return PodSandboxConfig.create({
+    metadata: { name: `bench-${uid.slice(0, 8)}`, uid, namespace: 'bench', attempt: 0 },
+    hostname: `bench-${uid.slice(0, 8)}`,
+    logDirectory,
+    dnsConfig: { servers: ['192.0.2.53'], searches: ['bench.svc.cluster.local'], options: ['ndots:5'] },
+    labels: LABEL,
+    linux: {
+      cgroupParent,
+      securityContext: {
+        namespaceOptions: { network: NamespaceMode.POD, pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD },
+        seccomp: { profileType: SecurityProfile_ProfileType.RuntimeDefault },
+      },
+    },
+  });
+}
+
+/** What the kubelet asks for a best-effort container of a plain pod. */
+function containerConfig({ image }: PodWish): Parameters<typeof ContainerConfig.fromPartial>[0] {
+  return {
+    metadata: { name: 'main', attempt: 0 },
+    image: { image, userSpecifiedImage: image },
+    command: [...COMMAND],
+    envs: [{ key: 'KUBERNETES_SERVICE_HOST', value: Buffer.from('192.0.2.1') }],
+    labels: LABEL,
+    logPath: `${randomUUID()}.log`,
+    linux: {
+      resources: { cpuShares: 2n, oomScoreAdj: 1000n },
+      securityContext: {
+        namespaceOptions: { network: NamespaceMode.POD, pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD },
+        seccomp: { profileType: SecurityProfile_ProfileType.Unconfined },
+      },
+    },
+  };
+}

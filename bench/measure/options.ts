@@ -1,0 +1,90 @@
+import { parseArgs } from 'node:util';
+
+import type { Endpoint } from './rounds.ts';
+
+/** What the bench was asked to do. */
+export interface Options {
+  /** Empty: the bench starts its own. */
+  readonly endpoints: readonly Endpoint[];
+  /** Peers to start beside Berth. */
+  readonly peers: readonly string[];
+  /** Undefined: the bench's own, which only endpoints have that it started. */
+  readonly image: string | undefined;
+  readonly lifecycles: number;
+  readonly rounds: number;
+  readonly parallel: readonly number[];
+  readonly runtimeHandler: string;
+  /** OCI runtime of the endpoints that the bench starts. */
+  readonly runtime: string;
+  readonly cgroupParent: string;
+  /** Where to write the figures, besides bench/results. */
+  readonly json: string | undefined;
+}
+
+/** Says how to use the bench. */
+export const USAGE = `Usage: npm run bench -- [OPTION]...
+Measures the lives of pods at CRI endpoints, and prints a Markdown table. Without --endpoint it starts a berthd.
+
+  --endpoint [NAME=]unix:///PATH   measure this one; again for more: they take turns
+  --with containerd                start Debian's containerd as well, and compare
+  --image REFERENCE                image of the containers, with sh, sleep and true; needed with --endpoint
+  --lifecycles N                   pods that count, at each endpoint and number at a time (60)
+  --rounds N                       turns of each endpoint (3)
+  --parallel N,...                 how many pods at a time (1,4)
+  --runtime NAME                   OCI runtime of what the bench starts (runc)
+  --runtime-handler NAME           handler that pods ask for (the default one)
+  --cgroup-parent PATH             cgroup of the pods (a new one, or with --endpoint the endpoint's own)
+  --json FILE                      also write the figures there
+`;
+
+/** Reads the command line; undefined means that help is wanted. Throws with what is wrong. */
+export function parseOptions(args: readonly string[]): Options | undefined {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      endpoint: { type: 'string', multiple: true, default: [] },
+      with: { type: 'string', multiple: true, default: [] },
+      image: { type: 'string' },
+      lifecycles: { type: 'string', default: '60' },
+      rounds: { type: 'string', default: '3' },
+      parallel: { type: 'string', default: '1,4' },
+      runtime: { type: 'string', default: 'runc' },
+      'runtime-handler': { type: 'string', default: '' },
+      'cgroup-parent': { type: 'string', default: '' },
+      json: { type: 'string' },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  });
+  if (values.help) return undefined;
+  const endpoints = values.endpoint.map(parseEndpoint);
+  const unknown = values.with.find((peer) => peer !== 'containerd');
+  if (unknown !== undefined) throw new Error(`--with ${unknown}: only containerd can be started`);
+  if (endpoints.length > 0 && values.with.length > 0) throw new Error('--with and --endpoint exclude each other');
+  if (endpoints.length > 0 && values.image === undefined) throw new Error('--endpoint needs --image');
+  if (endpoints.length === 0 && values.image !== undefined) throw new Error('--image needs --endpoint');
+  const lifecycles = parseCount('--lifecycles', values.lifecycles);
+  return {
+    endpoints,
+    peers: values.with,
+    image: values.image,
+    lifecycles,
+    rounds: Math.min(parseCount('--rounds', values.rounds), lifecycles),
+    parallel: values.parallel.split(',').map((text) => parseCount('--parallel', text)),
+    runtimeHandler: values['runtime-handler'],
+    runtime: values.runtime,
+    cgroupParent: values['cgroup-parent'],
+    json: values.json,
+  };
+}
+
+function parseEndpoint(text: string, index: number): Endpoint {
+  const [, name = `endpoint ${index + 1}`, address] = /^(?:([^=/]+)=)?(unix:\/\/\/.+)$/.exec(text) ?? [];
+  if (address === undefined) throw new Error(`--endpoint ${text}: expected [NAME=]unix:///PATH`);
+  return { name, address };
+}
+
+function parseCount(option: string, text: string): number {
+  const count = Number(text);
+  if (!/^\d{1,6}$/.test(text) || count === 0) throw new Error(`${option} ${text}: expected a positive number`);
+  return count;
+}

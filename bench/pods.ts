@@ -1,0 +1,149 @@
+/** The bench of pods: reads its options, starts what it shall measure, measures, prints, and leaves nothing behind. */
+
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, cpus, loadavg, release, tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { describe } from '../src/base/errors.ts';
+import { type Floors, measureFloors } from './measure/floors.ts';
+import { type Options, parseOptions, USAGE } from './measure/options.ts';
+import { type Results, summarise, toMarkdown } from './measure/report.ts';
+import { type Endpoint, measure, type Plan } from './measure/rounds.ts';
+import { BENCH_IMAGE, BenchLab, repository } from './peers/bench-lab.ts';
+import { startBerthd } from './peers/berthd.ts';
+import { startContainerd } from './peers/containerd.ts';
+import type { StartedDaemon } from './peers/started-daemon.ts';
+
+const WARM_UP = 4;
+const IDLE_MS = 3000;
+const FLOOR_TIMES = 10;
+
+/** What must be undone, newest first. */
+type Closers = { name: string; close: () => Promise<void> | void }[];
+
+async function main(): Promise<number> {
+  let options: Options | undefined;
+  try {
+    options = parseOptions(process.argv.slice(2));
+  } catch (err) {
+    process.stderr.write(`bench: ${describe(err)}\n${USAGE}`);
+    return 2;
+  }
+  if (!options) {
+    process.stdout.write(USAGE);
+    return 0;
+  }
+  if (process.getuid?.() !== 0) {
+    process.stderr.write('bench: must run as root, as those who use CRI sockets do\n');
+    return 1;
+  }
+  const stop = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(name, () => {
+      process.stderr.write(`\nbench: ${name}: taking pods down\n`);
+      stop.abort(new Error(`stopped by ${name}`));
+    });
+  }
+  const closers: Closers = [];
+  let failed = false;
+  try {
+    const results = await bench(options, closers, stop.signal);
+    writeResults(results, options.json);
+    process.stdout.write(`\n${toMarkdown(results)}`);
+  } catch (err) {
+    process.stderr.write(`bench: ${describe(err)}\n`);
+    failed = true;
+  }
+  for (let part = closers.pop(); part; part = closers.pop()) {
+    try {
+      await part.close();
+    } catch (err) {
+      process.stderr.write(`bench: ${part.name}: ${describe(err)}\n`);
+      failed = true;
+    }
+  }
+  return failed ? 1 : 0;
+}
+
+async function bench(options: Options, closers: Closers, signal: AbortSignal): Promise<Results> {
+  const about = { startedAt: new Date().toISOString(), machine: describeMachine() };
+  const own = options.endpoints.length === 0 ? await startOwn(options, closers, signal) : undefined;
+  const floors = own && (await measureOwnFloors(options.runtime, own.lab, signal));
+  const logDirectory = own?.lab.logDirectory ?? makeLogDirectory(closers);
+  const plan: Plan = {
+    image: options.image ?? BENCH_IMAGE,
+    runtimeHandler: options.runtimeHandler,
+    cgroupParent: options.cgroupParent || (own?.lab.cgroupParent ?? ''),
+    logDirectory,
+    lifecycles: options.lifecycles,
+    rounds: options.rounds,
+    warmUp: WARM_UP,
+    parallel: options.parallel,
+    idleMs: IDLE_MS,
+  };
+  say(`${plan.lifecycles} pods at ${plan.parallel.join(' and ')} at a time, in ${plan.rounds} rounds`);
+  return summarise(await measure(own?.endpoints ?? options.endpoints, plan, signal), { ...about, floors });
+}
+
+async function startOwn(
+  options: Options,
+  closers: Closers,
+  signal: AbortSignal,
+): Promise<{ lab: BenchLab; endpoints: Endpoint[] }> {
+  const lab = new BenchLab();
+  closers.push({ name: 'the lab', close: () => lab.close() });
+  say('making the image');
+  const layout = await lab.makeImage();
+  const endpoints: Endpoint[] = [];
+  const started = ({ daemon, endpoint }: { daemon: StartedDaemon; endpoint: Endpoint }): void => {
+    closers.push({ name: endpoint.name, close: () => daemon.stop() });
+    endpoints.push(endpoint);
+  };
+  say('starting berthd');
+  started(await startBerthd(lab, layout, options.runtime, signal));
+  if (options.peers.includes('containerd')) {
+    say('starting containerd');
+    started(await startContainerd(lab, layout, options.runtime, signal));
+  }
+  return { lab, endpoints };
+}
+
+async function measureOwnFloors(runtime: string, lab: BenchLab, signal: AbortSignal): Promise<Floors> {
+  say(`measuring ${runtime} alone`);
+  return await measureFloors(runtime, lab.root, FLOOR_TIMES, signal);
+}
+
+function makeLogDirectory(closers: Closers): string {
+  const folder = mkdtempSync(join(tmpdir(), 'berth-bench-logs-'));
+  closers.push({ name: 'the logs', close: () => rmSync(folder, { recursive: true, force: true }) });
+  return folder;
+}
+
+/** What the figures depend on. */
+function describeMachine(): Results['machine'] {
+  const memory = /^MemTotal:\s+(\d+) kB$/m.exec(readFileSync('/proc/meminfo', 'utf8'));
+  return {
+    cpus: availableParallelism(),
+    model: cpus()[0]?.model ?? '',
+    memoryBytes: Number(memory?.[1] ?? 0) * 1024,
+    kernel: release(),
+    node: process.versions.node,
+    loadBefore: loadavg()[0] ?? 0,
+  };
+}
+
+function writeResults(results: Results, json: string | undefined): void {
+  const text = `${JSON.stringify(results, null, 2)}\n`;
+  const folder = join(repository, 'bench/results');
+  mkdirSync(folder, { recursive: true });
+  const file = join(folder, `pods-${results.startedAt.replaceAll(':', '')}.json`);
+  writeFileSync(file, text);
+  if (json !== undefined) writeFileSync(json, text);
+  say(`figures written to ${file}`);
+}
+
+function say(text: string): void {
+  process.stderr.write(`bench: ${text}\n`);
+}
+
+process.exitCode = await main();

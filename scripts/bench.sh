@@ -1,0 +1,18 @@
+#!/bin/sh
+# Measures the lives of pods: installs and builds what is missing, then runs bench/pods.ts. --help tells the options.
+set -eu
+cd "$(dirname "$0")/.."
+scripts/debian-packages.sh build run demo
+case " $* " in
+  *' --with containerd '* | *' --with=containerd '*)
+    # shellcheck source=scripts/debian-packages.sh
+    . scripts/debian-packages.sh
+    if [ -n "$(missing_debian_packages containerd)" ]; then
+      install_debian_packages containerd
+      systemctl disable containerd.service >/dev/null 2>&1 || true
+    fi
+    ;;
+esac
+scripts/npm-packages.sh
+scripts/build.sh
+exec node_modules/.bin/node bench/pods.ts "$@"
