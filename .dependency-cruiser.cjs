@@ -18,7 +18,6 @@ const besides = { proc: ['sys'] };
 const reserved = {
   '@bufbuild/protobuf': [],
   '@grpc/': ['server', 'cli'],
-  '@httptoolkit/dbus-native': ['runtime'],
   'better-sqlite3': ['store'],
   commander: ['cli', 'daemon'],
   koffi: ['sys'],

@@ -79,7 +79,7 @@ function floorSpec(example: {
 async function timeOf(program: string, args: readonly string[]): Promise<number> {
   const startedMs = performance.now();
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] });
-  const [code] = await once(child, 'exit');
+  const [code]: unknown[] = await once(child, 'exit');
   const tookMs = performance.now() - startedMs;
   if (code !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${code}`);
   return tookMs;

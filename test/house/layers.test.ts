@@ -10,7 +10,8 @@ const repository = fileURLToPath(new URL('../..', import.meta.url));
 
 /** A small house in which each module breaks the rule that it is listed with; the others break none. */
 const broken: readonly [file: string, imports: readonly string[], rules: readonly string[]][] = [
-  ['src/main.ts', ['./pod/pod.ts', 'pino'], []],
+  ['src/main.ts', ['./pod/pod.ts', './daemon/log.ts'], []],
+  ['src/daemon/log.ts', ['../pod/pod.ts', 'pino', 'commander'], []],
   ['src/base/log.ts', ['node:util'], []],
   ['src/pod/pod.ts', ['../store/fine.ts', '../base/log.ts'], []],
   ['src/store/fine.ts', ['better-sqlite3', '../base/log.ts'], []],
