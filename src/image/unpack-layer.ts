@@ -173,10 +173,9 @@ class LayerWriter {
 
   #folder(components: readonly string[], member: TarMember): void {
     const path = components.join('/');
-    // A folder may come twice: the last description counts.
-    this.#folders.delete(path);
     if (components.length > 0) this.#makeFolder(components);
     this.#root.implied.delete(path);
+    // A folder may come twice: the last description counts.
     this.#folders.set(path, { components, member });
   }
 

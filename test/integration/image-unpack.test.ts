@@ -218,6 +218,15 @@ describe('unpacked layers', { skip }, () => {
       { name: 'was-link', type: '2', link: '/etc' },
       { name: 'was-link/' },
       { name: 'was-link/passwd', data: 'mine' },
+      { name: 'real/x' },
+      { name: 'moved', type: '2', link: 'real' },
+      { name: 'moved/before' },
+      { name: 'moved/' },
+      { name: 'moved/after' },
+      { name: 'again/before' },
+      { name: 'again' },
+      { name: 'again/' },
+      { name: 'again/after' },
       { name: 'kept/', mode: 0o700 },
       { name: 'kept/inside' },
       { name: 'kept/', mode: 0o750 },
@@ -231,6 +240,8 @@ describe('unpacked layers', { skip }, () => {
     assert.ok(existsSync(join(diff, 'was-file/inside')));
     assert.ok(lstatSync(join(diff, 'was-link')).isDirectory());
     assert.equal(readFileSync(join(diff, 'was-link/passwd'), 'utf8'), 'mine');
+    assert.deepEqual(readdirSync(join(diff, 'real')).sort(), ['before', 'x']);
+    assert.deepEqual([readdirSync(join(diff, 'moved')), readdirSync(join(diff, 'again'))], [['after'], ['after']]);
     assert.equal(lstatSync(join(diff, 'kept')).mode & 0o7777, 0o750);
     assert.ok(existsSync(join(diff, 'kept/inside')));
     assert.equal(lstatSync(join(diff, 'other')).ino, lstatSync(join(diff, 'file')).ino);
@@ -252,6 +263,8 @@ describe('unpacked layers', { skip }, () => {
       { name: 'near', type: '2', link: '/real' },
       { name: 'near/four', data: '4' },
       { name: 'near/hard', type: '1', link: '/near/four' },
+      { name: 'sub/root', type: '2', link: '/made/on/the/way' },
+      { name: 'sub/root/six', data: '6' },
       { name: 'magic', type: '2', link: '/proc/self/root' },
       { name: 'magic/five', data: '5' },
     ]);
@@ -261,6 +274,7 @@ describe('unpacked layers', { skip }, () => {
     assert.equal(readFileSync(join(diff, outside, 'deeper/three'), 'utf8'), '3');
     assert.equal(readFileSync(join(diff, 'real/four'), 'utf8'), '4');
     assert.equal(lstatSync(join(diff, 'real/hard')).nlink, 2);
+    assert.equal(readFileSync(join(diff, 'made/on/the/way/six'), 'utf8'), '6');
     assert.equal(readFileSync(join(diff, 'proc/self/root/five'), 'utf8'), '5');
   });
 
