@@ -10,6 +10,7 @@ import type { CniAttachment } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
 import { type NamespaceKind, type NamespaceRequest, unpinNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
+import { findPause } from './find-pause.ts';
 import { sandboxName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { SandboxRecord } from './records.ts';
@@ -136,7 +137,7 @@ function placement({ enter, leave, procs }: ThreadPlacement): Pick<NamespaceRequ
 
 /** Kills the pause process, waits until it is gone, and lets go of the namespaces. Safe to repeat. */
 export async function endPause({ deps, id }: SandboxContext): Promise<void> {
-  const { pause } = deps.sandboxes.get(id);
+  const pause = deps.sandboxes.get(id).pause ?? findPause(deps.pausePath, id);
   if (pause) {
     killProcess(pause.pid, pause.startTime, 'SIGKILL');
     using signal = withDeadline(`end of pause process ${pause.pid} of sandbox ${id}`, 10_000);

@@ -37,6 +37,8 @@ export interface LayoutOptions {
   readonly config?: FixtureConfig;
   /** More files for the first layer: path without a leading slash, content. */
   readonly files?: Readonly<Record<string, string>>;
+  /** Adds to the root filesystem of the first layer what is more than a few texts. */
+  populate?(rootfs: string): Promise<void>;
   /** More layers on top: each is a set of files. A name such as `etc/.wh.gone` is a whiteout. */
   readonly layers?: readonly Readonly<Record<string, string>>[];
   readonly compression?: 'none' | 'gzip' | 'zstd';
@@ -74,6 +76,7 @@ export async function buildBusyboxLayout(dir: string, options: LayoutOptions): P
     const base = join(work, 'base');
     await makeBusyboxRootfs(base);
     await writeFiles(base, options.files ?? {});
+    await options.populate?.(base);
     const folders = [base];
     for (const [index, files] of (options.layers ?? []).entries()) {
       const folder = join(work, `layer-${index}`);

@@ -10,6 +10,8 @@ import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { assertNothingLeft, readMachineState } from './machine-state.ts';
+import { readPodTraces } from './pod-traces.ts';
+import { type TestNetwork, takeNetwork } from './test-network.ts';
 
 /** One method of a generated service definition. */
 export interface Method<Request, Response> {
@@ -21,7 +23,6 @@ export interface Method<Request, Response> {
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const START_TIMEOUT_MS = 20_000;
 const CALL_TIMEOUT_MS = 60_000;
-const BRIDGE = 'berthtest0';
 /** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
 const PORTMAP_BASE = /CNI-HOSTPORT-(DNAT|SETMARK|MASQ)/;
 
@@ -35,6 +36,7 @@ export class TestBerthd implements AsyncDisposable {
   readonly networks: string;
   readonly plugins: string;
   readonly endpoint: string;
+  readonly network: TestNetwork = takeNetwork();
   readonly #before = readMachineState();
   readonly #forwarding = readFileSync('/proc/sys/net/ipv4/ip_forward', 'utf8');
   #process: ChildProcess | undefined;
@@ -68,13 +70,13 @@ export class TestBerthd implements AsyncDisposable {
   useNetwork(plugin?: { readonly type: string }): void {
     const bridge = {
       type: 'bridge',
-      bridge: BRIDGE,
+      bridge: this.network.bridge,
       isGateway: true,
       ipMasq: true,
       ipam: {
         type: 'host-local',
         dataDir: join(this.root, 'addresses'),
-        ranges: [[{ subnet: '10.212.45.0/24' }]],
+        ranges: [[{ subnet: this.network.subnet }]],
         routes: [{ dst: '0.0.0.0/0' }],
       },
     };
@@ -108,6 +110,17 @@ export class TestBerthd implements AsyncDisposable {
     child.once('exit', () => resolve());
     child.kill(signal);
     await promise;
+  }
+
+  /** The running berthd's process. */
+  get pid(): number {
+    assert.ok(this.#process?.pid, 'berthd was not started');
+    return this.#process.pid;
+  }
+
+  /** Fails, naming it, when anything is left of pods although there are none. */
+  assertNoTraces(): void {
+    assert.deepEqual(readPodTraces(this), {}, 'left of pods that were removed');
   }
 
   /** Sends a request. Throws grpc's ServiceError. */
@@ -148,13 +161,17 @@ export class TestBerthd implements AsyncDisposable {
   /** Stops berthd, removes its folders and bridge, and looks whether anything is left on the machine. */
   async [Symbol.asyncDispose](): Promise<void> {
     const problem = await this.#removePods().catch((err: unknown) => err);
+    const traces = readPodTraces(this);
     this.#client?.close();
     await this.end('SIGTERM');
-    if (existsSync(`/sys/class/net/${BRIDGE}`)) execFileSync('ip', ['link', 'delete', BRIDGE]);
+    const { bridge } = this.network;
+    if (existsSync(`/sys/class/net/${bridge}`)) execFileSync('ip', ['link', 'delete', bridge]);
     writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
+    this.network.free();
     const after = readMachineState();
     for (const folder of [this.state, this.root]) rmSync(folder, { recursive: true, force: true });
     assert.equal(problem, undefined);
+    assert.deepEqual(traces, {}, 'left of pods that were removed');
     assertNothingLeft(this.#before, { ...after, rules: after.rules.filter((rule) => !PORTMAP_BASE.test(rule)) });
   }
 
