@@ -19,6 +19,7 @@ import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
+import { ObservedJournals } from '../pod/observed-journals.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
@@ -178,7 +179,7 @@ export class Daemon {
       sandboxes,
       containers,
       locks: new KeyedLock(),
-      journals: store.journal,
+      journals: new ObservedJournals(store.journal, meter, log),
       namespaces,
       processes,
       cni,

@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { silentLogger } from '../base/log.ts';
+import { silentMeter } from '../base/meter.ts';
+import { runSteps } from '../base/steps.ts';
+import { ObservedJournals } from './observed-journals.ts';
+
+test('every step is kept, counted by its outcome, and logged; so is its undo', async () => {
+  const seen: string[] = [];
+  const note = (text: string): void => void seen.push(text);
+  const kept = {
+    open: (pipeline: string, subject: string) => ({
+      begin: (step: string) => note(`begin ${pipeline} ${subject} ${step}`),
+      end: (step: string, outcome: string) => note(`end ${step} ${outcome}`),
+      undone: (step: string) => note(`undone ${step}`),
+    }),
+    finish: (pipeline: string, subject: string) => note(`finish ${pipeline} ${subject}`),
+    forget: (subject: string) => note(`forget ${subject}`),
+  };
+  const meter = {
+    ...silentMeter,
+    step: (pipeline: string, step: string, outcome: string) => note(`count ${pipeline} ${step} ${outcome}`),
+  };
+  const log = {
+    ...silentLogger,
+    info: (fields: object, message: string) => note(`${message} ${'step' in fields ? String(fields.step) : ''}`),
+  };
+  const journals = new ObservedJournals(kept, meter, log);
+  const steps = [
+    { name: 'one', run() {}, undo() {} },
+    { name: 'two', run: () => Promise.reject(new Error('x')) },
+  ];
+  await assert.rejects(runSteps(steps, null, new AbortController().signal, journals.open('Run', 'p')));
+  journals.forget('p');
+  assert.deepEqual(seen, [
+    'begin Run p one',
+    'end one ok',
+    'count Run one ok',
+    'begin Run p two',
+    'end two internal',
+    'count Run two internal',
+    'undone two',
+    'step undone two',
+    'undone one',
+    'step undone one',
+    'forget p',
+  ]);
+});

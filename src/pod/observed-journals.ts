@@ -1,0 +1,41 @@
+import type { Logger } from '../base/log.ts';
+import type { Meter } from '../base/meter.ts';
+import type { Journal } from '../base/steps.ts';
+import type { Journals } from './pod-deps.ts';
+
+/** Journals that also count each step and write it to the log: what the store keeps is gone with its pod. */
+export class ObservedJournals implements Journals {
+  readonly #kept: Journals;
+  readonly #meter: Meter;
+  readonly #log: Logger;
+
+  constructor(kept: Journals, meter: Meter, log: Logger) {
+    this.#kept = kept;
+    this.#meter = meter;
+    this.#log = log;
+  }
+
+  open(pipeline: string, subject: string): Journal {
+    const kept = this.#kept.open(pipeline, subject);
+    return {
+      begin: (step) => kept.begin(step),
+      end: (step, outcome, durationMs) => {
+        kept.end(step, outcome, durationMs);
+        this.#meter.step(pipeline, step, outcome, durationMs / 1000);
+        this.#log.debug({ pipeline, step, subject, outcome, ms: Math.round(durationMs * 100) / 100 }, 'step ended');
+      },
+      undone: (step, durationMs) => {
+        kept.undone(step, durationMs);
+        this.#log.info({ pipeline, step, subject, ms: Math.round(durationMs * 100) / 100 }, 'step undone');
+      },
+    };
+  }
+
+  finish(pipeline: string, subject: string): void {
+    this.#kept.finish(pipeline, subject);
+  }
+
+  forget(subject: string): void {
+    this.#kept.forget(subject);
+  }
+}
