@@ -68,10 +68,12 @@ describe('ExitWatch', () => {
   });
 
   it('reads, and forgets', () => {
+    watch.remove(id);
     watch.start();
     assert.equal(watch.read(id), undefined);
     end(id, '-1');
     assert.equal(watch.read(id)?.exitCode, -1);
+    writeFileSync(join(folder, 'exits', `${id}.VBQLZ3`), '');
     watch.remove(id);
     watch.remove(id);
     assert.deepEqual(readdirSync(join(folder, 'exits')), []);

@@ -62,9 +62,12 @@ export class ExitWatch {
     }
   }
 
-  /** Forgets a container that is removed. Missing is fine. */
+  /** Forgets a container that is removed, whose monitor has ended. Missing is fine. */
   remove(containerId: string): void {
-    rmSync(join(this.#folder, containerId), { force: true });
+    // A monitor that was killed while it wrote leaves the file under its temporary name.
+    for (const name of this.#names()) {
+      if (name.startsWith(containerId)) rmSync(join(this.#folder, name), { force: true });
+    }
   }
 
   /** Stops watching. */
@@ -80,7 +83,17 @@ export class ExitWatch {
   }
 
   #scan(): void {
-    for (const name of readdirSync(this.#folder)) this.#report(name);
+    for (const name of this.#names()) this.#report(name);
+  }
+
+  #names(): string[] {
+    try {
+      return readdirSync(this.#folder);
+    } catch (err) {
+      // It is made at start, and what a dead daemon left is removed before that.
+      if (err instanceof Error && 'code' in err && err.code === 'ENOENT') return [];
+      throw err;
+    }
   }
 
   #report(name: string): void {

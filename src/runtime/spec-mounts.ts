@@ -54,7 +54,13 @@ function defaultMounts(
   });
   return [
     ...DEV_MOUNTS,
-    { destination: '/dev/shm', type: 'bind', source: files.shm, options: ['rbind', 'rw'] },
+    // The flags are the source's own, but crun sets just what it is told.
+    {
+      destination: '/dev/shm',
+      type: 'bind',
+      source: files.shm,
+      options: ['rbind', 'nosuid', 'noexec', 'nodev', 'rw'],
+    },
     { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] },
     {
       destination: '/sys/fs/cgroup',
