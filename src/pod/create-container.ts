@@ -140,7 +140,7 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   await endProcess(deps, record.init, signal);
   await endProcess(deps, monitor, signal);
   await cgroup.remove(signal);
-  deps.runtime.exits.remove(id);
+  deps.runtime.forget(id);
 }
 
 async function endProcess(deps: PodDeps, known: ProcessIdentity | undefined, signal: AbortSignal): Promise<void> {

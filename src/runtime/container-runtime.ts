@@ -90,7 +90,7 @@ export class ContainerRuntime {
       const command = spec.process.args[0] ?? '';
       return await this.#monitor.create({ ...request, bundle, tty, command }, signal);
     } catch (err) {
-      this.#forget(containerId);
+      this.forget(containerId);
       throw err;
     }
   }
@@ -111,13 +111,21 @@ export class ContainerRuntime {
   }
 
   /**
-   * Kills what is left of a container and removes all that the runtime, the monitor and Berth keep of it, its exit
-   * included. An unknown one is fine, and so is a second time. The log stays.
+   * Kills what is left of a container and removes all that the OCI runtime keeps of it. An unknown one is fine, and so
+   * is a second time. forget() removes the rest, once the monitor has ended.
    */
   async deleteContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
     this.endExecs(containerId);
     await this.#oci(handler).delete(containerId, { force: true }, signal);
-    this.#forget(containerId);
+  }
+
+  /**
+   * Removes a container's bundle and exit; the log stays. Call it when the monitor has ended, which writes to both.
+   * Safe to repeat.
+   */
+  forget(containerId: string): void {
+    this.bundles.remove(containerId);
+    this.exits.remove(containerId);
   }
 
   /** What the OCI runtime itself says about a container; undefined when it knows none. */
@@ -145,10 +153,5 @@ export class ContainerRuntime {
 
   #oci(handler: Handler): OciRuntime {
     return new OciRuntime(handler, this.#processes);
-  }
-
-  #forget(containerId: string): void {
-    this.bundles.remove(containerId);
-    this.exits.remove(containerId);
   }
 }
