@@ -25,12 +25,19 @@ export function readMachineState(): MachineState {
   };
 }
 
-/** Fails, naming each mount, namespace, process, cgroup, network link or packet rule that is there now and was not. */
-export function assertNothingLeft(before: MachineState, after: MachineState = readMachineState()): void {
+/**
+ * Fails, naming each mount, namespace, process, cgroup, network link or packet rule that is there now and was not. With
+ * `own`, only those count that have one of these texts in their names.
+ */
+export function assertNothingLeft(
+  before: MachineState,
+  after: MachineState = readMachineState(),
+  own: readonly string[] = [''],
+): void {
   const left: Record<string, string[]> = {};
   for (const kind of ['mounts', 'namespaces', 'processes', 'cgroups', 'links', 'rules'] as const) {
     const known = new Set(before[kind]);
-    const added = after[kind].filter((name) => !known.has(name));
+    const added = after[kind].filter((name) => !known.has(name) && own.some((text) => name.includes(text)));
     if (added.length > 0) left[kind] = added;
   }
   assert.deepEqual(left, {}, `left on the machine: ${JSON.stringify(left, null, 1)}`);

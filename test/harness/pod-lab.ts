@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import type { ServiceError } from '@grpc/grpc-js';
@@ -60,6 +59,7 @@ export class PodLab {
   /** The handler for pods of this lab; '' is the default. */
   handler = '';
   #pods = 0;
+  #containers = 0;
 
   private constructor(berthd: TestBerthd, imageId: string) {
     this.berthd = berthd;
@@ -84,8 +84,8 @@ export class PodLab {
   }
 
   /** Removes all pods, so that a test that failed halfway does not make the next one fail, and looks what is left. */
-  async afterTest(test: TestContext, kept: readonly string[] = []): Promise<void> {
-    if (!test.passed) process.stderr.write(`berthd's log:\n${this.berthd.log()}\n`);
+  async afterTest(test: object, kept: readonly string[] = []): Promise<void> {
+    if ('passed' in test && test.passed === false) process.stderr.write(`berthd's log:\n${this.berthd.log()}\n`);
     const { items } = await this.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
     await Promise.all(items.flatMap(({ id }) => (kept.includes(id) ? [] : [this.removePod(id)])));
     if (kept.length === 0) this.berthd.assertNoTraces();
@@ -133,7 +133,8 @@ export class PodLab {
   }
 
   containerRequest(podSandboxId: string, fields: ContainerFields): CreateContainerRequest {
-    const name = fields.metadata?.name ?? 'main';
+    this.#containers += 1;
+    const name = fields.metadata?.name ?? `container-${this.#containers}`;
     const config = {
       metadata: { name },
       image: { image: this.image },
@@ -222,7 +223,7 @@ export function readLog(path: string): LogLine[] {
     .filter((line) => line !== '')
     .map((line) => {
       const [, time = '', stream = '', tag = '', text = ''] =
-        /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) (.*)$/.exec(line) ?? [];
+        /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) ([^\n]*)$/.exec(line) ?? [];
       assert.notEqual(time, '', `not a line of a CRI log: ${line}`);
       return { timeMs: Date.parse(time), stream, tag, text };
     });

@@ -3,18 +3,26 @@ import { join } from 'node:path';
 
 import Database from 'better-sqlite3';
 
+/** What there is of pods, by place; places where nothing is are left out. */
+export interface PodTraces {
+  readonly sandboxes?: readonly string[];
+  readonly bundles?: readonly string[];
+  readonly exits?: readonly string[];
+  /** State that OCI runtimes keep. */
+  readonly runtimes?: readonly string[];
+  readonly snapshots?: readonly string[];
+  readonly addresses?: readonly string[];
+  /** Cached results of network plugins. */
+  readonly networks?: readonly string[];
+  /** Of the database. */
+  readonly rows?: readonly string[];
+}
+
 /**
- * What a berthd keeps of pods and containers in its own folders, by place: files in the state folder, writable layers,
- * addresses and results of its network, log files it was told to write are not among them, and rows of its database.
- * Places where nothing is are left out, so that `{}` means that no pod has left anything.
+ * What a berthd keeps of pods and containers in its own folders and its database; `{}` when no pod has left anything.
+ * Images are not among it, nor are logs, which belong to the client.
  */
-export function readPodTraces({
-  root,
-  state,
-}: {
-  readonly root: string;
-  readonly state: string;
-}): Record<string, string[]> {
+export function readPodTraces({ root, state }: { readonly root: string; readonly state: string }): PodTraces {
   const places: Record<string, string[]> = {
     sandboxes: list(join(state, 'sandboxes')),
     bundles: list(join(state, 'containers')),
