@@ -15,7 +15,6 @@ import { startContainerd } from './peers/containerd.ts';
 import type { StartedDaemon } from './peers/started-daemon.ts';
 
 const WARM_UP = 4;
-const IDLE_MS = 3000;
 const FLOOR_TIMES = 10;
 
 /** What must be undone, newest first. */
@@ -79,7 +78,8 @@ async function bench(options: Options, closers: Closers, signal: AbortSignal): P
     rounds: options.rounds,
     warmUp: WARM_UP,
     parallel: options.parallel,
-    idleMs: IDLE_MS,
+    idleMs: options.idleMs,
+    say,
   };
   say(`${plan.lifecycles} pods at ${plan.parallel.join(' and ')} at a time, in ${plan.rounds} rounds`);
   return summarise(await measure(own?.endpoints ?? options.endpoints, plan, signal), { ...about, floors });
@@ -90,7 +90,7 @@ async function startOwn(
   closers: Closers,
   signal: AbortSignal,
 ): Promise<{ lab: BenchLab; endpoints: Endpoint[] }> {
-  const lab = new BenchLab();
+  const lab = new BenchLab({ tmpfs: options.tmpfs });
   closers.push({ name: 'the lab', close: () => lab.close() });
   say('making the image');
   const layout = await lab.makeImage();

@@ -17,6 +17,10 @@ export interface Options {
   /** OCI runtime of the endpoints that the bench starts. */
   readonly runtime: string;
   readonly cgroupParent: string;
+  /** How long the idle machine is watched, to know what is not the pods' doing. */
+  readonly idleMs: number;
+  /** Whether the state folders of what the bench starts are on a tmpfs, whatever /run is. */
+  readonly tmpfs: boolean;
   /** Where to write the figures, besides bench/results. */
   readonly json: string | undefined;
 }
@@ -34,6 +38,8 @@ Measures the lives of pods at CRI endpoints, and prints a Markdown table. Withou
   --runtime NAME                   OCI runtime of what the bench starts (runc)
   --runtime-handler NAME           handler that pods ask for (the default one)
   --cgroup-parent PATH             cgroup of the pods (a new one, or with --endpoint the endpoint's own)
+  --idle SECONDS                   how long to watch the idle machine first (3)
+  --tmpfs                          keep the state of what the bench starts on a tmpfs, where /run is none
   --json FILE                      also write the figures there
 `;
 
@@ -51,6 +57,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       runtime: { type: 'string', default: 'runc' },
       'runtime-handler': { type: 'string', default: '' },
       'cgroup-parent': { type: 'string', default: '' },
+      idle: { type: 'string', default: '3' },
+      tmpfs: { type: 'boolean', default: false },
       json: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
@@ -73,6 +81,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     runtimeHandler: values['runtime-handler'],
     runtime: values.runtime,
     cgroupParent: values['cgroup-parent'],
+    idleMs: parseCount('--idle', values.idle) * 1000,
+    tmpfs: values.tmpfs,
     json: values.json,
   };
 }

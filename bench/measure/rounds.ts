@@ -30,6 +30,8 @@ export interface Plan extends PodWish {
   readonly parallel: readonly number[];
   /** How long the idle machine is watched before the first round. */
   readonly idleMs: number;
+  /** Is told what goes on, for people who wait. */
+  readonly say: (text: string) => void;
 }
 
 /** One turn of one endpoint. Processor times in milliseconds. */
@@ -86,10 +88,14 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
       const endpoint = endpoints[index];
       if (endpoint) subjects.push(await prepare(endpoint, cri, plan));
     }
-    for (const subject of subjects) await takeTurn(subject, plan.warmUp, Math.max(...plan.parallel), 0, signal);
+    for (const subject of subjects) {
+      plan.say(`warming up ${subject.name}`);
+      await takeTurn(subject, plan.warmUp, Math.max(...plan.parallel), 0, signal);
+    }
     const idleMsPerSecond = await watchIdle(plan.idleMs, signal);
     for (const parallel of plan.parallel) {
       for (let round = 0; round < plan.rounds; round++) {
+        plan.say(`round ${round + 1} of ${plan.rounds} at ${parallel} at a time`);
         for (const subject of subjects) {
           const rounds = subject.levels.get(parallel) ?? [];
           subject.levels.set(parallel, rounds);

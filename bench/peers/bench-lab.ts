@@ -1,7 +1,17 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { buildBusyboxLayout } from '../../test/fakes/images.ts';
@@ -9,6 +19,10 @@ import { assertNothingLeft, type MachineState, readMachineState } from '../../te
 
 /** The checkout. */
 export const repository: string = fileURLToPath(new URL('../..', import.meta.url));
+
+const CGROUPS = '/sys/fs/cgroup';
+/** The bridge plugin switches it on for good. */
+const FORWARDING = '/proc/sys/net/ipv4/ip_forward';
 
 /** Reference of the image that pods of a bench are made of. */
 export const BENCH_IMAGE = 'localhost/berth-bench/busybox:1';
@@ -28,8 +42,10 @@ export class BenchLab {
   /** All pods of the bench are below it. */
   readonly cgroupParent: string;
   readonly #bridge: string;
+  readonly #forwarding = readFileSync(FORWARDING, 'utf8');
 
-  constructor() {
+  /** With `tmpfs` the state is on one even where /run is on the disk. */
+  constructor({ tmpfs }: { readonly tmpfs: boolean }) {
     this.#before = readMachineState();
     this.root = mkdtempSync('/var/lib/berth-bench-');
     this.state = join('/run', basename(this.root));
@@ -38,6 +54,9 @@ export class BenchLab {
     this.cgroupParent = `/${basename(this.root)}`;
     this.#bridge = `bench${randomBytes(4).toString('hex')}`;
     for (const folder of [this.state, this.cniConfDir, this.logDirectory]) mkdirSync(folder, { recursive: true });
+    if (tmpfs) execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', this.state]);
+    // The kubelet makes the cgroups of pods before it asks for a pod.
+    this.#makeCgroups();
     writeFileSync(join(this.cniConfDir, '10-bench.conflist'), JSON.stringify(this.#network()));
   }
 
@@ -48,15 +67,38 @@ export class BenchLab {
     return dir;
   }
 
-  close(): void {
+  /** Throws when the daemons did not take everything away themselves; then it goes here, as far as it can. */
+  async close(): Promise<void> {
+    const processes = await this.#removeCgroups();
     const mounts = this.#removeMounts();
+    writeFileSync(FORWARDING, this.#forwarding);
     if (existsSync(`/sys/class/net/${this.#bridge}`)) execFileSync('ip', ['link', 'delete', this.#bridge]);
-    const cgroups = globSync(`/sys/fs/cgroup/{,*/}${basename(this.cgroupParent)}`);
-    for (const folder of cgroups) rmdirSync(folder);
     rmSync(this.root, { recursive: true, force: true });
     rmSync(this.state, { recursive: true, force: true });
+    if (processes.length > 0) throw new Error(`the daemons left processes: ${processes.join(', ')}`);
     if (mounts.length > 0) throw new Error(`the daemons left mounts: ${mounts.join(', ')}`);
-    assertNothingLeft(this.#before);
+    try {
+      assertNothingLeft(this.#before);
+    } catch (err) {
+      // Without the comparison that node:assert adds.
+      if (err instanceof Error) err.message = err.message.split('\n+ actual', 1).join();
+      throw err;
+    }
+  }
+
+  /** Kills what is in the pods' cgroup and removes it. Returns the processes that were there. */
+  async #removeCgroups(): Promise<string[]> {
+    const folders = this.#cgroups().flatMap((top) => (existsSync(top) ? [...foldersBelow(top), top] : []));
+    const processes = new Set(
+      folders.flatMap((folder) => readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean)),
+    );
+    for (const pid of processes) process.kill(Number(pid), 'SIGKILL');
+    for (const folder of folders) {
+      // The dying leave their cgroup a moment later, and nothing tells when in version 1.
+      for (let left = 100; processes.size > 0 && left > 0 && !isEmpty(folder); left--) await setTimeout(20);
+      rmdirSync(folder);
+    }
+    return [...processes];
   }
 
   /** Takes away what would lead the removal of the folders astray. Returns what was there. */
@@ -64,9 +106,32 @@ export class BenchLab {
     const found = readFileSync('/proc/self/mountinfo', 'utf8')
       .split('\n')
       .map((line) => line.split(' ')[4] ?? '')
-      .filter((path) => path.startsWith(`${this.root}/`) || path.startsWith(`${this.state}/`));
+      .filter((path) => path === this.state || [this.root, this.state].some((dir) => path.startsWith(`${dir}/`)));
     for (const path of found.toReversed()) execFileSync('umount', ['--lazy', path]);
-    return found;
+    return found.filter((path) => path !== this.state);
+  }
+
+  /** The pods' cgroup in each hierarchy: one in version 2, one for each controller in version 1. */
+  #cgroups(): string[] {
+    const hierarchies = existsSync(join(CGROUPS, 'cgroup.procs'))
+      ? [CGROUPS]
+      : readdirSync(CGROUPS, { withFileTypes: true })
+          .filter((entry) => entry.isDirectory() && existsSync(join(CGROUPS, entry.name, 'cgroup.procs')))
+          .map((entry) => join(CGROUPS, entry.name));
+    return hierarchies.map((folder) => join(folder, this.cgroupParent));
+  }
+
+  #makeCgroups(): void {
+    for (const folder of this.#cgroups()) {
+      mkdirSync(folder, { recursive: true });
+      // Version 1 takes no process into a cpuset before these are set.
+      for (const name of ['cpuset.cpus', 'cpuset.mems']) {
+        const inherited = join(dirname(folder), name);
+        if (/\/cpuset\//.test(folder) && existsSync(inherited)) {
+          writeFileSync(join(folder, name), readFileSync(inherited, 'utf8'));
+        }
+      }
+    }
   }
 
   /** RFC 2544 keeps 198.18.0.0/15 for benchmarks: no network of the machine is in the way. */
@@ -90,4 +155,16 @@ export class BenchLab {
       ],
     };
   }
+}
+
+/** All folders below one, the deepest first. */
+function foldersBelow(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(folder, entry.name))
+    .flatMap((path) => [...foldersBelow(path), path]);
+}
+
+function isEmpty(cgroup: string): boolean {
+  return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8') === '';
 }

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+import { CALLS } from '../../bench/measure/lifecycle.ts';
+import type { Results } from '../../bench/measure/report.ts';
+
+const bench = fileURLToPath(new URL('../../bench/pods.ts', import.meta.url));
+const few = ['--lifecycles', '3', '--rounds', '2', '--idle', '1'];
+
+test('the bench measures a berthd and leaves nothing behind', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'berth-bench-smoke-'));
+  t.after(() => rmSync(dir, { recursive: true, force: true }));
+  const file = join(dir, 'figures.json');
+
+  // It fails by itself when something is left on the machine.
+  const args = [bench, ...few, '--parallel', '1,2', '--json', file];
+  const { stdout } = await promisify(execFile)(process.execPath, args);
+
+  const results: Results = JSON.parse(readFileSync(file, 'utf8'));
+  assert.deepEqual(
+    results.endpoints.map(({ name, levels }) => [name, levels.map(({ parallel }) => parallel)]),
+    [['berth', [1, 2]]],
+  );
+  for (const level of results.endpoints[0]?.levels ?? []) {
+    for (const name of [...CALLS, 'pod up', 'pod down']) {
+      const figures = level.calls[name];
+      assert.ok(figures, `${name} is measured`);
+      assert.equal(figures.count, 3, name);
+      assert.ok(0 < figures.min && figures.min <= figures.p50 && figures.p50 <= figures.p99, name);
+      assert.ok(figures.p99 < 30_000, `${name} takes ${figures.p99} ms`);
+    }
+    const parts = CALLS.slice(0, 3).map((name) => level.calls[name]?.min ?? 0);
+    assert.ok((level.calls['pod up']?.min ?? 0) >= parts.reduce((sum, part) => sum + part), 'pod up is a sum');
+    assert.ok(level.lifecyclesPerSecond > 0);
+    assert.ok(level.clientMsPerLifecycle > 0);
+  }
+  const memory = results.endpoints[0]?.memoryAfterBytes ?? 0;
+  assert.ok(20e6 < memory && memory < 400e6, `berthd holds ${memory} bytes`);
+  assert.ok((results.floors?.create.min ?? 0) > 0);
+  assert.match(stdout, /^\| pod up \|( +[\d.]+ \|){3}$/m);
+  assert.match(stdout, /^\| berth \(berth \d/m);
+});
+
+test('the bench takes its pods down when it is interrupted', async () => {
+  const child = spawn(process.execPath, [bench, '--lifecycles', '1000', '--parallel', '2', '--idle', '1'], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  const exited = once(child, 'exit');
+  const lines: string[] = [];
+  const reader = createInterface({ input: child.stderr });
+  reader.on('line', (line) => {
+    lines.push(line);
+    if (/round 1 of/.test(line)) child.kill('SIGINT');
+  });
+  const [code] = await exited;
+
+  assert.equal(code, 1);
+  const said = lines.filter(
+    (line) => !/making|starting|measuring|1000 pods|warming up|round 1 of/.test(line) && line !== '',
+  );
+  assert.deepEqual(said, ['bench: SIGINT: taking pods down', 'bench: stopped by SIGINT']);
+  assert.deepEqual(
+    readdirSync('/run').filter((name) => name.startsWith('berth-bench-')),
+    [],
+  );
+});
