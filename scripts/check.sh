@@ -15,7 +15,7 @@ fi
 check_types() { tsc --noEmit; }
 check_any() { node scripts/check-any.ts; }
 check_lint() { biome ci --error-on-warnings --max-diagnostics=100 --colors=off; }
-check_unused() { knip --no-progress --treat-config-hints-as-errors; }
+check_unused() { env -u CI knip --no-progress --treat-config-hints-as-errors; }
 check_generated() { scripts/generate.sh --check; }
 check_text() { node scripts/check-text.ts; }
 
