@@ -60,7 +60,7 @@ test('the bench takes its pods down when it is interrupted', async () => {
     lines.push(line);
     if (/round 1 of/.test(line)) child.kill('SIGINT');
   });
-  const [code] = await exited;
+  const [code]: unknown[] = await exited;
 
   assert.equal(code, 1);
   const said = lines.filter(
