@@ -50,6 +50,7 @@ test('the bench measures a berthd and leaves nothing behind', async (t) => {
 });
 
 test('the bench takes its pods down when it is interrupted', async () => {
+  const labsBefore = labs();
   const child = spawn(process.execPath, [bench, '--lifecycles', '1000', '--parallel', '2', '--idle', '1'], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
@@ -67,8 +68,10 @@ test('the bench takes its pods down when it is interrupted', async () => {
     (line) => !/making|starting|measuring|1000 pods|warming up|round 1 of/.test(line) && line !== '',
   );
   assert.deepEqual(said, ['bench: SIGINT: taking pods down', 'bench: stopped by SIGINT']);
-  assert.deepEqual(
-    readdirSync('/run').filter((name) => name.startsWith('berth-bench-')),
-    [],
-  );
+  assert.deepEqual(labs(), labsBefore);
 });
+
+/** The state folders of benches; one that was killed may have left its own. */
+function labs(): string[] {
+  return readdirSync('/run').filter((name) => name.startsWith('berth-bench-'));
+}
