@@ -34,6 +34,8 @@ function freeSubnet(): string {
 }
 
 function writeConfiguration(): string {
+  // Pods of an earlier demo may still run on it.
+  if (existsSync(CONFIG)) return 'as it was';
   const subnet = freeSubnet();
   mkdirSync(NETWORKS, { recursive: true, mode: 0o700 });
   if (!existsSync(FORWARDING_BEFORE)) writeFileSync(FORWARDING_BEFORE, readFileSync(FORWARDING, 'utf8'));
@@ -96,6 +98,12 @@ async function runDemo(): Promise<void> {
   );
   await step('start berthd', startBerthd, () => ENDPOINT);
   await step("make an image from Debian's busybox and load it", loadImage, (image) => image);
+  const adopted = JSON.parse(await berth('--json', 'pods')) as { ip: string }[];
+  if (adopted.length > 0) {
+    console.log(`\n${await berth('pods')}`);
+    showState(adopted[0]?.ip ?? '');
+    return;
+  }
   const pod = await step(
     'run a pod with a web server',
     async () =>

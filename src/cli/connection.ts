@@ -55,10 +55,12 @@ export class Connection {
 
   #explain(err: ServiceError): CliError {
     const path = this.#address.replace(/^unix:(\/\/)?/, '');
-    if (err.code === status.UNAVAILABLE && /EACCES/.test(err.details)) {
+    // berthd itself answers Unavailable too, when a registry refuses it: only gRPC's own words tell of the socket.
+    const isUnconnected = err.code === status.UNAVAILABLE && err.details.startsWith('No connection established');
+    if (isUnconnected && err.details.includes('EACCES')) {
       return new CliError(`may not connect to ${path}`, 'run it as root: whoever may use the socket owns the node');
     }
-    if (err.code === status.UNAVAILABLE && /ENOENT|ECONNREFUSED|No connection established/.test(err.details)) {
+    if (isUnconnected) {
       return new CliError(
         `no berthd answers on ${path}`,
         'start one (bin/berthd), or name its socket: --socket unix:///run/berth/berth.sock',
