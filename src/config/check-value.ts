@@ -33,7 +33,7 @@ export function findProblem(kind: Kind, value: unknown): string | undefined {
         ? undefined
         : expected('an address and a port, such as 127.0.0.1:9190 or [::1]:0');
     case 'duration':
-      return typeof value === 'string' && parseDuration(value) !== undefined
+      return typeof value === 'string' && (parseDuration(value) ?? 0) > 0
         ? undefined
         : expected('a duration such as "30s" or "1m30s"');
     case 'count':
@@ -58,7 +58,7 @@ const UNIT_MS: Readonly<Record<string, number>> = Object.freeze({ ms: 1, s: 1000
 
 /** Milliseconds of a text such as `1h`, `1m30s` or `250ms`; undefined for anything else, and beyond 24 days. */
 export function parseDuration(text: string): number | undefined {
-  if (!/^(\d{1,9}(ms|s|m|h))+$/.test(text)) return undefined;
+  if (!/^(\d{1,10}(ms|s|m|h))+$/.test(text)) return undefined;
   let totalMs = 0;
   for (const [, digits = '', unit = ''] of text.matchAll(/(\d+)(ms|s|m|h)/g))
     totalMs += Number(digits) * (UNIT_MS[unit] ?? 0);
@@ -66,12 +66,29 @@ export function parseDuration(text: string): number | undefined {
   return totalMs <= 2_147_483_647 ? totalMs : undefined;
 }
 
+/** The shortest text that parseDuration() reads as this many milliseconds, in whole units. */
+export function formatDuration(durationMs: number): string {
+  const unit = ['h', 'm', 's'].find((name) => durationMs % (UNIT_MS[name] ?? 1) === 0) ?? 'ms';
+  return `${durationMs / (UNIT_MS[unit] ?? 1)}${unit}`;
+}
+
 /** A value as TOML. */
 export function toToml(value: TomlValue): string {
   if (typeof value === 'number') return String(value);
-  return typeof value === 'string'
-    ? JSON.stringify(value)
-    : `[${value.map((item) => JSON.stringify(item)).join(', ')}]`;
+  return typeof value === 'string' ? quote(value) : `[${value.map(quote).join(', ')}]`;
+}
+
+/** A value as an error shows it. */
+export function show(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (Array.isArray(value)) return 'a list';
+  return value instanceof Date ? 'a date' : 'a table';
+}
+
+function quote(text: string): string {
+  // TOML wants DEL escaped, and JSON does not do it.
+  return JSON.stringify(text).replaceAll('\x7f', '\\u007f');
 }
 
 function isPath(value: unknown): boolean {
@@ -79,13 +96,6 @@ function isPath(value: unknown): boolean {
 }
 
 function isSocket(value: unknown): boolean {
-  if (typeof value !== 'string' || !value.startsWith('unix:///')) return false;
+  if (typeof value !== 'string' || !value.startsWith('unix:///') || value.endsWith('/')) return false;
   return Buffer.byteLength(value.slice('unix://'.length)) <= MAX_SOCKET_PATH_BYTES && !value.includes('\0');
-}
-
-function show(value: unknown): string {
-  if (typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean')
-    return JSON.stringify(value);
-  if (Array.isArray(value)) return 'a list';
-  return value instanceof Date ? 'a date' : 'a table';
 }

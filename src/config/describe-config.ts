@@ -1,15 +1,16 @@
-import { toToml } from './check-value.ts';
+import { formatDuration, toToml } from './check-value.ts';
 import type { Config } from './load-config.ts';
-import { HANDLER_KEYS, TABLES, TOP_KEYS, type TomlValue } from './schema.ts';
+import { HANDLER_KEYS, type KeySpec, TABLES, TOP_KEYS, type TomlValue } from './schema.ts';
 
 /** The configuration in force as TOML, every key written out. */
 export function describeConfig(config: Config): string {
   const from = config.sources.length > 0 ? config.sources.join(', ') : 'no file: all defaults';
   const lines = [`# from ${from}`];
-  for (const key of Object.keys(TOP_KEYS)) lines.push(assignment(key, valueAt(config, key)));
+  for (const [key, spec] of Object.entries(TOP_KEYS)) lines.push(assignment(key, valueAt(config, key, spec)));
   for (const [table, keys] of Object.entries(TABLES)) {
     lines.push('', `[${table}]`);
-    for (const key of Object.keys(keys)) lines.push(assignment(key, valueAt(config, `${table}.${key}`)));
+    for (const [key, spec] of Object.entries<KeySpec>(keys))
+      lines.push(assignment(key, valueAt(config, `${table}.${key}`, spec)));
   }
   for (const [name, handler] of Object.entries(config.runtime.handlers)) {
     lines.push('', `[runtime.handlers.${name}]`);
@@ -51,10 +52,10 @@ function assignment(key: string, value: TomlValue): string {
   return `${key} = ${toToml(value)}`;
 }
 
-function valueAt(config: Config, path: string): TomlValue {
-  if (path === 'image.pull_timeout') return `${config.image.pullTimeoutMs / 1000}s`;
+function valueAt(config: Config, path: string, { kind }: KeySpec): TomlValue {
+  const isDuration = kind.type === 'duration';
   let value: unknown = config;
-  for (const part of path.split('.')) {
+  for (const part of (isDuration ? `${path}_ms` : path).split('.')) {
     const name = part.replaceAll(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
     value =
       typeof value === 'object' && value !== null
@@ -62,7 +63,7 @@ function valueAt(config: Config, path: string): TomlValue {
         : undefined;
   }
   // The test that goes over all keys fails for one that Config does not have.
-  return value as TomlValue;
+  return isDuration ? formatDuration(value as number) : (value as TomlValue);
 }
 
 function wrapText(text: string, width: number): string[] {

@@ -29,6 +29,15 @@ export function keyLines(toml: string): Map<string, number> {
   return lines;
 }
 
+/** The line of a key; of the nearest table around it for one inside `{ }`, which has none of its own. */
+export function lineOf(lines: ReadonlyMap<string, number>, path: string): number {
+  for (let at = path; at !== ''; at = at.slice(0, Math.max(0, at.lastIndexOf('.')))) {
+    const line = lines.get(at);
+    if (line !== undefined) return line;
+  }
+  return 1;
+}
+
 function note(lines: Map<string, number>, parts: readonly string[], line: number): void {
   for (let depth = 1; depth <= parts.length; depth++) {
     const path = parts.slice(0, depth).join('.');
@@ -80,6 +89,8 @@ function endOfText(toml: string, start: number): number {
   if (toml.startsWith(long, start)) {
     let end = start + 3;
     while (end < toml.length && !toml.startsWith(long, end)) end += quote === '"' && toml[end] === '\\' ? 2 : 1;
+    // Up to two quotes may stand directly before the three that end it.
+    for (let more = 0; more < 2 && toml[end + 3] === quote; more++) end += 1;
     return end + 2;
   }
   let end = start + 1;

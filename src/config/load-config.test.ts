@@ -7,9 +7,74 @@ import { afterEach, beforeEach, describe as suite, test } from 'node:test';
 import fc from 'fast-check';
 import { stringify } from 'smol-toml';
 
+import { kindOf } from '../base/errors.ts';
+import { formatDuration, parseDuration } from './check-value.ts';
 import { describeConfig, renderDefaultFile } from './describe-config.ts';
 import { keyLines } from './key-lines.ts';
 import { type Config, loadConfig } from './load-config.ts';
+import { type KeySpec, type Kind, TABLES } from './schema.ts';
+
+/** Values that a key of this kind may have. */
+function valuesOf(kind: Kind): fc.Arbitrary<unknown> {
+  const path = fc.string({ unit: 'binary' }).map((text) => `/${text.replaceAll('\0', '')}`);
+  const name = fc.stringMatching(/^[\w.-]{1,8}$/);
+  switch (kind.type) {
+    case 'text':
+      return fc.string({ unit: 'binary' });
+    case 'path':
+      return kind.mayBeEmpty ? fc.oneof(path, fc.constant('')) : path;
+    case 'program':
+      return fc.oneof(path, name);
+    case 'name':
+      return name;
+    case 'word':
+      return fc.constantFrom(...kind.words);
+    case 'socket':
+      return fc.stringMatching(/^[a-z]{1,50}$/).map((text) => `unix:///run/${text}`);
+    case 'address':
+      return fc.tuple(fc.constantFrom('127.0.0.1', '[::1]', 'node'), fc.nat(65_535)).map((parts) => parts.join(':'));
+    case 'duration':
+      return fc.integer({ min: 1, max: 2_147_483_647 }).map(formatDuration);
+    case 'count':
+      return fc.integer({ min: kind.min, max: kind.max });
+    case 'list':
+      return fc.array(valuesOf(kind.of), { maxLength: 3 });
+  }
+}
+
+/** Documents that set some of the keys in tables; those that must fit each other are left alone. */
+const anyDocument: fc.Arbitrary<Record<string, Record<string, unknown> | undefined>> = fc.record(
+  Object.fromEntries(
+    Object.entries(TABLES).map(([table, keys]) => [
+      table,
+      fc.record(
+        Object.fromEntries(
+          Object.entries<KeySpec>(keys)
+            .filter(([key]) => !key.startsWith('tls_') && key !== 'default_runtime')
+            .map(([key, { kind }]) => [key, valuesOf(kind)]),
+        ),
+        { requiredKeys: [], noNullPrototype: true },
+      ),
+    ]),
+  ),
+  { requiredKeys: [], noNullPrototype: true },
+);
+
+function inConfig(config: Config, table: string, key: string): unknown {
+  const camel = key.replaceAll(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+  const section: unknown = Object.entries(config).find(([name]) => name === table)?.[1];
+  return Object.entries(Object(section)).find(([name]) => name === camel)?.[1];
+}
+
+test('a duration reads back as what was written', () => {
+  fc.assert(
+    fc.property(fc.nat(2_147_483_647), (durationMs) => {
+      assert.equal(parseDuration(formatDuration(durationMs)), durationMs);
+    }),
+  );
+  assert.deepEqual(['1m30s', '250ms', '1h'].map(parseDuration), [90_000, 250, 3_600_000]);
+  assert.deepEqual(['', '5', 's', '1.5s', '-1s', '1 s', '600h'].map(parseDuration), Array(7).fill(undefined));
+});
 
 suite('loadConfig', () => {
   let dir: string;
@@ -107,7 +172,50 @@ suite('loadConfig', () => {
       '[image]\npull_timeout = "soon"\n',
       '2: image.pull_timeout: expected a duration such as "30s" or "1m30s", got "soon"',
     ],
-    ['a value for a table', 'cni = 3\n', '1: cni: expected a table'],
+    ['a value for a table', 'cni = 3\n', '1: cni: expected a table, got 3'],
+    ['a list of tables', '\n[[runtime]]\n', '2: runtime: expected a table, got a list'],
+    [
+      'no number',
+      '[runtime]\npids_limit = nan\n',
+      '2: runtime.pids_limit: expected a number from 0 to 4194304, got NaN',
+    ],
+    [
+      'no time at all',
+      '[image]\npull_timeout = "0s"\n',
+      '2: image.pull_timeout: expected a duration such as "30s" or "1m30s", got "0s"',
+    ],
+    [
+      'a socket that is a folder',
+      'listen = "unix:///run/"\n',
+      '1: listen: expected unix:// and an absolute path of at most 107 bytes, got "unix:///run/"',
+    ],
+    ['a key inside braces', '\nruntime = { pids_limit = "x" }\n', /^:2: runtime\.pids_limit: expected a number/],
+    ['a key after quotes in a row', "root = '''\n/a''''\nstate = 3\n", /^:3: state: expected an absolute path, got 3$/],
+    [
+      'a handler that reads as a key of another',
+      '[runtime.handlers."runc.path"]\npath = "x"\n',
+      '1: runtime.handlers.runc.path: a handler is named by at most 63 small letters, digits and -',
+    ],
+    [
+      'a handler called auto',
+      '[runtime.handlers.auto]\npath = "x"\n',
+      '1: runtime.handlers.auto: auto stands for the first that works, so no handler has this name',
+    ],
+    [
+      'a default that is no handler',
+      '[runtime]\ndefault_runtime = "rnc"\n',
+      '2: runtime.default_runtime: no handler is called rnc; did you mean runc?',
+    ],
+    [
+      'a certificate without its key',
+      '[stream]\ntls_cert = "/c"\n',
+      '2: stream.tls_cert: needs stream.tls_key as well',
+    ],
+    [
+      'certificates of clients without one of its own',
+      '[stream]\ntls_client_ca = "/c"\n',
+      '2: stream.tls_client_ca: needs stream.tls_cert as well',
+    ],
     ['a handler without a path', '[runtime.handlers.kata]\n', '1: runtime.handlers.kata: has no path'],
     [
       'an unknown key of a handler',
@@ -116,7 +224,15 @@ suite('loadConfig', () => {
     ],
   ] as const) {
     test(`${what} is an error that names file, line and key`, () => {
-      assert.throws(() => load(text), { kind: 'invalid', message: `${file}:${message}` });
+      assert.throws(
+        () => load(text),
+        (err) => {
+          assert.ok(err instanceof Error && kindOf(err) === 'invalid');
+          if (typeof message === 'string') assert.equal(err.message, `${file}:${message}`);
+          else assert.match(err.message.slice(file.length), message);
+          return true;
+        },
+      );
     });
   }
 
@@ -136,8 +252,42 @@ suite('loadConfig', () => {
     });
   });
 
+  test('what belongs together may stand in several files, in any order', () => {
+    mkdirSync(`${file}.d`);
+    writeFileSync(join(`${file}.d`, '10.toml'), '[runtime.handlers.kata]\nroot = "/x"\n[stream]\ntls_key = "/k"\n');
+    writeFileSync(join(`${file}.d`, '20.toml'), '[runtime.handlers.kata]\npath = "/kata"\n[stream]\ntls_cert = "/c"\n');
+    const config = load('[runtime]\ndefault_runtime = "kata"\n');
+    assert.deepEqual(config.runtime.handlers['kata'], { path: '/kata', root: '/x', type: 'oci' });
+    rmSync(join(`${file}.d`, '20.toml'));
+    assert.throws(() => loadConfig({ file }), {
+      message: `${join(`${file}.d`, '10.toml')}:1: runtime.handlers.kata: has no path`,
+    });
+  });
+
+  test('whatever is configured is in force, and is shown so that it reads back', () => {
+    fc.assert(
+      fc.property(anyDocument, (document) => {
+        const config = load(stringify(document));
+        for (const [name, table] of Object.entries(document)) {
+          for (const [key, value] of Object.entries(table ?? {})) {
+            const isDuration = key === 'pull_timeout';
+            const found = inConfig(config, name, isDuration ? `${key}_ms` : key);
+            if (isDuration) assert.equal(formatDuration(Number(found)), value);
+            else if (value !== '') assert.deepEqual(found, value, `${name}.${key}`);
+          }
+        }
+        const { sources: _, ...shown } = load(describeConfig(config));
+        const { sources: __, ...before } = config;
+        assert.deepEqual(shown, before);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
   test('what is shown reads back as the same configuration', () => {
-    const { sources: _, ...config } = load('[image]\npinned_images = ["x*"]\n[runtime.handlers.kata]\npath = "kata"\n');
+    const { sources: _, ...config } = load(
+      '[image]\npinned_images = ["x*", "del\\u007f"]\n[runtime.handlers.kata]\npath = "kata"\n',
+    );
     const { sources: __, ...again } = load(describeConfig({ ...config, sources: [] }));
     assert.deepEqual(again, config);
   });

@@ -169,5 +169,5 @@ export const DEFAULT_HANDLERS: Readonly<Record<string, { readonly path: string }
   runc: { path: 'runc' },
 });
 
-/** How a handler may be called. */
-export const HANDLER_NAME: RegExp = /^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$/;
+/** How a handler may be called: what a RuntimeClass may name, a DNS label of RFC 1123. */
+export const HANDLER_NAME: RegExp = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;

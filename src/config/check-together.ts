@@ -1,0 +1,33 @@
+import { invalid } from '../base/errors.ts';
+import { suggest, type Values } from './read-values.ts';
+import { DEFAULT_HANDLERS } from './schema.ts';
+
+/** Checks what only shows when all files are merged. Throws `invalid` naming file, line and key. */
+export function checkTogether(values: Values): void {
+  const fail = (path: string, problem: string): never => {
+    throw invalid(`${values.get(path)?.at ?? 'defaults'}: ${path}`, problem);
+  };
+  const text = (path: string): string => String(values.get(path)?.value ?? '');
+  const handlers = handlerNames(values);
+  for (const name of handlers) {
+    const path = `runtime.handlers.${name}`;
+    if (!Object.hasOwn(DEFAULT_HANDLERS, name) && !values.has(`${path}.path`)) fail(path, 'has no path');
+  }
+  const chosen = text('runtime.default_runtime') || 'auto';
+  if (chosen !== 'auto' && !handlers.includes(chosen)) {
+    fail('runtime.default_runtime', `no handler is called ${chosen}${suggest(chosen, ['auto', ...handlers])}`);
+  }
+  for (const [path, needed] of [
+    ['stream.tls_cert', 'stream.tls_key'],
+    ['stream.tls_key', 'stream.tls_cert'],
+    ['stream.tls_client_ca', 'stream.tls_cert'],
+  ] as const) {
+    if (text(path) !== '' && text(needed) === '') fail(path, `needs ${needed} as well`);
+  }
+}
+
+/** The handlers that are there: the built-in ones, and those that have a table. */
+export function handlerNames(values: Values): string[] {
+  const configured = [...values.keys()].flatMap((path) => /^runtime\.handlers\.([^.]+)$/.exec(path)?.[1] ?? []);
+  return [...new Set([...Object.keys(DEFAULT_HANDLERS), ...configured])];
+}
