@@ -34,6 +34,7 @@ import { readHostFacts } from '../runtime/host-facts.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
 import { buildServices } from '../server/services.ts';
+import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { notifySystemd } from '../sys/notify-systemd.ts';
@@ -80,7 +81,7 @@ export class Daemon {
 
   /** Stops serving, waits for what is in flight, and closes all parts. Pods go on. */
   async close(): Promise<void> {
-    notifySystemd('STOPPING=1');
+    this.#notify('STOPPING=1');
     this.#shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
     for (let part = this.#closers.pop(); part; part = this.#closers.pop()) {
       try {
@@ -103,6 +104,8 @@ export class Daemon {
     const log = this.#log;
     const signal = this.#shutdown.signal;
     mkdirSync(config.state, { recursive: true, mode: 0o755 });
+    // Two daemons with one state folder would clear away each other's pods, whatever their roots.
+    this.#own('state folder', FolderHold.take(config.state, '--state'));
     const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
@@ -233,6 +236,16 @@ export class Daemon {
       { ...report, listen: config.listen, version: this.#version, ms: Math.round(performance.now() - startedMs) },
       'berthd serves',
     );
+    this.#notify('READY=1');
+  }
+
+  // A service manager that does not listen is no reason not to start, and none to stop halfway.
+  #notify(state: string): void {
+    try {
+      notifySystemd(state);
+    } catch (err) {
+      this.#log.warn({ state, err: describe(err) }, 'service manager could not be told');
+    }
   }
 
   async #serveMetrics(metrics: PrometheusMetrics): Promise<void> {

@@ -206,7 +206,7 @@ suite('Store', () => {
   });
 
   test('a root folder that is held names its holder, until that one is gone', () => {
-    const held = new RegExp(`^precondition root folder ${root} is in use by the berthd with pid ${process.pid}:`);
+    const held = new RegExp(`^precondition folder ${root} is in use by the berthd with pid ${process.pid}:`);
     assert.match(runOther(root), held);
     assert.match(runOther(root), held, 'the one that was refused has changed nothing');
     store.close();

@@ -5,11 +5,12 @@ import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
 import { wrap } from '../base/errors.ts';
+import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
 import { migrate } from './migrations.ts';
 import { RecordTable, type StoredRecord } from './record-table.ts';
-import { RootHold } from './root-hold.ts';
+import { reserveRoom } from './reserve.ts';
 import { inStore, storeError } from './store-error.ts';
 
 /** How long a write waits for another process's (someone's sqlite3 shell): it holds up the event loop. */
@@ -33,9 +34,9 @@ export class Store<T extends StoredTypes> {
   readonly layers: LayerTable;
   readonly journal: JournalTable;
   readonly #db: Database.Database;
-  readonly #hold: RootHold;
+  readonly #hold: FolderHold;
 
-  private constructor(db: Database.Database, hold: RootHold, clock: Clock) {
+  private constructor(db: Database.Database, hold: FolderHold, clock: Clock) {
     this.#db = db;
     this.#hold = hold;
     this.sandboxes = new RecordTable(db, 'sandboxes');
@@ -55,16 +56,17 @@ export class Store<T extends StoredTypes> {
     } catch (err) {
       throw wrap(`make root folder ${root}`, err);
     }
-    const hold = RootHold.take(root);
+    const hold = FolderHold.take(root, '--root');
     let db: Database.Database | undefined;
     try {
       const file = join(root, 'berth.db');
       db = openDatabase(file);
       migrate(db, file);
+      reserveRoom(db);
       return new Store<T>(db, hold, clock);
     } catch (err) {
       db?.close();
-      hold.release();
+      hold.close();
       throw err;
     }
   }
@@ -77,7 +79,7 @@ export class Store<T extends StoredTypes> {
   /** Closes the database and lets go of the root folder. */
   close(): void {
     this.#db.close();
-    this.#hold.release();
+    this.#hold.close();
   }
 }
 

@@ -462,7 +462,7 @@ suite('berthd', { timeout: 500_000 }, () => {
       { encoding: 'utf8' },
     );
     assert.equal(second.status, 1);
-    assert.match(second.stderr, /root folder .* is in use by the berthd with pid \d+/);
+    assert.match(second.stderr, /folder .* is in use by the berthd with pid \d+/);
   });
 
   suite('bad input gets a clear error and leaves nothing behind', () => {

@@ -7,10 +7,10 @@ import { because } from '../base/errors.ts';
 import { storeError } from './store-error.ts';
 
 /**
- * A root folder held for this process. The lock is an open transaction on an empty database, `berthd.lock`: the kernel
+ * A folder held for this process. The lock is an open transaction on an empty database, `berthd.lock`: the kernel
  * drops it with the process, even after kill -9. Who has it stands in `berthd.pid`, written only under the lock.
  */
-export class RootHold {
+export class FolderHold {
   readonly #lock: Database.Database;
   readonly #pidFile: string;
 
@@ -19,10 +19,10 @@ export class RootHold {
     this.#pidFile = pidFile;
   }
 
-  /** Takes the root folder. Throws `precondition` naming the process that has it already. */
-  static take(root: string): RootHold {
-    const file = join(root, 'berthd.lock');
-    const pidFile = join(root, 'berthd.pid');
+  /** Takes a folder that `flag` can move. Throws `precondition` naming the process that has it already. */
+  static take(folder: string, flag: '--root' | '--state'): FolderHold {
+    const file = join(folder, 'berthd.lock');
+    const pidFile = join(folder, 'berthd.pid');
     let lock: Database.Database | undefined;
     try {
       lock = new Database(file, { timeout: 0 });
@@ -32,22 +32,18 @@ export class RootHold {
       // Not EXCLUSIVE, for which two that start at once could refuse each other.
       lock.exec('BEGIN IMMEDIATE');
       writeFileSync(pidFile, `${process.pid}\n`, { mode: 0o600 });
-      return new RootHold(lock, pidFile);
+      return new FolderHold(lock, pidFile);
     } catch (err) {
       lock?.close();
       if (err instanceof Database.SqliteError && err.code.startsWith('SQLITE_BUSY')) {
         const holder = readHolder(pidFile);
-        throw because(
-          'precondition',
-          `root folder ${root} is in use by ${holder}: stop it, or set another --root`,
-          err,
-        );
+        throw because('precondition', `folder ${folder} is in use by ${holder}: stop it, or set another ${flag}`, err);
       }
-      throw storeError(`lock root folder ${root} by ${file}`, err);
+      throw storeError(`lock folder ${folder} by ${file}`, err);
     }
   }
 
-  release(): void {
+  close(): void {
     // While it is still ours: a moment later the file may be another's.
     rmSync(this.#pidFile, { force: true });
     this.#lock.close();

@@ -1,0 +1,31 @@
+import type { Database } from 'better-sqlite3';
+
+import { isKind } from '../base/errors.ts';
+import { inStore } from './store-error.ts';
+
+/** SQLite moves the log into the database when it has 1000 pages; what is reserved must last until then. */
+const RESERVE_BYTES = 5 * 1024 * 1024;
+const ROW_BYTES = 256 * 1024;
+
+/**
+ * Lets the database and its write-ahead log take up room that they need not have yet. On a disk that has become full,
+ * stopping and removing pods still has to be written down, or nobody could ever make room. Call it once per opening:
+ * the log is removed when the database is closed. On a disk that is full already nothing is reserved.
+ */
+export function reserveRoom(db: Database): void {
+  try {
+    inStore('reserve room for the database', () => {
+      db.exec('CREATE TABLE reserve (filler BLOB)');
+      // In transactions of their own: pages that are freed where they are made would never be written.
+      const fill = db.prepare('INSERT INTO reserve VALUES (zeroblob(?))');
+      db.transaction(() => {
+        for (let bytes = 0; bytes < RESERVE_BYTES; bytes += ROW_BYTES) fill.run(ROW_BYTES);
+      })();
+      db.pragma('wal_checkpoint(RESTART)');
+    });
+  } catch (err) {
+    if (!isKind(err, 'exhausted', 'unavailable')) throw err;
+  } finally {
+    inStore('free the room reserved for the database', () => db.exec('DROP TABLE IF EXISTS reserve'));
+  }
+}
