@@ -89,6 +89,13 @@ suite('the gRPC boundary', () => {
     assert.match(err.details, /^x{4096} \.\.\. \(cut\)$/);
   });
 
+  test('a text that is not well-formed is mended, also where it is cut', async () => {
+    failure = new BerthError('internal', 'registry says \ud800');
+    assert.equal(((await call('version')) as ServiceError).details, 'registry says \ufffd');
+    failure = new BerthError('internal', `${'x'.repeat(4095)}\u{1f4a5}`);
+    assert.match(((await call('version')) as ServiceError).details, /^x{4095}\ufffd \.\.\. \(cut\)$/);
+  });
+
   test('a method without a handler is Unimplemented', async () => {
     assert.equal(((await call('attach')) as ServiceError).code, status.UNIMPLEMENTED);
   });

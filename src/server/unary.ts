@@ -49,10 +49,12 @@ export class RpcBoundary {
       const startedMs = performance.now();
       const gone = new AbortController();
       call.once('cancelled', () => gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
-      void this.#handle(method, handler, call.request, gone.signal, startedMs).then(
-        (response) => answer(null, response),
-        (err: unknown) => answer({ code: STATUS_OF[kindOf(err)], details: toDetails(err) }),
-      );
+      this.#handle(method, handler, call.request, gone.signal, startedMs)
+        .then(
+          (response) => answer(null, response),
+          (err: unknown) => answer({ code: STATUS_OF[kindOf(err)], details: toDetails(err) }),
+        )
+        .catch((err: unknown) => this.#log.error({ rpc: method, err: describe(err) }, 'answer could not be sent'));
     };
   }
 
@@ -88,7 +90,9 @@ export class RpcBoundary {
 // Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.
 function toDetails(err: unknown): string {
   const text = describe(err);
-  return text.length <= MAX_DETAILS_CHARS ? text : `${text.slice(0, MAX_DETAILS_CHARS)} ... (cut)`;
+  const short = text.length <= MAX_DETAILS_CHARS ? text : `${text.slice(0, MAX_DETAILS_CHARS)} ... (cut)`;
+  // gRPC throws on half a surrogate pair, which the cut makes, and any registry or plugin can put into its JSON.
+  return short.toWellFormed();
 }
 
 function subjectOf(message: unknown): Record<string, string> {
