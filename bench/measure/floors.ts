@@ -78,7 +78,7 @@ function floorSpec(example: {
 /** Milliseconds from spawn to exit. Nothing is piped: a container keeps the runtime's pipes open. */
 async function timeOf(program: string, args: readonly string[]): Promise<number> {
   const startedMs = performance.now();
-  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit'] });
+  const child = spawn(program, args, { stdio: 'ignore' });
   const [code]: unknown[] = await once(child, 'exit');
   const tookMs = performance.now() - startedMs;
   if (code !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${code}`);

@@ -76,7 +76,17 @@ export function toMarkdown(results: Results): string {
     memoryTable(results.endpoints),
     ...(results.floors ? [floorTable(results.floors)] : []),
   ];
-  return parts.join('\n');
+  return [...busyWarning(results), ...parts].join('\n');
+}
+
+/** Others that compete for processors stretch all times, and the more so the more processes a runtime starts. */
+function busyWarning({ machine, idleMsPerSecond }: Results): string[] {
+  const cpus = Number(machine['cpus']);
+  const idle = Math.round((idleMsPerSecond / 1000 / cpus) * 100);
+  if (idle < 5) return [];
+  return [
+    `The machine was ${idle} % busy with other things before the first round: trust the ratios, not the times.\n`,
+  ];
 }
 
 function levelTable(endpoints: readonly EndpointResults[], parallel: number): string {
