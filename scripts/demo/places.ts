@@ -2,8 +2,13 @@
 
 import { fileURLToPath } from 'node:url';
 
-export const ROOT = '/var/lib/berth-demo';
-export const STATE = '/run/berth-demo';
+/** Everything of the demo bears this name. The demo's own test takes another, to leave a person's demo alone. */
+const NAME = process.env['BERTH_DEMO'] ?? 'berth-demo';
+// The kernel allows 15 characters for the name of the bridge.
+if (!/^[a-z][a-z-]{0,13}$/.test(NAME)) throw new Error(`BERTH_DEMO: ${NAME} is not up to 14 lower-case letters`);
+
+export const ROOT = `/var/lib/${NAME}`;
+export const STATE = `/run/${NAME}`;
 export const SOCKET = `${STATE}/berth.sock`;
 export const ENDPOINT = `unix://${SOCKET}`;
 export const CONFIG = `${ROOT}/berth.toml`;
@@ -11,13 +16,14 @@ export const NETWORKS = `${ROOT}/net.d`;
 /** Address reservations of the host-local plugin. */
 export const ADDRESSES = `${ROOT}/addresses`;
 export const LOG = `${ROOT}/berthd.log`;
-export const BRIDGE = 'berth-demo0';
-export const NETWORK = 'berth-demo';
+export const BRIDGE = `${NAME}0`;
+export const NETWORK = NAME;
 export const IMAGE = 'berth.example/web:demo';
 export const POD = 'web';
-/** Whether the host forwarded packets before; the bridge plugin turns it on. */
-export const FORWARDING_BEFORE = `${ROOT}/ip_forward.before`;
-export const FORWARDING = '/proc/sys/net/ipv4/ip_forward';
+/** How the host was before: see host.ts. */
+export const HOST_BEFORE = `${ROOT}/host-before.json`;
+/** Where `berth run` puts the logs of pods. */
+export const POD_LOGS = '/var/log/berth';
 
 const top = fileURLToPath(new URL('../..', import.meta.url));
 export const BERTHD = `${top}bin/berthd`;

@@ -25,7 +25,23 @@ export async function step<T>(
   }
 }
 
+/** As `step`, but a failure is only told, for what can be done in another way too. False when it failed. */
+export async function attempt(what: string, work: () => Promise<string>): Promise<boolean> {
+  try {
+    await step(what, work, (text) => text);
+    return true;
+  } catch (err) {
+    console.log(`            ${message(err).replaceAll('\n', '\n            ')}`);
+    return false;
+  }
+}
+
 /** A heading with an empty line above. */
 export function heading(text: string): void {
   console.log(`\n${paint(1, text)}`);
+}
+
+/** An error in words. */
+export function message(err: unknown): string {
+  return err instanceof Error ? err.message : String(err);
 }

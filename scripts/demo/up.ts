@@ -1,44 +1,36 @@
 /** Shows Berth at work: its own network and folders, a demo image, a pod with a web server, and the page it serves. */
 
-import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { buildBusyboxLayout } from '../../test/fakes/images.ts';
 import { berth, isUp, logTail, startBerthd } from './berthd.ts';
-import {
-  ADDRESSES,
-  BRIDGE,
-  CONFIG,
-  ENDPOINT,
-  FORWARDING,
-  FORWARDING_BEFORE,
-  IMAGE,
-  LOG,
-  NETWORK,
-  NETWORKS,
-  POD,
-  ROOT,
-  STATE,
-} from './places.ts';
-import { heading, step } from './say.ts';
+import { findPort, findSubnet, noteHost } from './host.ts';
+import { ADDRESSES, BRIDGE, CONFIG, ENDPOINT, IMAGE, LOG, NETWORK, NETWORKS, POD, ROOT, STATE } from './places.ts';
+import { heading, message, step } from './say.ts';
 
 const PAGE = 'Hello from a pod that Berth runs.\n';
+const PORT_FILE = join(ROOT, 'host-port');
+const FETCH_TIMEOUT_MS = 10_000;
 
-/** The first of some ranges that no route of this machine touches. */
-function freeSubnet(): string {
-  const routes = execFileSync('ip', ['-4', 'route', 'show', 'table', 'all'], { encoding: 'utf8' });
-  const free = ['10.244.77', '10.213.77', '172.31.77', '192.168.213'].find((prefix) => !routes.includes(`${prefix}.`));
-  if (free === undefined) throw new Error('every range that the demo knows is in use on this machine');
-  return `${free}.0/24`;
+interface DemoPod {
+  readonly id: string;
+  readonly containerId: string;
+  readonly ip: string;
 }
 
-function writeConfiguration(): string {
-  // Pods of an earlier demo may still run on it.
-  if (existsSync(CONFIG)) return 'as it was';
-  const subnet = freeSubnet();
+interface TimedStep {
+  readonly pipeline: string;
+  readonly name: string;
+  readonly durationMs: number;
+}
+
+async function configure(): Promise<string> {
+  const subnet = findSubnet();
   mkdirSync(NETWORKS, { recursive: true, mode: 0o700 });
-  if (!existsSync(FORWARDING_BEFORE)) writeFileSync(FORWARDING_BEFORE, readFileSync(FORWARDING, 'utf8'));
+  noteHost();
+  writeFileSync(PORT_FILE, `${await findPort()}`);
   const bridge = {
     type: 'bridge',
     bridge: BRIDGE,
@@ -56,10 +48,11 @@ function writeConfiguration(): string {
     '[cni]',
     `conf_dir = "${NETWORKS}"`,
     '[log]',
-    'format = "json"',
+    'format = "text"',
   ];
+  // Last, because what has a configuration counts as configured.
   writeFileSync(CONFIG, `${lines.join('\n')}\n`);
-  return subnet;
+  return `bridge ${BRIDGE} with ${subnet}, ${ROOT}, ${STATE}`;
 }
 
 async function loadImage(): Promise<string> {
@@ -77,84 +70,102 @@ async function loadImage(): Promise<string> {
   return IMAGE;
 }
 
-async function fetchPage(ip: string): Promise<string> {
-  const giveUpAt = Date.now() + 10_000;
+/** The pod of an earlier `up`, if it still runs; what does not run of it is removed. */
+async function findPod(): Promise<DemoPod | undefined> {
+  const pods = JSON.parse(await berth('--json', 'pods')) as { id: string; ip: string; metadata?: { name: string } }[];
+  const containers = JSON.parse(await berth('--json', 'ps')) as { id: string; podSandboxId: string }[];
+  for (const { id, ip } of pods.filter(({ metadata }) => metadata?.name === POD)) {
+    const container = containers.find(({ podSandboxId }) => podSandboxId === id);
+    if (container) return { id, containerId: container.id, ip };
+    await berth('rm', id);
+  }
+  return undefined;
+}
+
+async function runPod(): Promise<DemoPod> {
+  const ports = `${hostPort()}:80`;
+  const said = await berth('--json', 'run', '--name', POD, '--publish', ports, IMAGE);
+  const { pod, container, ip } = JSON.parse(said) as { pod: string; container: string; ip: string };
+  return { id: pod, containerId: container, ip };
+}
+
+function hostPort(): string {
+  return readFileSync(PORT_FILE, 'utf8');
+}
+
+/** Fetches a page, again and again while the web server is still starting. Throws when it is not the demo's. */
+async function fetchPage(url: string): Promise<string> {
+  const giveUpAt = Date.now() + FETCH_TIMEOUT_MS;
   for (;;) {
     try {
-      return await (await fetch(`http://${ip}/`, { signal: AbortSignal.timeout(2_000) })).text();
+      const page = await (await fetch(url, { signal: AbortSignal.timeout(2_000) })).text();
+      if (page !== PAGE) throw new Error(`it serves ${JSON.stringify(page)}, not ${JSON.stringify(PAGE)}`);
+      return page;
     } catch (err) {
-      if (Date.now() > giveUpAt) throw err;
-      await new Promise(setImmediate);
+      if (Date.now() > giveUpAt) throw new Error(`${url} cannot be fetched: ${message(err)}`, { cause: err });
+      await delay(20);
     }
   }
 }
 
-async function runDemo(): Promise<void> {
-  heading('Berth: a Kubernetes container runtime');
-  await step(
-    'configure: own network, own folders',
-    writeConfiguration,
-    (subnet) => `bridge ${BRIDGE}, ${subnet}, ${ROOT}, ${STATE}`,
-  );
-  await step('start berthd', startBerthd, () => ENDPOINT);
-  await step("make an image from Debian's busybox and load it", loadImage, (image) => image);
-  const adopted = JSON.parse(await berth('--json', 'pods')) as { ip: string }[];
-  if (adopted.length > 0) {
-    console.log(`\n${await berth('pods')}`);
-    showState(adopted[0]?.ip ?? '');
-    return;
-  }
-  const pod = await step(
-    'run a pod with a web server',
-    async () =>
-      JSON.parse(await berth('--json', 'run', '--name', POD, IMAGE)) as { pod: string; container: string; ip: string },
-    ({ ip }) => `at ${ip}`,
-  );
-  const page = await step(
-    'fetch its page from the host',
-    () => fetchPage(pod.ip),
-    (text) => JSON.stringify(text),
-  );
-  if (page !== PAGE) throw new Error(`the page is ${JSON.stringify(page)}, not ${JSON.stringify(PAGE)}`);
-  heading('Where the time of the pod went');
-  for (const id of [pod.pod, pod.container]) {
-    const steps = JSON.parse(await berth('--json', 'steps', id)) as {
-      pipeline: string;
-      name: string;
-      durationMs: number;
-    }[];
-    for (const { pipeline, name, durationMs } of steps) {
-      console.log(`  ${durationMs.toFixed(1).padStart(6)} ms  ${pipeline.padEnd(16)} ${name}`);
+async function showSteps(pod: DemoPod): Promise<void> {
+  heading('Where the time of the pod went (berth steps)');
+  for (const id of [pod.id, pod.containerId]) {
+    const steps = JSON.parse(await berth('--json', 'steps', id)) as TimedStep[];
+    for (const [pipeline, own] of Map.groupBy(steps, (timed) => timed.pipeline)) {
+      const sumMs = own.reduce((sum, { durationMs }) => sum + durationMs, 0);
+      console.log(`  ${sumMs.toFixed(1).padStart(6)} ms  ${pipeline}`);
+      for (const { name, durationMs } of own) console.log(`     ${durationMs.toFixed(1).padStart(6)} ms  ${name}`);
     }
   }
-  showState(pod.ip);
 }
 
-function showState(ip: string): void {
+function showCommands(pod: DemoPod): void {
+  const commands: readonly (readonly [command: string, why: string])[] = [
+    [`export CONTAINER_RUNTIME_ENDPOINT=${ENDPOINT}`, 'for berth and crictl alike'],
+    [`curl http://${pod.ip}/`, "the page, at the pod's address"],
+    [`curl http://127.0.0.1:${hostPort()}/`, 'and at a port of this host'],
+    ['bin/berth pods', 'also: ps, images, status'],
+    [`bin/berth logs ${POD}`, ''],
+    [`bin/berth exec ${POD} -- ps`, ''],
+    [`bin/berth run --rm ${IMAGE} -- hostname`, 'a pod of your own, removed when it ends'],
+    ['crictl pods', 'where crictl is installed'],
+    ['npm run down', 'takes all of it away'],
+  ];
   heading('What to try next');
-  console.log(`  export CONTAINER_RUNTIME_ENDPOINT=${ENDPOINT}   # for berth and crictl alike
-  curl http://${ip || '<ip of the pod>'}/
-  bin/berth pods
-  bin/berth ps
-  bin/berth logs ${POD}
-  bin/berth exec ${POD} -- ps
-  bin/berth run --rm ${IMAGE} -- sh -c 'id; ip addr'   # a pod of your own
-  crictl pods      # where crictl is installed
-  npm run down     # takes all of it away
-The log of berthd is ${LOG}.`);
+  for (const [command, why] of commands) {
+    console.log(`  ${why === '' ? command : `${command.padEnd(70)} # ${why}`}`);
+  }
+  console.log(`\nThe log of berthd is ${LOG}.`);
+}
+
+async function bringUp(): Promise<void> {
+  const isThere = await isUp();
+  if (isThere) {
+    console.log('The demo is up already.');
+  } else {
+    heading('Berth: a Kubernetes container runtime');
+    if (existsSync(CONFIG)) console.log('A demo is there, but its berthd does not run: going on from what is there.');
+    else await step('configure: a network and folders of its own', configure, (text) => text);
+    await step('start berthd', startBerthd, () => ENDPOINT);
+  }
+  let pod = await findPod();
+  if (!pod) {
+    await step("make an image from Debian's busybox and load it", loadImage, (image) => image);
+    pod = await step('run a pod with a web server', runPod, ({ ip }) => `at ${ip}`);
+  }
+  for (const url of [`http://${pod.ip}/`, `http://127.0.0.1:${hostPort()}/`]) {
+    await step(`fetch its page from ${url}`, () => fetchPage(url), JSON.stringify);
+  }
+  if (isThere) console.log(`\n${await berth('pods')}`.trimEnd());
+  else await showSteps(pod);
+  showCommands(pod);
 }
 
 try {
-  if (await isUp()) {
-    console.log('The demo is up already.\n');
-    console.log(await berth('pods'));
-    const pods = JSON.parse(await berth('--json', 'pods')) as { ip: string }[];
-    showState(pods[0]?.ip ?? '');
-  } else {
-    await runDemo();
-  }
+  await bringUp();
 } catch (err) {
-  console.error(`\nup: ${err instanceof Error ? err.message : String(err)}`);
-  console.error(`\nThe end of ${LOG}:\n${logTail()}\n\nnpm run down takes away what was made.`);
+  console.error(`\nup: ${message(err)}\n\nThe end of ${LOG}:\n${logTail()}\n`);
+  console.error('What was made is still there to look at. npm run down takes it away; npm run up goes on from there.');
   process.exitCode = 1;
 }

@@ -1,15 +1,25 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  watch,
+  writeFileSync,
+} from 'node:fs';
 import { connect } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
-import { assertNothingLeft, readMachineState } from './machine-state.ts';
+import { assertNothingLeft, readCgroups, readMachineState, readMounts } from './machine-state.ts';
 import { type PodTraces, readPodTraces } from './pod-traces.ts';
 import { type TestNetwork, takeNetwork } from './test-network.ts';
 
@@ -167,6 +177,26 @@ export class TestBerthd implements AsyncDisposable {
     return readFileSync(this.logFile, 'utf8').split('\n').slice(-30).join('\n');
   }
 
+  /** Waits until its log has `count` more lines with `text` than now, and tells within a millisecond or so. */
+  async logged(text: string, count: number): Promise<void> {
+    const lines = (): number => readFileSync(this.logFile, 'utf8').split(text).length;
+    const wanted = lines() + count;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const watcher = watch(this.logFile, () => {
+      if (lines() >= wanted) resolve();
+    });
+    const timer = setTimeout(
+      () => reject(new Error(`berthd did not log ${count} times ${text}:\n${this.log()}`)),
+      START_TIMEOUT_MS,
+    );
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      watcher.close();
+    }
+  }
+
   /** Stops berthd, removes its folders and bridge, and looks whether anything is left on the machine. */
   async [Symbol.asyncDispose](): Promise<void> {
     const problem = await this.#removePods().catch((err: unknown) => err);
@@ -178,12 +208,25 @@ export class TestBerthd implements AsyncDisposable {
     writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
     this.network.free();
     const after = readMachineState();
+    this.#takeAwayRest();
     for (const folder of [this.state, this.root]) rmSync(folder, { recursive: true, force: true });
     assert.equal(problem, undefined);
     assert.deepEqual(traces, {}, 'left of pods that were removed');
     const rules = after.rules.filter((rule) => !PORTMAP_BASE.test(rule));
     const own = [this.root, this.state, bridge];
     assertNothingLeft(this.#before, { ...after, rules }, IS_SHARED ? own : undefined);
+  }
+
+  /** What pods have left; it has been taken stock of, and the next test shall not trip over it. */
+  #takeAwayRest(): void {
+    for (const folder of readCgroups().filter((path) => path.includes(basename(this.state)))) {
+      for (const pid of readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean))
+        process.kill(Number(pid), 'SIGKILL');
+    }
+    for (const point of readMounts().reverse()) {
+      if (point.startsWith(`${this.state}/`) || point.startsWith(`${this.root}/`))
+        execFileSync('umount', ['-l', point]);
+    }
   }
 
   /** What a failed test left running; a berthd that is gone is started once more for it. */

@@ -19,7 +19,7 @@ export function readMachineState(): MachineState {
     mounts: readMounts(),
     namespaces: readNamespaces(),
     processes: readProcesses(),
-    cgroups: readCgroups('/sys/fs/cgroup'),
+    cgroups: readCgroups(),
     links: readLinks(),
     rules: readRules(),
   };
@@ -43,7 +43,8 @@ export function assertNothingLeft(
   assert.deepEqual(left, {}, `left on the machine: ${JSON.stringify(left, null, 1)}`);
 }
 
-function readMounts(): string[] {
+/** The mount points of this process's namespace, sorted. */
+export function readMounts(): string[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .trimEnd()
     .split('\n')
@@ -81,7 +82,8 @@ function readProcesses(): string[] {
     .sort();
 }
 
-function readCgroups(root: string): string[] {
+/** The folders of all cgroups, sorted. */
+export function readCgroups(root = '/sys/fs/cgroup'): string[] {
   const found: string[] = [];
   const walk = (folder: string): void => {
     for (const entry of readdirSync(folder, { withFileTypes: true })) {

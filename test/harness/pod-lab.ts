@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import type { ServiceError } from '@grpc/grpc-js';
@@ -101,8 +101,9 @@ export class PodLab {
     return PodSandboxConfig.create({
       metadata: { name, namespace: 'test', uid: `uid-${this.#pods}`, attempt: 0 },
       logDirectory: join(this.berthd.root, 'logs', name),
-      linux: { securityContext: OWN_PID },
       ...fields,
+      // A cgroup of this lab's own: what is left in it is its own fault.
+      linux: { cgroupParent: `/${basename(this.berthd.state)}`, securityContext: OWN_PID, ...fields.linux },
     });
   }
 

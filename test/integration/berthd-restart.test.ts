@@ -1,0 +1,279 @@
+/** What runs outlives berthd, whatever moment it is killed in; what was half made does not. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { after, afterEach, before, describe as suite, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+
+import {
+  ContainerState,
+  ImageServiceService as images,
+  ListContainersRequest,
+  ListImagesRequest,
+  ListPodSandboxRequest,
+  PodSandboxState,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
+import { eventually, PodLab, readLog } from '../harness/pod-lab.ts';
+
+const MIB = 1n << 20n;
+const AT_ONCE = 8;
+
+suite('berthd goes and comes back', { timeout: 500_000 }, () => {
+  let lab: PodLab;
+  before(async () => {
+    lab = await PodLab.start();
+  });
+  afterEach((t) => lab.afterTest(t));
+  after(() => lab.close());
+
+  const script = (text: string) => ({ command: ['sh', '-c', text] });
+  const listed = async () => (await lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create())).items;
+  const containers = async () =>
+    (await lab.berthd.call(runtime.listContainers, ListContainersRequest.create())).containers;
+  const statusWithoutTime = async (pod: string) => ({ ...(await lab.podStatus(pod, true)), timestamp: 0n });
+
+  /** Kills berthd when `count` more steps of that name have ended, and starts it again. */
+  const killAfter = async (step: string, count: number): Promise<void> => {
+    await lab.berthd.logged(`"step":"${step}"`, count);
+    await lab.berthd.end('SIGKILL');
+  };
+
+  for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+    test(`${signal}: pods, containers and images are what they were`, async () => {
+      const pod = await lab.runPod(lab.podConfig({ labels: { a: 'b' }, annotations: { c: 'd\n"e"' } }));
+      const other = await lab.runPod();
+      const stopped = await lab.runPod();
+      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: stopped });
+      const ids = [
+        await lab.start(pod, { envs: [{ key: 'A', value: Buffer.from('b') }] }),
+        await lab.start(other),
+        await lab.create(pod),
+        await lab.start(pod, script('exit 4')),
+      ];
+      await lab.ended(ids[3] ?? '');
+      const pods = [pod, other, stopped];
+      const all = async () => [
+        await Promise.all(pods.map(statusWithoutTime)),
+        await Promise.all(ids.map((id) => lab.status(id))),
+        await containers(),
+        await lab.berthd.call(images.listImages, ListImagesRequest.create()),
+      ];
+      const before = await all();
+      await lab.berthd.end(signal);
+      await lab.berthd.start();
+      assert.deepEqual(await all(), before);
+      assert.equal(await lab.exec(ids[0] ?? '', 'sh', '-c', 'echo $A'), 'b');
+      await lab.berthd.call(runtime.startContainer, { containerId: ids[2] ?? '' });
+      assert.equal((await lab.status(ids[2] ?? '')).state, ContainerState.CONTAINER_RUNNING);
+    });
+  }
+
+  test('exits of the gap are told with their code, reason and time', async () => {
+    const pod = await lab.runPod();
+    const go = 'until [ -e /dev/shm/go ]; do sleep 0.01; done;';
+    const coded = await lab.start(pod, script(`${go} exit 9`));
+    const large = await lab.start(pod, {
+      ...script(`${go} x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done`),
+      linux: { resources: { memoryLimitInBytes: 16n * MIB } },
+    });
+    const writing = await lab.start(pod, script(`i=0; while sleep 0.01; do i=$((i + 1)); echo $i; done`));
+    const { pid } = await lab.info(coded);
+    const logPath = (await lab.status(writing)).logPath;
+    await lab.berthd.end('SIGKILL');
+    const goneMs = Date.now();
+    execFileSync('touch', [`/proc/${pid}/root/dev/shm/go`]);
+    await eventually('both have ended', () =>
+      readdirSync(`${lab.berthd.state}/exits`).length === 2 ? true : undefined,
+    );
+    const endedMs = Date.now();
+    const seen = readLog(logPath).length;
+    await eventually('the log goes on', () => (readLog(logPath).length > seen ? true : undefined));
+    await lab.berthd.start();
+    for (const [id, exitCode, reason] of [
+      [coded, 9, 'Error'],
+      [large, 137, 'OOMKilled'],
+    ] as const) {
+      const found = await lab.ended(id);
+      assert.deepEqual([found.exitCode, found.reason], [exitCode, reason]);
+      const finishedMs = Number(found.finishedAt / 1_000_000n);
+      assert.ok(finishedMs >= goneMs - 5 && finishedMs <= endedMs + 5, `${goneMs} <= ${finishedMs} <= ${endedMs}`);
+    }
+    const numbers = readLog(logPath).map(({ text }) => Number(text));
+    assert.deepEqual(
+      numbers,
+      numbers.map((_, index) => index + 1),
+    );
+  });
+
+  test('a pause process that ended in the gap makes its pod not ready', async () => {
+    const pod = await lab.runPod();
+    const { pid } = await lab.podInfo(pod);
+    await lab.berthd.end('SIGKILL');
+    process.kill(pid, 'SIGKILL');
+    await lab.berthd.start();
+    assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
+    await lab.removePod(pod);
+  });
+
+  for (const step of ['make folders', 'make cgroup', 'make namespaces and pause', 'attach network', 'mark ready']) {
+    for (const count of [1, 5]) {
+      test(`killed in the middle of ${AT_ONCE} RunPodSandbox, as ${count} came past "${step}"`, async () => {
+        const lasting = await lab.runPod();
+        const before = (await lab.podStatus(lasting)).status;
+        const configs = Array.from({ length: AT_ONCE }, () => lab.podConfig());
+        const killed = killAfter(step, count);
+        const answers = await Promise.all(configs.map((config) => lab.runPod(config).catch(() => undefined)));
+        await killed;
+        await lab.berthd.start();
+        assert.deepEqual((await lab.podStatus(lasting)).status, before);
+        const adopted = (await listed()).map(({ id }) => id);
+        for (const id of answers) assert.ok(id === undefined || adopted.includes(id), 'what was promised is there');
+        for (const { state } of await listed()) assert.equal(state, PodSandboxState.SANDBOX_READY);
+        const retried = await Promise.all(configs.map((config) => lab.runPod(config)));
+        assert.equal(new Set(retried).size, AT_ONCE);
+        for (const id of answers) assert.ok(id === undefined || retried.includes(id), 'the same request, the same pod');
+        assert.equal((await listed()).length, AT_ONCE + 1);
+        assert.equal(new Set(await Promise.all(retried.map((id) => lab.ipOf(id)))).size, AT_ONCE);
+      });
+    }
+  }
+
+  for (const step of ['mount snapshot', 'write spec', 'create under monitor', 'mark created']) {
+    test(`killed in the middle of ${AT_ONCE} CreateContainer, as one came past "${step}"`, async () => {
+      const pod = await lab.runPod();
+      const requests = Array.from({ length: AT_ONCE }, () => lab.containerRequest(pod, {}));
+      const killed = killAfter(step, 1);
+      const answers = await Promise.all(
+        requests.map((request) => lab.berthd.call(runtime.createContainer, request).catch(() => undefined)),
+      );
+      await killed;
+      await lab.berthd.start();
+      const adopted = await containers();
+      for (const answer of answers)
+        assert.ok(answer === undefined || adopted.some(({ id }) => id === answer.containerId));
+      for (const { state } of adopted) assert.equal(state, ContainerState.CONTAINER_CREATED);
+      const names = new Set(adopted.map(({ metadata }) => metadata?.name));
+      const missing = requests.filter(({ config }) => !names.has(config?.metadata?.name));
+      const made = await Promise.all(missing.map((request) => lab.berthd.call(runtime.createContainer, request)));
+      for (const containerId of [...adopted.map(({ id }) => id), ...made.map((answer) => answer.containerId)]) {
+        await lab.berthd.call(runtime.startContainer, { containerId });
+        assert.equal(await lab.exec(containerId, 'echo', 'runs'), 'runs');
+      }
+      assert.equal((await containers()).length, AT_ONCE);
+    });
+  }
+
+  test('killed in the middle of starts, stops and removals', async () => {
+    const pods = await Promise.all(Array.from({ length: 4 }, () => lab.runPod()));
+    const ids = await Promise.all(pods.map((pod) => lab.create(pod)));
+    const killedAtStart = killAfter('start in runtime', 1);
+    await Promise.all(
+      ids.map((containerId) => lab.berthd.call(runtime.startContainer, { containerId }).catch(() => {})),
+    );
+    await killedAtStart;
+    await lab.berthd.start();
+    for (const id of ids) {
+      const { state } = await lab.status(id);
+      if (state === ContainerState.CONTAINER_CREATED)
+        await lab.berthd.call(runtime.startContainer, { containerId: id });
+      assert.equal((await lab.status(id)).state, ContainerState.CONTAINER_RUNNING);
+      assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+    }
+    for (const step of ['kill containers', 'detach network', 'end pause and namespaces']) {
+      const killed = killAfter(step, 1);
+      await Promise.all(
+        pods.map((podSandboxId) => lab.berthd.call(runtime.stopPodSandbox, { podSandboxId }).catch(() => {})),
+      );
+      await killed;
+      await lab.berthd.start();
+      for (const { state, id } of await listed())
+        assert.ok(state === PodSandboxState.SANDBOX_NOTREADY || (await lab.ipOf(id)) !== '', `${step}: ${id}`);
+      // Each has one to stop for the next step.
+      pods.push(await lab.runPod());
+    }
+    const killed = killAfter('remove containers', 1);
+    await Promise.all(pods.map((pod) => lab.removePod(pod).catch(() => {})));
+    await killed;
+    await lab.berthd.start();
+    await Promise.all(pods.map((pod) => lab.removePod(pod)));
+    assert.deepEqual(await listed(), []);
+  });
+
+  test('after a reboot the state folder and all processes are gone: pods are not ready, and leave nothing', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    const ended = await lab.run(pod, script('exit 5'));
+    const created = await lab.create(pod);
+    await lab.berthd.end('SIGKILL');
+    const cgroups = readdirSync('/sys/fs/cgroup/pids', { recursive: true, encoding: 'utf8' });
+    for (const folder of cgroups.filter((path) => [pod, id, created].some((text) => path.endsWith(text)))) {
+      const pids = readFileSync(`/sys/fs/cgroup/pids/${folder}/cgroup.procs`, 'utf8').split('\n').filter(Boolean);
+      for (const pid of pids) process.kill(Number(pid), 'SIGKILL');
+    }
+    for (const mount of ownMounts()) execFileSync('umount', ['--lazy', mount]);
+    rmSync(lab.berthd.state, { recursive: true });
+    await lab.berthd.start();
+    assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
+    for (const containerId of [id, created])
+      assert.deepEqual(
+        [(await lab.ended(containerId)).exitCode, (await lab.ended(containerId)).reason],
+        [255, 'Unknown'],
+      );
+    assert.deepEqual(await lab.status(ended.id), ended);
+    await lab.removePod(pod);
+  });
+
+  const ownMounts = (): string[] =>
+    readFileSync('/proc/self/mounts', 'utf8')
+      .split('\n')
+      .map((line) => line.split(' ')[1] ?? '')
+      .filter((path) => path.startsWith(lab.berthd.state) || path.startsWith(lab.berthd.root))
+      .reverse();
+
+  test('SIGTERM lets calls in flight end, or tells them that it stops; nothing is left half made', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    const command = lab.exec(id, 'sleep', '600').then(
+      () => 'ended',
+      (err: unknown) => String(err),
+    );
+    const making = Array.from({ length: 4 }, () => lab.runPod().catch(() => undefined));
+    await delay(30);
+    const startedMs = performance.now();
+    await lab.berthd.end('SIGTERM');
+    assert.ok(performance.now() - startedMs < 15_000, 'it ends soon');
+    const answers = await Promise.all(making);
+    assert.match(await command, /CANCELLED|UNAVAILABLE/);
+    await lab.berthd.start();
+    const found = (await listed()).map((item) => item.id);
+    for (const answer of answers) assert.ok(answer === undefined || found.includes(answer));
+    assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+  });
+
+  test('it takes no more descriptors, threads or processes after thirty pods than after five', async () => {
+    const cycle = async (): Promise<void> => {
+      const pod = await lab.runPod();
+      const id = await lab.start(pod);
+      await lab.exec(id, 'true');
+      await lab.removePod(pod);
+    };
+    const count = () => ({
+      descriptors: readdirSync(`/proc/${lab.berthd.pid}/fd`).length,
+      threads: readdirSync(`/proc/${lab.berthd.pid}/task`).length,
+      children: execFileSync('sh', ['-c', `cat /proc/${lab.berthd.pid}/task/*/children`], { encoding: 'utf8' }),
+    });
+    for (let round = 0; round < 5; round++) await cycle();
+    const before = count();
+    for (let round = 0; round < 25; round++) await cycle();
+    await eventually('it holds no more than before', () => {
+      const now = count();
+      return now.descriptors <= before.descriptors && now.threads <= before.threads && now.children === before.children
+        ? true
+        : undefined;
+    }).catch((err: unknown) => {
+      assert.deepEqual(count(), before, String(err));
+    });
+  });
+});
