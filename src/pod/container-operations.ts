@@ -1,7 +1,5 @@
 import { BerthError } from '../base/errors.ts';
-import type { LinuxResources } from '../runtime/container-spec.ts';
 import type { ExecResult } from '../runtime/exec.ts';
-import { toOciResources } from '../runtime/spec-resources.ts';
 import type { ContainerContext } from './create-container.ts';
 import type { ContainerRecord } from './records.ts';
 
@@ -27,33 +25,11 @@ export async function reopenLog({ deps, id }: ContainerContext, signal: AbortSig
   });
 }
 
-/** Changes a created or running container's limits; what `update` does not say stays as it is. */
-export async function updateResources(
+/** The container's record. Throws `precondition` when it is in none of these states. */
+export function getInState(
   { deps, id }: ContainerContext,
-  update: LinuxResources,
-  signal: AbortSignal,
-): Promise<void> {
-  await deps.locks.withKey(id, signal, async () => {
-    const record = getInState({ deps, id }, 'created', 'running');
-    const handler = deps.handlers.get(record.handler);
-    await deps.runtime.updateContainer(handler, id, toOciResources(update, deps.host), signal);
-    const now = deps.containers.get(id);
-    deps.containers.put({ ...now, resources: mergeResources(now.resources, update) });
-  });
-}
-
-/** The limits in force after an update. */
-export function mergeResources(old: LinuxResources, update: LinuxResources): LinuxResources {
-  const changed = new Set(update.hugepageLimits.map(({ pageSize }) => pageSize));
-  return {
-    ...old,
-    ...update,
-    hugepageLimits: [...old.hugepageLimits.filter(({ pageSize }) => !changed.has(pageSize)), ...update.hugepageLimits],
-    unified: { ...old.unified, ...update.unified },
-  };
-}
-
-function getInState({ deps, id }: ContainerContext, ...states: readonly ContainerRecord['state'][]): ContainerRecord {
+  ...states: readonly ContainerRecord['state'][]
+): ContainerRecord {
   const record = deps.containers.get(id);
   if (states.includes(record.state)) return record;
   throw new BerthError('precondition', `container ${id} is ${record.state}, not ${states.join(' or ')}`);

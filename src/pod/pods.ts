@@ -6,7 +6,7 @@ import { InFlight } from '../base/in-flight.ts';
 import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
 import type { ExecResult } from '../runtime/exec.ts';
 import { ContainerExits } from './container-exits.ts';
-import { execSync, reopenLog, updateResources } from './container-operations.ts';
+import { execSync, reopenLog } from './container-operations.ts';
 import { type ContainerContext, createContainer } from './create-container.ts';
 import { type ContainerFilter, matchesContainer, matchesSandbox, type SandboxFilter } from './filters.ts';
 import { sandboxName } from './names.ts';
@@ -20,6 +20,12 @@ import { SandboxWatch } from './sandbox-watch.ts';
 import { startContainer } from './start-container.ts';
 import { ContainerStops } from './stop-container.ts';
 import { stopSandbox } from './stop-sandbox.ts';
+import {
+  type PodResources,
+  podResources,
+  updateContainerResources,
+  updateSandboxResources,
+} from './update-resources.ts';
 
 /**
  * Pods as the server sees them: the lifecycle verbs, and lists. Ids may be given by a unique beginning. Work that was
@@ -171,8 +177,14 @@ export class Pods {
   }
 
   /** Changes a container's limits. */
-  async updateResources(id: string, update: LinuxResources, signal: AbortSignal): Promise<void> {
-    await abandonable(updateResources(this.#context(id), update, this.#shutdown), signal);
+  async updateContainer(id: string, update: LinuxResources, signal: AbortSignal): Promise<void> {
+    await abandonable(updateContainerResources(this.#context(id), update, this.#shutdown), signal);
+  }
+
+  /** Changes what a sandbox may use as a whole. */
+  async updateSandbox(id: string, update: PodResources, signal: AbortSignal): Promise<void> {
+    const ctx = { deps: this.#deps, id: this.getSandbox(id).id };
+    await abandonable(updateSandboxResources(ctx, update, this.#shutdown), signal);
   }
 
   /** Facts about a sandbox for a verbose status. */
@@ -187,6 +199,7 @@ export class Pods {
       networkNamespace:
         spec.security.namespaces.network === 'pod' ? join(this.#deps.stateDir, 'sandboxes', id, 'ns', 'net') : '',
       privileged: spec.security.privileged,
+      ...podResources(record),
       config: spec,
     };
   }

@@ -37,6 +37,11 @@ export interface SandboxRecord {
   readonly cgroup: SandboxCgroup | undefined;
   /** Primary address first; empty on the host's network. */
   readonly ips: readonly string[];
+  /** What the pod may use since it was updated; the spec has what it was made with. */
+  readonly updatedResources?: {
+    readonly overhead: LinuxResources | undefined;
+    readonly resources: LinuxResources | undefined;
+  };
 }
 
 /**

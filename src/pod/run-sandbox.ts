@@ -23,6 +23,7 @@ import {
   writeSandboxFiles,
 } from './sandbox-files.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
+import { limitsOnHost } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
 const RUN_TIMEOUT_MS = 240_000;
@@ -93,7 +94,8 @@ const makeCgroup: Step<SandboxContext> = {
   name: 'make cgroup',
   async run({ deps, id }, signal) {
     const { spec } = deps.sandboxes.get(id);
-    const cgroup = await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id }, signal);
+    const limits = spec.resources && { resources: limitsOnHost(deps, spec.resources) };
+    const cgroup = await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id, ...limits }, signal);
     deps.sandboxes.put({ ...deps.sandboxes.get(id), cgroup });
   },
   undo: removeSandboxCgroup,

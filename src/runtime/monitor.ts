@@ -14,7 +14,7 @@ import { LineReader } from './line-reader.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { findNamedIn, identify, type ProcessIdentity } from './process-identity.ts';
 import { raceSignal } from './race-signal.ts';
-import { runtimeMessage, saysNoCommand } from './runtime-output.ts';
+import { refusedLimit, runtimeMessage, saysNoCommand } from './runtime-output.ts';
 
 /** What a monitor is started for. The bundle is written, the log file is there. */
 export interface MonitorRequest {
@@ -162,6 +162,8 @@ export class Monitor {
   #failure({ containerId, bundle, handler, command }: MonitorRequest, message: string): BerthError {
     const what = message || readMonitorLog(bundle.monitorLog) || 'it gave no reason';
     if (saysNoCommand(what)) return invalid('config.command', `${command} cannot be run in the image: ${what}`);
+    const limit = refusedLimit(what);
+    if (limit !== undefined) return invalid(`config.linux.resources.${limit}`, what);
     return new BerthError('internal', `${handler.name} create ${containerId}: ${what}`);
   }
 

@@ -3,7 +3,7 @@ import type { CommandResult } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handler } from './handler.ts';
 import type { OciResources } from './oci-spec.ts';
-import { runtimeMessage, saysNoContainer } from './runtime-output.ts';
+import { refusedLimit, runtimeMessage, saysNoContainer } from './runtime-output.ts';
 
 /** A runtime's verbs take milliseconds; on a machine that swaps, seconds. */
 const VERB_TIMEOUT_MS = 60_000;
@@ -66,10 +66,19 @@ export class OciRuntime {
     }
   }
 
-  /** Changes the limits of a created or running container. */
+  /**
+   * Changes the limits of a created or running container. Throws `precondition` when the kernel refuses a limit because
+   * of what the container uses, `invalid` when it makes no sense of one.
+   */
   async update(containerId: string, resources: OciResources, signal: AbortSignal): Promise<void> {
     const stdin = JSON.stringify(resources);
-    this.#check('update', containerId, await this.#run('update', ['--resources', '-', containerId], signal, stdin));
+    const result = await this.#run('update', ['--resources', '-', containerId], signal, stdin);
+    if (result.exitCode === 0) return;
+    const message = runtimeMessage(result.stderr.toString());
+    const limit = refusedLimit(message);
+    if (limit === undefined) throw this.#error('update', containerId, result);
+    const kind = /busy/i.test(message) ? 'precondition' : 'invalid';
+    throw new BerthError(kind, `linux.${limit}: ${this.#text('update', containerId, message)}`);
   }
 
   async #run(verb: string, args: readonly string[], signal: AbortSignal, stdin?: string): Promise<CommandResult> {

@@ -28,6 +28,20 @@ export function saysNoCommand(message: string): boolean {
   );
 }
 
+/**
+ * Which limit a runtime's message says the kernel refused, in the words of the CRI's field; undefined when it is about
+ * something else. Both runtimes name the file that they wrote to.
+ */
+export function refusedLimit(message: string): 'cpuset' | 'memory' | 'hugepage_limits' | 'unified' | 'cpu' | undefined {
+  if (!/writ|open|set|invalid|unified/i.test(message)) return undefined;
+  if (/cpuset\.(cpus|mems)/.test(message)) return 'cpuset';
+  if (/memory\.(limit_in_bytes|memsw|max|swap)/.test(message)) return 'memory';
+  if (/hugetlb\./.test(message)) return 'hugepage_limits';
+  if (/unified/.test(message)) return 'unified';
+  if (/cpu\.(cfs_|max|shares|weight|rt_)/.test(message)) return 'cpu';
+  return undefined;
+}
+
 function parseErrorLine(line: string): string | undefined {
   if (!line.startsWith('{')) return undefined;
   try {

@@ -32,6 +32,7 @@ import { status } from './runtime/status.ts';
 import { stopContainer } from './runtime/stop-container.ts';
 import { stopPodSandbox } from './runtime/stop-pod-sandbox.ts';
 import { updateContainerResources } from './runtime/update-container-resources.ts';
+import { updatePodSandboxResources } from './runtime/update-pod-sandbox-resources.ts';
 import { updateRuntimeConfig } from './runtime/update-runtime-config.ts';
 import { type ProgramVersion, version } from './runtime/version.ts';
 import { RpcBoundary } from './unary.ts';
@@ -79,6 +80,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         execSync: boundary.unary('ExecSync', execSync(pods)),
         reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
         updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),
+        updatePodSandboxResources: boundary.unary('UpdatePodSandboxResources', updatePodSandboxResources(pods)),
       },
     },
     {

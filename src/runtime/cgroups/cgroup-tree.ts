@@ -71,6 +71,12 @@ export class CgroupTree {
     }
   }
 
+  /** What a file of a controller says; undefined where the host does not have it, or the cgroup is gone. */
+  read(path: string, controller: string, file: string): string | undefined {
+    const hierarchy = this.withController(controller);
+    return hierarchy && readText(cgroupFile(hierarchy, path, file))?.trimEnd();
+  }
+
   /** Puts a process into the cgroup, unless it is there. It waits for the kernel (5 to 20 ms) off the event loop. */
   async addProcess(path: string, pid: number): Promise<void> {
     const current = readText(`/proc/${pid}/cgroup`);

@@ -1,12 +1,14 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
+import { BerthError } from '../../base/errors.ts';
+import type { LinuxResources } from '../container-spec.ts';
 import { normaliseCgroupfsParent } from './cgroup-parent.ts';
 import type { CgroupTree } from './cgroup-tree.ts';
 import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { type CgroupMode, cgroupFile, cgroupOf } from './hierarchies.ts';
-import { writePodLimits } from './pod-limits.ts';
+import { podLimitFiles, writeLimits } from './pod-limits.ts';
 
 const DEFAULT_PARENT = '/berth';
 
@@ -34,12 +36,22 @@ export class CgroupfsDriver implements Cgroups {
   async createSandbox({ parent, sandboxId, resources }: SandboxCgroupRequest): Promise<SandboxCgroup> {
     const cgroup = this.sandboxCgroup(parent, sandboxId);
     this.#tree.make(cgroup.path);
-    const parentPath = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
-    if (resources && this.#tree.isOwn(parentPath)) writePodLimits(this.#tree, parentPath, resources);
+    // The default parent has the pods of all that name none below it, which no pod's limits are for.
+    if (resources && parent !== '') {
+      const parentPath = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
+      if (this.#tree.isOwn(parentPath)) this.#limit(parentPath, resources);
+    }
     // As little as there is: pause and monitors only wait, and shall take nothing from the containers.
     if (this.mode === 'v2') this.#tree.write(cgroup.path, 'cpu', 'cpu.weight', '1');
     else this.#tree.write(cgroup.path, 'cpu', 'cpu.shares', '2');
     return cgroup;
+  }
+
+  async updatePod(parent: string, resources: LinuxResources): Promise<void> {
+    if (parent === '') return;
+    const path = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
+    if (!this.#tree.exists(path)) throw new BerthError('precondition', `pod cgroup ${path} is gone`);
+    this.#limit(path, resources);
   }
 
   procsFiles(cgroup: SandboxCgroup): readonly string[] {
@@ -74,6 +86,10 @@ export class CgroupfsDriver implements Cgroups {
   }
 
   close(): void {}
+
+  #limit(path: string, resources: LinuxResources): void {
+    writeLimits(this.#tree, path, podLimitFiles(this.mode, resources));
+  }
 }
 
 function pathOf(parent: string, id: string): string {

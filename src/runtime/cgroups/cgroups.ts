@@ -22,6 +22,12 @@ export interface Cgroups {
   sandboxCgroup(parent: string, sandboxId: string): SandboxCgroup;
   /** Makes the sandbox's cgroup. With systemd the scope comes to life with its first process. May be repeated. */
   createSandbox(request: SandboxCgroupRequest, signal: AbortSignal): Promise<SandboxCgroup>;
+  /**
+   * Sets limits on a pod's own cgroup, its parent, all of them or none; what isn't said stays as it is. The default
+   * parent is shared by many pods and left alone. Throws `precondition` when the pod uses more than a limit allows,
+   * `invalid` for limits that the kernel makes no sense of.
+   */
+  updatePod(parent: string, resources: LinuxResources, signal: AbortSignal): Promise<void>;
   /** The cgroup.procs files that a process is put into the sandbox by; none with systemd, which does it itself. */
   procsFiles(cgroup: SandboxCgroup): readonly string[];
   /** How a thread can have children that are born in the sandbox's cgroup. */
@@ -80,6 +86,10 @@ export interface ContainerCgroup {
   exists(): boolean;
   /** Processes that the OOM killer ended, in the container's cgroup and below. Throws notFound when it is gone. */
   oomKills(): number;
+  /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */
+  memoryUsageBytes(): number | undefined;
+  /** Takes away a v1 cgroup's limit on processor time. */
+  liftCpuQuota(): void;
   /** All processes in the cgroup and below; empty when it is gone. */
   pids(): number[];
   /** SIGKILL to all of them. It doesn't wait for their end. */

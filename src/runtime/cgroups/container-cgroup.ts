@@ -38,6 +38,16 @@ export class ContainerCgroupFiles implements ContainerCgroup {
     return known.reduce((sum, count) => sum + count, 0);
   }
 
+  memoryUsageBytes(): number | undefined {
+    const file = this.#tree.mode === 'v2' ? 'memory.current' : 'memory.usage_in_bytes';
+    const text = this.#tree.read(this.path, 'memory', file);
+    return text === undefined ? undefined : Number(text);
+  }
+
+  liftCpuQuota(): void {
+    this.#tree.write(this.path, 'cpu', 'cpu.cfs_quota_us', '-1');
+  }
+
   pids(): number[] {
     return this.#tree.pids(this.path);
   }

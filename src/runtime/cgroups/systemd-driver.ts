@@ -1,10 +1,12 @@
 import { sleep } from '../../base/deadline.ts';
 import { BerthError, isKind, wrap } from '../../base/errors.ts';
+import type { LinuxResources } from '../container-spec.ts';
 import { normaliseSlice, slicePath } from './cgroup-parent.ts';
 import { type CgroupTree, readText } from './cgroup-tree.ts';
 import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import type { CgroupMode } from './hierarchies.ts';
+import { podLimitFiles, weightOf, writeLimits } from './pod-limits.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 const DEFAULT_SLICE = 'system.slice';
@@ -42,6 +44,16 @@ export class SystemdDriver implements Cgroups {
 
   async createSandbox({ parent, sandboxId }: SandboxCgroupRequest): Promise<SandboxCgroup> {
     return this.sandboxCgroup(parent, sandboxId);
+  }
+
+  async updatePod(parent: string, resources: LinuxResources, signal: AbortSignal): Promise<void> {
+    if (parent === '') return;
+    const slice = normaliseSlice(parent, DEFAULT_SLICE);
+    const path = slicePath(slice);
+    if (!this.#tree.exists(path)) throw new BerthError('precondition', `pod slice ${slice} is gone`);
+    // The files first: they say why a limit is refused. systemd must know as well, or its next reload undoes them.
+    writeLimits(this.#tree, path, podLimitFiles(this.mode, resources));
+    await this.#manager.setProperties(slice, sliceProperties(this.mode, resources), signal);
   }
 
   procsFiles(): readonly string[] {
@@ -125,6 +137,28 @@ export class SystemdDriver implements Cgroups {
     }
     throw new BerthError('precondition', `scope ${unit} cannot be removed: ${this.#tree.whoIsIn(path)}`);
   }
+}
+
+/** The limits that a unit can have (systemd.resource-control(5)), by their names on D-Bus. */
+export function sliceProperties(mode: CgroupMode, resources: LinuxResources): UnitProperty[] {
+  const { cpuShares, cpuQuotaUs, cpuPeriodUs, memoryLimitBytes } = resources;
+  const property = (name: string, value: bigint): UnitProperty => ({ name, signature: 't', value });
+  const properties: UnitProperty[] = [];
+  if (cpuShares) {
+    properties.push(
+      mode === 'v2' ? property('CPUWeight', BigInt(weightOf(cpuShares))) : property('CPUShares', BigInt(cpuShares)),
+    );
+  }
+  if (cpuQuotaUs) {
+    const perSecondUs = BigInt(Math.ceil((cpuQuotaUs * 1_000_000) / (cpuPeriodUs || 100_000)));
+    properties.push(property('CPUQuotaPerSecUSec', cpuQuotaUs > 0 ? perSecondUs : NO_LIMIT));
+    if (cpuPeriodUs) properties.push(property('CPUQuotaPeriodUSec', BigInt(cpuPeriodUs)));
+  }
+  if (memoryLimitBytes) {
+    const limit = memoryLimitBytes > 0 ? BigInt(memoryLimitBytes) : NO_LIMIT;
+    properties.push(property(mode === 'v2' ? 'MemoryMax' : 'MemoryLimit', limit));
+  }
+  return properties;
 }
 
 function scopeName(id: string): string {

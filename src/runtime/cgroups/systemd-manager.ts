@@ -34,6 +34,14 @@ export class SystemdManager {
     await this.#runJob(`start ${unit}`, 'StartTransientUnit', 'ssa(sv)a(sa(sv))', [unit, 'fail', values, []], signal);
   }
 
+  /** Changes properties of a loaded unit until the next boot. Throws `notFound` for an unknown unit. */
+  async setProperties(unit: string, properties: readonly UnitProperty[], signal: AbortSignal): Promise<void> {
+    if (properties.length === 0) return;
+    using limited = withDeadline(`change ${unit}`, JOB_TIMEOUT_MS, signal);
+    const values = properties.map(({ name, signature, value }) => [name, { signature, value }]);
+    await this.#call('SetUnitProperties', 'sba(sv)', [unit, true, values], limited);
+  }
+
   /** Moves processes into a running unit's cgroup. Throws `notFound` for an unknown unit. */
   async attachProcesses(unit: string, pids: readonly number[], signal: AbortSignal): Promise<void> {
     using limited = withDeadline(`move processes into ${unit}`, JOB_TIMEOUT_MS, signal);

@@ -12,15 +12,20 @@ export const NO_RESOURCES: LinuxResources = Object.freeze({ hugepageLimits: [], 
  */
 export function resourcesFromProto(proto: LinuxContainerResources | undefined, field: string): LinuxResources {
   if (!proto) return NO_RESOURCES;
-  // -1 lifts a quota or swap limit; there is no such value for the others.
+  // -1 lifts a quota or a memory limit; there is no such value for the others.
   const cpuPeriodUs = said(toNumber(proto.cpuPeriod, `${field}.cpu_period`, { min: 0, max: 1_000_000 }));
   const cpuQuotaUs = said(toNumber(proto.cpuQuota, `${field}.cpu_quota`, { min: -1 }));
   const cpuShares = said(toNumber(proto.cpuShares, `${field}.cpu_shares`, { min: 0, max: 262_144 }));
-  const memoryLimitBytes = said(toNumber(proto.memoryLimitInBytes, `${field}.memory_limit_in_bytes`, { min: 0 }));
+  const memoryLimitBytes = said(toNumber(proto.memoryLimitInBytes, `${field}.memory_limit_in_bytes`, { min: -1 }));
   const memorySwapLimitBytes = said(
     toNumber(proto.memorySwapLimitInBytes, `${field}.memory_swap_limit_in_bytes`, { min: -1 }),
   );
   const oomScoreAdj = said(toNumber(proto.oomScoreAdj, `${field}.oom_score_adj`, { min: -1000, max: 1000 }));
+  // The kernel's own bounds (Documentation/scheduler/sched-bwc.rst): 1 ms.
+  if (cpuPeriodUs !== undefined && cpuPeriodUs < 1000)
+    throw invalid(`${field}.cpu_period`, `${cpuPeriodUs} is less than 1000 microseconds`);
+  if (cpuQuotaUs !== undefined && cpuQuotaUs > 0 && cpuQuotaUs < 1000)
+    throw invalid(`${field}.cpu_quota`, `${cpuQuotaUs} is less than 1000 microseconds`);
   if (
     memorySwapLimitBytes !== undefined &&
     memorySwapLimitBytes > 0 &&
@@ -39,7 +44,8 @@ export function resourcesFromProto(proto: LinuxContainerResources | undefined, f
     ...cpuset('cpusetMems', proto.cpusetMems, `${field}.cpuset_mems`),
     hugepageLimits: proto.hugepageLimits.map((limit, index) => ({
       pageSize: pageSize(limit.pageSize, `${field}.hugepage_limits[${index}].page_size`),
-      limitBytes: Number(limit.limit),
+      // Beyond that nothing is limited.
+      limitBytes: Math.min(Number(limit.limit), Number.MAX_SAFE_INTEGER),
     })),
     unified: checkUnified(proto.unified, `${field}.unified`),
   };

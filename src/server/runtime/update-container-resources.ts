@@ -10,7 +10,7 @@ export function updateContainerResources(
 ): Handler<UpdateContainerResourcesRequest, UpdateContainerResourcesResponse> {
   return async ({ containerId, linux }, { signal }) => {
     if (!linux) throw invalid('linux', 'is missing');
-    await pods.updateResources(containerId, resourcesFromProto(linux, 'linux'), signal);
+    await pods.updateContainer(containerId, resourcesFromProto(linux, 'linux'), signal);
     return {};
   };
 }
