@@ -36,6 +36,8 @@ export function findProblem(kind: Kind, value: unknown): string | undefined {
       return typeof value === 'string' && (parseDuration(value) ?? 0) > 0
         ? undefined
         : expected('a duration such as "30s" or "1m30s"');
+    case 'switch':
+      return typeof value === 'boolean' ? undefined : expected('true or false');
     case 'count':
       return Number.isInteger(value) && Number(value) >= kind.min && Number(value) <= kind.max
         ? undefined
@@ -74,7 +76,7 @@ export function formatDuration(durationMs: number): string {
 
 /** A value as TOML. */
 export function toToml(value: TomlValue): string {
-  if (typeof value === 'number') return String(value);
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
   return typeof value === 'string' ? quote(value) : `[${value.map(quote).join(', ')}]`;
 }
 

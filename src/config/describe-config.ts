@@ -12,10 +12,10 @@ export function describeConfig(config: Config): string {
     for (const [key, spec] of Object.entries<KeySpec>(keys))
       lines.push(assignment(key, valueAt(config, `${table}.${key}`, spec)));
   }
-  for (const [name, handler] of Object.entries(config.runtime.handlers)) {
+  for (const name of Object.keys(config.runtime.handlers)) {
     lines.push('', `[runtime.handlers.${name}]`);
-    for (const key of Object.keys(HANDLER_KEYS))
-      lines.push(assignment(key, String(Object.entries(handler).find(([own]) => own === key)?.[1] ?? '')));
+    for (const [key, spec] of Object.entries<KeySpec>(HANDLER_KEYS))
+      lines.push(assignment(key, valueAt(config, `runtime.handlers.${name}.${key}`, spec)));
   }
   return `${lines.join('\n')}\n`;
 }

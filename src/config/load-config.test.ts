@@ -35,6 +35,8 @@ function valuesOf(kind: Kind): fc.Arbitrary<unknown> {
       return fc.tuple(fc.constantFrom('127.0.0.1', '[::1]', 'node'), fc.nat(65_535)).map((parts) => parts.join(':'));
     case 'duration':
       return fc.integer({ min: 1, max: 2_147_483_647 }).map(formatDuration);
+    case 'switch':
+      return fc.boolean();
     case 'count':
       return fc.integer({ min: kind.min, max: kind.max });
     case 'list':
@@ -121,9 +123,9 @@ suite('loadConfig', () => {
       '[runtime.handlers.runc]\npath = "/opt/runc"\n[runtime.handlers.kata]\npath = "kata-runtime"\n',
     ).runtime;
     assert.deepEqual(handlers, {
-      crun: { path: 'crun', root: '', type: 'oci' },
-      runc: { path: '/opt/runc', root: '', type: 'oci' },
-      kata: { path: 'kata-runtime', root: '', type: 'oci' },
+      crun: { path: 'crun', root: '', type: 'oci', annotations: [], privilegedWithoutHostDevices: false },
+      runc: { path: '/opt/runc', root: '', type: 'oci', annotations: [], privilegedWithoutHostDevices: false },
+      kata: { path: 'kata-runtime', root: '', type: 'oci', annotations: [], privilegedWithoutHostDevices: false },
     });
   });
 
@@ -257,7 +259,13 @@ suite('loadConfig', () => {
     writeFileSync(join(`${file}.d`, '10.toml'), '[runtime.handlers.kata]\nroot = "/x"\n[stream]\ntls_key = "/k"\n');
     writeFileSync(join(`${file}.d`, '20.toml'), '[runtime.handlers.kata]\npath = "/kata"\n[stream]\ntls_cert = "/c"\n');
     const config = load('[runtime]\ndefault_runtime = "kata"\n');
-    assert.deepEqual(config.runtime.handlers['kata'], { path: '/kata', root: '/x', type: 'oci' });
+    assert.deepEqual(config.runtime.handlers['kata'], {
+      path: '/kata',
+      root: '/x',
+      type: 'oci',
+      annotations: [],
+      privilegedWithoutHostDevices: false,
+    });
     rmSync(join(`${file}.d`, '20.toml'));
     assert.throws(() => loadConfig({ file }), {
       message: `${join(`${file}.d`, '10.toml')}:1: runtime.handlers.kata: has no path`,

@@ -5,7 +5,7 @@ import { because, wrap } from '../base/errors.ts';
 import { checkTogether, handlerNames } from './check-together.ts';
 import { parseDuration } from './check-value.ts';
 import { applyFlags, type FlagValues, readValues, type Values } from './read-values.ts';
-import { DEFAULT_HANDLERS, type HANDLER_KEYS, type KeySpec, TABLES, TOP_KEYS } from './schema.ts';
+import { DEFAULT_HANDLERS, HANDLER_KEYS, type KeySpec, TABLES, TOP_KEYS } from './schema.ts';
 
 /** The configuration of one berthd, all defaults filled in. */
 export interface Config {
@@ -56,6 +56,9 @@ export interface HandlerConfig {
   readonly path: string;
   readonly root: string;
   readonly type: string;
+  /** Names and patterns of annotations that reach the runtime. */
+  readonly annotations: readonly string[];
+  readonly privilegedWithoutHostDevices: boolean;
 }
 
 /** Where the configuration comes from. */
@@ -173,12 +176,14 @@ function toConfig(values: Values, sources: readonly string[]): Config {
 function toHandlers(values: Values): Record<string, HandlerConfig> {
   const handlers: Record<string, HandlerConfig> = {};
   for (const name of handlerNames(values)) {
-    const value = (key: keyof typeof HANDLER_KEYS, fallback: string): string =>
-      String(values.get(`runtime.handlers.${name}.${key}`)?.value ?? fallback);
+    const get = <T>(key: keyof typeof HANDLER_KEYS): T =>
+      (values.get(`runtime.handlers.${name}.${key}`)?.value ?? HANDLER_KEYS[key].defaultValue) as T;
     handlers[name] = {
-      path: value('path', DEFAULT_HANDLERS[name]?.path ?? ''),
-      root: value('root', ''),
-      type: value('type', 'oci'),
+      path: get<string>('path') || (DEFAULT_HANDLERS[name]?.path ?? ''),
+      root: get('root'),
+      type: get('type'),
+      annotations: get('annotations'),
+      privilegedWithoutHostDevices: get('privileged_without_host_devices'),
     };
   }
   return handlers;

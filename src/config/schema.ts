@@ -16,10 +16,11 @@ export type Kind =
   | { readonly type: 'socket' }
   | { readonly type: 'address'; readonly mayBeEmpty: boolean }
   | { readonly type: 'duration' }
+  | { readonly type: 'switch' }
   | { readonly type: 'count'; readonly min: number; readonly max: number }
   | { readonly type: 'list'; readonly of: Kind };
 
-export type TomlValue = string | number | readonly string[];
+export type TomlValue = string | number | boolean | readonly string[];
 
 const path: Kind = { type: 'path', mayBeEmpty: false };
 const optionalPath: Kind = { type: 'path', mayBeEmpty: true };
@@ -161,6 +162,16 @@ export const HANDLER_KEYS = {
   path: key({ type: 'program' }, '', 'The OCI runtime. A name is looked up in the PATH.'),
   root: key(optionalPath, '', 'Folder for its own state. Empty: one in the state folder.'),
   type: key({ type: 'word', words: ['oci'] }, 'oci', 'How it is driven.'),
+  annotations: key(
+    { type: 'list', of: text },
+    [],
+    'Annotations of pods and containers that this runtime may see: names, or patterns with *. Some runtimes take orders from them.',
+  ),
+  privileged_without_host_devices: key(
+    { type: 'switch' },
+    false,
+    'Whether privileged containers get only the devices that they ask for: right for virtual machines.',
+  ),
 } as const satisfies Record<string, KeySpec>;
 
 /** The handlers that are there when none is configured; each may be changed by a table of its name. */

@@ -57,7 +57,7 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     seccomp: security.privileged
       ? undefined
       : deps.security.seccomp.resolve(security.seccomp, capabilities.sets.bounding),
-    devices: resolveDevices(spec.devices, security.privileged),
+    devices: resolveDevices(spec.devices, security.privileged && !handler.privilegedWithoutHostDevices),
     mounts: await resolveMounts(spec.mounts, {
       recursiveReadOnly: handler.features.recursiveReadOnlyMounts,
       handler: handler.name,
@@ -66,6 +66,7 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     rootfs,
     cgroupsPath: deps.cgroups.containerCgroupsPath(sandbox.spec.cgroupParent, record.id),
     pidsLimit: deps.security.pidsLimit,
+    visibleAnnotations: handler.annotations,
     host: deps.host,
   });
   return { spec: ociSpec, user: { uid: user.uid, gid: user.gid, supplementalGroups: user.supplementalGroups } };
@@ -83,6 +84,7 @@ function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRec
     name: spec.name,
     namespace: spec.namespace,
     uid: spec.uid,
+    annotations: spec.annotations,
     hostname: sandbox.hostname,
     namespaces: {
       network: shared(network, 'net'),

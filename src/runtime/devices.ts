@@ -28,13 +28,13 @@ const EVERYTHING = 'rwm';
 /**
  * The devices of a container. The OCI runtimes themselves add those that every container has (null, zero, full, random,
  * urandom, tty, the terminals) with their rules; all others are denied. A host path may be a link, or a folder below
- * /dev, which stands for all devices in it. Privileged: all devices of the host, and no rule against any.
+ * /dev, which stands for all devices in it. `all`: every device of the host, and no rule against any.
  * Throws `invalid` by field for what is not there, not a device, or not a permission.
  */
-export function resolveDevices(specs: readonly DeviceSpec[], privileged: boolean): ResolvedDevices {
+export function resolveDevices(specs: readonly DeviceSpec[], all: boolean): ResolvedDevices {
   const nodes = new Map<string, OciDevice>();
-  const rules: OciDeviceRule[] = [{ allow: privileged, access: EVERYTHING }];
-  if (privileged) for (const device of hostDevices()) nodes.set(device.path, toNode(device.path, device));
+  const rules: OciDeviceRule[] = [{ allow: all, access: EVERYTHING }];
+  if (all) for (const device of hostDevices()) nodes.set(device.path, toNode(device.path, device));
   for (const [index, spec] of specs.entries()) {
     const field = `config.devices[${index}]`;
     const access = checkPermissions(`${field}.permissions`, spec.permissions);
@@ -43,7 +43,7 @@ export function resolveDevices(specs: readonly DeviceSpec[], privileged: boolean
       const path = posix.join(containerPath, below);
       nodes.set(path, toNode(path, device));
       const { type, facts } = device;
-      if (!privileged) rules.push({ allow: true, type, major: facts.rdevMajor, minor: facts.rdevMinor, access });
+      if (!all) rules.push({ allow: true, type, major: facts.rdevMajor, minor: facts.rdevMinor, access });
     }
   }
   return { nodes: [...nodes.values()], rules };

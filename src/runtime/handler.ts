@@ -16,4 +16,8 @@ export interface Handler {
   /** First line of `--version`. */
   readonly version: string;
   readonly features: HandlerFeatures;
+  /** Names of annotations that it may see, or patterns with `*`. */
+  readonly annotations: readonly string[];
+  /** Privileged containers get no devices but those that they ask for. */
+  readonly privilegedWithoutHostDevices: boolean;
 }

@@ -66,7 +66,10 @@ describe('Handlers', () => {
     mkdirSync(stateDir, { recursive: true });
     const deps: ProbeDeps = {
       handlers: Object.fromEntries(
-        Object.entries(handlers).map(([name, path]) => [name, { path: join(folder, path), root: '' }]),
+        Object.entries(handlers).map(([name, path]) => [
+          name,
+          { path: join(folder, path), root: '', annotations: [], privilegedWithoutHostDevices: false },
+        ]),
       ),
       defaultRuntime,
       stateDir,

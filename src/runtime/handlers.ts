@@ -22,6 +22,8 @@ export interface HandlerConfig {
   readonly path: string;
   /** Empty: a folder of its own in the state folder. */
   readonly root: string;
+  readonly annotations: readonly string[];
+  readonly privilegedWithoutHostDevices: boolean;
 }
 
 /** What probing needs. */
@@ -128,6 +130,8 @@ async function probeHandler(
         features.exitCode === 0
           ? parseFeatures(features.stdout.toString(), deps.kernelHasRecursiveReadOnly)
           : NO_FEATURES,
+      annotations: config.annotations,
+      privilegedWithoutHostDevices: config.privilegedWithoutHostDevices,
     };
     return { name, handler };
   } catch (err) {

@@ -11,6 +11,8 @@ const handler: Handler = {
   root: '/state/runc',
   version: '',
   features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+  annotations: [],
+  privilegedWithoutHostDevices: false,
 };
 const signal = AbortSignal.timeout(10_000);
 

@@ -30,6 +30,7 @@ export interface SpecSandbox {
   readonly name: string;
   readonly namespace: string;
   readonly uid: string;
+  readonly annotations: Readonly<Record<string, string>>;
   readonly hostname: string;
   readonly namespaces: Readonly<Record<'network' | 'ipc' | 'uts' | 'pid', NamespaceSource>>;
   readonly files: SandboxFiles;
@@ -60,5 +61,7 @@ export interface SpecInput {
   readonly cgroupsPath: string;
   /** Undefined: as many processes as the pod may have. */
   readonly pidsLimit: number | undefined;
+  /** Names of annotations that the runtime may see, or patterns with `*`. */
+  readonly visibleAnnotations: readonly string[];
   readonly host: HostFacts;
 }

@@ -68,6 +68,14 @@ describe('buildSpec', () => {
     assert.equal(annotations['io.kubernetes.cri.sandbox-id'], 'sandbox-id');
   });
 
+  it('shows the runtime the annotations that the owner of the node allows it, and no others', () => {
+    const { annotations } = buildSpec(specInput({ visibleAnnotations: ['pod.*', 'io.kubernetes.cri.sandbox-id'] }));
+    assert.equal(annotations['pod.note'], 'p');
+    assert.equal(annotations['shared'], undefined);
+    assert.equal(annotations['run.oci.handler'], undefined);
+    assert.equal(annotations['io.kubernetes.cri.sandbox-id'], 'sandbox-id');
+  });
+
   it('puts limits, device rules and the number of processes side by side', () => {
     const resources = { hugepageLimits: [], unified: {}, cpuShares: 512 };
     assert.deepEqual(buildSpec(specInput({ spec: { resources }, pidsLimit: 10 })).linux.resources, {

@@ -1,4 +1,5 @@
 import { BerthError } from '../base/errors.ts';
+import { matchesGlob } from '../base/glob.ts';
 import type { OciNamespace, OciSpec } from './oci-spec.ts';
 import type { SpecInput } from './spec-input.ts';
 import { buildMounts } from './spec-mounts.ts';
@@ -84,10 +85,12 @@ function buildNamespaces({ sandbox, host }: SpecInput): OciNamespace[] {
   return namespaces;
 }
 
-// Handlers that run virtual machines read these. The client's own annotations stay out: several runtimes take orders
-// from annotations, and a pod's author must not give any.
-function buildAnnotations({ spec, sandbox }: SpecInput): Record<string, string> {
+// Handlers that run virtual machines read these. Of the client's own only those that the node's owner has allowed get
+// in: several runtimes take orders from annotations, and a pod's author must not give any.
+function buildAnnotations({ spec, sandbox, visibleAnnotations }: SpecInput): Record<string, string> {
+  const asked = Object.entries({ ...sandbox.annotations, ...spec.annotations });
   return {
+    ...Object.fromEntries(asked.filter(([name]) => visibleAnnotations.some((pattern) => matchesGlob(name, pattern)))),
     'io.kubernetes.cri.container-type': 'container',
     'io.kubernetes.cri.container-name': spec.name,
     'io.kubernetes.cri.image-name': spec.image.userSpecified || spec.image.reference,

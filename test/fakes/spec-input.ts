@@ -12,6 +12,7 @@ export interface SpecChanges {
   readonly mounts?: SpecInput['mounts'];
   readonly seccomp?: object;
   readonly pidsLimit?: number;
+  readonly visibleAnnotations?: readonly string[];
   readonly namespaces?: Partial<SpecInput['sandbox']['namespaces']>;
 }
 
@@ -24,6 +25,7 @@ export function specInput(changes: SpecChanges): SpecInput {
       name: 'web',
       namespace: 'shop',
       uid: 'pod-uid',
+      annotations: { 'pod.note': 'p', shared: 'pod' },
       hostname: 'web-host',
       namespaces: {
         network: { path: '/ns/net' },
@@ -49,6 +51,7 @@ export function specInput(changes: SpecChanges): SpecInput {
     rootfs: '/rootfs',
     cgroupsPath: '/pods/berth-c',
     pidsLimit: changes.pidsLimit,
+    visibleAnnotations: changes.visibleAnnotations ?? [],
     host: { ...plainHost, ...changes.host },
   };
 }

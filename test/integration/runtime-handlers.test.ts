@@ -27,8 +27,9 @@ describe('handlers of this machine', () => {
     rmSync(folder, { recursive: true });
   });
 
+  const handler = (path: string) => ({ path, root: '', annotations: [], privilegedWithoutHostDevices: false });
   const deps = (): ProbeDeps => ({
-    handlers: { runc: { path: 'runc', root: '' }, crun: { path: 'crun', root: '' } },
+    handlers: { runc: handler('runc'), crun: handler('crun') },
     defaultRuntime: 'auto',
     stateDir: folder,
     pausePath: join(folder, 'pause'),

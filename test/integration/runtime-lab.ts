@@ -70,6 +70,8 @@ export class Lab implements AsyncDisposable {
       root: join(this.stateDir, 'runtime', handlerName),
       version: '',
       features: { recursiveReadOnlyMounts: true, userNamespaces: false },
+      annotations: [],
+      privilegedWithoutHostDevices: false,
     };
     this.exits = new ExitWatch(exitsDir, silentLogger);
     this.bundles = new Bundles(this.stateDir);
@@ -110,6 +112,7 @@ export class Lab implements AsyncDisposable {
         name: 'lab',
         namespace: 'default',
         uid: 'uid',
+        annotations: {},
         hostname: 'lab-host',
         namespaces: { network: 'new', ipc: 'new', uts: 'new', pid: wish.pid ?? 'new' },
         files: {
@@ -137,6 +140,7 @@ export class Lab implements AsyncDisposable {
       rootfs: this.rootfs,
       cgroupsPath: `/berth-lab/${id}`,
       pidsLimit: 100,
+      visibleAnnotations: [],
       host,
     };
   }
