@@ -3,6 +3,7 @@ import * as threads from 'node:worker_threads';
 
 import { BerthError, describe, invalid, kindOf } from '../base/errors.ts';
 import { closeFd } from './at.ts';
+import { makeEmptyRoot } from './empty-root.ts';
 import { isErrno, SyscallError, wrapErrno } from './errno.ts';
 import { bringUpLoopback } from './loopback.ts';
 import { setHostname, setns, unshare } from './namespace-calls.ts';
@@ -23,24 +24,30 @@ import { posixSpawn } from './spawn.ts';
  * are synchronous calls on this very thread: anything asynchronous would run on a pool thread, on the host.
  */
 function serve(port: threads.MessagePort, spawnedPid: Int32Array): void {
-  const originals: Readonly<Record<NamespaceKind, number>> = {
-    net: openSync('/proc/thread-self/ns/net', 'r'),
-    ipc: openSync('/proc/thread-self/ns/ipc', 'r'),
-    uts: openSync('/proc/thread-self/ns/uts', 'r'),
-    pid: openSync('/proc/thread-self/ns/pid', 'r'),
+  const descriptors: Descriptors = {
+    originals: {
+      net: openSync('/proc/thread-self/ns/net', 'r'),
+      ipc: openSync('/proc/thread-self/ns/ipc', 'r'),
+      uts: openSync('/proc/thread-self/ns/uts', 'r'),
+      pid: openSync('/proc/thread-self/ns/pid', 'r'),
+    },
+    emptyRoot: makeEmptyRoot(),
   };
   port.on('message', (request: NamespaceRequest) => {
-    port.postMessage(answer(request, originals, spawnedPid));
+    port.postMessage(answer(request, descriptors, spawnedPid));
   });
 }
 
-function answer(
-  request: NamespaceRequest,
-  originals: Readonly<Record<NamespaceKind, number>>,
-  spawnedPid: Int32Array,
-): WorkerAnswer {
+/** What the thread keeps open: its own namespaces, and the mount namespace that is the home of all pause processes. */
+interface Descriptors {
+  readonly originals: Readonly<Record<NamespaceKind, number>>;
+  readonly emptyRoot: number;
+}
+
+function answer(request: NamespaceRequest, descriptors: Descriptors, spawnedPid: Int32Array): WorkerAnswer {
+  const { originals, emptyRoot } = descriptors;
   try {
-    return { pause: make(request, spawnedPid) };
+    return { pause: make(request, emptyRoot, spawnedPid) };
   } catch (err) {
     const facts = err instanceof SyscallError ? { errno: err.errno, call: err.call } : {};
     return { kind: kindOf(err), message: describe(err), ...facts };
@@ -52,7 +59,7 @@ function answer(
 }
 
 /** Makes everything, or takes back what it had made. */
-function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
+function make(request: NamespaceRequest, emptyRoot: number, spawnedPid: Int32Array): PauseProcess {
   const pinned: NamespaceKind[] = [];
   try {
     unshare(request.kinds);
@@ -65,7 +72,7 @@ function make(request: NamespaceRequest, spawnedPid: Int32Array): PauseProcess {
       pinned.push(kind);
     }
     for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
-    const pid = spawnPause(request);
+    const pid = spawnPause(request, emptyRoot);
     Atomics.store(spawnedPid, 0, pid);
     if (request.kinds.includes('pid')) {
       pinNamespace(`/proc/${pid}/ns/pid`, request.pinDir, 'pid');
@@ -92,10 +99,10 @@ function moveThread(tasksFile: string): void {
   }
 }
 
-function spawnPause({ pausePath, pauseArgs }: NamespaceRequest): number {
+function spawnPause({ pausePath, pauseArgs }: NamespaceRequest, emptyRoot: number): number {
   const nothing = openSync('/dev/null', 'r+');
   try {
-    const fds = [nothing, nothing, nothing];
+    const fds = [nothing, nothing, nothing, emptyRoot];
     return posixSpawn({ path: pausePath, args: pauseArgs ?? [], env: {}, cwd: '/', fds, newSession: true });
   } finally {
     closeSync(nothing);

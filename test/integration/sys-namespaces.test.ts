@@ -137,6 +137,7 @@ test('pause is process 1 of a shared PID namespace: it reaps, and ends by SIGTER
 
 test('pause takes little memory and has nothing open but /dev/null', async () => {
   const pause = await maker.make(request([]), never);
+  await until(() => isConfined(pause));
   const rollup = readFileSync(`/proc/${pause.pid}/smaps_rollup`, 'utf8');
   const privateKb = [...rollup.matchAll(/^Private_\w+:\s+(\d+) kB/gm)].reduce(
     (sum, match) => sum + Number(match[1]),
@@ -149,6 +150,25 @@ test('pause takes little memory and has nothing open but /dev/null', async () =>
   assert.equal(readlinkSync(`/proc/${pause.pid}/cwd`), '/');
   killProcess(pause.pid, pause.startTime, 'SIGINT');
   await processes.exitOf(pause.pid, pause.startTime, never);
+});
+
+test('pause has given away all rights and files of the host, and the thread that bore it is back among them', async () => {
+  const req = request(['pid']);
+  const pause = await maker.make(req, never);
+  await until(() => isConfined(pause));
+  const status = readFileSync(`/proc/${pause.pid}/status`, 'utf8');
+  for (const set of ['Inh', 'Prm', 'Eff', 'Bnd', 'Amb']) assert.match(status, new RegExp(`^Cap${set}:\\t0+$`, 'm'));
+  assert.match(status, /^NoNewPrivs:\t1$/m);
+  for (const folder of ['root', 'cwd']) assert.deepEqual(readdirSync(`/proc/${pause.pid}/${folder}/`), []);
+  // From outside, ".." would lead out of a root that was only changed.
+  assert.deepEqual(readdirSync(`/proc/${pause.pid}/root/../..`), []);
+  assert.match(readFileSync(`/proc/${pause.pid}/mountinfo`, 'utf8'), /^[^\n]* \/ \/ ro,[^\n]*\n$/);
+  const other = await maker.make(request([]), never);
+  await until(() => isConfined(other));
+  assert.equal(link(`/proc/${other.pid}/ns/mnt`), link(`/proc/${pause.pid}/ns/mnt`), 'one home for all');
+  for (const tid of readdirSync('/proc/self/task')) assert.equal(link(`/proc/self/task/${tid}/root`), '/');
+  await end(pause, req);
+  await end(other);
 });
 
 test('pause moves into its cgroups', async () => {
@@ -310,9 +330,14 @@ function pins(): string[] {
   return readMounts().flatMap((m) => (m.mountPoint.startsWith(base) ? [m.mountPoint] : []));
 }
 
+/** The filter on its system calls is the last thing that it sets up. */
+function isConfined({ pid }: PauseProcess): boolean {
+  return /^Seccomp:\t2$/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+}
+
 /** The namespaces that threads of this process are in, each once. */
 function threadNamespaces(): string[] {
-  const kinds = ['net', 'ipc', 'uts', 'pid', 'pid_for_children'];
+  const kinds = ['net', 'ipc', 'uts', 'pid', 'pid_for_children', 'mnt'];
   const links = readdirSync('/proc/self/task').flatMap((tid) =>
     kinds.map((kind) => link(`/proc/self/task/${tid}/ns/${kind}`)),
   );
