@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chmod, copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
@@ -35,6 +35,8 @@ export interface LayoutOptions {
   readonly tag: string;
   /** Laid over the default config (PATH, `sh`). */
   readonly config?: FixtureConfig;
+  /** True to begin with nothing instead of with busybox. */
+  readonly empty?: boolean;
   /** More files for the first layer: path without a leading slash, content. */
   readonly files?: Readonly<Record<string, string>>;
   /** Adds to the root filesystem of the first layer what is more than a few texts. */
@@ -74,7 +76,8 @@ export async function buildBusyboxLayout(dir: string, options: LayoutOptions): P
   const work = await mkdtemp(join(tmpdir(), 'berth-fixture-'));
   try {
     const base = join(work, 'base');
-    await makeBusyboxRootfs(base);
+    if (options.empty) await mkdir(base);
+    else await makeBusyboxRootfs(base);
     await writeFiles(base, options.files ?? {});
     await options.populate?.(base);
     const folders = [base];
@@ -182,11 +185,7 @@ export async function makeBusyboxRootfs(root: string): Promise<void> {
   await chmod(join(root, 'root'), 0o700);
   await copyFile('/usr/bin/busybox', join(root, 'bin/busybox'));
   await chmod(join(root, 'bin/busybox'), 0o755);
-  for (const library of await librariesOf('/usr/bin/busybox')) {
-    await mkdir(join(root, dirname(library)), { recursive: true });
-    await copyFile(library, join(root, library));
-    await chmod(join(root, library), 0o755);
-  }
+  await copyLibraries(root, '/usr/bin/busybox');
   const { stdout } = await run('/usr/bin/busybox', ['--list']);
   for (const applet of stdout.split('\n').filter((name) => name !== '' && name !== 'busybox')) {
     await symlink('busybox', join(root, 'bin', applet));
@@ -198,6 +197,21 @@ export async function makeBusyboxRootfs(root: string): Promise<void> {
     'etc/group': 'root:x:0:\nuser:x:1000:\nextra:x:2000:user\nnogroup:x:65534:\n',
     'www/index.html': 'hello from berth\n',
   });
+}
+
+/** Puts a program of this machine into a root filesystem's /bin, with all libraries that it is linked with. */
+export async function addProgram(root: string, program: string): Promise<void> {
+  await copyFile(program, join(root, 'bin', basename(program)));
+  await chmod(join(root, 'bin', basename(program)), 0o755);
+  await copyLibraries(root, program);
+}
+
+async function copyLibraries(root: string, program: string): Promise<void> {
+  for (const library of await librariesOf(program)) {
+    await mkdir(join(root, dirname(library)), { recursive: true });
+    await copyFile(library, join(root, library));
+    await chmod(join(root, library), 0o755);
+  }
 }
 
 async function librariesOf(program: string): Promise<string[]> {
@@ -237,14 +251,17 @@ export interface TestRegistry extends AsyncDisposable {
 // The bcrypt hash of "berth-test", so that no htpasswd program is needed.
 const HTPASSWD = 'berth:$2b$05$AtibumEgk3GdJSrU44NuQO7d7zM4073Fo.5X7E4nsDKTXGvexb3hi\n';
 
-/** Starts Debian's docker-registry on a free loopback port, over plain HTTP; with `auth` it wants a password. */
-export async function startRegistry(options: { auth?: boolean } = {}): Promise<TestRegistry> {
+/**
+ * Starts Debian's docker-registry over plain HTTP, on a free loopback port if `listen` does not name another; with
+ * `auth` it wants a password.
+ */
+export async function startRegistry(options: { auth?: boolean; listen?: string } = {}): Promise<TestRegistry> {
   const dir = await mkdtemp(join(tmpdir(), 'berth-registry-'));
   const lines = [
     'version: 0.1',
     'log: {level: info}',
     `storage: {filesystem: {rootdirectory: ${dir}/data}, delete: {enabled: true}}`,
-    'http: {addr: "127.0.0.1:0"}',
+    `http: {addr: "${options.listen ?? '127.0.0.1:0'}"}`,
   ];
   if (options.auth) {
     await writeFile(join(dir, 'htpasswd'), HTPASSWD);
@@ -277,7 +294,7 @@ function listeningAddress(child: ChildProcess): Promise<string> {
   const seen: string[] = [];
   createInterface({ input: child.stderr }).on('line', (line) => {
     if (seen.length < 20) seen.push(line);
-    const match = /listening on (127\.0\.0\.1:\d+)/.exec(line);
+    const match = /listening on ([\d.]+:\d+)/.exec(line);
     if (match?.[1]) resolve(match[1]);
   });
   child.once('error', reject);

@@ -9,23 +9,19 @@ const run = promisify(execFile);
 /** Debian's nginx with the libraries that busybox does not need anyway. */
 const PACKAGES = ['nginx', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'zlib1g'];
 
-const CONFIGURATION = `
-daemon off;
-user root;
-error_log stderr;
-pid /tmp/nginx.pid;
-events {}
-http {
-  access_log off;
-  server { listen 80; root /www; }
+/** What its server shall be like. */
+export interface NginxOptions {
+  /** Text of /index.html. */
+  readonly page: string;
+  /** TCP port that it listens on; 80 by default. */
+  readonly port?: number;
 }
-`;
 
 /** Puts Debian's nginx, a configuration and a page into a root filesystem. Throws when the packages cannot be had. */
-export async function addNginx(rootfs: string, page: string): Promise<void> {
+export async function addNginx(rootfs: string, { page, port = 80 }: NginxOptions): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), 'berth-nginx-'));
   try {
-    await run('apt-get', ['download', ...PACKAGES], { cwd: work, timeout: 120_000 });
+    await download(work);
     for (const file of await readdir(work)) await run('dpkg', ['-x', join(work, file), join(work, 'tree')]);
     // Debian's folders of libraries are links in a root of our own making: only files are taken over.
     for (const folder of ['usr/sbin', 'lib', 'usr/lib']) {
@@ -35,9 +31,34 @@ export async function addNginx(rootfs: string, page: string): Promise<void> {
   } finally {
     await rm(work, { recursive: true });
   }
-  await mkdir(join(rootfs, 'etc/nginx'), { recursive: true });
-  await mkdir(join(rootfs, 'var/lib/nginx'), { recursive: true });
-  await mkdir(join(rootfs, 'var/log/nginx'), { recursive: true });
-  await writeFile(join(rootfs, 'etc/nginx/nginx.conf'), CONFIGURATION);
+  for (const folder of ['etc/nginx', 'var/lib/nginx', 'var/log/nginx', 'var/run']) {
+    await mkdir(join(rootfs, folder), { recursive: true });
+  }
+  await writeFile(join(rootfs, 'etc/nginx/nginx.conf'), configuration(port));
   await writeFile(join(rootfs, 'www/index.html'), page);
+}
+
+function configuration(port: number): string {
+  return `
+daemon off;
+user root;
+error_log stderr;
+pid /var/run/nginx.pid;
+events {}
+http {
+  access_log off;
+  server { listen ${port}; root /www; }
+}
+`;
+}
+
+/** A fresh machine has no list of packages yet. */
+async function download(folder: string): Promise<void> {
+  const options = { cwd: folder, timeout: 120_000 };
+  try {
+    await run('apt-get', ['download', ...PACKAGES], options);
+  } catch {
+    await run('apt-get', ['update'], options);
+    await run('apt-get', ['download', ...PACKAGES], options);
+  }
 }

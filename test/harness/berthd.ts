@@ -21,7 +21,7 @@ import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js'
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { assertNothingLeft, readCgroups, readMachineState, readMounts } from './machine-state.ts';
 import { type PodTraces, readPodTraces } from './pod-traces.ts';
-import { type TestNetwork, takeNetwork } from './test-network.ts';
+import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 /** One method of a generated service definition. */
 export interface Method<Request, Response> {
@@ -80,20 +80,9 @@ export class TestBerthd implements AsyncDisposable {
 
   /** Writes the network configuration: a bridge with addresses of its own, or the plugin that a test brings. */
   useNetwork(plugin?: { readonly type: string }): void {
-    const bridge = {
-      type: 'bridge',
-      bridge: this.network.bridge,
-      isGateway: true,
-      ipMasq: true,
-      ipam: {
-        type: 'host-local',
-        dataDir: join(this.root, 'addresses'),
-        ranges: [[{ subnet: this.network.subnet }]],
-        routes: [{ dst: '0.0.0.0/0' }],
-      },
-    };
-    const portmap = { type: 'portmap', capabilities: { portMappings: true } };
-    const list = { cniVersion: '1.0.0', name: 'berth-test', plugins: plugin ? [plugin] : [bridge, portmap] };
+    const list = plugin
+      ? { cniVersion: '1.0.0', name: 'berth-test', plugins: [plugin] }
+      : bridgeList(this.network, join(this.root, 'addresses'));
     writeFileSync(join(this.networks, '10-test.conflist'), JSON.stringify(list));
   }
 

@@ -31,6 +31,24 @@ export function takeNetwork(): TestNetwork {
   throw new Error(`all test networks are taken: see ${CLAIMS}`);
 }
 
+/** A CNI configuration list with a bridge of that network, which keeps its addresses in `addresses`, and with host ports. */
+export function bridgeList({ bridge, subnet }: TestNetwork, addresses: string): object {
+  const plugin = {
+    type: 'bridge',
+    bridge,
+    isGateway: true,
+    ipMasq: true,
+    ipam: {
+      type: 'host-local',
+      dataDir: addresses,
+      ranges: [[{ subnet }]],
+      routes: [{ dst: '0.0.0.0/0' }],
+    },
+  };
+  const portmap = { type: 'portmap', capabilities: { portMappings: true } };
+  return { cniVersion: '1.0.0', name: 'berth-test', plugins: [plugin, portmap] };
+}
+
 function takeClaim(claim: string): boolean {
   try {
     if (!existsSync(`/proc/${readFileSync(claim, 'utf8')}`)) rmSync(claim);

@@ -26,7 +26,7 @@ suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing :
     const layout = await buildBusyboxLayout(join(work, 'layout'), {
       tag: 'nginx',
       config: { Cmd: ['/usr/sbin/nginx', '-c', '/etc/nginx/nginx.conf'] },
-      populate: (rootfs) => addNginx(rootfs, PAGE),
+      populate: (rootfs) => addNginx(rootfs, { page: PAGE }),
     });
     registry = await startRegistry();
     await pushLayout(layout, registry, 'web/nginx:1');

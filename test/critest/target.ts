@@ -1,0 +1,86 @@
+/** The runtime that the suite runs against. */
+
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { Connection } from '../../src/cli/connection.ts';
+import { TestBerthd } from '../harness/berthd.ts';
+import { TestContainerd } from '../harness/containerd.ts';
+import { MIRRORED, PAUSE_IMAGE } from './images.ts';
+import type { Options } from './options.ts';
+
+/** The suite's pods bear it. */
+const NAMESPACE = /^cri-test-namespace/;
+
+/** A CRI server, and what the runner knows of it. */
+export interface Target extends AsyncDisposable {
+  readonly endpoint: string;
+  /** Fails when pods have left something in its own folders. */
+  assertNoTraces(): void;
+}
+
+/** Starts what the suite shall run against, with the registry as its mirror, or takes what is there. */
+export async function startTarget(options: Options, mirror: string, folder: string): Promise<Target> {
+  if (options.endpoint !== undefined) return givenTarget(options.endpoint);
+  if (options.containerd) return await startContainerd(mirror);
+  return await startBerthd(mirror, folder);
+}
+
+async function startBerthd(mirror: string, folder: string): Promise<Target> {
+  const registries = join(folder, 'registries.conf');
+  const entries = MIRRORED.map((host) => `[[registry]]\nlocation = "${host}"\n[[registry.mirror]]\n${plain(mirror)}`);
+  writeFileSync(registries, entries.join('\n'));
+  const berthd = new TestBerthd({ config: `[image]\nregistries_conf = "${registries}"` });
+  try {
+    await berthd.start();
+  } catch (err) {
+    await berthd[Symbol.asyncDispose]();
+    throw err;
+  }
+  return {
+    endpoint: berthd.endpoint,
+    assertNoTraces: () => berthd.assertNoTraces(),
+    [Symbol.asyncDispose]: () => berthd[Symbol.asyncDispose](),
+  };
+}
+
+function plain(mirror: string): string {
+  return `location = "${mirror}"\ninsecure = true\n`;
+}
+
+async function startContainerd(mirror: string): Promise<Target> {
+  if (TestContainerd.missing !== undefined) throw new Error(TestContainerd.missing);
+  const containerd = new TestContainerd({ pauseImage: PAUSE_IMAGE, mirror, mirrored: MIRRORED });
+  const given = givenTarget(containerd.endpoint);
+  const dispose = async (): Promise<void> => {
+    await given[Symbol.asyncDispose]();
+    await containerd[Symbol.asyncDispose]();
+  };
+  try {
+    await containerd.start();
+  } catch (err) {
+    await containerd[Symbol.asyncDispose]();
+    throw err;
+  }
+  return { ...given, [Symbol.asyncDispose]: dispose };
+}
+
+function givenTarget(endpoint: string): Target {
+  return { endpoint, assertNoTraces: () => undefined, [Symbol.asyncDispose]: () => removePods(endpoint) };
+}
+
+/** What failed specs left running. */
+async function removePods(endpoint: string): Promise<void> {
+  const connection = new Connection(endpoint);
+  try {
+    const { items } = await connection.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    for (const { id, metadata } of items) {
+      if (!NAMESPACE.test(metadata?.namespace ?? '')) continue;
+      await connection.call(runtime.stopPodSandbox, { podSandboxId: id });
+      await connection.call(runtime.removePodSandbox, { podSandboxId: id });
+    }
+  } finally {
+    connection.close();
+  }
+}
