@@ -17,6 +17,8 @@ export interface Options {
   readonly focus: readonly string[];
   readonly skip: readonly string[];
   readonly runtimeHandler: string;
+  /** OCI runtime of the berthd that is started; undefined: its own choice. */
+  readonly runtime: string | undefined;
   readonly benchmark: boolean;
   /** How often each benchmark does what it measures. */
   readonly samples: number;
@@ -40,6 +42,7 @@ Runs the official conformance suite, critest, against a berthd that it starts, a
   --runs N                   so many runs, one after the other (1)
   --focus REGEX              only specs that match; again for more
   --skip REGEX               no specs that match; again for more
+  --runtime NAME             OCI runtime of the berthd that it starts (berthd's own choice)
   --runtime-handler NAME     handler that pods ask for (the default one)
   --benchmark                the suite's benchmarks instead
   --samples N                how often each benchmark does what it measures (50)
@@ -61,6 +64,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       runs: { type: 'string', default: '1' },
       focus: { type: 'string', multiple: true, default: [] },
       skip: { type: 'string', multiple: true, default: [] },
+      runtime: { type: 'string' },
       'runtime-handler': { type: 'string', default: '' },
       benchmark: { type: 'boolean', default: false },
       samples: { type: 'string', default: '50' },
@@ -86,6 +90,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     focus: values.focus,
     skip: values.skip,
     runtimeHandler: values['runtime-handler'],
+    runtime: values.runtime,
     benchmark: values.benchmark,
     samples: parseCount('--samples', values.samples),
     summary: values.summary,

@@ -24,14 +24,16 @@ export interface Target extends AsyncDisposable {
 export async function startTarget(options: Options, mirror: string, folder: string): Promise<Target> {
   if (options.endpoint !== undefined) return givenTarget(options.endpoint);
   if (options.containerd) return await startContainerd(mirror);
-  return await startBerthd(mirror, folder);
+  return await startBerthd(mirror, folder, options.runtime);
 }
 
-async function startBerthd(mirror: string, folder: string): Promise<Target> {
+async function startBerthd(mirror: string, folder: string, handler: string | undefined): Promise<Target> {
   const registries = join(folder, 'registries.conf');
   const entries = MIRRORED.map((host) => `[[registry]]\nlocation = "${host}"\n[[registry.mirror]]\n${plain(mirror)}`);
   writeFileSync(registries, entries.join('\n'));
-  const berthd = new TestBerthd({ config: `[image]\nregistries_conf = "${registries}"` });
+  const lines = ['[image]', `registries_conf = "${registries}"`];
+  if (handler !== undefined) lines.push('[runtime]', `default_runtime = "${handler}"`);
+  const berthd = new TestBerthd({ config: lines.join('\n') });
   try {
     await berthd.start();
   } catch (err) {
