@@ -5,6 +5,12 @@ import type { NamespaceKind } from './namespace-request.ts';
 const fn = {
   unshare: libc.func('unshare', 'int', ['int']) as (flags: number) => number,
   setns: libc.func('setns', 'int', ['int', 'int']) as (fd: number, type: number) => number,
+  syscall: libc.func('syscall', 'long', ['long', 'long', 'long', 'long']) as (
+    nr: number,
+    a: number,
+    b: number,
+    c: number,
+  ) => number,
   sethostname: libc.func('sethostname', 'int', ['str', 'size_t']) as (name: string, length: number) => number,
   chdir: libc.func('chdir', 'int', ['str']) as (path: string) => number,
   fchdir: libc.func('fchdir', 'int', ['int']) as (fd: number) => number,
@@ -12,6 +18,10 @@ const fn = {
   // glibc has no function for it.
   pivotRoot: libc.func('syscall', 'long', ['long', 'str', 'str']) as (nr: number, root: string, old: string) => number,
 };
+
+/** The numbers of setresuid(2): it is older than the architectures' common table. */
+const SYS_SETRESUID = process.arch === 'arm64' ? 147 : 117;
+const UNCHANGED = -1;
 
 /** CLONE_NEW* of sched.h. */
 const cloneFlags: Readonly<Record<NamespaceKind, number>> = Object.freeze({
@@ -29,8 +39,13 @@ const SYS_PIVOT_ROOT = process.arch === 'arm64' ? 41 : 155;
  * thread of its own: whatever else runs on it would be in the wrong place.
  */
 export function unshare(kinds: readonly NamespaceKind[]): void {
-  const flags = kinds.reduce((sum, kind) => sum | cloneFlags[kind], 0);
+  const flags = flagsOf(kinds);
   if (flags !== 0) check('unshare', kinds.join(), fn.unshare(flags));
+}
+
+/** The flags of clone(2) and unshare(2) that stand for these kinds. */
+export function flagsOf(kinds: readonly NamespaceKind[]): number {
+  return kinds.reduce((sum, kind) => sum | cloneFlags[kind], 0);
 }
 
 /** Moves the calling thread into the namespace behind a descriptor (setns(2)). */
@@ -67,4 +82,17 @@ export function changeRoot(root: number, folder: number): void {
   check('fchdir', 'root', fn.fchdir(root));
   check('chroot', 'root', fn.chroot('.'));
   check('fchdir', 'working directory', fn.fchdir(folder));
+}
+
+/**
+ * Runs something as another user, on the calling thread alone: the C library's setresuid would change all threads. Only
+ * what is synchronous; the thread is root again afterwards.
+ */
+export function asThreadUser<T>(uid: number, use: () => T): T {
+  check('setresuid', `user ${uid}`, fn.syscall(SYS_SETRESUID, UNCHANGED, uid, UNCHANGED));
+  try {
+    return use();
+  } finally {
+    check('setresuid', 'user 0', fn.syscall(SYS_SETRESUID, UNCHANGED, 0, UNCHANGED));
+  }
 }

@@ -2,13 +2,16 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { bindMount, unmount } from './mount.ts';
-import type { NamespaceKind } from './namespace-request.ts';
+import type { pinnedKinds } from './namespace-request.ts';
+
+/** What can be pinned. */
+export type PinnedKind = (typeof pinnedKinds)[number];
 
 /**
  * Keeps a namespace alive without a process: binds its file of /proc onto the new file `<pinDir>/<kind>`. Throws
  * EEXIST when there is one.
  */
-export function pinNamespace(source: string, pinDir: string, kind: NamespaceKind): void {
+export function pinNamespace(source: string, pinDir: string, kind: PinnedKind): void {
   const pin = join(pinDir, kind);
   writeFileSync(pin, '', { flag: 'wx', mode: 0o444 });
   try {
@@ -20,7 +23,7 @@ export function pinNamespace(source: string, pinDir: string, kind: NamespaceKind
 }
 
 /** Lets go of these namespaces in a folder and removes their files. Safe to repeat. */
-export function unpin(pinDir: string, kinds: readonly NamespaceKind[]): void {
+export function unpin(pinDir: string, kinds: readonly PinnedKind[]): void {
   for (const kind of kinds) {
     const pin = join(pinDir, kind);
     unmount(pin);

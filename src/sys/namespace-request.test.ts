@@ -3,9 +3,10 @@ import { test } from 'node:test';
 
 import fc from 'fast-check';
 
-import { checkNamespaceRequest, namespaceKinds, sysctlPath } from './namespace-request.ts';
+import { checkNamespaceRequest, type NamespaceKind, sysctlPath } from './namespace-request.ts';
 
-const request = { pausePath: '/pause', kinds: namespaceKinds, hostname: '', sysctls: {}, pinDir: '/run/x' };
+const kinds: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'pid'];
+const request = { pausePath: '/pause', kinds, hostname: '', sysctls: {}, pinDir: '/run/x' };
 
 test('sysctl names become paths, whichever separator they use', () => {
   assert.equal(sysctlPath('net.ipv4.ip_forward'), '/proc/sys/net/ipv4/ip_forward');

@@ -3,8 +3,21 @@ import { type ErrorKind, invalid } from '../base/errors.ts';
 /** The namespaces that a pod may have of its own. */
 export type NamespaceKind = 'net' | 'ipc' | 'uts' | 'pid';
 
-/** All kinds, in the order in which they are pinned. */
-export const namespaceKinds: readonly NamespaceKind[] = Object.freeze(['net', 'ipc', 'uts', 'pid'] as const);
+/** All that can be pinned, in that order. */
+export const pinnedKinds = Object.freeze(['user', 'net', 'ipc', 'uts', 'pid'] as const);
+
+/** A row of /proc/PID/uid_map or gid_map: `length` ids from `hostId` on are `containerId` and those after it. */
+export interface IdRange {
+  readonly hostId: number;
+  readonly containerId: number;
+  readonly length: number;
+}
+
+/** Whom the ids of a user namespace are on the host. */
+export interface IdMaps {
+  readonly uids: readonly IdRange[];
+  readonly gids: readonly IdRange[];
+}
 
 /** New namespaces, and the pause process that holds them. */
 export interface NamespaceRequest {
@@ -13,6 +26,8 @@ export interface NamespaceRequest {
   readonly pauseArgs?: readonly string[] | undefined;
   /** May be empty: then there is only the pause process. */
   readonly kinds: readonly NamespaceKind[];
+  /** A new user namespace that all others belong to, pinned as `user`; undefined: the host's. */
+  readonly userNamespace?: IdMaps | undefined;
   /** Empty: as on the host. Needs `uts` among the kinds. */
   readonly hostname: string;
   /** `net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem` and `fs.mqueue.*`, each with its namespace among the kinds. */
@@ -71,7 +86,8 @@ export function sysctlPath(name: string): string {
   return `/proc/sys/${parts.join('/')}`;
 }
 
-function sysctlKind(name: string): NamespaceKind | undefined {
+/** The namespace that a sysctl belongs to; undefined for one of the host's. */
+export function sysctlKind(name: string): NamespaceKind | undefined {
   const dotted = name.replaceAll('/', '.');
   if (dotted.startsWith('net.')) return 'net';
   if (/^(kernel\.(shm|msg|sem)|fs\.mqueue\.)/.test(dotted)) return 'ipc';

@@ -6,18 +6,21 @@ import { closeFd } from './at.ts';
 import { makeEmptyRoot } from './empty-root.ts';
 import { isErrno, SyscallError, wrapErrno } from './errno.ts';
 import { bringUpLoopback } from './loopback.ts';
-import { setHostname, setns, unshare } from './namespace-calls.ts';
-import { pinNamespace, unpin } from './namespace-pins.ts';
+import { asThreadUser, setHostname, setns, unshare } from './namespace-calls.ts';
+import { type PinnedKind, pinNamespace, unpin } from './namespace-pins.ts';
 import {
+  type IdMaps,
   type NamespaceKind,
   type NamespaceRequest,
   type PauseProcess,
+  sysctlKind,
   sysctlPath,
   type WorkerAnswer,
 } from './namespace-request.ts';
 import { pidfdOpen, pidfdSendSignal, reapKilled } from './pidfd.ts';
 import { readProcessStartTime } from './process.ts';
 import { posixSpawn } from './spawn.ts';
+import { startInUserNamespace } from './user-namespace.ts';
 
 /**
  * The thread that makes namespaces. Between `unshare` and the way back it belongs to a pod, so all that happens there
@@ -60,33 +63,104 @@ function answer(request: NamespaceRequest, descriptors: Descriptors, spawnedPid:
 
 /** Makes everything, or takes back what it had made. */
 function make(request: NamespaceRequest, emptyRoot: number, spawnedPid: Int32Array): PauseProcess {
-  const pinned: NamespaceKind[] = [];
+  const pins = new Pins(request.pinDir);
   try {
-    unshare(request.kinds);
-    if (request.hostname !== '') setHostname(request.hostname);
-    if (request.kinds.includes('net')) bringUpLoopback();
-    for (const [name, value] of Object.entries(request.sysctls)) writeSysctl(name, value);
-    for (const kind of request.kinds) {
-      if (kind === 'pid') continue;
-      pinNamespace(`/proc/thread-self/ns/${kind}`, request.pinDir, kind);
-      pinned.push(kind);
-    }
-    for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
-    const pid = spawnPause(request, emptyRoot);
-    Atomics.store(spawnedPid, 0, pid);
-    if (request.kinds.includes('pid')) {
-      pinNamespace(`/proc/${pid}/ns/pid`, request.pinDir, 'pid');
-      pinned.push('pid');
-    }
-    for (const file of request.cgroupProcs ?? []) enterCgroup(file, pid);
+    const pid = request.userNamespace
+      ? makeInUserNamespace(request, request.userNamespace, pins, emptyRoot, spawnedPid)
+      : makeOnHost(request, pins, emptyRoot, spawnedPid);
     const startTime = readProcessStartTime(pid);
     if (startTime === undefined) throw new BerthError('internal', `pause process ${pid} is gone`);
     return { pid, startTime };
   } catch (err) {
     const pid = Atomics.exchange(spawnedPid, 0, 0);
     if (pid !== 0) killPause(pid);
-    unpin(request.pinDir, pinned);
+    pins.undo();
     throw err;
+  }
+}
+
+function makeOnHost(request: NamespaceRequest, pins: Pins, emptyRoot: number, spawnedPid: Int32Array): number {
+  unshare(request.kinds);
+  configure(request);
+  for (const kind of request.kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
+  for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
+  const pid = spawnPause(request, [emptyRoot]);
+  Atomics.store(spawnedPid, 0, pid);
+  if (request.kinds.includes('pid')) pins.add(`/proc/${pid}/ns/pid`, 'pid');
+  for (const file of request.cgroupProcs ?? []) enterCgroup(file, pid);
+  return pid;
+}
+
+// A thread cannot make a user namespace (EINVAL), so the pause process makes all, and the thread visits it.
+function makeInUserNamespace(
+  request: NamespaceRequest,
+  maps: IdMaps,
+  pins: Pins,
+  emptyRoot: number,
+  spawnedPid: Int32Array,
+): number {
+  for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
+  const pause = startInUserNamespace(
+    maps,
+    request.kinds,
+    (orders, answers) => spawnPause(request, [emptyRoot, orders, answers]),
+    (pid) => Atomics.store(spawnedPid, 0, pid),
+  );
+  try {
+    for (const kind of request.kinds) if (kind !== 'pid') visit(`/proc/${pause.pid}/ns/${kind}`, kind);
+    configure(request);
+    for (const kind of ['user', ...request.kinds] as const) pins.add(`/proc/${pause.pid}/ns/${kind}`, kind);
+    for (const file of request.cgroupProcs ?? []) enterCgroup(file, pause.pid);
+    pause.release();
+    return pause.pid;
+  } finally {
+    pause.close();
+  }
+}
+
+function visit(path: string, kind: NamespaceKind): void {
+  const fd = openSync(path, 'r');
+  try {
+    setns(fd, kind);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Host name, loopback and sysctls of the namespaces that the thread is in. */
+function configure({ kinds, hostname, sysctls, userNamespace }: NamespaceRequest): void {
+  if (hostname !== '') setHostname(hostname);
+  if (kinds.includes('net')) bringUpLoopback();
+  for (const [name, value] of Object.entries(sysctls)) {
+    const write = (): void => writeSysctl(name, value);
+    // Those of an IPC namespace are for the root of its user namespace alone, whatever rights others have.
+    const owner = userNamespace && sysctlKind(name) === 'ipc' ? hostRoot(userNamespace) : 0;
+    if (owner === 0) write();
+    else asThreadUser(owner, write);
+  }
+}
+
+/** Who on the host is the root of a user namespace. */
+function hostRoot({ uids }: IdMaps): number {
+  return uids.find(({ containerId }) => containerId === 0)?.hostId ?? 0;
+}
+
+/** The pins that one request has made so far. */
+class Pins {
+  readonly #folder: string;
+  readonly #kinds: PinnedKind[] = [];
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  add(source: string, kind: PinnedKind): void {
+    pinNamespace(source, this.#folder, kind);
+    this.#kinds.push(kind);
+  }
+
+  undo(): void {
+    unpin(this.#folder, this.#kinds);
   }
 }
 
@@ -99,10 +173,10 @@ function moveThread(tasksFile: string): void {
   }
 }
 
-function spawnPause({ pausePath, pauseArgs }: NamespaceRequest, emptyRoot: number): number {
+function spawnPause({ pausePath, pauseArgs }: NamespaceRequest, more: readonly number[]): number {
   const nothing = openSync('/dev/null', 'r+');
   try {
-    const fds = [nothing, nothing, nothing, emptyRoot];
+    const fds = [nothing, nothing, nothing, ...more];
     return posixSpawn({ path: pausePath, args: pauseArgs ?? [], env: {}, cwd: '/', fds, newSession: true });
   } finally {
     closeSync(nothing);

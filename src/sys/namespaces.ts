@@ -11,13 +11,13 @@ import { unpin } from './namespace-pins.ts';
 import {
   checkNamespaceRequest,
   type NamespaceRequest,
-  namespaceKinds,
   type PauseProcess,
+  pinnedKinds,
   type WorkerAnswer,
 } from './namespace-request.ts';
 import { pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from './pidfd.ts';
 
-export type { NamespaceKind, NamespaceRequest, PauseProcess } from './namespace-request.ts';
+export type { IdMaps, NamespaceKind, NamespaceRequest, PauseProcess } from './namespace-request.ts';
 
 /** A request takes a millisecond; a cgroup of a busy node may make it wait for a grace period of the kernel. */
 const TIMEOUT_MS = 20_000;
@@ -52,7 +52,7 @@ export class NamespaceMaker {
 
   /**
    * Makes namespaces: host name, loopback and sysctls set, pinned, held by a new pause process, which is a child of
-   * this process. On any error, and when the signal aborts, nothing is left. Throws `invalid` for a bad host name or
+   * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is left. Throws `invalid` for a bad host name or
    * sysctl, and a `SyscallError` that names the call when the kernel refuses.
    */
   async make(request: NamespaceRequest, signal: AbortSignal): Promise<PauseProcess> {
@@ -62,7 +62,7 @@ export class NamespaceMaker {
       const pause = await this.#ask(request);
       if (!signal.aborted) return pause;
       await killChild(pause.pid);
-      unpin(request.pinDir, request.kinds);
+      unpin(request.pinDir, ['user', ...request.kinds]);
       throw signal.reason;
     });
   }
@@ -105,7 +105,7 @@ export class NamespaceMaker {
     void running.worker.terminate();
     const pid = Atomics.load(running.spawnedPid, 0);
     if (pid !== 0) await killChild(pid);
-    unpin(pinDir, kinds);
+    unpin(pinDir, ['user', ...kinds]);
   }
 
   #startWorker(): Running {
@@ -130,7 +130,7 @@ export class NamespaceMaker {
 
 /** Lets go of all namespaces pinned in a folder and removes their files, not the folder. Safe to repeat. */
 export function unpinNamespaces(pinDir: string): void {
-  unpin(pinDir, namespaceKinds);
+  unpin(pinDir, pinnedKinds);
 }
 
 /** The thread did not answer: other than a refused request, this may leave something behind. */

@@ -207,6 +207,54 @@ test('pause is born in its cgroups, and the thread that bore it is back', { skip
   }
 });
 
+for (const kinds of [['net', 'ipc', 'uts'], ['net', 'ipc', 'uts', 'pid'], []] as const) {
+  test(`a pod with a user namespace, and ${kinds.join() || 'nothing else'} in it`, async () => {
+    const maps = { hostId: 300_000, containerId: 0, length: 65_536 };
+    const sysctls: Record<string, string> =
+      kinds.length > 0 ? { 'net.ipv4.ip_unprivileged_port_start': '7', 'kernel.msgmax': '9001' } : {};
+    const req = request(kinds, {
+      userNamespace: { uids: [maps], gids: [maps] },
+      hostname: kinds.length > 0 ? 'mapped' : '',
+      sysctls,
+      pauseArgs: ['sandbox-id'],
+    });
+    const pause = await maker.make(req, never);
+    const status = readFileSync(`/proc/${pause.pid}/status`, 'utf8');
+    assert.match(status, /^Uid:\t300000\t300000\t300000\t300000$/m);
+    assert.match(status, /^Gid:\t300000\t300000\t300000\t300000$/m);
+    assert.match(status, /^Groups:\s*(300000)?\s*$/m);
+    assert.equal(readFileSync(`/proc/${pause.pid}/uid_map`, 'utf8').trim().replaceAll(/ +/g, ' '), '0 300000 65536');
+    assert.equal(readFileSync(`/proc/${pause.pid}/cmdline`, 'utf8'), `${pausePath}\0sandbox-id\0`);
+    for (const kind of ['user', ...kinds] as const) {
+      const pinned = statSync(join(req.pinDir, kind)).ino;
+      assert.equal(readlinkSync(`/proc/${pause.pid}/ns/${kind}`), `${kind}:[${pinned}]`);
+    }
+    const open = readdirSync(`/proc/${pause.pid}/fd`).map((fd) => readlinkSync(`/proc/${pause.pid}/fd/${fd}`));
+    assert.deepEqual(open, ['/dev/null', '/dev/null', '/dev/null']);
+    if (kinds.length > 0) {
+      assert.equal(inside(req, 'uts', 'hostname'), 'mapped\n');
+      assert.match(inside(req, 'net', 'ip', '-o', 'link', 'show'), /^1: lo: <LOOPBACK,UP,LOWER_UP>/);
+      assert.equal(inside(req, 'net', 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start'), '7\n');
+      assert.equal(inside(req, 'ipc', 'cat', '/proc/sys/kernel/msgmax'), '9001\n');
+      // They belong to the user namespace: its root may do with them as it likes.
+      const asItsRoot = ['--user', '--net', '-t', String(pause.pid), 'ip', 'link', 'add', 'd0', 'type', 'bridge'];
+      execFileSync('nsenter', ['--setuid', '0', ...asItsRoot]);
+    }
+    await end(pause, req);
+    await until(() => !existsSync(`/proc/${pause.pid}`));
+  });
+}
+
+test('id maps that the kernel refuses leave nothing', async () => {
+  const overlapping = [
+    { hostId: 1000, containerId: 0, length: 10 },
+    { hostId: 2000, containerId: 5, length: 10 },
+  ];
+  const req = request(['net'], { userNamespace: { uids: overlapping, gids: overlapping } });
+  await assert.rejects(maker.make(req, never), /write uid_map of pause process \d+: EINVAL/);
+  assert.deepEqual(readdirSync(req.pinDir), []);
+});
+
 test('a request that fails at any step says why and leaves nothing', async () => {
   const taken = request(['ipc', 'uts']);
   mkdirSync(taken.pinDir, { recursive: true });
