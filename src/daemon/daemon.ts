@@ -163,6 +163,7 @@ export class Daemon {
           pausePath: PAUSE_PATH,
           systemdCgroup,
           kernelHasRecursiveReadOnly: host.kernelHasRecursiveReadOnly,
+          kernelMapsIds: host.kernelMapsIds,
           processes,
           log,
         },

@@ -27,11 +27,11 @@ import { because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
-import { mount, unmount } from '../sys/mount.ts';
+import { bindMapped, mount, unmount } from '../sys/mount.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
 import type { LayerStore } from './layer-store.ts';
-import { optionsFit, overlayOptions } from './overlay-options.ts';
+import { type OverlayFolders, optionsFit, overlayOptions } from './overlay-options.ts';
 import { probeOverlay } from './probe-overlay.ts';
 import { removeSmallTree } from './remove-small-tree.ts';
 import type { TreeUsage } from './tree-usage.ts';
@@ -43,6 +43,14 @@ export interface SnapshotsDeps {
   readonly layers: Pick<LayerStore, 'has' | 'path' | 'shortName' | 'linkFolder' | 'implied'>;
   readonly workers: DiskWorkers;
   readonly log: Logger;
+}
+
+/** The user namespace that a container's files belong to. */
+export interface SnapshotOwner {
+  /** A file of the namespace. */
+  readonly userNamespace: string;
+  toHostUid(id: number): number;
+  toHostGid(id: number): number;
 }
 
 /** How the folders of an image look where its layers do not say it themselves. */
@@ -93,10 +101,10 @@ export class Snapshots {
   }
 
   /**
-   * Makes a container's root filesystem from layers, base first, and mounts it. Nothing of it is left on an error:
-   * `alreadyExists` for a container that has one, `notFound` for a layer that is not here.
+   * Makes a container's root filesystem from layers, base first, and mounts it; with an owner, all ids of the image are
+   * mapped to that user namespace. Nothing of it is left on an error: `alreadyExists` for a container that has one, `notFound` for a layer that is not here.
    */
-  async mount(containerId: string, diffIds: readonly string[]): Promise<{ rootfs: string }> {
+  async mount(containerId: string, diffIds: readonly string[], owner?: SnapshotOwner): Promise<{ rootfs: string }> {
     const folder = this.#path(containerId);
     const lowers = this.#lowers(diffIds);
     const image = await this.#imageFoldersOf(diffIds);
@@ -110,10 +118,13 @@ export class Snapshots {
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
       // The root folder of the mount is the upper one as it is.
       chmodSync(upperDir, image.root.mode);
-      if (image.root.uid !== 0 || image.root.gid !== 0) chownSync(upperDir, image.root.uid, image.root.gid);
-      this.#mountOverlay(rootfs, lowers, { upperDir, workDir });
+      const root = onHost(image.root, owner);
+      if (root.uid !== 0 || root.gid !== 0) chownSync(upperDir, root.uid, root.gid);
+      if (owner) this.#mountMapped(folder, lowers, { upperDir, workDir }, owner);
+      else this.#mountOverlay(rootfs, lowers, { upperDir, workDir });
       if (image.inherited.length > 0) {
-        await this.#deps.workers.run('describe', { rootfs, folders: image.inherited });
+        const folders = image.inherited.map((inherited) => onHost(inherited, owner));
+        await this.#deps.workers.run('describe', { rootfs, folders });
       }
       return { rootfs };
     } catch (err) {
@@ -154,6 +165,8 @@ export class Snapshots {
    */
   async remove(containerId: string): Promise<void> {
     const folder = this.#path(containerId);
+    // Only a daemon that was killed in between left any.
+    removeMapped(folder);
     try {
       // Nothing below a mount must go, so the mount point goes first; a busy one is mounted.
       rmdirSync(join(folder, 'rootfs'));
@@ -190,27 +203,37 @@ export class Snapshots {
     return readdirSync(this.#folder).filter((name) => !name.startsWith('.'));
   }
 
+  // Overlayfs itself cannot be seen under other ids, but its layers can, and what is written has the host's ids anyway.
+  // The overlay keeps copies of the mounts, so they go as soon as it is there.
+  #mountMapped(
+    folder: string,
+    lowers: readonly string[],
+    upper: { readonly upperDir: string; readonly workDir: string },
+    { userNamespace }: SnapshotOwner,
+  ): void {
+    const mapped = join(folder, 'mapped');
+    mkdirSync(mapped, { mode: 0o700 });
+    const names = lowers.map((_, index) => String(index));
+    try {
+      for (const [index, short] of lowers.entries()) {
+        const target = join(mapped, String(index));
+        mkdirSync(target, { mode: 0o700 });
+        bindMapped(join(this.#deps.layers.linkFolder, short), target, userNamespace);
+      }
+      mountOverlay(join(folder, 'rootfs'), mapped, { lowers: names, upper, flags: this.#flags });
+    } finally {
+      removeMapped(folder);
+    }
+  }
+
   #mountOverlay(
     target: string,
     lowers: readonly string[],
     upper: { readonly upperDir: string; readonly workDir: string } | undefined,
   ): void {
-    const more = { ...(upper && { upper }), flags: this.#flags };
-    const request = { source: 'overlay', target, type: 'overlay' };
-    const direct = { ...more, lowers: lowers.map((short) => join(this.#deps.layers.linkFolder, short)) };
-    if (optionsFit(direct)) {
-      mount({ ...request, data: overlayOptions(direct) });
-      return;
-    }
-    // By a descriptor of the folder, each layer takes a few bytes however long the root's path is.
-    const fd = openSync(this.#deps.layers.linkFolder, 'r');
-    try {
-      const nearer = { ...more, lowers: lowers.map((short) => `/proc/self/fd/${fd}/${short}`) };
-      mount({ ...request, data: overlayOptions(nearer) });
-    } finally {
-      closeSync(fd);
-    }
+    mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...(upper && { upper }), flags: this.#flags });
   }
+
   /** Names in the link folder, top layer first. A layer that comes twice counts where it is topmost. */
   #lowers(diffIds: readonly string[]): string[] {
     const names = diffIds.map((diffId) => this.#deps.layers.shortName(diffId)).reverse();
@@ -264,6 +287,44 @@ export class Snapshots {
   #temporary(prefix: string): string {
     return join(this.#folder, `${prefix}-${randomBytes(8).toString('hex')}`);
   }
+}
+
+/** Mounts an overlay of layers that are named by their links in one folder. */
+function mountOverlay(target: string, linkFolder: string, { lowers, ...more }: OverlayFolders): void {
+  const request = { source: 'overlay', target, type: 'overlay' };
+  const direct = { ...more, lowers: lowers.map((name) => join(linkFolder, name)) };
+  if (optionsFit(direct)) {
+    mount({ ...request, data: overlayOptions(direct) });
+    return;
+  }
+  // By a descriptor of the folder, each layer takes a few bytes however long the root's path is.
+  const fd = openSync(linkFolder, 'r');
+  try {
+    const nearer = { ...more, lowers: lowers.map((name) => `/proc/self/fd/${fd}/${name}`) };
+    mount({ ...request, data: overlayOptions(nearer) });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Takes away the mapped layers of a snapshot folder. Safe to repeat. */
+function removeMapped(folder: string): void {
+  const mapped = join(folder, 'mapped');
+  if (!existsSync(mapped)) return;
+  for (const name of readdirSync(mapped)) {
+    unmount(join(mapped, name));
+    rmdirSync(join(mapped, name));
+  }
+  rmdirSync(mapped);
+}
+
+/** Something of the image's with the ids that it has on the host; those without one there are the owner's root's. */
+function onHost<T extends { readonly uid: number; readonly gid: number }>(
+  folder: T,
+  owner: SnapshotOwner | undefined,
+): T {
+  if (!owner) return folder;
+  return { ...folder, uid: owner.toHostUid(folder.uid), gid: owner.toHostGid(folder.gid) };
 }
 
 /** A descriptor that keeps what is mounted there alive; undefined when there is no such folder. */

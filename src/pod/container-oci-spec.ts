@@ -4,7 +4,7 @@ import { BerthError, invalid } from '../base/errors.ts';
 import { resolveCapabilities } from '../runtime/capabilities.ts';
 import type { NamespaceMode } from '../runtime/container-spec.ts';
 import { resolveDevices } from '../runtime/devices.ts';
-import { resolveMounts } from '../runtime/mounts.ts';
+import { type MappedMount, resolveMounts } from '../runtime/mounts.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { buildSpec } from '../runtime/spec.ts';
 import type { NamespaceSource, SpecSandbox } from '../runtime/spec-input.ts';
@@ -18,6 +18,8 @@ import { sandboxPaths } from './sandbox-files.ts';
 /** A container's config.json, and who its first process is. */
 export interface BuiltSpec {
   readonly spec: OciSpec;
+  /** Mounts whose files must be seen under the ids of the pod's user namespace. */
+  readonly mapped: readonly MappedMount[];
   readonly user: ResolvedUser;
 }
 
@@ -48,6 +50,12 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
       'this host cannot give capabilities that the container asks for',
     );
   }
+  const mounts = await resolveMounts(spec.mounts, {
+    recursiveReadOnly: handler.features.recursiveReadOnlyMounts,
+    userNamespace: sandbox.spec.security.namespaces.user,
+    handler: handler.name,
+    readHostMounts: readMounts,
+  });
   const ociSpec = buildSpec({
     spec,
     sandbox: specSandbox(deps, sandbox, record),
@@ -58,18 +66,18 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
       ? undefined
       : deps.security.seccomp.resolve(security.seccomp, capabilities.sets.bounding),
     devices: resolveDevices(spec.devices, security.privileged && !handler.privilegedWithoutHostDevices),
-    mounts: await resolveMounts(spec.mounts, {
-      recursiveReadOnly: handler.features.recursiveReadOnlyMounts,
-      handler: handler.name,
-      readHostMounts: readMounts,
-    }),
+    mounts,
     rootfs,
     cgroupsPath: deps.cgroups.containerCgroupsPath(sandbox.spec.cgroupParent, record.id),
     pidsLimit: deps.security.pidsLimit,
     visibleAnnotations: handler.annotations,
     host: deps.host,
   });
-  return { spec: ociSpec, user: { uid: user.uid, gid: user.gid, supplementalGroups: user.supplementalGroups } };
+  return {
+    spec: ociSpec,
+    mapped: mounts.mapped,
+    user: { uid: user.uid, gid: user.gid, supplementalGroups: user.supplementalGroups },
+  };
 }
 
 function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRecord): SpecSandbox {
@@ -78,8 +86,9 @@ function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRec
   // What the sandbox has made is joined; a container on the host's has nothing to join.
   const shared = (mode: NamespaceMode, kind: string): NamespaceSource =>
     mode === 'pod' ? { path: join(paths.namespaces, kind) } : 'host';
-  const { network, ipc } = spec.security.namespaces;
+  const { network, ipc, user } = spec.security.namespaces;
   return {
+    userNamespace: user && { path: join(paths.namespaces, 'user'), maps: user },
     id: sandbox.id,
     name: spec.name,
     namespace: spec.namespace,

@@ -1,16 +1,23 @@
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, findCause, wrap } from '../base/errors.ts';
+import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import { RollbackError, runSteps, type Step } from '../base/steps.ts';
+import type { SnapshotOwner } from '../image/snapshots.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
+import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
+import { mapVolumes, unmapVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
+import { sandboxPaths } from './sandbox-files.ts';
 
 /** As long as CRI-O gives a creation. */
 const CREATE_TIMEOUT_MS = 240_000;
@@ -79,11 +86,24 @@ const mountSnapshot: Step<CreateContext> = {
   async run(ctx) {
     const { deps, id } = ctx;
     const { imageId } = deps.containers.get(id);
-    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers);
+    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, snapshotOwner(ctx));
     ctx.rootfs = rootfs;
   },
   undo: removeSnapshot,
 };
+
+/** Whose the files are in a pod with a user namespace. */
+function snapshotOwner({ deps, id }: ContainerContext): SnapshotOwner | undefined {
+  const { sandboxId } = deps.containers.get(id);
+  const { user } = deps.sandboxes.get(sandboxId).spec.security.namespaces;
+  return (
+    user && {
+      userNamespace: join(sandboxPaths(deps.stateDir, sandboxId).namespaces, 'user'),
+      toHostUid: (uid) => toHostId(user.uids, uid),
+      toHostGid: (gid) => toHostId(user.gids, gid),
+    }
+  );
+}
 
 /** Unmounts the container's root filesystem and removes what it wrote. Safe to repeat. */
 export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
@@ -96,11 +116,17 @@ const writeSpec: Step<CreateContext> = {
   async run(ctx) {
     const { deps, id, rootfs } = ctx;
     if (rootfs === undefined) throw new BerthError('internal', `container ${id} has no root filesystem`);
-    const { spec, user } = await buildContainerSpec(deps, deps.containers.get(id), rootfs);
-    ctx.ociSpec = spec;
+    const { spec, user, mapped } = await buildContainerSpec(deps, deps.containers.get(id), rootfs);
+    const userNamespace = snapshotOwner(ctx)?.userNamespace ?? '';
+    ctx.ociSpec = mapVolumes(mappedVolumes(ctx), spec, mapped, userNamespace);
     deps.containers.put({ ...deps.containers.get(id), user });
   },
+  undo: (ctx) => unmapVolumes(mappedVolumes(ctx)),
 };
+
+function mappedVolumes({ deps, id }: ContainerContext): string {
+  return join(deps.stateDir, 'volumes', id);
+}
 
 const createUnderMonitor: Step<CreateContext> = {
   name: 'create under monitor',
@@ -121,6 +147,7 @@ const createUnderMonitor: Step<CreateContext> = {
       signal,
     );
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
+    unmapVolumes(mappedVolumes({ deps, id }));
   },
   async undo(ctx) {
     await endContainer(ctx);
@@ -162,10 +189,17 @@ export const createContainerSteps: readonly Step<CreateContext>[] = [
   markCreated,
 ];
 
+function checkOwnNamespace(sandbox: SandboxRecord, { security }: ContainerSpec): void {
+  const wanted = security.namespaces.user;
+  if (wanted === undefined || isDeepStrictEqual(wanted, sandbox.spec.security.namespaces.user)) return;
+  throw invalid('config.linux.security_context.namespace_options.userns_options', "must be the sandbox's");
+}
+
 function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): ContainerRecord {
   if (sandbox.state !== 'ready') {
     throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
   }
+  checkOwnNamespace(sandbox, spec);
   const image = requestedImage(deps, spec);
   const id = newContainerId();
   return {

@@ -3,11 +3,13 @@ import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import { RollbackError, runSteps, type Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
+import type { Handler } from '../runtime/handler.ts';
+import { checkUserNamespace } from '../runtime/user-namespace.ts';
 import { type NamespaceKind, type NamespaceRequest, unpinNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
 import { findPause } from './find-pause.ts';
@@ -119,6 +121,7 @@ const makeNamespaces: Step<SandboxContext> = {
         pausePath: deps.pausePath,
         pauseArgs: [id],
         kinds,
+        userNamespace: spec.security.namespaces.user,
         hostname: kinds.includes('uts') ? hostname : '',
         sysctls: spec.sysctls,
         pinDir: sandboxPaths(deps.stateDir, id).namespaces,
@@ -203,9 +206,9 @@ export const runSandboxSteps: readonly Step<SandboxContext>[] = [
 
 function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   const id = newSandboxId();
-  checkNamespaces(spec);
-  deps.cgroups.validateParent(spec.cgroupParent);
   const handler = deps.handlers.get(spec.runtimeHandler);
+  checkNamespaces(spec, handler);
+  deps.cgroups.validateParent(spec.cgroupParent);
   return {
     id,
     name: sandboxName(spec),
@@ -226,14 +229,22 @@ function chooseHostname(spec: SandboxSpec, id: string): string {
   return spec.security.namespaces.network === 'node' ? hostHostname() : id.slice(0, 12);
 }
 
-function checkNamespaces(spec: SandboxSpec): void {
+function checkNamespaces(spec: SandboxSpec, handler: Handler): void {
   const modes = spec.security.namespaces;
   const field = 'config.linux.security_context.namespace_options';
   for (const kind of ['network', 'ipc'] as const) {
     if (modes[kind] !== 'pod' && modes[kind] !== 'node') throw invalid(`${field}.${kind}`, 'must be POD or NODE');
   }
   if (modes.pid === 'target') throw invalid(`${field}.pid`, 'must be POD, CONTAINER or NODE for a sandbox');
-  if (modes.user) throw invalid(`${field}.userns_options`, 'user namespaces are not supported by this version');
+  if (!modes.user) return;
+  checkUserNamespace(modes.user, `${field}.userns_options`);
+  if (!handler.features.userNamespaces) {
+    const why = 'it needs a runtime that knows user namespaces, and Linux 6.3';
+    throw new BerthError('precondition', `${field}.userns_options: not with runtime handler ${handler.name}: ${why}`);
+  }
+  // What belongs to the host cannot be mounted from inside.
+  for (const kind of ['ipc', 'pid'] as const)
+    if (modes[kind] === 'node') throw invalid(`${field}.${kind}`, 'must not be NODE in a pod with a user namespace');
 }
 
 function namespaceKinds(spec: SandboxSpec): NamespaceKind[] {

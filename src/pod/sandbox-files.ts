@@ -2,6 +2,8 @@ import { chmodSync, copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:
 import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
+import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
+import { toHostId } from '../runtime/user-namespace.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
 
@@ -48,7 +50,7 @@ export function writeSandboxFiles(paths: SandboxPaths, spec: SandboxSpec, hostna
   writeReadable(paths.hostname, `${hostname}\n`);
   if (spec.dns === undefined || isEmpty(spec.dns)) copyReadable('/etc/resolv.conf', paths.resolvConf);
   else writeReadable(paths.resolvConf, renderResolvConf(spec.dns));
-  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm);
+  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm, spec.security.namespaces.user);
 }
 
 /** Unmounts /dev/shm. Safe to repeat. */
@@ -96,14 +98,15 @@ function isEmpty(dns: DnsConfig): boolean {
   return dns.servers.length + dns.searches.length + dns.options.length === 0;
 }
 
-function mountShm(target: string): void {
+function mountShm(target: string, user: UserNamespaceSpec | undefined): void {
+  const owner = user ? `,uid=${toHostId(user.uids, 0)},gid=${toHostId(user.gids, 0)}` : '';
   mkdirSync(target, { recursive: true, mode: 0o700 });
   mount({
     source: 'shm',
     target,
     type: 'tmpfs',
     flags: MS_NOSUID | MS_NODEV | MS_NOEXEC,
-    data: `mode=1777,size=${SHM_BYTES}`,
+    data: `mode=1777,size=${SHM_BYTES}${owner}`,
   });
 }
 

@@ -84,7 +84,7 @@ export class ContainerRuntime {
     const { containerId, spec, logFile } = request;
     const bundle = this.bundles.write(containerId, spec);
     try {
-      ensureWorkingDir(spec.root.path, spec.process.cwd);
+      ensureWorkingDir(spec.root.path, spec.process.cwd, rootOnHost(spec));
       if (logFile !== '') prepareLogFile(logFile);
       const tty = spec.process.terminal;
       const command = spec.process.args[0] ?? '';
@@ -154,4 +154,11 @@ export class ContainerRuntime {
   #oci(handler: Handler): OciRuntime {
     return new OciRuntime(handler, this.#processes);
   }
+}
+
+/** Whom the container's root is on the host. */
+function rootOnHost({ linux }: OciSpec): { uid: number; gid: number } {
+  const hostIdOf = (mappings: OciSpec['linux']['uidMappings']): number =>
+    mappings?.find(({ containerID }) => containerID === 0)?.hostID ?? 0;
+  return { uid: hostIdOf(linux.uidMappings), gid: hostIdOf(linux.gidMappings) };
 }

@@ -2,7 +2,7 @@
 export interface HandlerFeatures {
   /** Read-only mounts with all that lies below them (`rro`). */
   readonly recursiveReadOnlyMounts: boolean;
-  /** Id-mapped mounts, which pods with user namespaces need. */
+  /** Containers in a user namespace of their pod. */
   readonly userNamespaces: boolean;
 }
 

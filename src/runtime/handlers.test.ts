@@ -14,12 +14,13 @@ const signal = AbortSignal.timeout(20_000);
 describe('parseFeatures', () => {
   const runc = JSON.stringify({
     mountOptions: ['ro', 'rro'],
-    linux: { mountExtensions: { idmap: { enabled: true } } },
+    linux: { namespaces: ['mount', 'user'] },
   });
 
   it('reads what a runtime can do', () => {
-    assert.deepEqual(parseFeatures(runc, true), { recursiveReadOnlyMounts: true, userNamespaces: true });
-    assert.deepEqual(parseFeatures(runc, false), { recursiveReadOnlyMounts: false, userNamespaces: true });
+    const kernel = (can: boolean) => ({ kernelHasRecursiveReadOnly: can, kernelMapsIds: can });
+    assert.deepEqual(parseFeatures(runc, kernel(true)), { recursiveReadOnlyMounts: true, userNamespaces: true });
+    assert.deepEqual(parseFeatures(runc, kernel(false)), { recursiveReadOnlyMounts: false, userNamespaces: false });
   });
 
   it('knows nothing of any other text', () => {
@@ -28,10 +29,11 @@ describe('parseFeatures', () => {
       '{}',
       '[]',
       'null',
-      '{"mountOptions":"rro","linux":{"mountExtensions":[]}}',
+      '{"mountOptions":"rro","linux":{"namespaces":"user"}}',
       'unknown command',
     ]) {
-      assert.deepEqual(parseFeatures(text, true), { recursiveReadOnlyMounts: false, userNamespaces: false }, text);
+      const found = parseFeatures(text, { kernelHasRecursiveReadOnly: true, kernelMapsIds: true });
+      assert.deepEqual(found, { recursiveReadOnlyMounts: false, userNamespaces: false }, text);
     }
   });
 });
@@ -76,6 +78,7 @@ describe('Handlers', () => {
       pausePath: join(folder, 'pause'),
       systemdCgroup: false,
       kernelHasRecursiveReadOnly: true,
+      kernelMapsIds: true,
       processes,
       log: silentLogger,
     };

@@ -36,6 +36,7 @@ export interface ProbeDeps {
   readonly pausePath: string;
   readonly systemdCgroup: boolean;
   readonly kernelHasRecursiveReadOnly: boolean;
+  readonly kernelMapsIds: boolean;
   readonly processes: Pick<Processes, 'run' | 'start'>;
   readonly log: Logger;
 }
@@ -120,16 +121,17 @@ async function probeHandler(
       const reason = runtimeMessage(version.stderr.toString()) || `exit code ${version.exitCode}`;
       return { name, error: `${path} --version: ${reason}` };
     }
+    const firstLine = version.stdout.toString().split('\n', 1)[0]?.trim() ?? '';
     const handler: Handler = {
       name,
       path,
       root: config.root || join(deps.stateDir, 'runtime', name),
-      version: version.stdout.toString().split('\n', 1)[0]?.trim() ?? '',
-      // Runtimes from before the verb existed cannot do what it tells of either.
+      version: firstLine,
+      // Of those from before the verb existed, crun could do user namespaces all along.
       features:
         features.exitCode === 0
-          ? parseFeatures(features.stdout.toString(), deps.kernelHasRecursiveReadOnly)
-          : NO_FEATURES,
+          ? parseFeatures(features.stdout.toString(), deps)
+          : { ...NO_FEATURES, userNamespaces: deps.kernelMapsIds && firstLine.startsWith('crun ') },
       annotations: config.annotations,
       privilegedWithoutHostDevices: config.privilegedWithoutHostDevices,
     };
@@ -141,7 +143,10 @@ async function probeHandler(
 }
 
 /** Reads `features` (features.md of the runtime specification). Text that is none means that nothing is known. */
-export function parseFeatures(text: string, kernelHasRecursiveReadOnly: boolean): HandlerFeatures {
+export function parseFeatures(
+  text: string,
+  kernel: Pick<ProbeDeps, 'kernelHasRecursiveReadOnly' | 'kernelMapsIds'>,
+): HandlerFeatures {
   let features: unknown;
   try {
     features = JSON.parse(text);
@@ -149,9 +154,11 @@ export function parseFeatures(text: string, kernelHasRecursiveReadOnly: boolean)
     return NO_FEATURES;
   }
   const options = at(features, 'mountOptions');
+  const namespaces = at(at(features, 'linux'), 'namespaces');
   return {
-    recursiveReadOnlyMounts: kernelHasRecursiveReadOnly && Array.isArray(options) && options.includes('rro'),
-    userNamespaces: at(at(at(at(features, 'linux'), 'mountExtensions'), 'idmap'), 'enabled') === true,
+    recursiveReadOnlyMounts: kernel.kernelHasRecursiveReadOnly && Array.isArray(options) && options.includes('rro'),
+    // Joining one is enough: Berth maps the ids of layers and volumes itself.
+    userNamespaces: kernel.kernelMapsIds && Array.isArray(namespaces) && namespaces.includes('user'),
   };
 }
 

@@ -22,6 +22,8 @@ export interface HostFacts {
   readonly selinux: boolean;
   /** Recursive read-only mounts need mount_setattr(2): Linux 5.12. */
   readonly kernelHasRecursiveReadOnly: boolean;
+  /** Files of every kind that pods use can be seen under other ids: layers since Linux 5.19, tmpfs since 6.3. */
+  readonly kernelMapsIds: boolean;
 }
 
 /** As containerd's and docker's units have it; a million is more than any sane program needs. */
@@ -41,6 +43,7 @@ export function readHostFacts(log: Logger): HostFacts {
     apparmorProfiles: readApparmorProfiles(),
     selinux: existsSync('/sys/fs/selinux/enforce'),
     kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),
+    kernelMapsIds: isKernelAtLeast(release(), 6, 3) && existsSync('/proc/self/ns/user'),
   };
 }
 

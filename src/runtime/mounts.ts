@@ -1,9 +1,10 @@
 import { realpath } from 'node:fs/promises';
 import { posix } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 
 import { BerthError, invalid, wrap } from '../base/errors.ts';
 import type { MountInfo } from '../sys/mount-info.ts';
-import type { MountSpec } from './container-spec.ts';
+import type { MountSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { OciMount } from './oci-spec.ts';
 
 /** A mount of the host, as far as propagation depends on it. */
@@ -12,6 +13,8 @@ export type HostMount = Pick<MountInfo, 'mountPoint' | 'propagation'>;
 /** What resolving needs to know of the host and the handler. */
 export interface MountAbilities {
   readonly recursiveReadOnly: boolean;
+  /** The pod's, where it has one of its own. */
+  readonly userNamespace?: UserNamespaceSpec | undefined;
   /** Name of the handler, for messages. */
   readonly handler: string;
   /** Called only when a mount asks for propagation. Later entries lie on top of earlier ones. */
@@ -21,8 +24,17 @@ export interface MountAbilities {
 /** A client's mounts, ready for config.json. */
 export interface ResolvedMounts {
   readonly mounts: readonly OciMount[];
+  /** Those of them whose files must be seen under the ids of the pod's user namespace. */
+  readonly mapped: readonly MappedMount[];
   /** What the container's root must be for its mounts to propagate as asked. */
   readonly rootfsPropagation: 'rshared' | 'rslave' | undefined;
+}
+
+/** A mount that must be bound with its ids mapped before the runtime gets it. */
+export interface MappedMount {
+  /** The CRI's field, for errors. */
+  readonly field: string;
+  readonly mount: OciMount;
 }
 
 /** Options that a client may add: they take rights away or concern access times; none changes what is mounted. */
@@ -45,8 +57,14 @@ const PROPAGATION = { private: 'rprivate', hostToContainer: 'rslave', bidirectio
  */
 export async function resolveMounts(mounts: readonly MountSpec[], abilities: MountAbilities): Promise<ResolvedMounts> {
   const resolved: OciMount[] = [];
-  for (const [i, mount] of mounts.entries()) resolved.push(await resolveMount(`config.mounts[${i}]`, mount, abilities));
-  return { mounts: resolved, rootfsPropagation: neededPropagation(mounts) };
+  const mapped: MappedMount[] = [];
+  for (const [i, mount] of mounts.entries()) {
+    const field = `config.mounts[${i}]`;
+    const oci = await resolveMount(field, mount, abilities);
+    resolved.push(oci);
+    if (wantsMapping(field, mount, abilities.userNamespace)) mapped.push({ field, mount: oci });
+  }
+  return { mounts: resolved, mapped, rootfsPropagation: neededPropagation(mounts) };
 }
 
 function neededPropagation(mounts: readonly MountSpec[]): ResolvedMounts['rootfsPropagation'] {
@@ -57,9 +75,6 @@ function neededPropagation(mounts: readonly MountSpec[]): ResolvedMounts['rootfs
 async function resolveMount(field: string, mount: MountSpec, abilities: MountAbilities): Promise<OciMount> {
   if (mount.image)
     throw new BerthError('unimplemented', `${field}.image: image volumes are not supported by this version`);
-  if (mount.uidMappings.length + mount.gidMappings.length > 0) {
-    throw new BerthError('unimplemented', `${field}.uid_mappings: id-mapped mounts are not supported by this version`);
-  }
   const destination = checkDestination(`${field}.container_path`, mount.containerPath);
   checkReadOnly(field, mount, abilities);
   const badOption = mount.options.find((option) => !ALLOWED_OPTIONS.has(option));
@@ -72,6 +87,19 @@ async function resolveMount(field: string, mount: MountSpec, abilities: MountAbi
     source,
     options: ['rbind', PROPAGATION[mount.propagation], accessOption(mount), ...mount.options],
   };
+}
+
+// Other maps than the pod's would show the files to ids that no process of the pod has.
+function wantsMapping(
+  field: string,
+  { uidMappings, gidMappings }: MountSpec,
+  pod: UserNamespaceSpec | undefined,
+): boolean {
+  if (uidMappings.length + gidMappings.length === 0) return false;
+  if (!pod) throw invalid(`${field}.uid_mappings`, 'need a pod with a user namespace');
+  if (!isDeepStrictEqual([uidMappings, gidMappings], [pod.uids, pod.gids]))
+    throw invalid(`${field}.uid_mappings`, "must be the mappings of the pod's user namespace");
+  return true;
 }
 
 function accessOption(mount: MountSpec): string {

@@ -60,6 +60,9 @@ export interface OciMount {
 
 export interface OciLinux {
   readonly namespaces: readonly OciNamespace[];
+  /** Of the user namespace, where there is one. */
+  readonly uidMappings?: readonly OciIdMapping[];
+  readonly gidMappings?: readonly OciIdMapping[];
   readonly devices: readonly OciDevice[];
   readonly cgroupsPath: string;
   readonly resources: OciResources;
@@ -68,6 +71,12 @@ export interface OciLinux {
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly mountLabel?: string;
+}
+
+export interface OciIdMapping {
+  readonly containerID: number;
+  readonly hostID: number;
+  readonly size: number;
 }
 
 export interface OciNamespace {

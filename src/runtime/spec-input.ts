@@ -1,4 +1,4 @@
-import type { ContainerSpec } from './container-spec.ts';
+import type { ContainerSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { ResolvedMounts } from './mounts.ts';
 import type { OciCapabilities, OciDevice, OciDeviceRule } from './oci-spec.ts';
@@ -33,6 +33,8 @@ export interface SpecSandbox {
   readonly annotations: Readonly<Record<string, string>>;
   readonly hostname: string;
   readonly namespaces: Readonly<Record<'network' | 'ipc' | 'uts' | 'pid', NamespaceSource>>;
+  /** Undefined: the host's. */
+  readonly userNamespace: { readonly path: string; readonly maps: UserNamespaceSpec } | undefined;
   readonly files: SandboxFiles;
 }
 
@@ -55,7 +57,7 @@ export interface SpecInput {
   readonly seccomp: object | undefined;
   readonly devices: { readonly nodes: readonly OciDevice[]; readonly rules: readonly OciDeviceRule[] };
   /** From resolveMounts(). */
-  readonly mounts: ResolvedMounts;
+  readonly mounts: Omit<ResolvedMounts, 'mapped'>;
   /** Absolute path of the mounted root filesystem. */
   readonly rootfs: string;
   readonly cgroupsPath: string;

@@ -2,6 +2,14 @@ import type { ResolvedMounts } from './mounts.ts';
 import type { OciMount } from './oci-spec.ts';
 import type { SandboxFiles } from './spec-input.ts';
 
+/** What the default mounts depend on. */
+interface MountOptions {
+  readonly privileged: boolean;
+  readonly readonlyRootfs: boolean;
+  /** The host's /sys as it is, in place of a new one. */
+  readonly bindSys?: boolean;
+}
+
 const DEV_MOUNTS: readonly OciMount[] = Object.freeze([
   { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
   {
@@ -20,6 +28,14 @@ const DEV_MOUNTS: readonly OciMount[] = Object.freeze([
   { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
 ]);
 
+/** A new sysfs shows a network namespace, and only who owns that one may mount it: in a user namespace not the host's. */
+const HOST_SYS: OciMount = Object.freeze({
+  destination: '/sys',
+  type: 'bind',
+  source: '/sys',
+  options: ['rbind', 'nosuid', 'noexec', 'nodev', 'ro'],
+});
+
 /** A client's mount on these takes the place of every default mount below them too. */
 const WHOLE_TREES = ['/dev', '/sys'];
 
@@ -29,8 +45,8 @@ const WHOLE_TREES = ['/dev', '/sys'];
  */
 export function buildMounts(
   files: SandboxFiles,
-  own: ResolvedMounts,
-  options: { readonly privileged: boolean; readonly readonlyRootfs: boolean },
+  own: Omit<ResolvedMounts, 'mapped'>,
+  options: MountOptions,
 ): OciMount[] {
   const taken = new Set(own.mounts.map((mount) => mount.destination));
   const replaced = WHOLE_TREES.filter((tree) => taken.has(tree));
@@ -40,10 +56,7 @@ export function buildMounts(
   return [...defaults, ...own.mounts].sort((a, b) => depth(a.destination) - depth(b.destination));
 }
 
-function defaultMounts(
-  files: SandboxFiles,
-  { privileged, readonlyRootfs }: { readonly privileged: boolean; readonly readonlyRootfs: boolean },
-): OciMount[] {
+function defaultMounts(files: SandboxFiles, { privileged, readonlyRootfs, bindSys = false }: MountOptions): OciMount[] {
   const access = privileged ? 'rw' : 'ro';
   const fileAccess = readonlyRootfs ? 'ro' : 'rw';
   const file = (destination: string, source: string): OciMount => ({
@@ -61,6 +74,15 @@ function defaultMounts(
       source: files.shm,
       options: ['rbind', 'nosuid', 'noexec', 'nodev', 'rw'],
     },
+    ...(bindSys ? [HOST_SYS] : sysMounts(access)),
+    file('/etc/resolv.conf', files.resolvConf),
+    file('/etc/hostname', files.hostname),
+    file('/etc/hosts', files.hosts),
+  ];
+}
+
+function sysMounts(access: 'rw' | 'ro'): OciMount[] {
+  return [
     { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', access] },
     {
       destination: '/sys/fs/cgroup',
@@ -68,9 +90,6 @@ function defaultMounts(
       source: 'cgroup',
       options: ['nosuid', 'noexec', 'nodev', 'relatime', access],
     },
-    file('/etc/resolv.conf', files.resolvConf),
-    file('/etc/hostname', files.hostname),
-    file('/etc/hosts', files.hosts),
   ];
 }
 

@@ -1,6 +1,6 @@
-import { BerthError } from '../base/errors.ts';
 import { matchesGlob } from '../base/glob.ts';
-import type { OciNamespace, OciSpec } from './oci-spec.ts';
+import type { IdMapping, UserNamespaceSpec } from './container-spec.ts';
+import type { OciIdMapping, OciLinux, OciNamespace, OciSpec } from './oci-spec.ts';
 import type { SpecInput } from './spec-input.ts';
 import { buildMounts } from './spec-mounts.ts';
 import { buildProcess } from './spec-process.ts';
@@ -39,18 +39,16 @@ const READONLY_PATHS: readonly string[] = Object.freeze([
 export function buildSpec(input: SpecInput): OciSpec {
   const { spec, mounts } = input;
   const { security } = spec;
-  if (security.namespaces.user) {
-    throw new BerthError('unimplemented', 'user namespaces are not supported by this version');
-  }
   const resources = toOciResources(spec.resources, input.host);
   return {
     ociVersion: OCI_VERSION,
     process: buildProcess(input),
     root: { path: input.rootfs, readonly: security.readonlyRootfs },
-    mounts: buildMounts(input.sandbox.files, mounts, security),
+    mounts: buildMounts(input.sandbox.files, mounts, { ...security, bindSys: mustBindSys(input.sandbox) }),
     annotations: buildAnnotations(input),
     linux: {
       namespaces: buildNamespaces(input),
+      ...idMappings(input.sandbox.userNamespace?.maps),
       devices: input.devices.nodes,
       cgroupsPath: input.cgroupsPath,
       resources: {
@@ -76,6 +74,7 @@ function choosePaths(wanted: readonly string[] | undefined, defaults: readonly s
 
 function buildNamespaces({ sandbox, host }: SpecInput): OciNamespace[] {
   const namespaces: OciNamespace[] = [{ type: 'mount' }];
+  if (sandbox.userNamespace) namespaces.push({ type: 'user', path: sandbox.userNamespace.path });
   if (host.cgroupVersion === 2) namespaces.push({ type: 'cgroup' });
   for (const type of ['network', 'ipc', 'uts', 'pid'] as const) {
     const source = sandbox.namespaces[type];
@@ -83,6 +82,21 @@ function buildNamespaces({ sandbox, host }: SpecInput): OciNamespace[] {
     else if (source !== 'host') namespaces.push({ type, path: source.path });
   }
   return namespaces;
+}
+
+function mustBindSys({ userNamespace, namespaces }: SpecInput['sandbox']): boolean {
+  return userNamespace !== undefined && namespaces.network === 'host';
+}
+
+// The namespace has its maps already, but runc before 1.2 wants to be told.
+function idMappings(maps: UserNamespaceSpec | undefined): Pick<OciLinux, 'uidMappings' | 'gidMappings'> {
+  if (!maps) return {};
+  const toOci = ({ containerId, hostId, length }: IdMapping): OciIdMapping => ({
+    containerID: containerId,
+    hostID: hostId,
+    size: length,
+  });
+  return { uidMappings: maps.uids.map(toOci), gidMappings: maps.gids.map(toOci) };
 }
 
 // Handlers that run virtual machines read these. Of the client's own only those that the node's owner has allowed get

@@ -4,6 +4,7 @@ import { invalid, wrap } from '../base/errors.ts';
 import {
   AT_FDCWD,
   closeFd,
+  fchownat,
   mkdirat,
   O_PATH,
   openat,
@@ -14,16 +15,18 @@ import {
 import { isErrno } from '../sys/errno.ts';
 
 /**
- * Makes a container's working directory in its root filesystem if it is missing, owned by root, mode 0755. Symbolic
+ * Makes a container's working directory in its root filesystem if it is missing, mode 0755, owned by root or who stands for
+ * it on the host. Symbolic
  * links of the image are followed, never out of the root. Throws `invalid` when a part of the path is no folder.
  */
-export function ensureWorkingDir(rootfs: string, workingDir: string): void {
+export function ensureWorkingDir(rootfs: string, workingDir: string, owner = { uid: 0, gid: 0 }): void {
   const root = openat(AT_FDCWD, rootfs, O_PATH | constants.O_DIRECTORY);
   try {
     if (isFolder(root, workingDir)) return;
     makeFolders(
       root,
       workingDir.split('/').filter((part) => part !== ''),
+      owner,
     );
   } catch (err) {
     if (isErrno(err, 'ENOTDIR', 'EEXIST', 'ELOOP')) {
@@ -46,13 +49,15 @@ function isFolder(root: number, path: string): boolean {
   }
 }
 
-function makeFolders(root: number, parts: readonly string[]): void {
+function makeFolders(root: number, parts: readonly string[], owner: { uid: number; gid: number }): void {
   for (let i = 1; i <= parts.length; i++) {
     const path = parts.slice(0, i).join('/');
     if (isFolder(root, path)) continue;
     const parent = openFolder(root, parts.slice(0, i - 1).join('/') || '.');
     try {
-      mkdirat(parent, parts[i - 1] ?? '', 0o755);
+      const name = parts[i - 1] ?? '';
+      mkdirat(parent, name, 0o755);
+      if (owner.uid !== 0 || owner.gid !== 0) fchownat(parent, name, owner.uid, owner.gid);
     } finally {
       closeFd(parent);
     }

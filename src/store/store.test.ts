@@ -202,7 +202,7 @@ suite('Store', () => {
     );
     const made = join(root, 'made', 'here');
     Store.open(made, systemClock).close();
-    assert.equal(statSync(made).mode & 0o777, 0o700);
+    assert.equal(statSync(made).mode & 0o777, 0o711);
   });
 
   test('a root folder that is held names its holder, until that one is gone', () => {

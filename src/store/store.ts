@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
 import Database from 'better-sqlite3';
@@ -52,7 +52,9 @@ export class Store<T extends StoredTypes> {
    */
   static open<T extends StoredTypes>(root: string, clock: Clock): Store<T> {
     try {
-      mkdirSync(root, { recursive: true, mode: 0o700 });
+      mkdirSync(root, { recursive: true, mode: 0o711 });
+      // The root of a pod's user namespace must come through to its own files; all others in here are closed to it.
+      chmodSync(root, (statSync(root).mode & 0o7777) | 0o011);
     } catch (err) {
       throw wrap(`make root folder ${root}`, err);
     }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync } from 'node:fs';
 
 import { invalid } from '../base/errors.ts';
 import { check, isErrno } from './errno.ts';
@@ -23,6 +23,20 @@ const fn = {
     attributes: Uint8Array,
     size: number,
   ) => number,
+  openTree: libc.func('syscall', 'long', ['long', 'long', 'str', 'ulong']) as (
+    nr: number,
+    dirfd: number,
+    path: Name,
+    flags: number,
+  ) => number,
+  moveMount: libc.func('syscall', 'long', ['long', 'long', 'str', 'long', 'str', 'ulong']) as (
+    nr: number,
+    fromDirfd: number,
+    from: Name,
+    toDirfd: number,
+    to: Name,
+    flags: number,
+  ) => number,
 };
 
 /** mount(2) flags. */
@@ -43,7 +57,14 @@ const MS_SHARED = 0x100000;
 
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
+const SYS_OPEN_TREE = 428;
+const SYS_MOVE_MOUNT = 429;
 const SYS_MOUNT_SETATTR = 442;
+const OPEN_TREE_CLONE = 1;
+const OPEN_TREE_CLOEXEC = 0o2000000;
+const AT_EMPTY_PATH = 0x1000;
+const MOVE_MOUNT_F_EMPTY_PATH = 4;
+const MOUNT_ATTR_IDMAP = 0x100000;
 const AT_FDCWD = -100;
 const AT_RECURSIVE = 0x8000;
 const MOUNT_ATTR_RDONLY = 1;
@@ -106,6 +127,35 @@ export function bindMount(source: Name, target: Name, options?: { recursive?: bo
   } catch (err) {
     unmount(target);
     throw err;
+  }
+}
+
+/**
+ * Binds `source` to `target` with the ids of files seen through a user namespace: what belongs to `containerId` of its
+ * maps on disk belongs to `hostId` here (mount_setattr(2), MOUNT_ATTR_IDMAP: Linux 5.12, and only file systems that
+ * know it: overlayfs as a layer 5.19, tmpfs 6.3). `userNamespace` is a file of it such as /proc/PID/ns/user. Throws a
+ * `SyscallError`; EINVAL where the file system cannot.
+ */
+export function bindMapped(source: Name, target: Name, userNamespace: string, options?: { recursive?: boolean }): void {
+  const recursive = options?.recursive === true ? AT_RECURSIVE : 0;
+  const what = `bind ${showName(source)} on ${showName(target)} with ids of ${userNamespace}`;
+  const flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive;
+  const tree = check('open_tree', what, fn.openTree(SYS_OPEN_TREE, AT_FDCWD, cString(source), flags));
+  try {
+    const namespace = openSync(userNamespace, 'r');
+    try {
+      const attributes = Buffer.alloc(32);
+      attributes.writeUInt32LE(MOUNT_ATTR_IDMAP, 0);
+      attributes.writeUInt32LE(namespace, 24);
+      const at = AT_EMPTY_PATH | recursive;
+      check('mount_setattr', what, fn.syscall(SYS_MOUNT_SETATTR, tree, '', at, attributes, attributes.length));
+    } finally {
+      closeSync(namespace);
+    }
+    const moved = fn.moveMount(SYS_MOVE_MOUNT, tree, '', AT_FDCWD, cString(target), MOVE_MOUNT_F_EMPTY_PATH);
+    check('move_mount', what, moved);
+  } finally {
+    closeSync(tree);
   }
 }
 

@@ -17,7 +17,7 @@ import {
 } from './namespace-request.ts';
 import { pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from './pidfd.ts';
 
-export type { IdMaps, NamespaceKind, NamespaceRequest, PauseProcess } from './namespace-request.ts';
+export type { NamespaceKind, NamespaceRequest, PauseProcess } from './namespace-request.ts';
 
 /** A request takes a millisecond; a cgroup of a busy node may make it wait for a grace period of the kernel. */
 const TIMEOUT_MS = 20_000;

@@ -26,6 +26,7 @@ export function specInput(changes: SpecChanges): SpecInput {
       namespace: 'shop',
       uid: 'pod-uid',
       annotations: { 'pod.note': 'p', shared: 'pod' },
+      userNamespace: undefined,
       hostname: 'web-host',
       namespaces: {
         network: { path: '/ns/net' },
@@ -65,6 +66,7 @@ const plainHost: HostFacts = {
   apparmorProfiles: undefined,
   selinux: false,
   kernelHasRecursiveReadOnly: true,
+  kernelMapsIds: true,
 };
 
 const plainContainer: ContainerSpec = {

@@ -35,6 +35,7 @@ describe('handlers of this machine', () => {
     pausePath: join(folder, 'pause'),
     systemdCgroup: false,
     kernelHasRecursiveReadOnly: true,
+    kernelMapsIds: true,
     processes,
     log: silentLogger,
   });

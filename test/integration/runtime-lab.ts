@@ -113,6 +113,7 @@ export class Lab implements AsyncDisposable {
         namespace: 'default',
         uid: 'uid',
         annotations: {},
+        userNamespace: undefined,
         hostname: 'lab-host',
         namespaces: { network: 'new', ipc: 'new', uts: 'new', pid: wish.pid ?? 'new' },
         files: {

@@ -36,7 +36,11 @@ export function sandboxStatusToProto(record: SandboxRecord): PodSandboxStatus {
           pid: MODES[namespaces.pid],
           ipc: MODES[namespaces.ipc],
           targetId: namespaces.targetId,
-          usernsOptions: undefined,
+          usernsOptions: namespaces.user && {
+            mode: ProtoNamespaceMode.POD,
+            uids: [...namespaces.user.uids],
+            gids: [...namespaces.user.gids],
+          },
         },
       },
     },

@@ -18,7 +18,7 @@ export function status(deps: {
     return {
       status: { conditions: [condition('RuntimeReady', runtime), condition('NetworkReady', network)] },
       runtimeHandlers: runtimeHandlers(deps.handlers),
-      features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
+      features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: true, mountOptions: true },
       info: verbose ? infoToProto(deps.info()) : {},
     };
   };
@@ -55,8 +55,7 @@ function runtimeHandlers(handlers: Handlers): StatusResponse['runtimeHandlers'] 
     name,
     features: {
       recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,
-      // The runtime may be able to; Berth gives pods no user namespace yet.
-      userNamespaces: false,
+      userNamespaces: features.userNamespaces,
     },
   }));
 }
