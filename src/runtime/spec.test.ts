@@ -85,14 +85,16 @@ describe('buildSpec', () => {
     });
   });
 
-  it('refuses user namespaces', () => {
-    const namespaces = {
-      network: 'pod',
-      pid: 'container',
-      ipc: 'pod',
-      targetId: '',
-      user: { uids: [], gids: [] },
-    } as const;
-    assert.throws(() => buildSpec(specInput({ security: { namespaces } })), { kind: 'unimplemented' });
+  it("joins the pod's user namespace, and says its maps to runtimes that want to be told", () => {
+    const range = { hostId: 1000, containerId: 0, length: 10 };
+    const input = specInput({});
+    const userNamespace = { path: '/ns/user', maps: { uids: [range], gids: [range] } };
+    const { linux } = buildSpec({ ...input, sandbox: { ...input.sandbox, userNamespace } });
+    assert.deepEqual(
+      linux.namespaces.find(({ type }) => type === 'user'),
+      { type: 'user', path: '/ns/user' },
+    );
+    assert.deepEqual(linux.uidMappings, [{ containerID: 0, hostID: 1000, size: 10 }]);
+    assert.deepEqual(linux.gidMappings, linux.uidMappings);
   });
 });
