@@ -7,7 +7,7 @@ test('without options it is one run of all specs against a berthd of its own', (
   const options = parseOptions([]);
   assert.equal(options?.endpoint, undefined);
   assert.equal(options?.runs, 1);
-  assert.equal(options?.parallel, 1);
+  assert.deepEqual(options?.variants, [{ websocket: false, parallel: 1, benchmark: false, samples: 50 }]);
   assert.deepEqual(options?.focus, []);
 });
 
@@ -19,4 +19,11 @@ test('refuses what makes no sense', () => {
   assert.throws(() => parseOptions(['--parallel', 'x']), /positive/);
   assert.throws(() => parseOptions(['--fast']), /fast/);
   assert.equal(parseOptions(['--help']), undefined);
+});
+
+test('everything is both transports, one spec at a time and several, and benchmarks', () => {
+  const variants = parseOptions(['--everything'])?.variants ?? [];
+  assert.deepEqual(new Set(variants.map(({ websocket }) => websocket)), new Set([true, false]));
+  assert.ok(variants.some(({ parallel }) => parallel > 1) && variants.some(({ parallel }) => parallel === 1));
+  assert.ok(variants.some(({ benchmark }) => benchmark));
 });

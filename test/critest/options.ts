@@ -1,6 +1,18 @@
 import { parseArgs } from 'node:util';
 
-/** What a run of the suite was asked to do. */
+/** One way to run the suite. */
+export interface Variant {
+  /** Exec, attach and port-forward over WebSocket instead of SPDY. */
+  readonly websocket: boolean;
+  /** How many specs at a time. */
+  readonly parallel: number;
+  /** The suite's benchmarks instead of its specs. */
+  readonly benchmark: boolean;
+  /** How often each benchmark does what it measures. */
+  readonly samples: number;
+}
+
+/** What the runner was asked to do. */
 export interface Options {
   /** Undefined: a berthd is started for it. */
   readonly endpoint: string | undefined;
@@ -8,9 +20,8 @@ export interface Options {
   readonly containerd: boolean;
   /** Where the registry with the suite's images listens. */
   readonly registry: string;
-  /** Exec, attach and port-forward over WebSocket instead of SPDY. */
-  readonly websocket: boolean;
-  readonly parallel: number;
+  /** Run one after the other, each as often as `runs` says. */
+  readonly variants: readonly Variant[];
   /** Undefined: a new one for each run. */
   readonly seed: number | undefined;
   readonly runs: number;
@@ -19,14 +30,18 @@ export interface Options {
   readonly runtimeHandler: string;
   /** OCI runtime of the berthd that is started; undefined: its own choice. */
   readonly runtime: string | undefined;
-  readonly benchmark: boolean;
-  /** How often each benchmark does what it measures. */
-  readonly samples: number;
   /** File for the counts, in the form that scripts/test.sh sums up. */
   readonly summary: string | undefined;
   /** Folder that keeps the reports and logs. */
   readonly output: string | undefined;
 }
+
+/** The two transports, and specs that run alone as well as side by side. */
+const EVERYTHING: readonly Variant[] = [
+  { websocket: false, parallel: 1, benchmark: false, samples: 0 },
+  { websocket: true, parallel: 3, benchmark: false, samples: 0 },
+  { websocket: false, parallel: 1, benchmark: true, samples: 5 },
+];
 
 /** Says how to use the runner. */
 export const USAGE = `Usage: npm run critest -- [OPTION]...
@@ -46,6 +61,7 @@ Runs the official conformance suite, critest, against a berthd that it starts, a
   --runtime-handler NAME     handler that pods ask for (the default one)
   --benchmark                the suite's benchmarks instead
   --samples N                how often each benchmark does what it measures (50)
+  --everything               over SPDY, over WebSocket with specs side by side, and a few benchmarks: as npm test does
   --summary FILE             also write the counts there
   --output DIR               keep the reports and logs there
 `;
@@ -68,6 +84,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       'runtime-handler': { type: 'string', default: '' },
       benchmark: { type: 'boolean', default: false },
       samples: { type: 'string', default: '50' },
+      everything: { type: 'boolean', default: false },
       summary: { type: 'string' },
       output: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
@@ -79,20 +96,23 @@ export function parseOptions(args: readonly string[]): Options | undefined {
   if (values.endpoint !== undefined && values.containerd)
     throw new Error('--endpoint and --containerd exclude each other');
   if (values.endpoint !== undefined && values.registry === undefined) throw new Error('--endpoint needs --registry');
+  const ownVariant = {
+    websocket: values.websocket,
+    parallel: parseCount('--parallel', values.parallel),
+    benchmark: values.benchmark,
+    samples: parseCount('--samples', values.samples),
+  };
   return {
     endpoint: values.endpoint,
     containerd: values.containerd,
     registry: values.registry ?? '127.0.0.1:0',
-    websocket: values.websocket,
-    parallel: parseCount('--parallel', values.parallel),
+    variants: values.everything ? EVERYTHING : [ownVariant],
     seed: values.seed === undefined ? undefined : parseCount('--seed', values.seed),
     runs: parseCount('--runs', values.runs),
     focus: values.focus,
     skip: values.skip,
     runtimeHandler: values['runtime-handler'],
     runtime: values.runtime,
-    benchmark: values.benchmark,
-    samples: parseCount('--samples', values.samples),
     summary: values.summary,
     output: values.output,
   };

@@ -8,7 +8,7 @@ import { describe } from '../../src/base/errors.ts';
 import { startRegistry } from '../fakes/images.ts';
 import { pushImages } from './images.ts';
 import { readSegments, removeSegments, unmountBelow } from './leftovers.ts';
-import { type Options, parseOptions, USAGE } from './options.ts';
+import { type Options, parseOptions, USAGE, type Variant } from './options.ts';
 import type { Outcome } from './report.ts';
 import { skippedSpecs } from './skips.ts';
 import { findSuite, runSuite, type Suite } from './suite.ts';
@@ -62,13 +62,13 @@ async function runAll(suite: Suite, options: Options, outcomes: Outcome[], signa
     await pushImages(registry);
     say(`registry ${registry.host}, its images made in ${seconds((performance.now() - start) / 1000)}`);
     await using target = await startTarget(options, registry.host, work);
-    for (let run = 1; run <= options.runs && !signal.aborted; run++) {
-      const folder = join(work, `run-${run}`);
+    for (const variant of Array.from({ length: options.runs }, () => options.variants).flat()) {
+      const folder = join(work, `run-${outcomes.length + 1}`);
       mkdirSync(folder);
-      const outcome = await runSuite(suite, target.endpoint, options, folder, signal);
+      const outcome = await runSuite(suite, target.endpoint, options, variant, folder, signal);
       outcomes.push(outcome);
-      tell(outcome, options, run);
-      if (options.benchmark) tellFigures(join(folder, 'benchmarks'));
+      tell(outcome, variant, outcomes.length);
+      if (variant.benchmark) tellFigures(join(folder, 'benchmarks'));
       if (outcome.failed.length === 0) target.assertNoTraces();
     }
   } finally {
@@ -79,22 +79,22 @@ async function runAll(suite: Suite, options: Options, outcomes: Outcome[], signa
   }
 }
 
-function tell(outcome: Outcome, options: Options, run: number): void {
-  const kind = options.benchmark
-    ? 'benchmarks'
-    : `${options.websocket ? 'WebSocket' : 'SPDY'}, ${options.parallel} at a time`;
+function tell(outcome: Outcome, variant: Variant, run: number): void {
   for (const { name, message, place } of outcome.failed) {
     process.stdout.write(`✖ ${name}\n  ${place}: ${message.replaceAll('\n', '\n  ')}\n`);
   }
-  for (const { name, reason } of outcome.skipped) process.stdout.write(`﹣ ${name}: ${reason}\n`);
   if (run === 1) {
+    for (const { name, reason } of outcome.skipped) process.stdout.write(`﹣ ${name}: ${reason}\n`);
     for (const { spec, reason } of skippedSpecs) process.stdout.write(`﹣ ${spec}: left out, ${reason}\n`);
   }
   const slowest = outcome.slowest.map(({ name, seconds: s }) => `${seconds(s)} ${name.replace(/^\[k8s\.io\] /, '')}`);
   process.stdout.write(`slowest: ${slowest.join('; ')}\n`);
+  const kind = variant.benchmark
+    ? 'benchmarks'
+    : `${variant.websocket ? 'WebSocket' : 'SPDY'}, ${variant.parallel} at a time`;
   say(
-    `run ${run} of ${options.runs} (${kind}, seed ${outcome.seed}): ${outcome.passed} passed, ` +
-      `${outcome.failed.length} failed, ${outcome.skipped.length} skipped in ${seconds(outcome.seconds)}`,
+    `run ${run} (${kind}, seed ${outcome.seed}): ${outcome.passed} passed, ${outcome.failed.length} failed, ` +
+      `${outcome.skipped.length} skipped in ${seconds(outcome.seconds)}`,
   );
 }
 
@@ -121,7 +121,7 @@ function writeSummary(file: string, outcomes: readonly Outcome[], failed: boolea
   const lines = [
     `# pass ${sum((outcome) => outcome.passed)}`,
     `# fail ${sum((outcome) => outcome.failed.length) + (failed ? 1 : 0)}`,
-    `# skipped ${sum((outcome) => outcome.skipped.length + skippedSpecs.length)}`,
+    `# skipped ${sum((outcome) => outcome.skipped.length) + skippedSpecs.length}`,
   ];
   writeFileSync(file, `${lines.join('\n')}\n`);
 }

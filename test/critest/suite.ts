@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 import { BENCHMARK_IMAGE } from './images.ts';
-import type { Options } from './options.ts';
+import type { Options, Variant } from './options.ts';
 import { type Outcome, readOutcome } from './report.ts';
 import { skippedSpecs } from './skips.ts';
 
@@ -70,6 +70,7 @@ export async function runSuite(
   suite: Suite,
   endpoint: string,
   options: Options,
+  variant: Variant,
   folder: string,
   signal: AbortSignal,
 ): Promise<Outcome> {
@@ -78,7 +79,7 @@ export async function runSuite(
   const report = join(folder, 'report.json');
   const log = join(folder, 'critest.log');
   const output = openSync(log, 'w');
-  const child = spawn(suite.critest, suiteArguments(endpoint, options, folder, report), {
+  const child = spawn(suite.critest, suiteArguments(endpoint, options, variant, folder, report), {
     stdio: ['ignore', output, output],
     cwd: temporary,
     env: {
@@ -96,17 +97,23 @@ export async function runSuite(
   throw new Error(`critest ended with ${child.exitCode ?? child.signalCode} and wrote no report:\n${words}`);
 }
 
-function suiteArguments(endpoint: string, options: Options, folder: string, report: string): string[] {
-  const streams = ['exec', 'attach', 'portforward'].map((name) => `--websocket-${name}=${options.websocket}`);
+function suiteArguments(
+  endpoint: string,
+  options: Options,
+  variant: Variant,
+  folder: string,
+  report: string,
+): string[] {
+  const streams = ['exec', 'attach', 'portforward'].map((name) => `--websocket-${name}=${variant.websocket}`);
   const skips = [...skippedSpecs.map(({ spec }) => spec), ...options.skip];
   return [
     `--runtime-endpoint=${endpoint}`,
     `--image-endpoint=${endpoint}`,
     `--runtime-handler=${options.runtimeHandler}`,
     // Ginkgo refuses the option when it says one.
-    ...(options.parallel > 1 && !options.benchmark ? [`--parallel=${options.parallel}`] : []),
+    ...(variant.parallel > 1 && !variant.benchmark ? [`--parallel=${variant.parallel}`] : []),
     ...streams,
-    ...(options.benchmark ? ['--benchmark', ...benchmarkArguments(options, folder)] : []),
+    ...(variant.benchmark ? ['--benchmark', ...benchmarkArguments(variant, folder)] : []),
     '--ginkgo.no-color',
     `--ginkgo.json-report=${report}`,
     ...(options.seed === undefined ? [] : [`--ginkgo.seed=${options.seed}`]),
@@ -118,14 +125,14 @@ function suiteArguments(endpoint: string, options: Options, folder: string, repo
 }
 
 /** Without the file each benchmark skips itself. */
-function benchmarkArguments(options: Options, folder: string): string[] {
+function benchmarkArguments(variant: Variant, folder: string): string[] {
   const file = join(folder, 'benchmarks.yml');
   const figures = join(folder, 'benchmarks');
   mkdirSync(figures, { recursive: true });
   const kinds = ['containers', 'pods', 'images'].flatMap((kind) => [
-    `${kind}Number: ${options.samples}`,
+    `${kind}Number: ${variant.samples}`,
     // Image pulls of one name at the same time are one pull.
-    `${kind}NumberParallel: ${kind === 'images' ? 1 : options.parallel}`,
+    `${kind}NumberParallel: ${kind === 'images' ? 1 : variant.parallel}`,
   ]);
   writeFileSync(file, `${[...kinds, `imagePullingBenchmarkImage: ${BENCHMARK_IMAGE}`].join('\n')}\n`);
   return [`--benchmarking-params-file=${file}`, `--benchmarking-output-dir=${figures}`];
