@@ -1,3 +1,4 @@
+import { parseSetting, parseUlimit } from './parse-setting.ts';
 import type { Kind, TomlValue } from './schema.ts';
 
 /** Longest address of a unix socket: sun_path of unix(7), with its NUL. */
@@ -38,6 +39,12 @@ export function findProblem(kind: Kind, value: unknown): string | undefined {
         : expected('a duration such as "30s" or "1m30s"');
     case 'switch':
       return typeof value === 'boolean' ? undefined : expected('true or false');
+    case 'setting':
+      return typeof value === 'string' && parseSetting(value) ? undefined : expected('NAME=VALUE, on one line');
+    case 'ulimit':
+      return typeof value === 'string' && parseUlimit(value)
+        ? undefined
+        : expected('a limit such as nofile=1024:4096, the first not above the second');
     case 'count':
       return Number.isInteger(value) && Number(value) >= kind.min && Number(value) <= kind.max
         ? undefined

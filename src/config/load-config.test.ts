@@ -37,6 +37,10 @@ function valuesOf(kind: Kind): fc.Arbitrary<unknown> {
       return fc.integer({ min: 1, max: 2_147_483_647 }).map(formatDuration);
     case 'switch':
       return fc.boolean();
+    case 'setting':
+      return fc.stringMatching(/^[a-z.]{1,8}=[ -~]{0,8}$/);
+    case 'ulimit':
+      return fc.constantFrom('nofile=1024', 'core=0:-1', 'memlock=-1');
     case 'count':
       return fc.integer({ min: kind.min, max: kind.max });
     case 'list':

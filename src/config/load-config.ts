@@ -35,6 +35,9 @@ export interface Config {
     readonly defaultCapabilities: readonly string[];
     readonly pidsLimit: number;
     readonly seccompProfile: string;
+    readonly defaultEnv: readonly string[];
+    readonly defaultSysctls: readonly string[];
+    readonly defaultUlimits: readonly string[];
     readonly handlers: Readonly<Record<string, HandlerConfig>>;
   };
   readonly stream: {
@@ -159,6 +162,9 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       defaultCapabilities: list('runtime', 'default_capabilities'),
       pidsLimit: Number(runtime('pids_limit')),
       seccompProfile: runtime('seccomp_profile'),
+      defaultEnv: list('runtime', 'default_env'),
+      defaultSysctls: list('runtime', 'default_sysctls'),
+      defaultUlimits: list('runtime', 'default_ulimits'),
       handlers: toHandlers(values),
     },
     stream: {

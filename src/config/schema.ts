@@ -17,6 +17,8 @@ export type Kind =
   | { readonly type: 'address'; readonly mayBeEmpty: boolean }
   | { readonly type: 'duration' }
   | { readonly type: 'switch' }
+  | { readonly type: 'setting' }
+  | { readonly type: 'ulimit' }
   | { readonly type: 'count'; readonly min: number; readonly max: number }
   | { readonly type: 'list'; readonly of: Kind };
 
@@ -133,6 +135,21 @@ export const TABLES = {
       'The most processes in one container. 0: as many as the pod may have.',
     ),
     seccomp_profile: key(optionalPath, '', 'What RuntimeDefault stands for, as a file. Empty: the built-in profile.'),
+    default_env: key(
+      { type: 'list', of: { type: 'setting' } },
+      [],
+      'Variables of all containers, as NAME=VALUE; the image and the pod may say otherwise.',
+    ),
+    default_sysctls: key(
+      { type: 'list', of: { type: 'setting' } },
+      ['net.ipv4.ip_unprivileged_port_start=0', 'net.ipv4.ping_group_range=0 2147483647'],
+      'Sysctls of all pods that have the namespace to themselves, as NAME=VALUE; the pod may say otherwise. The default ones let programs that do not run as root serve low ports, and ping.',
+    ),
+    default_ulimits: key(
+      { type: 'list', of: { type: 'ulimit' } },
+      [],
+      'Limits of all containers, as NAME=SOFT:HARD with the names of setrlimit(2) in small letters; -1 is no limit. nofile is 1048576 when it is not named.',
+    ),
   },
   stream: {
     listen: key(

@@ -8,6 +8,7 @@ import { KeyedLock } from '../base/keyed-lock.ts';
 import { Cni } from '../cni/cni.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
+import { parseUlimit } from '../config/parse-setting.ts';
 import { readArchive } from '../image/archive.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
 import { DiskWorkers } from '../image/disk-workers.ts';
@@ -19,6 +20,7 @@ import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
+import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { Pods } from '../pod/pods.ts';
@@ -198,6 +200,9 @@ export class Daemon {
         defaultCapabilities: config.runtime.defaultCapabilities,
         hostCapabilities: readHostCapabilities(),
         pidsLimit: config.runtime.pidsLimit || undefined,
+        defaultEnv: config.runtime.defaultEnv,
+        defaultSysctls: new DefaultSysctls(config.runtime.defaultSysctls, log),
+        ulimits: config.runtime.defaultUlimits.flatMap((text) => parseUlimit(text) ?? []),
       },
     };
     const report = await reconcile(deps, store.journal.unfinished(), signal);

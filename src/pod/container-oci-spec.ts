@@ -70,6 +70,8 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     rootfs,
     cgroupsPath: deps.cgroups.containerCgroupsPath(sandbox.spec.cgroupParent, record.id),
     pidsLimit: deps.security.pidsLimit,
+    defaultEnv: deps.security.defaultEnv,
+    ulimits: deps.security.ulimits,
     visibleAnnotations: handler.annotations,
     host: deps.host,
   });

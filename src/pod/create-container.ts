@@ -200,6 +200,13 @@ function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): 
     throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
   }
   checkOwnNamespace(sandbox, spec);
+  // The CRI's own rule: a sandbox is told beforehand, and may count on it.
+  if (spec.security.privileged && !sandbox.spec.security.privileged) {
+    throw invalid(
+      'config.linux.security_context.privileged',
+      `sandbox ${sandbox.id} takes no privileged container, since it was not made for one`,
+    );
+  }
   const image = requestedImage(deps, spec);
   const id = newContainerId();
   return {

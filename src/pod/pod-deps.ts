@@ -4,6 +4,7 @@ import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import type { Journal } from '../base/steps.ts';
 import type { Cni } from '../cni/cni.ts';
+import type { Ulimit } from '../config/parse-setting.ts';
 import type { Images } from '../image/images.ts';
 import type { Snapshots } from '../image/snapshots.ts';
 import type { Processes } from '../proc/processes.ts';
@@ -13,6 +14,7 @@ import type { Handlers } from '../runtime/handlers.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import type { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
+import type { DefaultSysctls } from './default-sysctls.ts';
 import type { RecordIndex } from './record-index.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 
@@ -50,6 +52,10 @@ export interface SecurityParts {
   readonly hostCapabilities: ReadonlySet<string>;
   /** Undefined: as many processes as the pod may have. */
   readonly pidsLimit: number | undefined;
+  /** `NAME=value`. */
+  readonly defaultEnv: readonly string[];
+  readonly defaultSysctls: DefaultSysctls;
+  readonly ulimits: readonly Ulimit[];
 }
 
 /** Opens and closes the journal of one pipeline on one sandbox or container. */

@@ -123,7 +123,10 @@ const makeNamespaces: Step<SandboxContext> = {
         kinds,
         userNamespace: spec.security.namespaces.user,
         hostname: kinds.includes('uts') ? hostname : '',
-        sysctls: spec.sysctls,
+        sysctls: deps.security.defaultSysctls.with(spec.sysctls, {
+          kinds,
+          hasUserNamespace: spec.security.namespaces.user !== undefined,
+        }),
         pinDir: sandboxPaths(deps.stateDir, id).namespaces,
         ...(cgroup ? placement(deps.cgroups.threadPlacement(cgroup)) : {}),
       },
@@ -208,6 +211,8 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   const id = newSandboxId();
   const handler = deps.handlers.get(spec.runtimeHandler);
   checkNamespaces(spec, handler);
+  // Pause runs under a filter of its own, stricter than any profile; a profile that cannot be had is told all the same.
+  if (!spec.security.privileged) deps.security.seccomp.resolve(spec.security.seccomp, []);
   deps.cgroups.validateParent(spec.cgroupParent);
   return {
     id,

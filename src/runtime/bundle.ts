@@ -2,6 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, unlinkSyn
 import { join } from 'node:path';
 
 import { BerthError, wrap } from '../base/errors.ts';
+import { specJson } from './oci-json.ts';
 import type { OciProcess, OciSpec } from './oci-spec.ts';
 import { findNamedIn, type ProcessIdentity } from './process-identity.ts';
 
@@ -56,7 +57,7 @@ export class Bundles {
     } catch (err) {
       throw fileError(`make bundle ${paths.folder}`, err);
     }
-    writeFileSync(paths.config, JSON.stringify(spec), { mode: 0o600, flag: 'wx' });
+    writeFileSync(paths.config, specJson(spec), { mode: 0o600, flag: 'wx' });
     symlinkSync(spec.root.path, paths.rootfs);
     return paths;
   }

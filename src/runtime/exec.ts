@@ -15,6 +15,7 @@ import type { BundlePaths } from './bundle.ts';
 import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
 import { DAEMON_PATH, parseAnswer } from './monitor.ts';
+import { processJson } from './oci-json.ts';
 import { globalArgs } from './oci-runtime.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { killDescendants } from './process-tree.ts';
@@ -190,7 +191,7 @@ export function execProcess(own: OciProcess, args: readonly string[], terminal: 
 function writeExecFiles({ bundle, process, args }: ExecRequest): ExecFiles {
   const id = randomBytes(8).toString('hex');
   const files = { process: join(bundle.folder, `exec-${id}.json`), pid: join(bundle.folder, `exec-${id}.pid`) };
-  writeFileSync(files.process, JSON.stringify(execProcess(process, args, false)), { mode: 0o600, flag: 'wx' });
+  writeFileSync(files.process, processJson(execProcess(process, args, false)), { mode: 0o600, flag: 'wx' });
   return files;
 }
 

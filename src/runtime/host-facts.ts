@@ -15,8 +15,8 @@ export interface HostFacts {
   readonly hugepageSizes: readonly string[];
   /** No process may be given an oom_score_adj below this. -1000 on ordinary hosts. */
   readonly oomScoreAdjFloor: number;
-  /** The highest number of open files that a container may be given. */
-  readonly nofileLimit: number;
+  /** The highest hard limits that containers may be given, by getrlimit(2)'s names; what is not named has no ceiling. */
+  readonly rlimitCeilings: ReadonlyMap<string, number>;
   /** Names of loaded AppArmor profiles; undefined where AppArmor is off. */
   readonly apparmorProfiles: ReadonlySet<string> | undefined;
   readonly selinux: boolean;
@@ -26,8 +26,6 @@ export interface HostFacts {
   readonly kernelMapsIds: boolean;
 }
 
-/** As containerd's and docker's units have it; a million is more than any sane program needs. */
-const WANTED_NOFILE = 1_048_576;
 const CGROUP_ROOT = '/sys/fs/cgroup';
 
 /** Asks the kernel. Logs a warning when a missing capability will make containers differ from what is asked for. */
@@ -39,7 +37,7 @@ export function readHostFacts(log: Logger): HostFacts {
     hugepageSizes:
       cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
     oomScoreAdjFloor: readOomScoreAdjFloor(log),
-    nofileLimit: Math.min(WANTED_NOFILE, parseHardNofile(readFileSync('/proc/self/limits', 'utf8'))),
+    rlimitCeilings: readRlimitCeilings(),
     apparmorProfiles: readApparmorProfiles(),
     selinux: existsSync('/sys/fs/selinux/enforce'),
     kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),
@@ -47,10 +45,34 @@ export function readHostFacts(log: Logger): HostFacts {
   };
 }
 
-/** The hard limit of open files in the text of /proc/PID/limits; Infinity for `unlimited`. */
-export function parseHardNofile(limits: string): number {
-  const hard = /^Max open files\s+\S+\s+(\S+)/m.exec(limits)?.[1] ?? 'unlimited';
-  return hard === 'unlimited' ? Number.POSITIVE_INFINITY : Number(hard);
+/** Titles of /proc/PID/limits, and what getrlimit(2) calls them. */
+const RLIMIT_TITLES: Readonly<Record<string, string>> = Object.freeze({
+  'address space': 'RLIMIT_AS',
+  'core file size': 'RLIMIT_CORE',
+  'cpu time': 'RLIMIT_CPU',
+  'data size': 'RLIMIT_DATA',
+  'file locks': 'RLIMIT_LOCKS',
+  'file size': 'RLIMIT_FSIZE',
+  'locked memory': 'RLIMIT_MEMLOCK',
+  'msgqueue size': 'RLIMIT_MSGQUEUE',
+  'nice priority': 'RLIMIT_NICE',
+  'open files': 'RLIMIT_NOFILE',
+  'pending signals': 'RLIMIT_SIGPENDING',
+  processes: 'RLIMIT_NPROC',
+  'realtime priority': 'RLIMIT_RTPRIO',
+  'realtime timeout': 'RLIMIT_RTTIME',
+  'resident set': 'RLIMIT_RSS',
+  'stack size': 'RLIMIT_STACK',
+});
+
+/** The hard limits in the text of /proc/PID/limits, by getrlimit(2)'s names; without those that are `unlimited`. */
+export function parseHardLimits(limits: string): Map<string, number> {
+  const found = new Map<string, number>();
+  for (const [, title = '', hard = ''] of limits.matchAll(/^Max (\S.*?)\s{2,}\S+\s+(\d+)(?:\s|$)/gm)) {
+    const type = RLIMIT_TITLES[title];
+    if (type !== undefined) found.set(type, Number(hard));
+  }
+  return found;
 }
 
 /** Compares a release such as `6.1.0-13-amd64` with major.minor. */
@@ -63,6 +85,12 @@ export function isKernelAtLeast(version: string, major: number, minor: number): 
 /** Profile names in the text of /sys/kernel/security/apparmor/profiles: `name (enforce)` per line. */
 export function parseApparmorProfiles(text: string): Set<string> {
   return new Set(text.split('\n').flatMap((line) => /^(.+) \([a-z]+\)$/.exec(line)?.[1] ?? []));
+}
+
+// Hard limits are raised only with the capability (setrlimit(2)), and open files never above a limit of the kernel's.
+function readRlimitCeilings(): Map<string, number> {
+  if (!hasCapability('CAP_SYS_RESOURCE')) return parseHardLimits(readFileSync('/proc/self/limits', 'utf8'));
+  return new Map([['RLIMIT_NOFILE', Number(readFileSync('/proc/sys/fs/nr_open', 'utf8'))]]);
 }
 
 // Below its own value the kernel refuses a process without the capability (proc(5), oom_score_adj).

@@ -121,7 +121,9 @@ function checkReadOnly(field: string, mount: MountSpec, abilities: MountAbilitie
   const at = `${field}.recursive_read_only`;
   if (!mount.readonly) throw invalid(at, 'needs readonly');
   if (mount.propagation !== 'private') throw invalid(at, 'needs private propagation');
-  if (!abilities.recursiveReadOnly) throw invalid(at, `runtime handler ${abilities.handler} cannot do it on this host`);
+  // The first word is the kubelet's own (cri-api, pkg/errors), which it looks for.
+  if (!abilities.recursiveReadOnly)
+    throw invalid(at, `RROUnsupported: runtime handler ${abilities.handler} cannot do it on this host`);
 }
 
 async function resolveSource(field: string, path: string): Promise<string> {

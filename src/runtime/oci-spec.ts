@@ -47,6 +47,7 @@ export interface OciCapabilities {
 export interface OciRlimit {
   /** As getrlimit(2) names it, `RLIMIT_NOFILE`. */
   readonly type: string;
+  /** Infinity is no limit. */
   readonly soft: number;
   readonly hard: number;
 }

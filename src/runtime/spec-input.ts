@@ -1,3 +1,4 @@
+import type { Ulimit } from '../config/parse-setting.ts';
 import type { ContainerSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { ResolvedMounts } from './mounts.ts';
@@ -63,6 +64,10 @@ export interface SpecInput {
   readonly cgroupsPath: string;
   /** Undefined: as many processes as the pod may have. */
   readonly pidsLimit: number | undefined;
+  /** The node's own variables, `NAME=value`, which image and client may replace. */
+  readonly defaultEnv: readonly string[];
+  /** The node's own limits for all containers. */
+  readonly ulimits: readonly Ulimit[];
   /** Names of annotations that the runtime may see, or patterns with `*`. */
   readonly visibleAnnotations: readonly string[];
   readonly host: HostFacts;

@@ -49,6 +49,17 @@ describe('buildEnv', () => {
     assert.deepEqual(env, ['PATH=/bin', 'HOSTNAME=mine', 'HOME=/root', 'A=client=1', 'B=image', 'NOVALUE=']);
   });
 
+  it("puts the node's variables below those of image and client", () => {
+    const env = buildEnv(
+      specInput({
+        defaultEnv: ['A=node', 'B=node', 'C=node'],
+        image: { ...image, env: ['B=image'] },
+        spec: { env: [{ key: 'C', value: 'client' }] },
+      }),
+    );
+    assert.deepEqual(env.slice(1, 4), ['A=node', 'B=image', 'C=client']);
+  });
+
   it('sets TERM for a terminal', () => {
     assert.ok(buildEnv(specInput({ spec: { tty: true } })).includes('TERM=xterm'));
     assert.ok(!buildEnv(specInput({})).some((entry) => entry.startsWith('TERM=')));
@@ -131,7 +142,7 @@ describe('buildProcess', () => {
   });
 
   it('limits open files to what the host allows', () => {
-    const { rlimits } = buildProcess(specInput({ host: { nofileLimit: 4096 } }));
+    const { rlimits } = buildProcess(specInput({ host: { rlimitCeilings: new Map([['RLIMIT_NOFILE', 4096]]) } }));
     assert.deepEqual(rlimits, [{ type: 'RLIMIT_NOFILE', soft: 4096, hard: 4096 }]);
   });
 

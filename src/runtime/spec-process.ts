@@ -4,6 +4,7 @@ import { BerthError, invalid } from '../base/errors.ts';
 import type { ContainerSpec, SecurityProfile, SelinuxOptions } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { OciProcess } from './oci-spec.ts';
+import { resolveRlimits } from './rlimits.ts';
 import type { ImageProcess, SpecInput } from './spec-input.ts';
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -22,8 +23,7 @@ export function buildProcess(input: SpecInput): OciProcess {
     env: buildEnv(input),
     cwd: chooseWorkingDir(spec, image),
     capabilities: input.capabilities,
-    // Berth's own limit may be anything; a program that walks all possible descriptors must end some day.
-    rlimits: [{ type: 'RLIMIT_NOFILE', soft: host.nofileLimit, hard: host.nofileLimit }],
+    rlimits: resolveRlimits(input.ulimits, host.rlimitCeilings),
     noNewPrivileges: spec.security.noNewPrivs,
     oomScoreAdj: Math.max(spec.resources.oomScoreAdj ?? 0, host.oomScoreAdjFloor),
     ...(apparmorProfile !== undefined ? { apparmorProfile } : {}),
@@ -47,13 +47,17 @@ export function buildArgs(spec: Pick<ContainerSpec, 'command' | 'args'>, image: 
   return all;
 }
 
-/** Default PATH, then HOSTNAME and TERM, then the image's variables, then the client's: the later value wins. */
-export function buildEnv({ spec, image, sandbox, user }: SpecInput): string[] {
+/**
+ * Default PATH, then the node's own variables, HOSTNAME and TERM, then the image's, then the client's: the later value
+ * wins.
+ */
+export function buildEnv({ spec, image, sandbox, user, defaultEnv }: SpecInput): string[] {
   const byName = new Map<string, string>();
   const put = (entry: string): void => {
     byName.set(entry.split('=', 1)[0] ?? '', entry);
   };
   put(DEFAULT_PATH);
+  for (const entry of defaultEnv) put(entry);
   put(`HOSTNAME=${sandbox.hostname}`);
   if (spec.tty) put('TERM=xterm');
   // A home with a line break would forge passwd lines in programs that copy it.

@@ -12,6 +12,8 @@ export interface SpecChanges {
   readonly mounts?: SpecInput['mounts'];
   readonly seccomp?: object;
   readonly pidsLimit?: number;
+  readonly defaultEnv?: SpecInput['defaultEnv'];
+  readonly ulimits?: SpecInput['ulimits'];
   readonly visibleAnnotations?: readonly string[];
   readonly namespaces?: Partial<SpecInput['sandbox']['namespaces']>;
 }
@@ -52,6 +54,8 @@ export function specInput(changes: SpecChanges): SpecInput {
     rootfs: '/rootfs',
     cgroupsPath: '/pods/berth-c',
     pidsLimit: changes.pidsLimit,
+    defaultEnv: changes.defaultEnv ?? [],
+    ulimits: changes.ulimits ?? [],
     visibleAnnotations: changes.visibleAnnotations ?? [],
     host: { ...plainHost, ...changes.host },
   };
@@ -62,7 +66,7 @@ const plainHost: HostFacts = {
   swapAccounting: true,
   hugepageSizes: ['2MB'],
   oomScoreAdjFloor: -1000,
-  nofileLimit: 1_048_576,
+  rlimitCeilings: new Map(),
   apparmorProfiles: undefined,
   selinux: false,
   kernelHasRecursiveReadOnly: true,

@@ -24,6 +24,7 @@ import { mountHugetlb } from './runtime-lab.ts';
 
 const MIB = 1n << 20n;
 const SHARED_PID = { namespaceOptions: { pid: NamespaceMode.POD } };
+const PRIVILEGED = { privileged: true, namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 const IMAGE = {
   User: 'user:extra',
   Entrypoint: ['/bin/printf', '%s.'],
@@ -294,13 +295,14 @@ for (const handler of ['runc', 'crun'] as const) {
         mounts: [{ containerPath: '/data', hostPath: volume, propagation }],
         ...secured({ ...asRoot, privileged: true }),
       });
-      const unshared = await lab.refused(pod, mount(MountPropagation.PROPAGATION_BIDIRECTIONAL));
+      const trusted = await lab.runPod(lab.podConfig({ linux: { securityContext: PRIVILEGED } }));
+      const unshared = await lab.refused(trusted, mount(MountPropagation.PROPAGATION_BIDIRECTIONAL));
       assert.deepEqual([unshared.code, /propagation/.test(unshared.details)], [status.INVALID_ARGUMENT, true]);
       execFileSync('mount', ['--bind', volume, volume]);
       execFileSync('mount', ['--make-shared', volume]);
       for (const folder of ['before', 'after', 'own']) mkdirSync(join(volume, folder));
       try {
-        const named = (name: string, fields: ContainerFields) => lab.start(pod, { metadata: { name }, ...fields });
+        const named = (name: string, fields: ContainerFields) => lab.start(trusted, { metadata: { name }, ...fields });
         const down = await named('down', mount(MountPropagation.PROPAGATION_HOST_TO_CONTAINER));
         const both = await named('both', mount(MountPropagation.PROPAGATION_BIDIRECTIONAL));
         const none = await named('none', mount(MountPropagation.PROPAGATION_PRIVATE));
@@ -337,7 +339,8 @@ for (const handler of ['runc', 'crun'] as const) {
     });
 
     test('a privileged container may do what berthd may', async () => {
-      const id = await lab.start(pod, secured({ ...asRoot, privileged: true }));
+      const trusted = await lab.runPod(lab.podConfig({ linux: { securityContext: PRIVILEGED } }));
+      const id = await lab.start(trusted, secured({ ...asRoot, privileged: true }));
       const own = /^CapBnd:\t(.*)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
       assert.match(await lab.exec(id, 'cat', '/proc/self/status'), new RegExp(`^CapEff:\t${own}$`, 'm'));
       await lab.exec(id, 'sh', '-c', ': < /dev/loop-control');

@@ -141,6 +141,8 @@ export class Lab implements AsyncDisposable {
       rootfs: this.rootfs,
       cgroupsPath: `/berth-lab/${id}`,
       pidsLimit: 100,
+      defaultEnv: [],
+      ulimits: [],
       visibleAnnotations: [],
       host,
     };

@@ -117,6 +117,27 @@ suite('container configuration', () => {
     });
   });
 
+  test('profiles may come in the old fields, and the new ones win', () => {
+    const profiles = (securityContext: object) => {
+      const { seccomp, apparmor } = container({ linux: { securityContext } }).security;
+      return [seccomp, apparmor];
+    };
+    const both = (name: string) => profiles({ seccompProfilePath: name, apparmorProfile: name });
+    assert.deepEqual(both(''), [undefined, undefined]);
+    assert.deepEqual(both('runtime/default'), [{ type: 'runtimeDefault' }, { type: 'runtimeDefault' }]);
+    assert.deepEqual(both('docker/default'), both('runtime/default'));
+    assert.deepEqual(both('unconfined'), [{ type: 'unconfined' }, { type: 'unconfined' }]);
+    assert.deepEqual(both('localhost//a/b.json')[0], { type: 'localhost', reference: '/a/b.json' });
+    assert.deepEqual(
+      profiles({ seccompProfilePath: 'unconfined', seccomp: { profileType: 0 }, apparmorProfile: 'localhost/mine' }),
+      [{ type: 'runtimeDefault' }, { type: 'localhost', reference: 'mine' }],
+    );
+    const seccomp = sandbox({ linux: { securityContext: { seccompProfilePath: 'runtime/default' } } }).security.seccomp;
+    assert.deepEqual(seccomp, { type: 'runtimeDefault' });
+    for (const name of ['localhost/', 'mine'])
+      assert.throws(() => both(name), { kind: 'invalid', message: /seccomp_profile_path: ".*" is none of/ });
+  });
+
   const bad: [string, ContainerFields, RegExp][] = [
     ['it has no name', { metadata: { name: '' } }, /^config\.metadata\.name: is empty/],
     ['it has no image', { image: { image: '' } }, /^config\.image\.image: is empty/],

@@ -46,7 +46,9 @@ export function sandboxSecurityFromProto(
     readonlyRootfs: proto?.readonlyRootfs ?? false,
     supplementalGroups: groups(proto?.supplementalGroups, `${field}.supplemental_groups`),
     supplementalGroupsPolicy: groupsPolicy(proto?.supplementalGroupsPolicy, `${field}.supplemental_groups_policy`),
-    seccomp: profileFromProto(proto?.seccomp, `${field}.seccomp`),
+    seccomp:
+      profileFromProto(proto?.seccomp, `${field}.seccomp`) ??
+      profileFromName(proto?.seccompProfilePath, `${field}.seccomp_profile_path`),
     apparmor: profileFromProto(proto?.apparmor, `${field}.apparmor`),
   };
 }
@@ -78,8 +80,12 @@ export function containerSecurityFromProto(
     // how procMount "Unmasked" arrives; one that sends none gets the defaults.
     maskedPaths: proto ? absolutePaths(proto.maskedPaths, `${field}.masked_paths`) : undefined,
     readonlyPaths: proto ? absolutePaths(proto.readonlyPaths, `${field}.readonly_paths`) : undefined,
-    seccomp: profileFromProto(proto?.seccomp, `${field}.seccomp`),
-    apparmor: profileFromProto(proto?.apparmor, `${field}.apparmor`),
+    seccomp:
+      profileFromProto(proto?.seccomp, `${field}.seccomp`) ??
+      profileFromName(proto?.seccompProfilePath, `${field}.seccomp_profile_path`),
+    apparmor:
+      profileFromProto(proto?.apparmor, `${field}.apparmor`) ??
+      profileFromName(proto?.apparmorProfile, `${field}.apparmor_profile`),
   };
 }
 
@@ -132,6 +138,17 @@ function profileFromProto(proto: ProtoProfile | undefined, field: string): Secur
     default:
       throw invalid(`${field}.profile_type`, `${proto.profileType} is not a profile type`);
   }
+}
+
+// The deprecated fields, which kubelets up to 1.30 fill, and some clients still do: what SecurityProfile says in a word.
+function profileFromName(name: string | undefined, field: string): SecurityProfile | undefined {
+  if (name === undefined || name === '') return undefined;
+  if (name === 'unconfined') return { type: 'unconfined' };
+  if (name === 'runtime/default' || name === 'docker/default') return { type: 'runtimeDefault' };
+  const reference = name.startsWith('localhost/') ? name.slice('localhost/'.length) : '';
+  if (reference === '')
+    throw invalid(field, `${JSON.stringify(name)} is none of runtime/default, unconfined and localhost/NAME`);
+  return { type: 'localhost', reference };
 }
 
 function selinuxFromProto(proto: SELinuxOption | undefined): SelinuxOptions | undefined {
