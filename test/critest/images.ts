@@ -10,7 +10,16 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
-import { addProgram, buildBusyboxLayout, type LayoutOptions, pushLayout, type TestRegistry } from '../fakes/images.ts';
+import {
+  addProgram,
+  type FixtureConfig,
+  type FixtureLayer,
+  makeBaseLayer,
+  makeFileLayer,
+  pushLayout,
+  type TestRegistry,
+  writeLayout,
+} from '../fakes/images.ts';
 import { addNginx } from '../fakes/nginx.ts';
 
 const run = promisify(execFile);
@@ -34,86 +43,85 @@ const ARCHITECTURE = process.arch === 'x64' ? 'amd64' : process.arch;
 /** Most of the time a program is waited for. */
 const AT_ONCE = 4;
 
-type Content = Omit<LayoutOptions, 'tag'>;
+/** What an image is made of. */
+interface Content {
+  readonly config?: FixtureConfig;
+  readonly layers: readonly FixtureLayer[];
+}
 
 /** Content of each image, by repository and tag without the registry's host. */
-function catalogue(): Record<string, Content> {
-  const busybox = { populate: finishBusybox };
-  // Each a layer more than busybox: images that shall differ must not have the same id.
-  const marked = (mark: string): Content => ({ ...busybox, layers: [{ [mark]: mark }] });
-  const nginx = (port: number): Content => ({
-    config: { Cmd: ['/usr/sbin/nginx', '-c', '/etc/nginx/nginx.conf'] },
-    populate: (rootfs) => addNginx(rootfs, { page: 'nginx of the conformance suite\n', port }),
+async function catalogue(): Promise<Record<string, Content>> {
+  const [box, nginx, hostNginx, noNewPrivs, pause] = await Promise.all([
+    makeBaseLayer({ populate: finishBusybox }),
+    nginxLayer(80),
+    nginxLayer(12003),
+    makeBaseLayer({ populate: addNoNewPrivs }),
+    makeBaseLayer({ empty: true, populate: (rootfs) => copyFile(PAUSE, join(rootfs, 'pause')) }),
+  ]);
+  // Each has a file more than busybox: images that shall differ must not have the same id.
+  const marked = async (mark: string, base = box): Promise<Content> => ({
+    layers: [base, await makeFileLayer({ [mark]: mark })],
   });
-  const pause = (version: string): Content => ({
-    empty: true,
-    config: { Entrypoint: ['/pause'] },
-    files: { version },
-    populate: (rootfs) => copyFile(PAUSE, join(rootfs, 'pause')),
-  });
-  const users = {
-    uid: '1002',
-    username: 'www-data',
-    'uid-group': '1003:1004',
-    'username-group': 'www-data:1004',
+  const ofUser = async (User: string): Promise<Content> => ({ ...(await marked(`user-${User}`)), config: { User } });
+  const ofNginx = { Cmd: ['/usr/sbin/nginx', '-c', '/etc/nginx/nginx.conf'] };
+  const asPause = { Entrypoint: ['/pause'] };
+  const same = await marked('tags');
+  const accounts = {
+    'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/home/user:/bin/sh\n',
+    'etc/group': 'root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n',
   };
-  const tags = Object.fromEntries(['1', '2', '3'].map((tag) => [`${STAGING}/test-image-tags:${tag}`, marked('same')]));
-  const numbered = Object.fromEntries(
-    ['1', '2', '3'].map((number) => [`${STAGING}/test-image-${number}:latest`, marked(`image-${number}`)]),
-  );
-  const ofUsers = Object.fromEntries(
-    Object.entries(users).map(([name, User]) => [
-      `${STAGING}/test-image-user-${name}:latest`,
-      { ...marked(name), config: { User } },
-    ]),
-  );
   return {
-    [`${E2E}/busybox:1.29-2`]: busybox,
-    [`${E2E}/nginx:1.14-2`]: nginx(80),
+    [`${E2E}/busybox:1.29-2`]: { layers: [box] },
+    [`${E2E}/nginx:1.14-2`]: { config: ofNginx, layers: [nginx] },
     [`${E2E}/httpd:2.4.39-4`]: {
-      ...busybox,
       config: { Cmd: ['sh', '-c', 'echo "httpd serves"; exec httpd -f -v -p 80 -h /www'] },
+      layers: [box],
     },
-    [`${E2E}/nonewprivs:1.3`]: { config: { Cmd: ['/nonewprivs'] }, populate: addNoNewPrivs },
-    [`${STAGING}/hostnet-nginx-${ARCHITECTURE}:latest`]: nginx(12003),
+    [`${E2E}/nonewprivs:1.3`]: { config: { Cmd: ['/nonewprivs'] }, layers: [noNewPrivs] },
+    [`${STAGING}/hostnet-nginx-${ARCHITECTURE}:latest`]: { config: ofNginx, layers: [hostNginx] },
     [`${STAGING}/test-image-predefined-group:latest`]: {
-      ...busybox,
       config: { User: '1000' },
-      layers: [
-        {
-          'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\ndefault-user:x:1000:1000::/home/user:/bin/sh\n',
-          'etc/group': 'root:x:0:\ndefault-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n',
-        },
-      ],
+      layers: [box, await makeFileLayer(accounts)],
     },
-    [`${STAGING}/test-image-latest:latest`]: marked('latest'),
-    [`${STAGING}/test-image-tag:test`]: marked('tag-test'),
-    [`${STAGING}/test-image-tag:all`]: marked('tag-all'),
-    'pause:3.9': pause('3.9'),
-    'pause:3.10': pause('3.10'),
-    'docker/library/busybox:1': marked('library'),
-    ...tags,
-    ...numbered,
-    ...ofUsers,
+    [`${STAGING}/test-image-user-uid:latest`]: await ofUser('1002'),
+    [`${STAGING}/test-image-user-username:latest`]: await ofUser('www-data'),
+    [`${STAGING}/test-image-user-uid-group:latest`]: await ofUser('1003:1004'),
+    [`${STAGING}/test-image-user-username-group:latest`]: await ofUser('www-data:1004'),
+    [`${STAGING}/test-image-latest:latest`]: await marked('latest'),
+    [`${STAGING}/test-image-tag:test`]: await marked('tag-test'),
+    [`${STAGING}/test-image-tag:all`]: await marked('tag-all'),
+    [`${STAGING}/test-image-1:latest`]: await marked('image-1'),
+    [`${STAGING}/test-image-2:latest`]: await marked('image-2'),
+    [`${STAGING}/test-image-3:latest`]: await marked('image-3'),
+    [`${STAGING}/test-image-tags:1`]: same,
+    [`${STAGING}/test-image-tags:2`]: same,
+    [`${STAGING}/test-image-tags:3`]: same,
+    'pause:3.9': { ...(await marked('3.9', pause)), config: asPause },
+    'pause:3.10': { ...(await marked('3.10', pause)), config: asPause },
+    'docker/library/busybox:1': await marked('library'),
   };
 }
 
 /** Makes all images and pushes them, some at a time. Takes some seconds. */
 export async function pushImages(registry: TestRegistry): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), 'berth-critest-images-'));
-  const images = Object.entries(catalogue()).entries();
-  const makeSome = async (): Promise<void> => {
-    // An iterator that is shared: each takes the next one.
-    for (const [index, [target, content]] of images) {
-      const layout = await buildBusyboxLayout(join(work, String(index)), { ...content, tag: target });
-      await pushLayout(layout, registry, target);
-    }
-  };
   try {
-    await Promise.all(Array.from({ length: AT_ONCE }, makeSome));
+    const images = Object.entries(await catalogue()).entries();
+    const pushSome = async (): Promise<void> => {
+      // An iterator that is shared: each takes the next one.
+      for (const [index, [target, { config = {}, layers }]] of images) {
+        const layout = await writeLayout(join(work, String(index)), { tag: target, config }, layers);
+        await pushLayout(layout, registry, target);
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, pushSome));
   } finally {
     await rm(work, { recursive: true });
   }
+}
+
+function nginxLayer(port: number): Promise<FixtureLayer> {
+  return makeBaseLayer({ populate: (rootfs) => addNginx(rootfs, { page: 'nginx of the conformance suite\n', port }) });
 }
 
 /**

@@ -29,21 +29,27 @@ export interface FixtureConfig {
   readonly ExposedPorts?: Readonly<Record<string, Record<string, never>>>;
 }
 
-/** How a layout shall be made; everything but the tag has a default. */
-export interface LayoutOptions {
-  /** Name of the image inside the layout (`org.opencontainers.image.ref.name`). */
-  readonly tag: string;
-  /** Laid over the default config (PATH, `sh`). */
-  readonly config?: FixtureConfig;
+type Compression = 'none' | 'gzip' | 'zstd';
+
+/** How the layer below all others shall be made. */
+interface BaseOptions {
   /** True to begin with nothing instead of with busybox. */
   readonly empty?: boolean;
   /** More files for the first layer: path without a leading slash, content. */
   readonly files?: Readonly<Record<string, string>>;
   /** Adds to the root filesystem of the first layer what is more than a few texts. */
   populate?(rootfs: string): Promise<void>;
+  readonly compression?: Compression | undefined;
+}
+
+/** How a layout shall be made; everything but the tag has a default. */
+export interface LayoutOptions extends BaseOptions {
+  /** Name of the image inside the layout (`org.opencontainers.image.ref.name`). */
+  readonly tag: string;
+  /** Laid over the default config (PATH, `sh`). */
+  readonly config?: FixtureConfig;
   /** More layers on top: each is a set of files. A name such as `etc/.wh.gone` is a whiteout. */
   readonly layers?: readonly Readonly<Record<string, string>>[];
-  readonly compression?: 'none' | 'gzip' | 'zstd';
 }
 
 /** Digests of what `buildBusyboxLayout` made. */
@@ -73,33 +79,60 @@ export const hostArchitecture: string = process.arch === 'x64' ? 'amd64' : proce
  * digests.
  */
 export async function buildBusyboxLayout(dir: string, options: LayoutOptions): Promise<BuiltLayout> {
-  const work = await mkdtemp(join(tmpdir(), 'berth-fixture-'));
+  const layers = [await makeBaseLayer(options)];
+  for (const files of options.layers ?? []) layers.push(await makeFileLayer(files, options.compression));
+  return await writeLayout(dir, options, layers);
+}
+
+/** A layer as an image has it. */
+export interface FixtureLayer {
+  readonly diffId: string;
+  readonly mediaType: string;
+  readonly blob: Buffer;
+}
+
+/** The layer below all others: busybox, or nothing, and what the options add. It may serve several images. */
+export async function makeBaseLayer({ empty, files, populate, compression }: BaseOptions): Promise<FixtureLayer> {
+  return await makeLayer(compression, async (folder) => {
+    if (!empty) await makeBusyboxRootfs(folder);
+    await writeFiles(folder, files ?? {});
+    await populate?.(folder);
+  });
+}
+
+/** A layer of some texts. */
+export async function makeFileLayer(
+  files: Readonly<Record<string, string>>,
+  compression?: Compression,
+): Promise<FixtureLayer> {
+  return await makeLayer(compression, (folder) => writeFiles(folder, files));
+}
+
+async function makeLayer(
+  compression: Compression = 'gzip',
+  fill: (folder: string) => Promise<void>,
+): Promise<FixtureLayer> {
+  const folder = await mkdtemp(join(tmpdir(), 'berth-fixture-'));
   try {
-    const base = join(work, 'base');
-    if (options.empty) await mkdir(base);
-    else await makeBusyboxRootfs(base);
-    await writeFiles(base, options.files ?? {});
-    await options.populate?.(base);
-    const folders = [base];
-    for (const [index, files] of (options.layers ?? []).entries()) {
-      const folder = join(work, `layer-${index}`);
-      await mkdir(folder, { recursive: true });
-      await writeFiles(folder, files);
-      folders.push(folder);
-    }
-    const tars: Buffer[] = [];
-    for (const folder of folders) tars.push(await tarFolder(folder));
-    return await writeLayout(dir, options, tars);
+    await chmod(folder, 0o755);
+    await fill(folder);
+    const tar = await tarFolder(folder);
+    const suffix = { none: '', gzip: '+gzip', zstd: '+zstd' }[compression];
+    const mediaType = `application/vnd.oci.image.layer.v1.tar${suffix}`;
+    return { diffId: digestOf(tar), mediaType, blob: compressed(tar, compression) };
   } finally {
-    await rm(work, { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true });
   }
 }
 
-async function writeLayout(dir: string, options: LayoutOptions, tars: readonly Buffer[]): Promise<BuiltLayout> {
+/** Writes an image of these layers into an OCI layout; the same input gives the same digests. */
+export async function writeLayout(
+  dir: string,
+  options: Pick<LayoutOptions, 'tag' | 'config'>,
+  layers: readonly FixtureLayer[],
+): Promise<BuiltLayout> {
   await mkdir(join(dir, 'blobs/sha256'), { recursive: true });
-  const compression = options.compression ?? 'gzip';
-  const layers = tars.map((tar) => compressed(tar, compression));
-  const diffIds = tars.map(digestOf);
+  const diffIds = layers.map(({ diffId }) => diffId);
   const config = Buffer.from(
     JSON.stringify({
       architecture: hostArchitecture,
@@ -111,19 +144,18 @@ async function writeLayout(dir: string, options: LayoutOptions, tars: readonly B
         ...options.config,
       },
       rootfs: { type: 'layers', diff_ids: diffIds },
-      history: tars.map(() => ({ created: '2024-01-01T00:00:00Z', created_by: 'berth test fixture' })),
+      history: layers.map(() => ({ created: '2024-01-01T00:00:00Z', created_by: 'berth test fixture' })),
     }),
   );
-  const suffix = { none: '', gzip: '+gzip', zstd: '+zstd' }[compression];
   const manifest = Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
       config: descriptor('application/vnd.oci.image.config.v1+json', config),
-      layers: layers.map((layer) => descriptor(`application/vnd.oci.image.layer.v1.tar${suffix}`, layer)),
+      layers: layers.map(({ mediaType, blob }) => descriptor(mediaType, blob)),
     }),
   );
-  for (const blob of [...layers, config, manifest]) {
+  for (const blob of [...layers.map(({ blob }) => blob), config, manifest]) {
     await writeFile(join(dir, 'blobs/sha256', digestOf(blob).slice('sha256:'.length)), blob);
   }
   await addToIndex(dir, options.tag, manifest);
@@ -134,7 +166,7 @@ async function writeLayout(dir: string, options: LayoutOptions, tars: readonly B
     manifestDigest: digestOf(manifest),
     configDigest: digestOf(config),
     diffIds,
-    layerDigests: layers.map(digestOf),
+    layerDigests: layers.map(({ blob }) => digestOf(blob)),
   };
 }
 
@@ -159,7 +191,7 @@ export function digestOf(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
-function compressed(tar: Buffer, compression: 'none' | 'gzip' | 'zstd'): Buffer {
+function compressed(tar: Buffer, compression: Compression): Buffer {
   if (compression === 'gzip') return gzipSync(tar, { level: 1 });
   return compression === 'zstd' ? zstdCompressSync(tar) : tar;
 }
