@@ -1,8 +1,9 @@
-import { type handleUnaryCall, status } from '@grpc/grpc-js';
+import { type handleServerStreamingCall, type handleUnaryCall, status } from '@grpc/grpc-js';
 
 import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
-import type { Logger } from '../base/log.ts';
+import type { LogFields, Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
+import { sendStream } from './send-stream.ts';
 
 /** What a handler knows about its call. */
 export interface Call {
@@ -12,6 +13,12 @@ export interface Call {
 
 /** Answers one RPC. Throws BerthError; the boundary turns it into a status. */
 export type Handler<Request, Response> = (request: Request, call: Call) => Promise<Response> | Response;
+
+/**
+ * Answers one RPC with a stream of messages, asked for one at a time and only as fast as the client takes them. It must
+ * end soon when the call's signal aborts. Throws BerthError, before the first message or between two.
+ */
+export type StreamHandler<Request, Response> = (request: Request, call: Call) => AsyncIterable<Response>;
 
 const STATUS_OF: Readonly<Record<ErrorKind, status>> = Object.freeze({
   invalid: status.INVALID_ARGUMENT,
@@ -28,7 +35,7 @@ const STATUS_OF: Readonly<Record<ErrorKind, status>> = Object.freeze({
 });
 
 /** Calls that only read: one line each would bury everything else, as the kubelet polls them. */
-const QUIET = /^(List|Version|Status|.*Status|ImageFsInfo|RuntimeConfig|PodSteps)/;
+const QUIET = /^(List|Stream|Version|Status|.*Status|ImageFsInfo|RuntimeConfig|PodSteps)/;
 
 /** HTTP/2 headers carry the text of an error; beyond this, clients drop the whole answer. */
 const MAX_DETAILS_CHARS = 4096;
@@ -58,6 +65,41 @@ export class RpcBoundary {
     };
   }
 
+  /**
+   * The gRPC form of a handler that streams. A client that leaves is no failure: it is how a stream without an end is
+   * left, and nobody is there to be told of one.
+   */
+  serverStream<Request, Response>(
+    method: string,
+    handler: StreamHandler<Request, Response>,
+  ): handleServerStreamingCall<Request, Response> {
+    return (call) => {
+      const startedMs = performance.now();
+      const gone = new AbortController();
+      call.once('cancelled', () => gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
+      let messages = 0;
+      const send = async (): Promise<void> => {
+        const answers = handler(call.request, { signal: gone.signal });
+        await sendStream(call, answers, gone.signal, () => {
+          messages += 1;
+        });
+      };
+      send().then(
+        () => {
+          this.#succeeded(method, call.request, { messages }, startedMs);
+          call.end();
+        },
+        (err: unknown) => {
+          if (gone.signal.aborted)
+            return this.#succeeded(method, call.request, { messages, clientLeft: true }, startedMs);
+          this.#failed(method, call.request, err, startedMs);
+          // Not destroy(): the messages before it and the status still have to go out.
+          call.emit('error', { code: STATUS_OF[kindOf(err)], details: toDetails(err) });
+        },
+      );
+    };
+  }
+
   async #handle<Request, Response>(
     method: string,
     handler: Handler<Request, Response>,
@@ -65,25 +107,32 @@ export class RpcBoundary {
     signal: AbortSignal,
     startedMs: number,
   ): Promise<Response> {
-    const subject = subjectOf(request);
     try {
       const response = await handler(request, { signal });
-      const ms = performance.now() - startedMs;
-      this.#meter.rpc(method, 'ok', ms / 1000);
-      if (!QUIET.test(method))
-        this.#log.info({ rpc: method, ...subject, ...subjectOf(response), ms: round(ms) }, 'rpc done');
+      this.#succeeded(method, request, subjectOf(response), startedMs);
       return response;
     } catch (err) {
-      const ms = performance.now() - startedMs;
-      const kind = kindOf(err);
-      this.#meter.rpc(method, kind, ms / 1000);
-      const fields = { rpc: method, ...subject, kind, err: describe(err), ms: round(ms) };
-      // An internal error is a bug: its stack says where.
-      if (kind === 'internal')
-        this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
-      else this.#log.warn(fields, 'rpc failed');
+      this.#failed(method, request, err, startedMs);
       throw err;
     }
+  }
+
+  #succeeded(method: string, request: unknown, facts: LogFields, startedMs: number): void {
+    const ms = performance.now() - startedMs;
+    this.#meter.rpc(method, 'ok', ms / 1000);
+    if (!QUIET.test(method))
+      this.#log.info({ rpc: method, ...subjectOf(request), ...facts, ms: round(ms) }, 'rpc done');
+  }
+
+  #failed(method: string, request: unknown, err: unknown, startedMs: number): void {
+    const ms = performance.now() - startedMs;
+    const kind = kindOf(err);
+    this.#meter.rpc(method, kind, ms / 1000);
+    const fields = { rpc: method, ...subjectOf(request), kind, err: describe(err), ms: round(ms) };
+    // An internal error is a bug: its stack says where.
+    if (kind === 'internal')
+      this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
+    else this.#log.warn(fields, 'rpc failed');
   }
 }
 
