@@ -25,6 +25,7 @@ const reserved = {
   'prom-client': ['metrics'],
   'smol-toml': ['config', 'image'],
   undici: ['image'],
+  'ws/': ['server'],
 };
 
 const tests = '\\.test\\.ts$';
