@@ -37,55 +37,15 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include "kernel.h"
 
 #if defined(__x86_64__)
 #define OWN_ARCHITECTURE AUDIT_ARCH_X86_64
 #elif defined(__aarch64__)
 #define OWN_ARCHITECTURE AUDIT_ARCH_AARCH64
 #endif
-
-/* The kernel's signal set: one bit per signal, 64 of them. glibc's sigset_t is larger. */
-typedef unsigned long kernel_sigset;
-
-static long syscall5(long number, long a, long b, long c, long d, long e)
-{
-#if defined(__x86_64__)
-	long result;
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-			 : "rcx", "r11", "memory");
-	return result;
-#elif defined(__aarch64__)
-	register long x8 __asm__("x8") = number;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-
-	__asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-	return x0;
-#else
-#error "pause.c knows the system calls of x86-64 and arm64 only"
-#endif
-}
-
-static long syscall4(long number, long a, long b, long c, long d)
-{
-	return syscall5(number, a, b, c, d, 0);
-}
-
-__attribute__((noreturn)) static void leave(int code)
-{
-	for (;;)
-		syscall4(SYS_exit_group, code, 0, 0, 0);
-}
 
 static void reap_all(void)
 {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes dist: the JavaScript of src and proto/gen, and the pause program. Does only what changed since last time.
+# Makes dist: the JavaScript of src and proto/gen, and the programs of native. Does only what changed since last time.
 set -eu
 cd "$(dirname "$0")/.."
 node=$PWD/node_modules/.bin/node
@@ -23,13 +23,15 @@ compile() {
   mv dist/.stamp.next dist/.stamp
 }
 
-pause() {
-  [ dist/native/pause -nt native/pause.c ] && [ dist/native/pause -nt native/build.sh ] && return 0
+native() {
+  program=dist/native/$1
+  [ -e "$program" ] && [ -z "$(find native -newer "$program" -print -quit)" ] && return 0
   command -v "${CC:-cc}" >/dev/null || scripts/debian-packages.sh build
-  native/build.sh dist/native/pause.next
+  native/build.sh "$1" "$program.next"
   # Renamed, because the old one may be running.
-  mv dist/native/pause.next dist/native/pause
+  mv "$program.next" "$program"
 }
 
-pause
+native pause
+native exec-monitor
 compile

@@ -50,8 +50,9 @@ interface Stored {
   readonly image: StoredImage;
 }
 
-/** Beside the compiled program: dist/native/pause. */
+/** Beside the compiled program, in dist/native. */
 const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
+const EXEC_MONITOR_PATH = fileURLToPath(new URL('../../native/exec-monitor', import.meta.url));
 
 /**
  * One berthd: builds the rooms from the ground up and hands each what it needs. Parts that must be closed are put on a
@@ -119,7 +120,14 @@ export class Daemon {
     const host = readHostFacts(log);
     const monitorPath = findMonitor(config.runtime.monitorPath);
     const systemdCgroup = cgroups.driver === 'systemd';
-    const runtime = new ContainerRuntime({ stateDir: config.state, monitorPath, systemdCgroup, processes, log });
+    const runtime = new ContainerRuntime({
+      stateDir: config.state,
+      monitorPath,
+      execMonitorPath: EXEC_MONITOR_PATH,
+      systemdCgroup,
+      processes,
+      log,
+    });
     const cni = this.#own(
       'cni',
       new Cni({

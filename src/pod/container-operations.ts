@@ -12,7 +12,7 @@ export async function execSync(
 ): Promise<ExecResult> {
   const record = getInState({ deps, id }, 'running');
   const handler = deps.handlers.get(record.handler);
-  return await deps.runtime.execSync({ containerId: id, handler, args: command, timeoutMs }, signal);
+  return await deps.runtime.execSync({ containerId: id, handler, args: command }, timeoutMs, signal);
 }
 
 /** Has a running container write to a new log file, after its client renamed the old one. */

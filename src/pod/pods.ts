@@ -62,7 +62,7 @@ export class Pods {
   /** Waits for the work in flight, which the shutdown signal has told to end. */
   async close(): Promise<void> {
     await Promise.all([this.#work.idle(), this.#runs.idle()]);
-    this.#deps.runtime.close();
+    await this.#deps.runtime.close();
   }
 
   /**

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
 import { Bundles } from './bundle.ts';
-import { type ExecResult, Execs } from './exec.ts';
+import type { ClientStreams } from './client-streams.ts';
+import { type ExecRequest, type ExecResult, Execs } from './exec.ts';
 import { ExitWatch } from './exit-watch.ts';
 import type { Handler } from './handler.ts';
 import { prepareLogFile } from './log-path.ts';
@@ -19,6 +20,8 @@ export interface ContainerRuntimeDeps {
   readonly stateDir: string;
   /** conmon. */
   readonly monitorPath: string;
+  /** The program of native/exec-monitor.c. */
+  readonly execMonitorPath: string;
   readonly systemdCgroup: boolean;
   readonly processes: Processes;
   readonly log: Logger;
@@ -37,13 +40,11 @@ export interface CreateContainerRequest {
   onMonitorStarted?(pid: number): Promise<void> | void;
 }
 
-/** A command for execSync(). */
-export interface ExecSyncRequest {
+/** A command for execSync() or exec(). */
+export interface ExecCommand {
   readonly containerId: string;
   readonly handler: Handler;
   readonly args: readonly string[];
-  /** 0: none. */
-  readonly timeoutMs: number;
 }
 
 /**
@@ -71,9 +72,10 @@ export class ContainerRuntime {
     this.exits.start();
   }
 
-  /** Stops watching. Containers go on. */
-  close(): void {
+  /** Stops watching, and waits for the commands' ends: whoever began them has aborted them. Containers go on. */
+  async close(): Promise<void> {
     this.exits.close();
+    await this.#execs.idle();
   }
 
   /**
@@ -133,11 +135,14 @@ export class ContainerRuntime {
     return await this.#oci(handler).findState(containerId, signal);
   }
 
-  /** Runs a command in a running container to its end; see Execs.run() for what it throws. */
-  async execSync(request: ExecSyncRequest, signal: AbortSignal): Promise<ExecResult> {
-    const { containerId } = request;
-    const process = this.bundles.readProcess(containerId);
-    return await this.#execs.run({ ...request, process, bundle: this.bundles.paths(containerId) }, signal);
+  /** Runs a command in a running container to its end, `timeoutMs` 0 is no limit; see Execs.run() for what it throws. */
+  async execSync(command: ExecCommand, timeoutMs: number, signal: AbortSignal): Promise<ExecResult> {
+    return await this.#execs.run(this.#execRequest(command), timeoutMs, signal);
+  }
+
+  /** Runs a command with a client's streams and returns its exit code; see Execs.stream() for what it throws. */
+  async exec(command: ExecCommand, streams: ClientStreams, signal: AbortSignal): Promise<number> {
+    return await this.#execs.stream(this.#execRequest(command), streams, signal);
   }
 
   /** Ends all commands that still run in a container; call it when the container has ended. */
@@ -149,6 +154,12 @@ export class ContainerRuntime {
   async reopenLog(containerId: string, logFile: string, monitorPid: number, signal: AbortSignal): Promise<void> {
     const { control } = this.bundles.paths(containerId);
     await reopenLog({ containerId, control, logFile, monitorPid }, signal);
+  }
+
+  #execRequest(command: ExecCommand): ExecRequest {
+    const { containerId } = command;
+    const process = this.bundles.readProcess(containerId);
+    return { ...command, process, bundle: this.bundles.paths(containerId) };
   }
 
   #oci(handler: Handler): OciRuntime {

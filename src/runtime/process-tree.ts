@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 
 import type { Processes } from '../proc/processes.ts';
@@ -14,20 +15,34 @@ export interface ProcessFacts {
 
 /** Each round finds what was forked before its parent stood still; a tree that still grows is left to the last kill. */
 const MOST_ROUNDS = 20;
+/** Microseconds: from 142 years on, as whole numbers, a limit that no real-time program ever meets. */
+const LEAST_MARK = 2 ** 52;
 
 /**
- * Kills all descendants of `root`, but not `root` itself, and whatever else belongs to their sessions (a process that
- * was forked twice is nobody's descendant any more), and returns when all have ended. The tree is stopped first, so
- * that nothing is forked while it is counted. `root` must lead a session of its own: its own session is its tree's.
+ * A number for native/exec-monitor.c to mark a tree of processes with: all that the tree ever starts has it as its soft
+ * RLIMIT_RTTIME, whatever becomes of parents and sessions.
  */
-export async function killDescendants(
+export function newMark(): number {
+  return LEAST_MARK + randomInt(2 ** 47);
+}
+
+/**
+ * Kills the tree below `root`, but not `root` itself, and returns when all of it has ended: whoever carries the mark,
+ * or descends from `root`, or shares a session with one who does. The tree is stopped first, so that nothing is forked
+ * while it is counted. `root` must lead a session of its own: its own session is its tree's.
+ */
+export async function killMarked(
+  mark: number,
   root: number,
   processes: Pick<Processes, 'exitOf'>,
   signal: AbortSignal,
 ): Promise<void> {
   const stopped = new Map<number, ProcessFacts>();
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    const fresh = relatives(await readProcesses(), root, process.pid).filter(({ pid }) => !stopped.has(pid));
+    const all = await readProcesses();
+    const marked = await readMarked(all, root, mark);
+    const tree = new Map([...relatives(all, root, process.pid), ...marked].map((found) => [found.pid, found]));
+    const fresh = [...tree.values()].filter(({ pid }) => !stopped.has(pid));
     if (fresh.length === 0) break;
     for (const found of fresh) {
       stopped.set(found.pid, found);
@@ -53,7 +68,7 @@ export function relatives(all: readonly ProcessFacts[], root: number, stranger: 
     found.set(next.pid, next);
     queue.push(...(children.get(next.pid) ?? []), ...(members.get(next.session) ?? []));
   }
-  return [...found.values()].filter(({ state }) => state !== 'Z' && state !== 'X');
+  return [...found.values()].filter(({ state }) => !isDead(state));
 }
 
 /** Parses the text of /proc/PID/stat; undefined when it is no such text. The name in field 2 may hold anything. */
@@ -63,6 +78,26 @@ export function parseStat(text: string): ProcessFacts | undefined {
   const startTime = Number(rest[15]);
   if (!state || !Number.isInteger(pid) || !Number.isInteger(startTime)) return undefined;
   return { pid, state, parent: Number(parent), session: Number(session), startTime };
+}
+
+/** The soft RLIMIT_RTTIME in the text of /proc/PID/limits; undefined where there is none. */
+export function parseMark(limits: string): number | undefined {
+  const soft = /^Max realtime timeout +(\d+) /m.exec(limits)?.[1];
+  return soft === undefined ? undefined : Number(soft);
+}
+
+/** Of all processes but `root` those with the mark; only younger ones can have it. */
+async function readMarked(all: readonly ProcessFacts[], root: number, mark: number): Promise<ProcessFacts[]> {
+  const since = all.find(({ pid }) => pid === root)?.startTime ?? 0;
+  const candidates = all.filter(({ pid, startTime, state }) => pid !== root && startTime >= since && !isDead(state));
+  const limits = await Promise.all(
+    candidates.map(({ pid }) => readFile(`/proc/${pid}/limits`, 'latin1').catch(() => '')),
+  );
+  return candidates.filter((_found, i) => parseMark(limits[i] ?? '') === mark);
+}
+
+function isDead(state: string): boolean {
+  return state === 'Z' || state === 'X';
 }
 
 async function readProcesses(): Promise<ProcessFacts[]> {

@@ -19,7 +19,7 @@ import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { type BundlePaths, Bundles } from '../../src/runtime/bundle.ts';
 import type { ContainerSpec, MountSpec } from '../../src/runtime/container-spec.ts';
-import { Execs } from '../../src/runtime/exec.ts';
+import { type ExecRequest, Execs } from '../../src/runtime/exec.ts';
 import { ExitWatch, type SeenExit } from '../../src/runtime/exit-watch.ts';
 import type { Handler } from '../../src/runtime/handler.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
@@ -32,6 +32,7 @@ import { buildSpec } from '../../src/runtime/spec.ts';
 import type { SpecInput } from '../../src/runtime/spec-input.ts';
 import { ensureWorkingDir } from '../../src/runtime/working-dir.ts';
 import { readMounts } from '../../src/sys/mount.ts';
+import { buildNative } from '../fakes/build-native.ts';
 import { makeBusyboxRootfs } from '../fakes/images.ts';
 
 /** What a test wants of a container; the rest is the plainest there is. */
@@ -84,7 +85,7 @@ export class Lab implements AsyncDisposable {
       systemdCgroup: false,
       ...shared,
     });
-    this.execs = new Execs({ monitorPath, ...shared });
+    this.execs = new Execs({ execMonitorPath: buildNative('exec-monitor', folder), ...shared });
     this.runtime = new OciRuntime(this.handler, this.processes);
     this.exits.onExit = (id, exit) => this.#end(id).resolve(exit);
   }
@@ -163,8 +164,8 @@ export class Lab implements AsyncDisposable {
         bundle,
         handler: this.handler,
         logFile: wish.logFile ?? '',
-        stdin: false,
-        stdinOnce: false,
+        stdin: wish.spec?.stdin ?? false,
+        stdinOnce: wish.spec?.stdinOnce ?? false,
         tty: spec.process.terminal,
         command: spec.process.args[0] ?? '',
       },
@@ -190,11 +191,12 @@ export class Lab implements AsyncDisposable {
   }
 
   async exec(id: string, args: readonly string[], signal: AbortSignal, timeoutMs = 0) {
+    return await this.execs.run(this.execRequest(id, args), timeoutMs, signal);
+  }
+
+  execRequest(id: string, args: readonly string[]): ExecRequest {
     const process = this.bundles.readProcess(id);
-    return await this.execs.run(
-      { containerId: id, bundle: this.paths(id), handler: this.handler, process, args, timeoutMs },
-      signal,
-    );
+    return { containerId: id, bundle: this.paths(id), handler: this.handler, process, args };
   }
 
   async remove(id: string): Promise<void> {
@@ -275,7 +277,8 @@ const plainMount: MountSpec = {
   options: [],
 };
 
-const plainContainer: ContainerSpec = {
+/** A container with nothing asked for. */
+export const plainContainer: ContainerSpec = {
   name: 'lab',
   attempt: 0,
   image: { reference: 'busybox', userSpecified: '', runtimeHandler: '', annotations: {} },

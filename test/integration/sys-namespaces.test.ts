@@ -32,7 +32,7 @@ import {
 import { createPipe } from '../../src/sys/pipe.ts';
 import { isSameProcess, killProcess } from '../../src/sys/process.ts';
 import { NSFS_MAGIC, statfs } from '../../src/sys/statfs.ts';
-import { buildPause } from '../fakes/build-pause.ts';
+import { buildNative } from '../fakes/build-native.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
 
 const never = new AbortController().signal;
@@ -47,7 +47,7 @@ let pinDirs = 0;
 
 before(async () => {
   base = mkdtempSync(join(tmpdir(), 'berth-sys-ns-'));
-  pausePath = buildPause(base);
+  pausePath = buildNative('pause', base);
   maker = new NamespaceMaker();
   maker.start();
   // The thread and the first watch open descriptors that stay.

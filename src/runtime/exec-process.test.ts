@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 
 import { specInput } from '../../test/fakes/spec-input.ts';
-import { execProcess } from './exec.ts';
+import { execProcess } from './exec-process.ts';
 import { buildProcess } from './spec-process.ts';
 
 describe('execProcess', () => {

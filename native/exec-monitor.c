@@ -1,0 +1,215 @@
+/*
+ * exec-monitor: has the OCI runtime start one command in a container, and waits for the command's end.
+ *
+ *     exec-monitor MARK PIDFILE RUNTIME ARGUMENTS...
+ *
+ * RUNTIME with its ARGUMENTS is `<runtime> exec --detach --pid-file PIDFILE ...`: it leaves when the command runs, and
+ * the command is then a child of this process, which is why there is one: only a parent learns the exit code, and what
+ * the command forks twice comes to it too where the container has no PID namespace of its own.
+ *
+ * Descriptors 0, 1 and 2 are the command's. Descriptor 3 is a stream socket to the daemon. It gets lines:
+ *
+ *     failed CODE       the runtime did not start the command; this is the runtime's own exit code
+ *     started PID       the command runs
+ *     ended CODE        it has ended, with 128 + n for signal n; -1 when nobody can tell, because it is no child
+ *
+ * When the daemon closes the socket or dies, the command is killed: nobody would ever read its output.
+ *
+ * MARK is a number that all processes of this exec carry as their soft RLIMIT_RTTIME, in microseconds, so large that it
+ * means nothing. It is passed on by fork and exec whatever becomes of parents, sessions and environments, and so the
+ * daemon finds them all.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include "kernel.h"
+
+enum { DAEMON = 3, NOT_STARTED = 127 };
+
+static kernel_sigset all_signals = ~0UL;
+
+/* Processes to kill when the daemon has gone; 0 for none. */
+static long runtime;
+static long command;
+
+static long parse_number(const char *text)
+{
+	long number = 0;
+
+	while (*text >= '0' && *text <= '9')
+		number = number * 10 + (*text++ - '0');
+	return number;
+}
+
+static void tell(const char *what, long number)
+{
+	char line[64];
+	char digits[24];
+	size_t length = 0;
+	size_t count = 0;
+
+	while (*what != '\0')
+		line[length++] = *what++;
+	line[length++] = ' ';
+	if (number < 0) {
+		line[length++] = '-';
+		number = -number;
+	}
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while ((number /= 10) > 0);
+	while (count > 0)
+		line[length++] = digits[--count];
+	line[length++] = '\n';
+	syscall4(SYS_write, DAEMON, (long)line, (long)length, 0);
+}
+
+/* Undefined on purpose what happens to a daemon without the right to lower its own limit: there is no such right. */
+static void carry_mark(long mark)
+{
+	struct rlimit limit;
+
+	if (syscall4(SYS_prlimit64, 0, RLIMIT_RTTIME, 0, (long)&limit) != 0)
+		return;
+	if (limit.rlim_max < (unsigned long)mark)
+		return;
+	limit.rlim_cur = (unsigned long)mark;
+	syscall4(SYS_prlimit64, 0, RLIMIT_RTTIME, (long)&limit, 0);
+}
+
+static long start_runtime(char **arguments, char **environment)
+{
+	kernel_sigset none = 0;
+	long pid = syscall5(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+
+	if (pid != 0)
+		return pid;
+	syscall4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof(none));
+	syscall4(SYS_execve, (long)arguments[0], (long)arguments, (long)environment, 0);
+	leave(NOT_STARTED);
+}
+
+static long read_pid(const char *file)
+{
+	char text[24];
+	long fd = syscall4(SYS_openat, AT_FDCWD, (long)file, O_RDONLY | O_CLOEXEC, 0);
+	long length;
+
+	if (fd < 0)
+		return 0;
+	length = syscall4(SYS_read, fd, (long)text, sizeof(text) - 1, 0);
+	syscall4(SYS_close, fd, 0, 0, 0);
+	if (length <= 0)
+		return 0;
+	text[length] = '\0';
+	return parse_number(text);
+}
+
+static long exit_code(int status)
+{
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Takes note of what has ended. Until the runtime has, nothing else is reaped: it may be the command. */
+static void reap(const char *pid_file)
+{
+	int status = 0;
+
+	while (runtime != 0) {
+		if (syscall4(SYS_wait4, runtime, (long)&status, WNOHANG, 0) <= 0)
+			return;
+		runtime = 0;
+		if (status == 0)
+			command = read_pid(pid_file);
+		if (command == 0) {
+			tell("failed", exit_code(status));
+			leave(0);
+		}
+		tell("started", command);
+	}
+	for (;;) {
+		long pid = syscall4(SYS_wait4, -1, (long)&status, WNOHANG, 0);
+
+		if (pid == 0)
+			return;
+		if (pid == command || pid < 0) {
+			tell("ended", pid < 0 ? -1 : exit_code(status));
+			leave(0);
+		}
+	}
+}
+
+__attribute__((noreturn)) static void abandon(void)
+{
+	if (runtime != 0)
+		syscall4(SYS_kill, runtime, SIGKILL, 0, 0);
+	if (command != 0) {
+		/* A runtime gives every command a session of its own, so this is its group too. */
+		syscall4(SYS_kill, -command, SIGKILL, 0, 0);
+		syscall4(SYS_kill, command, SIGKILL, 0, 0);
+	}
+	leave(1);
+}
+
+__attribute__((noreturn)) static void wait_for_end(const char *pid_file)
+{
+	kernel_sigset child = 1UL << (SIGCHLD - 1);
+	long signals = syscall4(SYS_signalfd4, -1, (long)&child, sizeof(child), SFD_CLOEXEC | SFD_NONBLOCK);
+
+	if (signals < 0)
+		abandon();
+	for (;;) {
+		struct pollfd waits[2] = { { .fd = (int)signals, .events = POLLIN }, { .fd = DAEMON, .events = 0 } };
+		struct signalfd_siginfo info;
+		long ready = syscall5(SYS_ppoll, (long)waits, 2, 0, 0, sizeof(kernel_sigset));
+
+		if (ready < 0 && ready != -EINTR)
+			abandon();
+		/* Signals of one kind merge: one SIGCHLD may stand for many ends. */
+		while (syscall4(SYS_read, signals, (long)&info, sizeof(info), 0) > 0)
+			;
+		reap(pid_file);
+		if (waits[1].revents != 0)
+			abandon();
+	}
+}
+
+__attribute__((noreturn, used)) static void run(long *stack)
+{
+	long count = stack[0];
+	char **arguments = (char **)(stack + 1);
+	char **environment = arguments + count + 1;
+
+	if (count < 4)
+		leave(2);
+	syscall4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all_signals, 0, sizeof(all_signals));
+	syscall5(SYS_prctl, PR_SET_NAME, (long)"exec-monitor", 0, 0, 0);
+	syscall4(SYS_fcntl, DAEMON, F_SETFD, FD_CLOEXEC, 0);
+	if (syscall5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
+		leave(1);
+	carry_mark(parse_number(arguments[1]));
+	runtime = start_runtime(arguments + 3, environment);
+	if (runtime < 0) {
+		tell("failed", NOT_STARTED);
+		leave(1);
+	}
+	/* Or the daemon would not see the end of the command's output, nor the command that of its input. */
+	for (long fd = 0; fd < DAEMON; fd++)
+		syscall4(SYS_close, fd, 0, 0, 0);
+	wait_for_end(arguments[2]);
+}
+
+/* The kernel leaves the arguments on the stack, where no C function finds them. */
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall run\n");
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x0, sp\n\tbl run\n");
+#endif

@@ -1,0 +1,215 @@
+import { randomBytes } from 'node:crypto';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { sleep, withDeadline } from '../base/deadline.ts';
+import { BerthError, describe, invalid, wrap } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { ChildProcess } from '../proc/command.ts';
+import type { Processes } from '../proc/processes.ts';
+import { closeFd } from '../sys/at.ts';
+import { createSocketPair } from '../sys/pipe.ts';
+import type { BundlePaths } from './bundle.ts';
+import type { Handler } from './handler.ts';
+import { LineReader } from './line-reader.ts';
+import { DAEMON_PATH } from './monitor.ts';
+import { processJson } from './oci-json.ts';
+import { globalArgs } from './oci-runtime.ts';
+import type { OciProcess } from './oci-spec.ts';
+import { killMarked, newMark } from './process-tree.ts';
+import { raceSignal } from './race-signal.ts';
+import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
+
+/** What is to run, and where. */
+export interface ExecTarget {
+  readonly containerId: string;
+  readonly bundle: BundlePaths;
+  readonly handler: Handler;
+  /** The process section as it shall be; execProcess() makes it. */
+  readonly process: OciProcess;
+}
+
+/** The command's own descriptors; they stay the caller's. 'ignore' is /dev/null. */
+export interface ExecFds {
+  readonly stdin: number | 'ignore';
+  readonly stdout: number | 'ignore';
+  readonly stderr: number | 'ignore';
+  /** Where the runtime connects to hand over the terminal's master; only for a process with a terminal. */
+  readonly consoleSocket?: string;
+}
+
+/** What an exec works with. */
+export interface ExecDeps {
+  /** The program of native/exec-monitor.c. */
+  readonly execMonitorPath: string;
+  readonly processes: Processes;
+  readonly log: Logger;
+}
+
+const KILL_TIMEOUT_MS = 30_000;
+const KILL_AGAIN_MS = 50;
+const LONGEST_LOG_BYTES = 10_000;
+
+/** One command in a container, from its start until it has been reaped. native/exec-monitor.c tells how it is held. */
+export class ExecProcess {
+  readonly #deps: ExecDeps;
+  readonly #target: ExecTarget;
+  readonly #mark: number;
+  readonly #files: ExecFiles;
+  readonly #answers: LineReader;
+  readonly #child: ChildProcess;
+
+  private constructor(deps: ExecDeps, target: ExecTarget, fds: ExecFds) {
+    this.#deps = deps;
+    this.#target = target;
+    this.#mark = newMark();
+    this.#files = writeExecFiles(target);
+    const { ownFd, otherFd } = createSocketPair();
+    try {
+      this.#child = deps.processes.start({
+        path: deps.execMonitorPath,
+        args: [String(this.#mark), this.#files.pid, target.handler.path, ...this.#runtimeArgs(fds)],
+        env: { PATH: DAEMON_PATH },
+        cwd: target.bundle.folder,
+        stdin: fds.stdin,
+        stdout: fds.stdout,
+        stderr: fds.stderr,
+        extraFds: [otherFd],
+        newSession: true,
+      });
+      this.#answers = new LineReader(ownFd);
+    } catch (err) {
+      closeFd(ownFd);
+      this.#removeFiles();
+      throw wrap(`start exec monitor ${deps.execMonitorPath}`, err);
+    } finally {
+      closeFd(otherFd);
+    }
+  }
+
+  /** Starts a command. */
+  static start(deps: ExecDeps, target: ExecTarget, fds: ExecFds): ExecProcess {
+    return new ExecProcess(deps, target, fds);
+  }
+
+  /**
+   * Waits until the command runs. Throws `invalid` when there is no such program, `precondition` when the container
+   * does not run, the signal's reason; then the command, and all that it has started, has been killed.
+   */
+  async started(signal: AbortSignal): Promise<void> {
+    const { what } = await this.#answer(signal);
+    if (what !== 'started') throw this.#startError();
+  }
+
+  /**
+   * The exit code once the command has ended, 128+n for signal n; call it after started(). Throws the signal's reason;
+   * then the command, and all that it has started, has been killed.
+   */
+  async ended(signal: AbortSignal): Promise<number> {
+    const { what, value } = await this.#answer(signal);
+    await raceSignal(this.#child.exited, signal);
+    if (what === 'ended' && value >= 0) return value;
+    throw new BerthError('internal', `${this.#name()}: its exit code is lost`);
+  }
+
+  /** Kills the command and all that it has started, and waits until they have been reaped. Ended already is fine. */
+  async kill(): Promise<void> {
+    using signal = withDeadline(`end of ${this.#name()}`, KILL_TIMEOUT_MS);
+    const hasExited = this.#child.exited.then(() => true);
+    try {
+      // Again and again: it may have been about to start something, and ends by itself when nothing is left.
+      for (;;) {
+        await killMarked(this.#mark, this.#child.pid, this.#deps.processes, signal);
+        if (await raceSignal(Promise.race([hasExited, sleep(KILL_AGAIN_MS, signal)]), signal)) return;
+      }
+    } catch (err) {
+      this.#deps.log.error(
+        { container: this.#target.containerId, err: describe(err) },
+        'a command survives SIGKILL: is it waiting for a disk?',
+      );
+      this.#child.kill('SIGKILL');
+    }
+  }
+
+  /** Lets go of it; a command that still runs is killed by its monitor, without waiting. */
+  close(): void {
+    this.#answers.close();
+    this.#removeFiles();
+  }
+
+  async #answer(signal: AbortSignal): Promise<{ what: string; value: number }> {
+    try {
+      const line = await this.#answers.next(signal);
+      return parseExecAnswer(line ?? 'lost -1');
+    } catch (err) {
+      await this.kill();
+      throw err;
+    }
+  }
+
+  #runtimeArgs({ consoleSocket }: ExecFds): string[] {
+    const { containerId, handler } = this.#target;
+    return [
+      ...globalArgs(handler),
+      // Its own words stay out of the command's stderr.
+      `--log=${this.#files.log}`,
+      ...['exec', '--detach', '--pid-file', this.#files.pid, '--process', this.#files.process],
+      ...(consoleSocket === undefined ? [] : ['--console-socket', consoleSocket]),
+      containerId,
+    ];
+  }
+
+  #startError(): BerthError {
+    const { containerId, handler, process } = this.#target;
+    const message = runtimeMessage(readLog(this.#files.log)) || 'the runtime gave no reason';
+    if (saysNoCommand(message)) return invalid('cmd', `${process.args[0]} cannot be run in the container: ${message}`);
+    if (saysNoContainer(message) || /not running|stopped/.test(message)) {
+      return new BerthError('precondition', `container ${containerId} does not run: ${message}`);
+    }
+    return new BerthError('internal', `${handler.name} exec ${containerId}: ${message}`);
+  }
+
+  #name(): string {
+    return `command in container ${this.#target.containerId}`;
+  }
+
+  #removeFiles(): void {
+    for (const file of Object.values(this.#files)) rmSync(file, { force: true });
+  }
+}
+
+interface ExecFiles {
+  readonly process: string;
+  readonly pid: string;
+  readonly log: string;
+}
+
+/** The process section for a command in a container. Throws `invalid` for an empty command. */
+export function execProcess(own: OciProcess, args: readonly string[], terminal: boolean): OciProcess {
+  if (args.length === 0 || args[0] === '') throw invalid('cmd', 'is empty');
+  if (args.some((arg) => arg.includes('\0'))) throw invalid('cmd', 'has a NUL byte in it');
+  const env = terminal && !own.env.some((entry) => entry.startsWith('TERM=')) ? [...own.env, 'TERM=xterm'] : own.env;
+  return { ...own, args, env, terminal };
+}
+
+/** Parses a line of the exec monitor. Throws `internal` for anything that it does not say. */
+export function parseExecAnswer(line: string): { what: string; value: number } {
+  const [, what = '', value = ''] = /^([a-z]+) (-?\d{1,10})$/.exec(line) ?? [];
+  if (what === '') throw new BerthError('internal', `exec monitor answered ${JSON.stringify(line.slice(0, 200))}`);
+  return { what, value: Number(value) };
+}
+
+function writeExecFiles({ bundle, process }: ExecTarget): ExecFiles {
+  const name = join(bundle.folder, `exec-${randomBytes(8).toString('hex')}`);
+  const files = { process: `${name}.json`, pid: `${name}.pid`, log: `${name}.log` };
+  writeFileSync(files.process, processJson(process), { mode: 0o600, flag: 'wx' });
+  return files;
+}
+
+function readLog(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').slice(0, LONGEST_LOG_BYTES);
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,58 @@
+import { constants } from 'node:os';
+
+import koffi from 'koffi';
+
+import { check, syscallError } from './errno.ts';
+import { libc } from './libc.ts';
+
+const fn = {
+  read: libc.func('read', 'long', ['int', 'void *', 'size_t']) as (
+    fd: number,
+    into: Uint8Array,
+    size: number,
+  ) => number,
+  write: libc.func('write', 'long', ['int', 'const void *', 'size_t']) as (
+    fd: number,
+    from: Uint8Array,
+    size: number,
+  ) => number,
+  ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as (
+    fd: number,
+    request: number,
+    data: Uint8Array,
+  ) => number,
+  shutdown: libc.func('shutdown', 'int', ['int', 'int']) as (fd: number, how: number) => number,
+};
+
+const FIONREAD = 0x541b;
+const SHUT_WR = 1;
+
+/** Reads from a non-blocking descriptor: the number of bytes, 0 at the end, undefined when nothing is there now. */
+export function readFd(fd: number, into: Uint8Array): number | undefined {
+  return unlessBusy('read', fd, fn.read(fd, into, into.length));
+}
+
+/** Writes to a non-blocking descriptor: how much was taken, undefined when nothing can be taken now. */
+export function writeFd(fd: number, bytes: Uint8Array): number | undefined {
+  return unlessBusy('write', fd, fn.write(fd, bytes, bytes.length));
+}
+
+/** How many bytes a pipe, socket or terminal has for its reader (ioctl_tty(2), FIONREAD). */
+export function readableBytes(fd: number): number {
+  const count = Buffer.alloc(4);
+  check('ioctl FIONREAD', `fd ${fd}`, fn.ioctl(fd, FIONREAD, count));
+  return count.readInt32LE(0);
+}
+
+/** Tells the other side of a socket that no more will come (shutdown(2)). */
+export function shutdownWrite(fd: number): void {
+  check('shutdown', `fd ${fd}`, fn.shutdown(fd, SHUT_WR));
+}
+
+function unlessBusy(call: string, fd: number, rc: number): number | undefined {
+  if (rc >= 0) return rc;
+  // No exception: this is how every stream's reading and writing pauses.
+  const errno = koffi.errno();
+  if (errno === constants.errno.EAGAIN || errno === constants.errno.EINTR) return undefined;
+  throw syscallError(call, `fd ${fd}`, errno);
+}

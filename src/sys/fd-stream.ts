@@ -1,0 +1,168 @@
+import { Duplex } from 'node:stream';
+
+import koffi from 'koffi';
+
+import { closeFd } from './at.ts';
+import { isErrno } from './errno.ts';
+import { readableBytes, readFd, shutdownWrite, writeFd } from './fd-calls.ts';
+
+/** As much as a pipe holds unless somebody made it larger, so that one turn empties it. */
+const LONGEST_READ_BYTES = 64 * 1024;
+const SHORTEST_READ_BYTES = 512;
+
+/** What a descriptor is, where it matters for reading and writing. */
+export interface FdStreamOptions {
+  readonly readable?: boolean;
+  readonly writable?: boolean;
+  /** Writes are cut into pieces of at most this size: messages, where the other side has a buffer of that size. */
+  readonly longestWriteBytes?: number;
+  /** What the end of the input does to the other side; default: nothing. A pipe's end is that it is closed. */
+  readonly atEnd?: 'shutdown';
+}
+
+/**
+ * Reads and writes a pipe, a terminal's master or a socket, of whatever kind, without a thread: Node's own streams know
+ * neither pseudo terminals' masters nor message sockets, nor when a pipe is empty. Owns the descriptor, which becomes
+ * non-blocking. Back-pressure holds in both directions; each read of a message socket is one message. The end of a
+ * terminal (EIO) is an end like any other. `readable` and `writable` are false unless set.
+ */
+export class FdStream extends Duplex {
+  readonly #fd: number;
+  readonly #options: FdStreamOptions;
+  readonly #poll: ReturnType<typeof koffi.node.poll>;
+  #wantsRead = false;
+  #rest: { chunk: Buffer; done: (err?: Error | null) => void } | undefined;
+  #isScheduled = false;
+  /** How much may still be read before reading ends; undefined: until the other side ends it. */
+  #lastBytes: number | undefined;
+
+  constructor(fd: number, options: FdStreamOptions) {
+    const { readable = false, writable = false } = options;
+    // The types of Node do not know the first two.
+    const sides: object = { readable, writable, readableHighWaterMark: LONGEST_READ_BYTES };
+    super(sides);
+    this.#fd = fd;
+    this.#options = options;
+    // It also makes the descriptor non-blocking.
+    this.#poll = koffi.node.poll(fd, {}, () => this.#schedule());
+    this.#poll.stop();
+  }
+
+  /**
+   * Ends reading as soon as nothing is there to read, and after `limitBytes` in any case: for when the process that
+   * wrote has ended, and whoever else holds the other end open is not waited for. What it wrote is not lost when the
+   * kernel holds at most `limitBytes`.
+   */
+  endWhenEmpty(limitBytes: number): void {
+    this.#lastBytes ??= limitBytes;
+    this.#schedule();
+  }
+
+  override _read(): void {
+    this.#wantsRead = true;
+    if (this.#lastBytes !== undefined) this.#schedule();
+    else this.#await();
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (err?: Error | null) => void): void {
+    this.#rest = { chunk, done };
+    this.#writeSome();
+    this.#await();
+  }
+
+  override _final(done: (err?: Error | null) => void): void {
+    try {
+      if (this.#options.atEnd === 'shutdown') shutdownWrite(this.#fd);
+      done();
+    } catch (err) {
+      // The other side has gone already, and with it whom to tell.
+      done(isErrno(err, 'ENOTCONN', 'EPIPE') ? null : toError(err));
+    }
+  }
+
+  override _destroy(err: Error | null, done: (err?: Error | null) => void): void {
+    this.#poll.close();
+    closeFd(this.#fd);
+    const { done: written } = this.#rest ?? {};
+    this.#rest = undefined;
+    written?.(err ?? new Error('closed'));
+    done(err);
+  }
+
+  // koffi calls back outside of Node's callback scope, so nothing promises that microtasks run next; an immediate does,
+  // in this same turn of the loop.
+  #schedule(): void {
+    if (this.#isScheduled || this.destroyed) return;
+    this.#isScheduled = true;
+    setImmediate(() => {
+      this.#isScheduled = false;
+      if (this.destroyed) return;
+      this.#readSome();
+      this.#writeSome();
+      this.#await();
+    });
+  }
+
+  #await(): void {
+    if (this.destroyed) return;
+    const events = { readable: this.#wantsRead, writable: this.#rest !== undefined };
+    this.#poll.stop();
+    if (events.readable || events.writable) this.#poll.start(events, () => this.#schedule());
+  }
+
+  #readSome(): void {
+    if (!this.#wantsRead) return;
+    try {
+      const chunk = this.#readChunk();
+      if (chunk === undefined) return;
+      this.#wantsRead = false;
+      this.push(chunk);
+    } catch (err) {
+      this.destroy(toError(err));
+    }
+  }
+
+  /** What is there; null at the end, undefined when more has to be waited for. */
+  #readChunk(): Buffer | null | undefined {
+    const isLast = this.#lastBytes !== undefined;
+    const limit = Math.min(LONGEST_READ_BYTES, this.#lastBytes ?? LONGEST_READ_BYTES);
+    if (limit === 0) return null;
+    try {
+      // A terminal counts only what it has processed: that it has nothing is told by reading alone.
+      const buffer = Buffer.allocUnsafe(Math.min(limit, Math.max(SHORTEST_READ_BYTES, readableBytes(this.#fd))));
+      const length = readFd(this.#fd, buffer);
+      if (length === undefined) return isLast ? null : undefined;
+      if (length === 0) return null;
+      if (this.#lastBytes !== undefined) this.#lastBytes -= length;
+      return buffer.subarray(0, length);
+    } catch (err) {
+      if (isErrno(err, 'EIO')) return null;
+      throw err;
+    }
+  }
+
+  #writeSome(): void {
+    if (!this.#rest) return;
+    const { done } = this.#rest;
+    let { chunk } = this.#rest;
+    try {
+      while (chunk.length > 0) {
+        const length = writeFd(this.#fd, chunk.subarray(0, this.#options.longestWriteBytes));
+        if (length === undefined) {
+          this.#rest = { chunk, done };
+          return;
+        }
+        chunk = chunk.subarray(length);
+      }
+      this.#rest = undefined;
+      done();
+    } catch (err) {
+      this.#rest = undefined;
+      done(toError(err));
+    }
+  }
+}
+
+function toError(err: unknown): Error {
+  return err instanceof Error ? err : new Error(String(err));
+}
