@@ -13,14 +13,14 @@ import { podSteps, type StepHistory } from './admin/pod-steps.ts';
 import type { ServedService } from './grpc-server.ts';
 import { imageFsInfo } from './image/image-fs-info.ts';
 import { imageStatus } from './image/image-status.ts';
-import { listImages } from './image/list-images.ts';
+import { listImages, streamImages } from './image/list-images.ts';
 import { pullImage } from './image/pull-image.ts';
 import { removeImage } from './image/remove-image.ts';
 import { containerStatus } from './runtime/container-status.ts';
 import { createContainer } from './runtime/create-container.ts';
 import { execSync } from './runtime/exec-sync.ts';
-import { listContainers } from './runtime/list-containers.ts';
-import { listPodSandbox } from './runtime/list-pod-sandbox.ts';
+import { listContainers, streamContainers } from './runtime/list-containers.ts';
+import { listPodSandbox, streamPodSandboxes } from './runtime/list-pod-sandbox.ts';
 import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
 import { removeContainer } from './runtime/remove-container.ts';
 import { removePodSandbox } from './runtime/remove-pod-sandbox.ts';
@@ -71,12 +71,14 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         removePodSandbox: boundary.unary('RemovePodSandbox', removePodSandbox(pods)),
         podSandboxStatus: boundary.unary('PodSandboxStatus', podSandboxStatus(pods)),
         listPodSandbox: boundary.unary('ListPodSandbox', listPodSandbox(pods)),
+        streamPodSandboxes: boundary.serverStream('StreamPodSandboxes', streamPodSandboxes(pods)),
         createContainer: boundary.unary('CreateContainer', createContainer(pods)),
         startContainer: boundary.unary('StartContainer', startContainer(pods)),
         stopContainer: boundary.unary('StopContainer', stopContainer(pods)),
         removeContainer: boundary.unary('RemoveContainer', removeContainer(pods)),
         containerStatus: boundary.unary('ContainerStatus', containerStatus(pods)),
         listContainers: boundary.unary('ListContainers', listContainers(pods)),
+        streamContainers: boundary.serverStream('StreamContainers', streamContainers(pods)),
         execSync: boundary.unary('ExecSync', execSync(pods)),
         reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
         updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),
@@ -87,6 +89,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
       definition: ImageServiceService,
       handlers: {
         listImages: boundary.unary('ListImages', listImages(images)),
+        streamImages: boundary.serverStream('StreamImages', streamImages(images)),
         imageStatus: boundary.unary('ImageStatus', imageStatus(images)),
         pullImage: boundary.unary('PullImage', pullImage(images)),
         removeImage: boundary.unary('RemoveImage', removeImage(images)),

@@ -16,7 +16,7 @@ import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-import { Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import { Client, type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { assertNothingLeft, readCgroups, readMachineState, readMounts } from './machine-state.ts';
@@ -145,6 +145,13 @@ export class TestBerthd implements AsyncDisposable {
       (err, response) => (response === undefined ? reject(err ?? new Error('empty answer')) : resolve(response)),
     );
     return await promise;
+  }
+
+  /** Opens a stream of answers. Its caller listens to errors, and cancels it when it has no end of its own. */
+  open<Request, Response>(method: Method<Request, Response>, request: Request): ClientReadableStream<Response> {
+    if (!this.#client) throw new Error('berthd was not started');
+    const { path, requestSerialize, responseDeserialize } = method;
+    return this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, new Metadata());
   }
 
   /** The error that a request ends with. Throws when it succeeds. */

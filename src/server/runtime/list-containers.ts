@@ -1,17 +1,26 @@
-import type { ListContainersRequest, ListContainersResponse } from '../../../proto/gen/cri/api.ts';
+import type {
+  ListContainersRequest,
+  ListContainersResponse,
+  StreamContainersRequest,
+  StreamContainersResponse,
+} from '../../../proto/gen/cri/api.ts';
 import type { Pods } from '../../pod/pods.ts';
-import { containerToProto, stateFromProto } from '../convert/container-status.ts';
-import type { Handler } from '../unary.ts';
+import { containerToProto } from '../convert/container-status.ts';
+import { containerFilterFromProto } from '../convert/filters.ts';
+import { inChunks } from '../in-chunks.ts';
+import type { Handler, StreamHandler } from '../unary.ts';
 
 /** ListContainers: all conditions of the filter hold together. */
 export function listContainers(pods: Pods): Handler<ListContainersRequest, ListContainersResponse> {
-  return ({ filter }) => {
-    const containers = pods.listContainers({
-      ...(filter && filter.id !== '' ? { id: filter.id } : {}),
-      ...(filter && filter.podSandboxId !== '' ? { sandboxId: filter.podSandboxId } : {}),
-      ...(filter?.state ? { state: stateFromProto(filter.state.state, 'filter.state.state') } : {}),
-      ...(filter ? { labels: filter.labelSelector } : {}),
-    });
-    return { containers: containers.map(containerToProto) };
+  return ({ filter }) => ({
+    containers: pods.listContainers(containerFilterFromProto(filter)).map(containerToProto),
+  });
+}
+
+/** StreamContainers: what ListContainers gives at this moment, in parts. */
+export function streamContainers(pods: Pods): StreamHandler<StreamContainersRequest, StreamContainersResponse> {
+  return async function* ({ filter }) {
+    const found = pods.listContainers(containerFilterFromProto(filter));
+    for (const containers of inChunks(found, containerToProto)) yield { containers };
   };
 }

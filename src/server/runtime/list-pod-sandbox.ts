@@ -1,20 +1,24 @@
-import {
-  type ListPodSandboxRequest,
-  type ListPodSandboxResponse,
-  PodSandboxState,
+import type {
+  ListPodSandboxRequest,
+  ListPodSandboxResponse,
+  StreamPodSandboxesRequest,
+  StreamPodSandboxesResponse,
 } from '../../../proto/gen/cri/api.ts';
 import type { Pods } from '../../pod/pods.ts';
+import { sandboxFilterFromProto } from '../convert/filters.ts';
 import { sandboxToProto } from '../convert/sandbox-status.ts';
-import type { Handler } from '../unary.ts';
+import { inChunks } from '../in-chunks.ts';
+import type { Handler, StreamHandler } from '../unary.ts';
 
 /** ListPodSandbox: all conditions of the filter hold together. */
 export function listPodSandbox(pods: Pods): Handler<ListPodSandboxRequest, ListPodSandboxResponse> {
-  return ({ filter }) => {
-    const sandboxes = pods.listSandboxes({
-      ...(filter && filter.id !== '' ? { id: filter.id } : {}),
-      ...(filter?.state ? { ready: filter.state.state === PodSandboxState.SANDBOX_READY } : {}),
-      ...(filter ? { labels: filter.labelSelector } : {}),
-    });
-    return { items: sandboxes.map(sandboxToProto) };
+  return ({ filter }) => ({ items: pods.listSandboxes(sandboxFilterFromProto(filter)).map(sandboxToProto) });
+}
+
+/** StreamPodSandboxes: what ListPodSandbox gives at this moment, in parts. */
+export function streamPodSandboxes(pods: Pods): StreamHandler<StreamPodSandboxesRequest, StreamPodSandboxesResponse> {
+  return async function* ({ filter }) {
+    const found = pods.listSandboxes(sandboxFilterFromProto(filter));
+    for (const podSandboxes of inChunks(found, sandboxToProto)) yield { podSandboxes };
   };
 }
