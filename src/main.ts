@@ -47,14 +47,12 @@ async function main(): Promise<number> {
     await daemon.start();
   } catch (err) {
     log.error({ err: describe(err) }, 'berthd cannot start');
-    log.flush();
     clearInterval(keepAlive);
     return 1;
   }
   log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');
   await daemon.close();
   clearInterval(keepAlive);
-  log.flush();
   return 0;
 }
 

@@ -15,7 +15,7 @@ import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 import { buildBusyboxLayout } from '../../test/fakes/images.ts';
-import { assertNothingLeft, type MachineState, readMachineState } from '../../test/harness/machine-state.ts';
+import { assertNothingLeft, type MachineState, readLinks, readMachineState } from '../../test/harness/machine-state.ts';
 
 /** The checkout. */
 export const repository: string = fileURLToPath(new URL('../..', import.meta.url));
@@ -72,7 +72,7 @@ export class BenchLab {
     const processes = await this.#removeCgroups();
     const mounts = this.#removeMounts();
     writeFileSync(FORWARDING, this.#forwarding);
-    if (existsSync(`/sys/class/net/${this.#bridge}`)) execFileSync('ip', ['link', 'delete', this.#bridge]);
+    if (readLinks().includes(this.#bridge)) execFileSync('ip', ['link', 'delete', this.#bridge]);
     rmSync(this.root, { recursive: true, force: true });
     rmSync(this.state, { recursive: true, force: true });
     if (processes.length > 0) throw new Error(`the daemons left processes: ${processes.join(', ')}`);

@@ -3,6 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 
+import { readLinks } from '../../test/harness/machine-state.ts';
 import { berth, isUp, logTail, startBerthd, stopBerthd } from './berthd.ts';
 import { restoreHost } from './host.ts';
 import { findLeftOvers, readDemoPods, removeFolders, sweepPods } from './leftovers.ts';
@@ -22,7 +23,7 @@ async function restartBerthd(): Promise<string> {
 
 /** Removes the bridge, if there is one; its last pod has left it. */
 function removeBridge(): string {
-  if (!existsSync(`/sys/class/net/${BRIDGE}`)) return 'there is none';
+  if (!readLinks().includes(BRIDGE)) return 'there is none';
   execFileSync('ip', ['link', 'delete', BRIDGE]);
   return BRIDGE;
 }

@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import Database from 'better-sqlite3';
 
+import { readLinks } from '../../test/harness/machine-state.ts';
 import { demoRules, removeDemoRules } from './host.ts';
 import { BRIDGE, POD_LOGS, ROOT, STATE } from './places.ts';
 
@@ -36,7 +37,7 @@ export function findLeftOvers(pods: DemoPods): string[] {
     ...demoCgroups(pods).map((path) => `cgroup ${path}`),
     ...demoMounts().map((path) => `mount ${path}`),
     ...demoRules().map((rule) => `packet rule ${rule}`),
-    ...(existsSync(`/sys/class/net/${BRIDGE}`) ? [`network link ${BRIDGE}`] : []),
+    ...(readLinks().includes(BRIDGE) ? [`network link ${BRIDGE}`] : []),
     ...[STATE, ROOT, ...pods.logFolders].filter((path) => existsSync(path)).map((path) => `folder ${path}`),
   ];
 }

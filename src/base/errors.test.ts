@@ -16,6 +16,13 @@ test('what is not ours is internal, an abort is cancelled, an expired timeout is
   assert.equal(kindOf(new DOMException('late', 'TimeoutError')), 'deadline');
 });
 
+test('a full disk is no bug, wherever node tells of it', () => {
+  const full = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+  assert.equal(kindOf(full), 'exhausted');
+  assert.equal(wrap('write the bundle', full).kind, 'exhausted');
+  assert.equal(kindOf(Object.assign(new Error('ENOENT: no such file'), { code: 'ENOENT' })), 'internal');
+});
+
 test('a fact is found through its contexts', () => {
   class Fact extends BerthError {
     readonly code = 7;

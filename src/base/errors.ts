@@ -38,9 +38,16 @@ export function wrap(context: string, cause: unknown): BerthError {
   return new BerthError(kindOf(cause), context, { cause });
 }
 
-/** The kind of any caught value. An abort is `cancelled`, an expired `AbortSignal.timeout` is `deadline`. */
+/** Node's errors of a machine that has run out of something: no bug, wherever they come up. */
+const EXHAUSTED: ReadonlySet<unknown> = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE']);
+
+/**
+ * The kind of any caught value. An abort is `cancelled`, an expired `AbortSignal.timeout` is `deadline`, a full disk is
+ * `exhausted`.
+ */
 export function kindOf(err: unknown): ErrorKind {
   if (err instanceof BerthError) return err.kind;
+  if (err instanceof Error && 'code' in err && EXHAUSTED.has(err.code)) return 'exhausted';
   if (err instanceof Error && err.name === 'AbortError') return 'cancelled';
   if (err instanceof Error && err.name === 'TimeoutError') return 'deadline';
   return 'internal';

@@ -1,4 +1,5 @@
 import { join, resolve } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
@@ -186,8 +187,10 @@ export class Networks {
         log.warn({ file: join(confDir, file), problem }, 'a CNI configuration file is skipped');
     }
     if (next.network) {
-      if (before.network?.name !== next.network.name)
-        log.info({ network: next.network.name }, 'pods get this CNI network');
+      if (!isDeepStrictEqual(before.network, next.network)) {
+        const { name, plugins } = next.network;
+        log.info({ network: name, plugins: plugins.map(({ type }) => type) }, 'pods get this CNI network');
+      }
       this.#ready.resolve();
       return;
     }

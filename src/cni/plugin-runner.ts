@@ -54,13 +54,13 @@ export class PluginRunner {
     const path = this.#binaries.known(call.plugin.type) ?? (await this.#binaries.find(call.plugin.type));
     if (path === undefined) throw this.#missing(call);
     const result = await this.#execute(call, path, signal);
-    if (result.exitCode !== 0) throw failure(call, result);
     if (result.truncated && result.stdout.length >= OUTPUT_LIMIT_BYTES) {
       throw new CniError({
         ...facts(call),
         problem: `it printed more than ${OUTPUT_LIMIT_BYTES} bytes${stderrTail(result)}`,
       });
     }
+    if (result.exitCode !== 0) throw failure(call, result);
     return result.stdout.toString('utf8');
   }
 
@@ -77,6 +77,7 @@ export class PluginRunner {
           stdin: JSON.stringify(request),
           timeoutMs: LONGEST_MS,
           outputLimitBytes: OUTPUT_LIMIT_BYTES,
+          endAtLimit: true,
           // A plugin that hangs often does so in a child: its address management, or iptables.
           processGroup: true,
         },

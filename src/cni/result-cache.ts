@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import * as v from 'valibot';
 
-import { describe, invalid } from '../base/errors.ts';
+import { describe, invalid, wrap } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
 import { type AttachmentKey, checkKey } from './attachment.ts';
@@ -76,9 +76,14 @@ export class ResultCache {
     const text = JSON.stringify({ format: FORMAT, ...rest, network: networkConfigToJson(network) });
     this.#writes += 1;
     const draft = join(this.#dir, `${process.pid}-${this.#writes}.tmp`);
-    // A few kilobytes into the page cache: quicker than a turn through the thread pool, on the way of every pod start.
-    writeFileSync(draft, text, { mode: 0o600 });
-    renameSync(draft, join(this.#dir, fileName(entry)));
+    try {
+      // A few kilobytes into the page cache: quicker than a turn through the thread pool, on the way of every pod start.
+      writeFileSync(draft, text, { mode: 0o600 });
+      renameSync(draft, join(this.#dir, fileName(entry)));
+    } catch (err) {
+      rmSync(draft, { force: true });
+      throw wrap('keep the CNI attachment', err);
+    }
     this.#entries.set(keyOf(entry), entry);
   }
 

@@ -1,6 +1,7 @@
+import { writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 
-import { destination, pino } from 'pino';
+import { pino } from 'pino';
 
 import type { Logger } from '../base/log.ts';
 import type { LogLevel } from '../config/load-config.ts';
@@ -8,16 +9,17 @@ import type { LogLevel } from '../config/load-config.ts';
 /** A logger whose level can be changed while it is used. */
 export interface DaemonLogger extends Logger {
   setLevel(level: LogLevel): void;
-  /** Writes what is still in memory. */
-  flush(): void;
 }
 
 const STDERR = 2;
 
-/** The daemon's log on stderr: JSON lines, or text for a person who started it on a terminal. */
-export function createLogger(level: LogLevel, format: 'auto' | 'json' | 'text'): DaemonLogger {
-  const isText = format === 'text' || (format === 'auto' && isatty(STDERR));
-  const stream = destination({ dest: STDERR, sync: true });
+/**
+ * The daemon's log on stderr: JSON lines, or text for a person who started it on a terminal. What cannot be written (a
+ * full disk, a reader that has left) is lost, and counted in the next line that can: no pod shall suffer from its log.
+ */
+export function createLogger(level: LogLevel, format: 'auto' | 'json' | 'text', fd = STDERR): DaemonLogger {
+  const isText = format === 'text' || (format === 'auto' && isatty(fd));
+  const lines = new LogLines(fd, isText ? toText : (line) => line);
   const root = pino(
     {
       level,
@@ -25,14 +27,50 @@ export function createLogger(level: LogLevel, format: 'auto' | 'json' | 'text'):
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
     },
-    isText ? { write: (line: string) => void stream.write(toText(line)) } : stream,
+    lines,
   );
   return Object.assign(root, {
     setLevel(next: LogLevel) {
       root.level = next;
     },
-    flush: () => stream.flushSync(),
   });
+}
+
+/** Writes each line at once: the last one before a crash matters most. */
+class LogLines {
+  readonly #fd: number;
+  readonly #format: (line: string) => string;
+  #lost = 0;
+  #isInsideLine = false;
+
+  constructor(fd: number, format: (line: string) => string) {
+    this.#fd = fd;
+    this.#format = format;
+  }
+
+  write(line: string): void {
+    try {
+      if (this.#lost > 0) this.#put(lostLine(this.#lost));
+      this.#lost = 0;
+      this.#put(line);
+    } catch {
+      this.#lost += 1;
+    }
+  }
+
+  #put(line: string): void {
+    // What was cut off in the middle shall not swallow this one.
+    const text = `${this.#isInsideLine ? '\n' : ''}${this.#format(line)}`;
+    for (let rest = Buffer.from(text); rest.length > 0; ) {
+      rest = rest.subarray(writeSync(this.#fd, rest));
+      this.#isInsideLine = rest.length > 0;
+    }
+  }
+}
+
+function lostLine(lines: number): string {
+  const time = new Date().toISOString();
+  return `${JSON.stringify({ level: 'warn', time, lines, msg: 'log lines were lost: they could not be written' })}\n`;
 }
 
 /** `12:03:04.567 INFO  message  key=value ...` from pino's JSON line. */

@@ -3,7 +3,7 @@ import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { BerthError, because, describe, findCause, invalid, wrap } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import { RollbackError, runSteps, type Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
@@ -181,7 +181,12 @@ const attachNetwork: Step<SandboxContext> = {
 
 async function waitForNetwork(deps: PodDeps, signal: AbortSignal): Promise<void> {
   using limited = withDeadline('wait for a CNI configuration', NETWORK_WAIT_MS, signal);
-  await deps.cni.waitReady(limited);
+  try {
+    await deps.cni.waitReady(limited);
+  } catch (err) {
+    // Not a deadline of the client's: the node has no network now, and may have one later.
+    throw signal.aborted ? err : because('unavailable', 'no network for the pod', err);
+  }
 }
 
 /** Gives the sandbox's addresses back, also when its network namespace is gone already. Safe to repeat. */

@@ -25,6 +25,8 @@ export interface Command extends Program {
   readonly timeoutMs: number;
   /** Kept of each of stdout and stderr, the rest is read and dropped; default 1 MiB. */
   readonly outputLimitBytes?: number | undefined;
+  /** Whether more than that on stdout ends it as a signal would: whoever prints so much does not stop by itself. */
+  readonly endAtLimit?: boolean | undefined;
   /** From SIGTERM to SIGKILL when it has to be stopped; default 1000. */
   readonly killGraceMs?: number | undefined;
 }

@@ -22,6 +22,20 @@ test('the rest is read and dropped', async () => {
   assert.deepEqual([output.bytes().toString(), output.truncated], ['abcd', true]);
 });
 
+test('who wants to know is told once that there is more than the limit', async () => {
+  let told = 0;
+  for (const texts of [['abcd'], ['abc', 'def', 'ghi']]) {
+    const stream = new PassThrough();
+    const output = new Output(stream, 4, () => {
+      told += 1;
+    });
+    for (const text of texts) stream.write(text);
+    stream.end();
+    await output.ended;
+    assert.equal(told, texts.length === 1 ? 0 : 1);
+  }
+});
+
 test('a stream that breaks or is closed has ended too', async () => {
   const broken = new PassThrough();
   const output = new Output(broken, 10);

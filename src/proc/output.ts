@@ -1,17 +1,19 @@
 import type { Readable } from 'node:stream';
 
-/** Reads a stream to its end and keeps the first `limitBytes` of it. */
+/** Reads a stream to its end and keeps the first `limitBytes` of it; tells `onLimit` once when there is more. */
 export class Output {
   readonly #stream: Readable;
   readonly #limitBytes: number;
   readonly #chunks: Buffer[] = [];
   readonly #ended = Promise.withResolvers<void>();
   #keptBytes = 0;
+  readonly #onLimit: () => void;
   #truncated = false;
 
-  constructor(stream: Readable, limitBytes: number) {
+  constructor(stream: Readable, limitBytes: number, onLimit: () => void = () => {}) {
     this.#stream = stream;
     this.#limitBytes = limitBytes;
+    this.#onLimit = onLimit;
     stream.on('data', (chunk: Buffer) => this.#keep(chunk));
     // A broken pipe to read from is its end.
     stream.on('error', () => {});
@@ -40,7 +42,10 @@ export class Output {
 
   #keep(chunk: Buffer): void {
     const room = this.#limitBytes - this.#keptBytes;
-    if (chunk.length > room) this.#truncated = true;
+    if (chunk.length > room && !this.#truncated) {
+      this.#truncated = true;
+      this.#onLimit();
+    }
     if (room <= 0) return;
     const kept = chunk.length > room ? chunk.subarray(0, room) : chunk;
     this.#chunks.push(kept);

@@ -101,11 +101,13 @@ export class Processes {
     limited.throwIfAborted();
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
     const child = this.#own(startChild({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input));
+    const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
+    const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
-      stream ? [new Output(stream, cmd.outputLimitBytes ?? OUTPUT_LIMIT_BYTES)] : [],
+      stream ? [new Output(stream, outputLimitBytes, stream === child.stdout ? onLimit : undefined)] : [],
     );
     try {
-      const status = await this.#untilExit(child, limited, cmd.killGraceMs ?? KILL_GRACE_MS);
+      const status = await this.#untilExit(child, limited, killGraceMs);
       await allEnded(outputs, LAST_OUTPUT_MS);
       const [stdout = Buffer.alloc(0), stderr = Buffer.alloc(0)] = outputs.map((output) => output.bytes());
       const truncated = outputs.some((output) => output.truncated);

@@ -1,16 +1,6 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  watch,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, watch, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -19,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { Client, type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
-import { assertNothingLeft, readCgroups, readMachineState, readMounts } from './machine-state.ts';
+import { assertNothingLeft, readCgroups, readLinks, readMachineState, readMounts } from './machine-state.ts';
 import { type PodTraces, readPodTraces } from './pod-traces.ts';
 import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
@@ -200,7 +190,7 @@ export class TestBerthd implements AsyncDisposable {
     this.#client?.close();
     await this.end('SIGTERM');
     const { bridge } = this.network;
-    if (existsSync(`/sys/class/net/${bridge}`)) execFileSync('ip', ['link', 'delete', bridge]);
+    if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);
     writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
     this.network.free();
     const after = readMachineState();

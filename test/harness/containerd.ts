@@ -15,7 +15,7 @@ import {
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { readCgroups, readMounts } from './machine-state.ts';
+import { readCgroups, readLinks, readMounts } from './machine-state.ts';
 import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 const START_TIMEOUT_MS = 30_000;
@@ -95,7 +95,7 @@ export class TestContainerd implements AsyncDisposable {
       await end;
     }
     const { bridge } = this.network;
-    if (existsSync(`/sys/class/net/${bridge}`)) execFileSync('ip', ['link', 'delete', bridge]);
+    if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);
     writeFileSync(FORWARDING, this.#forwarding);
     this.network.free();
     const ours = readMounts().filter((point) => [this.root, this.state].some((top) => point.startsWith(`${top}/`)));

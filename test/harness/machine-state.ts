@@ -97,8 +97,10 @@ export function readCgroups(root = '/sys/fs/cgroup'): string[] {
   return found.sort();
 }
 
-function readLinks(): string[] {
-  return readdirSync('/sys/class/net').sort();
+/** The network links of this process's namespace, sorted; /sys shows those of whoever mounted it. */
+export function readLinks(): string[] {
+  const lines = readFileSync('/proc/self/net/dev', 'utf8').split('\n');
+  return lines.flatMap((line) => /^\s*([^:\s]+):/.exec(line)?.[1] ?? []).sort();
 }
 
 function readRules(): string[] {

@@ -1,6 +1,8 @@
 import { existsSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { readLinks } from './machine-state.ts';
+
 /** A bridge's name and its addresses that no other test on this machine uses meanwhile. */
 export interface TestNetwork {
   readonly bridge: string;
@@ -19,7 +21,7 @@ export function takeNetwork(): TestNetwork {
   for (let number = 1; number < 255; number++) {
     const claim = join(CLAIMS, String(number));
     const bridge = `berthtest${number}`;
-    if (existsSync(`/sys/class/net/${bridge}`) || !takeClaim(claim)) continue;
+    if (readLinks().includes(bridge) || !takeClaim(claim)) continue;
     const prefix = `10.212.${number}.`;
     return {
       bridge,

@@ -214,6 +214,7 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     }
     for (const mount of ownMounts()) execFileSync('umount', ['--lazy', mount]);
     rmSync(lab.berthd.state, { recursive: true });
+    dropRules(pod);
     await lab.berthd.start();
     assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
     for (const containerId of [id, created])
@@ -224,6 +225,20 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     assert.deepEqual(await lab.status(ended.id), ended);
     await lab.removePod(pod);
   });
+
+  /** A reboot takes packet rules along, and so the bridge plugin leaves them when the namespace is gone. */
+  const dropRules = (pod: string): void => {
+    const all = execFileSync('iptables', ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
+    const rules = all.filter((rule) => rule.startsWith('-A ') && rule.includes(pod));
+    const chains = [...new Set(rules.map((rule) => / -j (CNI-[0-9a-f]+)$/.exec(rule)?.[1] ?? ''))].filter(Boolean);
+    const jumps = rules.filter((rule) => !chains.some((chain) => rule.startsWith(`-A ${chain} `)));
+    assert.deepEqual([jumps.length, chains.length], [1, 1]);
+    const lines = [
+      ...jumps.map((rule) => rule.replace('-A', '-D')),
+      ...chains.flatMap((chain) => [`-F ${chain}`, `-X ${chain}`]),
+    ];
+    execFileSync('iptables-restore', ['--noflush', '--wait'], { input: `*nat\n${lines.join('\n')}\nCOMMIT\n` });
+  };
 
   const ownMounts = (): string[] =>
     readFileSync('/proc/self/mounts', 'utf8')

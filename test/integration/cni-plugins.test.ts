@@ -12,6 +12,7 @@ import { Cni, type CniAttachment } from '../../src/cni/cni.ts';
 import { CniError } from '../../src/cni/cni-error.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { childPids } from '../fakes/process-facts.ts';
+import { readLinks } from '../harness/machine-state.ts';
 
 // Everything that this file makes on the host has this in its name, or lies in this subnet.
 const mark = `bcni${process.pid % 10_000}`;
@@ -34,7 +35,7 @@ const ipv6ForwardingFile = '/proc/sys/net/ipv6/conf/all/forwarding';
 const namespaces = new Set<string>();
 
 before(() => {
-  linksBefore = links();
+  linksBefore = readLinks();
   rulesBefore = rules();
   hostPortChains = ['iptables', 'ip6tables'].filter((tool) => hasHostPortChains(tool));
   ipv6Forwarding = readFileSync(ipv6ForwardingFile, 'utf8');
@@ -49,7 +50,7 @@ afterEach(async () => {
   await processes.close();
   for (const name of namespaces) execFileSync('ip', ['netns', 'del', name]);
   namespaces.clear();
-  if (links().includes(mark)) execFileSync('ip', ['link', 'del', mark]);
+  if (readLinks().includes(mark)) execFileSync('ip', ['link', 'del', mark]);
   assert.deepEqual(addresses(), [], 'an address is still reserved');
   rmSync(base, { recursive: true, force: true });
 });
@@ -61,7 +62,7 @@ after(() => {
   }
   // Others may work on this machine too: only what bears our mark counts, and what went away is not ours to judge.
   assert.deepEqual(
-    links().filter((link) => !linksBefore.includes(link) && link.startsWith('bcni')),
+    readLinks().filter((link) => !linksBefore.includes(link) && link.startsWith('bcni')),
     [],
   );
   const ours = rules().filter(
@@ -71,10 +72,6 @@ after(() => {
   assert.deepEqual(ours, [], 'packet rules are left');
   assert.deepEqual(childPids(), [], 'a child is left');
 });
-
-function links(): string[] {
-  return readdirSync('/sys/class/net');
-}
 
 function rules(): string[] {
   return ['iptables-save', 'ip6tables-save']

@@ -113,6 +113,12 @@ test('output over the limit is read and dropped', async () => {
   assert.equal(result.truncated, true);
 });
 
+test('a program that prints for ever is ended at the limit, where that is asked for', async () => {
+  const result = await processes.run(sh('exec yes', { outputLimitBytes: 1000, endAtLimit: true }), never);
+  assert.deepEqual([result.signal, result.stdout.length, result.truncated], ['SIGTERM', 1000, true]);
+  assert.deepEqual(childPids(), []);
+});
+
 test('a descendant that keeps the pipes open does not hold the result back', async () => {
   const result = await processes.run(sh('sleep 30 & echo $!; exit 0'), never);
   assert.ok(result.durationMs < 5000);
