@@ -29,9 +29,11 @@ import { RecordIndex } from '../pod/record-index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
 import { Processes } from '../proc/processes.ts';
 import { readHostCapabilities } from '../runtime/capabilities.ts';
+import { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
 import { findProgram, Handlers } from '../runtime/handlers.ts';
+import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
@@ -184,6 +186,8 @@ export class Daemon {
     ]);
     await snapshots.start();
     await images.start();
+    const cdi = new CdiDevices(config.runtime.cdiSpecDirs);
+    const hooks = new HookFolders(config.runtime.hooksDirs, log);
     const deps: PodDeps = {
       log,
       meter,
@@ -205,6 +209,8 @@ export class Daemon {
       host,
       security: {
         seccomp: new SeccompProfiles(config.runtime.seccompProfile),
+        cdi,
+        hooks,
         defaultCapabilities: config.runtime.defaultCapabilities,
         hostCapabilities: readHostCapabilities(),
         pidsLimit: config.runtime.pidsLimit || undefined,
@@ -222,7 +228,7 @@ export class Daemon {
       images: () => images.list().length,
     });
     await this.#serveMetrics(metrics);
-    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host });
+    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, cdi, hooks });
     const server = new GrpcServer(
       buildServices({
         log,

@@ -8,9 +8,11 @@ import type { Ulimit } from '../config/parse-setting.ts';
 import type { Images } from '../image/images.ts';
 import type { Snapshots } from '../image/snapshots.ts';
 import type { Processes } from '../proc/processes.ts';
+import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerRuntime } from '../runtime/container-runtime.ts';
 import type { Handlers } from '../runtime/handlers.ts';
+import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import type { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
@@ -47,6 +49,8 @@ export interface PodDeps {
 /** What containers may do, as far as the node's owner and kernel decide. */
 export interface SecurityParts {
   readonly seccomp: SeccompProfiles;
+  readonly cdi: CdiDevices;
+  readonly hooks: HookFolders;
   readonly defaultCapabilities: readonly string[];
   /** What the kernel lets containers have at most. */
   readonly hostCapabilities: ReadonlySet<string>;
