@@ -86,7 +86,7 @@ const mountSnapshot: Step<CreateContext> = {
   async run(ctx) {
     const { deps, id } = ctx;
     const { imageId } = deps.containers.get(id);
-    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, snapshotOwner(ctx));
+    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, { owner: snapshotOwner(ctx) });
     ctx.rootfs = rootfs;
   },
   undo: removeSnapshot,

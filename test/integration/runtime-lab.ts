@@ -70,7 +70,7 @@ export class Lab implements AsyncDisposable {
       path: findProgram(handlerName),
       root: join(this.stateDir, 'runtime', handlerName),
       version: '',
-      features: { recursiveReadOnlyMounts: true, userNamespaces: false },
+      features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
       annotations: [],
       privilegedWithoutHostDevices: false,
     };
