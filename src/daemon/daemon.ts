@@ -18,6 +18,7 @@ import { LayerStore } from '../image/layer-store.ts';
 import { hostPlatform } from '../image/platform.ts';
 import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
+import { defaultTarLimits } from '../image/tar-reader.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { DefaultSysctls } from '../pod/default-sysctls.ts';
@@ -193,6 +194,9 @@ export class Daemon {
       meter,
       clock: systemClock,
       stateDir: config.state,
+      checkpointDir: join(root, 'checkpoints'),
+      extractArchive: (archive, target, signal) =>
+        disk.run('extract', { archive, target, limits: defaultTarLimits }, signal),
       pausePath: PAUSE_PATH,
       sandboxes,
       containers,

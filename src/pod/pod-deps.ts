@@ -5,6 +5,7 @@ import type { Meter } from '../base/meter.ts';
 import type { Journal } from '../base/steps.ts';
 import type { Cni } from '../cni/cni.ts';
 import type { Ulimit } from '../config/parse-setting.ts';
+import type { ExtractedMember } from '../image/extract-archive.ts';
 import type { Images } from '../image/images.ts';
 import type { Snapshots } from '../image/snapshots.ts';
 import type { Processes } from '../proc/processes.ts';
@@ -27,6 +28,10 @@ export interface PodDeps {
   readonly clock: Clock;
   /** The state folder (tmpfs): what must not survive a reboot. */
   readonly stateDir: string;
+  /** On the root folder's disk: where checkpoints are put together and taken apart. */
+  readonly checkpointDir: string;
+  /** Takes the files out of a tar archive into a new folder, under names of its own. */
+  extractArchive(archive: string, target: string, signal: AbortSignal): Promise<readonly ExtractedMember[]>;
   /** The static pause program. */
   readonly pausePath: string;
   readonly sandboxes: RecordIndex<SandboxRecord>;

@@ -168,6 +168,7 @@ export class Lab implements AsyncDisposable {
         stdinOnce: wish.spec?.stdinOnce ?? false,
         tty: spec.process.terminal,
         command: spec.process.args[0] ?? '',
+        restoreFrom: '',
       },
       signal,
     );
