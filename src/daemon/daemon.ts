@@ -23,6 +23,7 @@ import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
+import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
@@ -225,6 +226,7 @@ export class Daemon {
     };
     const report = await reconcile(deps, store.journal.unfinished(), signal);
     const pods = this.#own('pods', new Pods(deps, signal));
+    const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     pods.start();
     metrics.watch({
       sandboxes: () => countBy(sandboxes.all()),
@@ -238,6 +240,7 @@ export class Daemon {
         log,
         meter,
         pods,
+        checkpoints,
         images,
         cni,
         handlers,

@@ -2,7 +2,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, 
 import { dirname, join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, wrap } from '../base/errors.ts';
+import { BerthError, because, wrap } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { runSteps, type Step } from '../base/steps.ts';
 import { findProgram } from '../runtime/handlers.ts';
@@ -152,6 +152,8 @@ const pack: Step<CheckpointContext> = {
   async run({ deps, id, request }, signal) {
     for (const container of request.containers) {
       const partial = partialOf(container.archive);
+      // Made before tar opens it: all memory of the container is in there.
+      writeFileSync(partial, '', { mode: 0o600 });
       await tar(deps, [`--file=${partial}`, '-C', containerFolder(deps, id, container.id), '.'], signal);
       renameSync(partial, container.archive);
     }
@@ -199,7 +201,7 @@ export function checkCriu(handler: string, handlerCan: boolean): void {
   try {
     findProgram('criu');
   } catch (err) {
-    throw new BerthError('precondition', 'checkpoint and restore need CRIU: install criu', { cause: err });
+    throw because('precondition', 'checkpoint and restore need CRIU: install criu', err);
   }
 }
 

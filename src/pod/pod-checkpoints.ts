@@ -65,7 +65,8 @@ export class PodCheckpoints {
   ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
     const archives = archivesOf(wish);
     const name = sandboxName(wish.sandbox);
-    if (this.#deps.sandboxes.findByName(name)) throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
+    if (this.#deps.sandboxes.findByName(name))
+      throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
     const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
     try {
       const containers: ContainerRecord[] = [];
@@ -76,7 +77,10 @@ export class PodCheckpoints {
       return { sandbox, containers };
     } catch (err) {
       await this.#pods.removeSandbox(sandbox.id, this.#shutdown).catch((undo: unknown) => {
-        this.#deps.log.error({ sandbox: sandbox.id, err: describe(undo) }, 'half-restored sandbox could not be removed');
+        this.#deps.log.error(
+          { sandbox: sandbox.id, err: describe(undo) },
+          'half-restored sandbox could not be removed',
+        );
       });
       throw err;
     }
@@ -88,10 +92,12 @@ export class PodCheckpoints {
 }
 
 function archivesOf({ path, containers }: RestoreWish): Map<string, string> {
-  if (!path.startsWith('/') || path.includes('\0')) throw invalid('checkpoint_path', `${JSON.stringify(path)} is not an absolute path`);
+  if (!path.startsWith('/') || path.includes('\0'))
+    throw invalid('checkpoint_path', `${JSON.stringify(path)} is not an absolute path`);
   const known = new Map(readPodCheckpoint(path).containers.map(({ name, archive }) => [name, join(path, archive)]));
   const names = containers.map(({ name }) => name);
-  const isExact = names.length === known.size && names.every((name) => known.has(name)) && new Set(names).size === known.size;
+  const isExact =
+    names.length === known.size && names.every((name) => known.has(name)) && new Set(names).size === known.size;
   if (!isExact) {
     const wanted = [...known.keys()].sort().join(', ');
     throw invalid('container_configs', `must be those of the checkpoint by name, ${wanted}, each once`);

@@ -132,7 +132,11 @@ export class Pods {
   /** Starts a created container. */
   async startContainer(id: string, signal: AbortSignal): Promise<void> {
     const ctx = this.#context(id);
-    await this.#work.join(`start ${ctx.id}`, signal, () => startContainer(ctx, this.#shutdown));
+    await this.#work.join(`start ${ctx.id}`, signal, async () => {
+      const restored = this.#deps.containers.get(ctx.id).restoreFrom !== undefined;
+      await startContainer(ctx, this.#shutdown);
+      if (restored) this.#exits.follow(ctx.id);
+    });
   }
 
   /** Stops a running container: its stop signal, then SIGKILL after `timeoutMs`. Unknown or ended is fine. */

@@ -7,7 +7,7 @@ import { forEachLimited } from '../base/limited.ts';
 import { type Step, undoSteps } from '../base/steps.ts';
 import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import { isSameProcess } from '../sys/process.ts';
-import { CHECKPOINT, undoCheckpoint } from './checkpoint.ts';
+import { CHECKPOINT, undoCheckpoint, workFolder } from './checkpoint.ts';
 import { type ContainerContext, CREATE_CONTAINER, createContainerSteps, forgetContainer } from './create-container.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
@@ -199,6 +199,10 @@ async function removeOrphans(deps: PodDeps): Promise<void> {
     const paths = sandboxPaths(deps.stateDir, id);
     unmountSandboxFiles(paths);
     removeSandboxFolders(paths);
+  }
+  for (const id of readFolder(deps.checkpointDir)) {
+    if (deps.containers.find(id)?.restoreFrom === undefined)
+      rmSync(workFolder(deps, id), { recursive: true, force: true });
   }
   for (const id of deps.runtime.bundles.ids()) {
     if (!deps.containers.find(id)) deps.runtime.bundles.remove(id);
