@@ -5,6 +5,7 @@ import * as v from 'valibot';
 
 import { because, invalid, wrap } from '../base/errors.ts';
 import type { ExtractedMember } from '../image/extract-archive.ts';
+import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord } from './records.ts';
 
 /**
@@ -24,6 +25,11 @@ export const ARCHIVE_NAMES = Object.freeze({
   stats: 'stats-dump',
   log: 'container.log',
 });
+
+/** On the disk of the root folder: a dump is as large as a container's memory. */
+export function workFolder({ checkpointDir }: Pick<PodDeps, 'checkpointDir'>, id: string): string {
+  return join(checkpointDir, id);
+}
 
 /** config.dump: which container it was. */
 export interface CheckpointConfig {

@@ -2,11 +2,11 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, 
 import { dirname, join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, because, wrap } from '../base/errors.ts';
+import { BerthError, wrap } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { runSteps, type Step } from '../base/steps.ts';
-import { findProgram } from '../runtime/handlers.ts';
-import { ARCHIVE_NAMES, checkpointConfig } from './checkpoint-archive.ts';
+import { checkCriu } from '../runtime/criu.ts';
+import { ARCHIVE_NAMES, checkpointConfig, workFolder } from './checkpoint-archive.ts';
 import { getInState } from './container-operations.ts';
 import type { PodDeps } from './pod-deps.ts';
 
@@ -192,19 +192,6 @@ function checkAbility(deps: PodDeps, id: ContainerId): void {
   checkCriu(handler.name, handler.features.checkpoint);
 }
 
-/** Throws `precondition` when a handler, or this host, can neither checkpoint nor restore. */
-export function checkCriu(handler: string, handlerCan: boolean): void {
-  if (!handlerCan) {
-    const advice = 'install a runc or crun that was built with CRIU';
-    throw new BerthError('precondition', `runtime handler ${handler} cannot checkpoint or restore: ${advice}`);
-  }
-  try {
-    findProgram('criu');
-  } catch (err) {
-    throw because('precondition', 'checkpoint and restore need CRIU: install criu', err);
-  }
-}
-
 async function tar(deps: PodDeps, args: readonly string[], signal: AbortSignal): Promise<void> {
   const always = ['--create', '--numeric-owner', '--warning=no-file-changed'];
   await deps.processes.runOk({ path: 'tar', args: [...always, ...args], timeoutMs: PACK_TIMEOUT_MS }, signal);
@@ -212,11 +199,6 @@ async function tar(deps: PodDeps, args: readonly string[], signal: AbortSignal):
 
 function handlerOf(deps: PodDeps, id: ContainerId) {
   return deps.handlers.get(deps.containers.get(id).handler);
-}
-
-/** On the disk of the root folder: a dump is as large as a container's memory. */
-export function workFolder({ checkpointDir }: Pick<PodDeps, 'checkpointDir'>, id: string): string {
-  return join(checkpointDir, id);
 }
 
 function removeWorkFolder({ deps, id }: Pick<CheckpointContext, 'deps' | 'id'>): void {

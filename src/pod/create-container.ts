@@ -13,7 +13,7 @@ import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
-import { workFolder } from './checkpoint.ts';
+import { workFolder } from './checkpoint-archive.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { mapVolumes, unmapVolumes } from './mapped-volumes.ts';

@@ -5,8 +5,8 @@ import { invalid, wrap } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { ImageRecord } from '../image/image-record.ts';
 import type { RestoredDiff } from '../image/snapshots.ts';
-import { checkCriu, workFolder } from './checkpoint.ts';
-import { OpenArchive } from './checkpoint-archive.ts';
+import { checkCriu } from '../runtime/criu.ts';
+import { OpenArchive, workFolder } from './checkpoint-archive.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { SandboxRecord } from './records.ts';
 

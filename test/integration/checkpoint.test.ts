@@ -307,7 +307,7 @@ function whyNoCriu(): string {
     execFileSync('criu', ['check'], { encoding: 'utf8', stdio: 'pipe' });
     return '';
   } catch (err) {
-    const said = err instanceof Error && 'stderr' in err ? String(err.stderr).trim().split('\n').at(-1) : undefined;
+    const said = err instanceof Error && 'stderr' in err && err.stderr ? String(err.stderr).trim().split('\n')[0] : '';
     return `CRIU does not run here: ${said || 'it is not installed'}`;
   }
 }
