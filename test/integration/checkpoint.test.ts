@@ -29,7 +29,8 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
-import { eventually, PodLab, readLog } from '../harness/pod-lab.ts';
+import { eventually, readLog } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 
 const path = process.env['PATH'] ?? '';
 

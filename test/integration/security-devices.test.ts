@@ -9,7 +9,8 @@ import { status } from '@grpc/grpc-js';
 
 import { AdminService, CheckConfigRequest } from '../../proto/gen/berth/admin.ts';
 import { NamespaceMode, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
-import { type ContainerFields, PodLab } from '../harness/pod-lab.ts';
+import type { ContainerFields } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
 const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', text] });
