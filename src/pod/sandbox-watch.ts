@@ -29,6 +29,7 @@ export class SandboxWatch {
     // A stop ends the pause too, holding the sandbox's lock; it says so itself in the end.
     if (now?.state !== 'ready' || this.#deps.locks.isHeld(id)) return;
     sandboxes.put({ ...now, state: 'notReady' });
+    this.#deps.runtime.endForwards(id);
     log.warn({ sandbox: id, pid: record.pause.pid }, 'pause process has died; the sandbox is not ready any more');
   }
 }

@@ -50,6 +50,8 @@ const giveNetworkBack: Step<StopContext> = { name: 'detach network', run: detach
 const endNamespaces: Step<StopContext> = {
   name: 'end pause and namespaces',
   async run(ctx) {
+    // Each connection would keep the network namespace alive.
+    ctx.deps.runtime.endForwards(ctx.id);
     await endPause(ctx);
   },
 };

@@ -6,7 +6,7 @@ import { specJson } from './oci-json.ts';
 import type { OciProcess, OciSpec } from './oci-spec.ts';
 import { findNamedIn, type ProcessIdentity } from './process-identity.ts';
 
-/** The files of one container's bundle; the last five are the monitor's. */
+/** The files of one container's bundle; the last six are the monitor's. */
 export interface BundlePaths {
   readonly folder: string;
   readonly config: string;
@@ -18,6 +18,8 @@ export interface BundlePaths {
   readonly monitorLog: string;
   /** The monitor takes orders here: a window size, or to reopen the log. */
   readonly control: string;
+  /** A socket at which the monitor lets clients take part in the container's streams. */
+  readonly attach: string;
   /** The monitor leaves this behind when the kernel told it of a lack of memory. */
   readonly oom: string;
 }
@@ -44,6 +46,7 @@ export class Bundles {
       monitorPidFile: join(folder, 'monitor.pid'),
       monitorLog: join(folder, 'monitor.log'),
       control: join(folder, 'ctl'),
+      attach: join(folder, 'attach'),
       oom: join(folder, 'oom'),
     };
   }

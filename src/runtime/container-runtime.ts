@@ -1,17 +1,22 @@
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
+import type { NamespaceMaker } from '../sys/namespaces.ts';
+import { Attaches, type AttachTarget } from './attach.ts';
 import { Bundles } from './bundle.ts';
 import type { ClientStreams } from './client-streams.ts';
-import { type ExecRequest, type ExecResult, Execs } from './exec.ts';
+import { type ExecResult, Execs } from './exec.ts';
+import type { ExecRequest } from './exec-process.ts';
 import { ExitWatch } from './exit-watch.ts';
 import type { Handler } from './handler.ts';
 import { prepareLogFile } from './log-path.ts';
 import { reopenLog } from './log-reopen.ts';
 import { Monitor, type MonitoredContainer } from './monitor.ts';
-import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
+import { OciRuntime, type OciState } from './oci-runtime.ts';
 import type { OciResources, OciSpec } from './oci-spec.ts';
+import { type ForwardTarget, PortForwards } from './port-forward.ts';
 import { ensureWorkingDir } from './working-dir.ts';
 
 /** What the runtime room is built from. */
@@ -24,6 +29,7 @@ export interface ContainerRuntimeDeps {
   readonly execMonitorPath: string;
   readonly systemdCgroup: boolean;
   readonly processes: Processes;
+  readonly namespaces: Pick<NamespaceMaker, 'openSocket'>;
   readonly log: Logger;
 }
 
@@ -47,6 +53,9 @@ export interface ExecCommand {
   readonly args: readonly string[];
 }
 
+/** A container for attach(). */
+export type AttachRequest = Omit<AttachTarget, 'socket' | 'control'>;
+
 /**
  * Containers as processes: bundle, monitor, OCI runtime, exec and exits put together. It knows no records; ids and
  * handlers come from the caller.
@@ -56,6 +65,8 @@ export class ContainerRuntime {
   readonly exits: ExitWatch;
   readonly #monitor: Monitor;
   readonly #execs: Execs;
+  readonly #attaches: Attaches;
+  readonly #forwards: PortForwards;
   readonly #processes: Processes;
 
   constructor(deps: ContainerRuntimeDeps) {
@@ -64,6 +75,8 @@ export class ContainerRuntime {
     this.exits = new ExitWatch(exitsDir, deps.log);
     this.#monitor = new Monitor({ ...deps, path: deps.monitorPath, exitsDir });
     this.#execs = new Execs(deps);
+    this.#attaches = new Attaches(deps);
+    this.#forwards = new PortForwards(deps.namespaces);
     this.#processes = deps.processes;
   }
 
@@ -75,6 +88,7 @@ export class ContainerRuntime {
   /** Stops watching, and waits for the commands' ends: whoever began them has aborted them. Containers go on. */
   async close(): Promise<void> {
     this.exits.close();
+    this.#attaches.close();
     await this.#execs.idle();
   }
 
@@ -90,53 +104,11 @@ export class ContainerRuntime {
       if (logFile !== '') prepareLogFile(logFile);
       const tty = spec.process.terminal;
       const command = spec.process.args[0] ?? '';
-      return await this.#monitor.create({ ...request, bundle, tty, command, restoreFrom: '' }, signal);
+      return await this.#monitor.create({ ...request, bundle, tty, command }, signal);
     } catch (err) {
       this.forget(containerId);
       throw err;
     }
-  }
-
-  /** Makes a container's bundle, for restore(). On an error nothing is left. */
-  prepareRestore(containerId: string, spec: OciSpec): void {
-    try {
-      this.bundles.write(containerId, spec);
-    } catch (err) {
-      this.forget(containerId);
-      throw err;
-    }
-  }
-
-  /** Has a prepared container go on from a dump under a monitor: it runs when this returns. */
-  async restore(
-    request: CreateContainerRequest,
-    restoreFrom: string,
-    signal: AbortSignal,
-  ): Promise<MonitoredContainer> {
-    const { containerId, spec, logFile } = request;
-    if (logFile !== '') prepareLogFile(logFile);
-    const monitored = { ...request, bundle: this.bundles.paths(containerId), tty: spec.process.terminal, restoreFrom };
-    return await this.#monitor.create({ ...monitored, command: spec.process.args[0] ?? '' }, signal);
-  }
-
-  /** Stops all processes of a running container until resumeContainer(). */
-  async pauseContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
-    await this.#oci(handler).pause(containerId, signal);
-  }
-
-  /** Lets a paused container go on. One that is not paused, or gone, is fine. */
-  async resumeContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
-    await this.#oci(handler).resume(containerId, signal);
-  }
-
-  /** Dumps a running container's processes, which go on. */
-  async checkpointContainer(
-    handler: Handler,
-    containerId: string,
-    dump: DumpRequest,
-    signal: AbortSignal,
-  ): Promise<void> {
-    await this.#oci(handler).checkpoint(containerId, dump, signal);
   }
 
   /** Starts a created container's program. */
@@ -183,13 +155,30 @@ export class ContainerRuntime {
   }
 
   /** Runs a command with a client's streams and returns its exit code; see Execs.stream() for what it throws. */
-  async exec(command: ExecCommand, streams: ClientStreams, signal: AbortSignal): Promise<number> {
-    return await this.#execs.stream(this.#execRequest(command), streams, signal);
+  async exec(command: ExecCommand, tty: boolean, streams: ClientStreams, signal: AbortSignal): Promise<number> {
+    return await this.#execs.stream(this.#execRequest(command), tty, streams, signal);
+  }
+
+  /** Connects a client with a created or running container's own streams; see Attaches.attach() for what it throws. */
+  async attach(request: AttachRequest, streams: ClientStreams, signal: AbortSignal): Promise<void> {
+    const { attach: socket, control } = this.bundles.paths(request.containerId);
+    await this.#attaches.attach({ ...request, socket, control }, streams, signal);
+  }
+
+  /** Connects a client with a port inside of a sandbox; see PortForwards.forward() for what it throws. */
+  async forwardPort(target: ForwardTarget, client: Duplex, signal: AbortSignal): Promise<void> {
+    await this.#forwards.forward(target, client, signal);
   }
 
   /** Ends all commands that still run in a container; call it when the container has ended. */
   endExecs(containerId: string): void {
     this.#execs.end(containerId);
+    this.#attaches.end(containerId);
+  }
+
+  /** Breaks all connections into a sandbox; call it when it stops. */
+  endForwards(sandboxId: string): void {
+    this.#forwards.end(sandboxId);
   }
 
   /** Has the container's output go to a new file after the old one was renamed; returns when it does. */

@@ -20,14 +20,18 @@ import { killMarked, newMark } from './process-tree.ts';
 import { raceSignal } from './race-signal.ts';
 import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
 
-/** What is to run, and where. */
-export interface ExecTarget {
+/** One command to run in a running container. */
+export interface ExecRequest {
   readonly containerId: string;
   readonly bundle: BundlePaths;
   readonly handler: Handler;
-  /** The process section as it shall be; execProcess() makes it. */
+  /** The container's own process section: environment, user, working directory and rights are taken from it. */
   readonly process: OciProcess;
+  readonly args: readonly string[];
 }
+
+/** What is to run, and where: the request with the process section as it shall be, which execProcess() makes. */
+export type ExecTarget = Omit<ExecRequest, 'args'>;
 
 /** The command's own descriptors; they stay the caller's. 'ignore' is /dev/null. */
 export interface ExecFds {

@@ -1,26 +1,10 @@
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError } from '../base/errors.ts';
 import { Output } from '../proc/output.ts';
-import { closeFd } from '../sys/at.ts';
-import { FdStream } from '../sys/fd-stream.ts';
-import { createPipe } from '../sys/pipe.ts';
-import type { BundlePaths } from './bundle.ts';
 import type { ClientStreams } from './client-streams.ts';
-import { type ExecDeps, ExecProcess, execProcess } from './exec-process.ts';
-import { forwardInput, forwardOutput } from './forward.ts';
-import type { Handler } from './handler.ts';
-import type { OciProcess } from './oci-spec.ts';
-import { raceSignal } from './race-signal.ts';
-
-/** One command to run in a running container. */
-export interface ExecRequest {
-  readonly containerId: string;
-  readonly bundle: BundlePaths;
-  readonly handler: Handler;
-  /** The container's own process section: environment, user, working directory and rights are taken from it. */
-  readonly process: OciProcess;
-  readonly args: readonly string[];
-}
+import { ExecPipes, LAST_OUTPUT_BYTES } from './exec-pipes.ts';
+import { type ExecDeps, ExecProcess, type ExecRequest, execProcess } from './exec-process.ts';
+import { streamPipes, streamTerminal } from './exec-stream.ts';
 
 /** How a command ended. The output is cut at the CRI's cap. */
 export interface ExecResult {
@@ -32,8 +16,6 @@ export interface ExecResult {
 
 /** 16 MiB per stream, as the CRI demands of ExecSync; what comes after is read and dropped. */
 const OUTPUT_LIMIT_BYTES = 16 * 1024 * 1024;
-/** No pipe holds more, unless a privileged process makes it (pipe(7)). */
-const LAST_OUTPUT_BYTES = 1024 * 1024;
 
 /**
  * Runs commands in containers and waits for them. A command writes to our pipes itself, and its end is its own: whatever
@@ -54,7 +36,8 @@ export class Execs {
    * with the command and all that it started killed and reaped first.
    */
   async run(request: ExecRequest, timeoutMs: number, signal: AbortSignal): Promise<ExecResult> {
-    return await this.#track(request.containerId, signal, async (parent) => {
+    return await this.#track(request.containerId, async (stopped) => {
+      const parent = AbortSignal.any([signal, stopped]);
       if (timeoutMs === 0) return await this.#collect(request, parent);
       using limited = withDeadline(`exec in container ${request.containerId}`, timeoutMs, parent);
       return await this.#collect(request, limited);
@@ -62,11 +45,14 @@ export class Execs {
   }
 
   /**
-   * Runs a command with a client's streams to its end, and returns its exit code when the client has taken all that it
-   * wrote. Throws as run() does; the signal's abort is the client's leave.
+   * Runs a command with a client's streams, with a terminal between them if `tty` is set, and returns its exit code
+   * when the client has taken all that it wrote. Throws as run() does; the signal's abort is the client's leave.
    */
-  async stream(request: ExecRequest, streams: ClientStreams, signal: AbortSignal): Promise<number> {
-    return await this.#track(request.containerId, signal, (parent) => this.#forward(request, streams, parent));
+  async stream(request: ExecRequest, tty: boolean, streams: ClientStreams, signal: AbortSignal): Promise<number> {
+    return await this.#track(request.containerId, (stopped) => {
+      const run = tty ? streamTerminal : streamPipes;
+      return run(this.#deps, request, streams, { client: signal, stopped });
+    });
   }
 
   /** Ends all commands that run in a container; call it when the container has ended. */
@@ -81,11 +67,11 @@ export class Execs {
     await Promise.allSettled(this.#work);
   }
 
-  async #track<T>(containerId: string, signal: AbortSignal, run: (parent: AbortSignal) => Promise<T>): Promise<T> {
+  async #track<T>(containerId: string, run: (stopped: AbortSignal) => Promise<T>): Promise<T> {
     const stopped = new AbortController();
     const running = this.#running.get(containerId) ?? new Set();
     this.#running.set(containerId, running.add(stopped));
-    const work = run(AbortSignal.any([signal, stopped.signal]));
+    const work = run(stopped.signal);
     this.#work.add(work);
     try {
       return await work;
@@ -115,62 +101,5 @@ export class Execs {
     } finally {
       exec.close();
     }
-  }
-
-  async #forward(request: ExecRequest, client: ClientStreams, signal: AbortSignal): Promise<number> {
-    signal.throwIfAborted();
-    const target = { ...request, process: execProcess(request.process, request.args, false) };
-    using pipes = new ExecPipes();
-    const [stdin, stdinStream] = client.stdin ? pipes.input() : (['ignore', undefined] as const);
-    const [stdout, stdoutStream] = client.stdout ? pipes.output() : (['ignore', undefined] as const);
-    const [stderr, stderrStream] = client.stderr ? pipes.output() : (['ignore', undefined] as const);
-    const exec = ExecProcess.start(this.#deps, target, { stdin, stdout, stderr });
-    pipes.closeTheirs();
-    try {
-      await exec.started(signal);
-      const outputs = [forwardOutput(stdoutStream, client.stdout), forwardOutput(stderrStream, client.stderr)];
-      forwardInput(client.stdin, stdinStream);
-      const exitCode = await exec.ended(signal);
-      stdoutStream?.endWhenEmpty(LAST_OUTPUT_BYTES);
-      stderrStream?.endWhenEmpty(LAST_OUTPUT_BYTES);
-      await raceSignal(Promise.all(outputs), signal);
-      return exitCode;
-    } finally {
-      exec.close();
-    }
-  }
-}
-
-/** The pipes of one command, and that none of their ends stays open. */
-class ExecPipes implements Disposable {
-  readonly #streams: FdStream[] = [];
-  readonly #theirs: number[] = [];
-
-  /** A pipe for the command's output: its end, and ours. */
-  output(): [number, FdStream] {
-    const { readFd, writeFd } = createPipe();
-    return this.#own(writeFd, new FdStream(readFd, { readable: true }));
-  }
-
-  /** A pipe for the command's input: its end, and ours. */
-  input(): [number, FdStream] {
-    const { readFd, writeFd } = createPipe();
-    return this.#own(readFd, new FdStream(writeFd, { writable: true }));
-  }
-
-  /** Closes the command's ends in this process; it has them by now. */
-  closeTheirs(): void {
-    for (let fd = this.#theirs.pop(); fd !== undefined; fd = this.#theirs.pop()) closeFd(fd);
-  }
-
-  [Symbol.dispose](): void {
-    this.closeTheirs();
-    for (const stream of this.#streams) stream.destroy();
-  }
-
-  #own(theirs: number, stream: FdStream): [number, FdStream] {
-    this.#theirs.push(theirs);
-    this.#streams.push(stream);
-    return [theirs, stream];
   }
 }

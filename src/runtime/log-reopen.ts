@@ -1,9 +1,10 @@
-import { chmodSync, closeSync, constants, openSync, readdirSync, statSync, watch, writeSync } from 'node:fs';
+import { chmodSync, readdirSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { invalid } from '../base/errors.ts';
 import { LOG_FILE_MODE } from './log-path.ts';
+import { tellMonitor } from './monitor-control.ts';
 import { raceSignal } from './race-signal.ts';
 
 /** What a container's log is reopened with. */
@@ -16,8 +17,6 @@ export interface ReopenRequest {
 }
 
 const REOPEN_TIMEOUT_MS = 10_000;
-/** conmon's src/ctrl.c: message type 2, and two numbers that only window sizes use. */
-const REOPEN_LOGS = '2 0 0\n';
 
 /**
  * Has the monitor go on in a new log file after the old one was renamed, and returns when it does: the caller
@@ -35,32 +34,13 @@ export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Pr
   };
   const watcher = watch(dirname(logFile), { persistent: false }, check).on('error', reject);
   try {
-    sendReopen(request);
+    await tellMonitor(request, 'reopen', deadline);
     check();
     await raceSignal(written, deadline);
     chmodSync(logFile, LOG_FILE_MODE);
   } finally {
     watcher.close();
   }
-}
-
-function sendReopen({ containerId, control }: ReopenRequest): void {
-  try {
-    // Without O_NONBLOCK a fifo that nobody reads would hold the whole daemon.
-    const fd = openSync(control, constants.O_WRONLY | constants.O_NONBLOCK);
-    try {
-      writeSync(fd, REOPEN_LOGS);
-    } finally {
-      closeSync(fd);
-    }
-  } catch (err) {
-    throw controlError(`reopen log of container ${containerId}`, err);
-  }
-}
-
-function controlError(what: string, cause: unknown): BerthError {
-  const isAlone = cause instanceof Error && 'code' in cause && (cause.code === 'ENXIO' || cause.code === 'ENOENT');
-  return isAlone ? new BerthError('precondition', `${what}: its monitor is gone`, { cause }) : wrap(what, cause);
 }
 
 /** Whether the file at the log's path is one that the monitor has open. */

@@ -4,27 +4,39 @@ import koffi from 'koffi';
 
 import { closeFd } from './at.ts';
 import { isErrno } from './errno.ts';
-import { readableBytes, readFd, shutdownWrite, writeFd } from './fd-calls.ts';
+import { readableBytes, readFd, shutdownRead, shutdownWrite, writeFd } from './fd-calls.ts';
 
 /** As much as a pipe holds unless somebody made it larger, so that one turn empties it. */
 const LONGEST_READ_BYTES = 64 * 1024;
 const SHORTEST_READ_BYTES = 512;
+const MOST_MESSAGES = 16;
+/** Reads in one turn of the event loop; others want their turn too. */
+const MOST_READS = 8;
+/** epoll reports a hang-up for as long as it lasts, so a terminal that nobody has open is asked now and then. */
+const HANG_UP_MS = 100;
 
 /** What a descriptor is, where it matters for reading and writing. */
 export interface FdStreamOptions {
+  /** Default: neither. */
   readonly readable?: boolean;
   readonly writable?: boolean;
+  /** Each read is one message, and stays one. */
+  readonly messages?: boolean;
   /** Writes are cut into pieces of at most this size: messages, where the other side has a buffer of that size. */
   readonly longestWriteBytes?: number;
   /** What the end of the input does to the other side; default: nothing. A pipe's end is that it is closed. */
   readonly atEnd?: 'shutdown';
+  /**
+   * A terminal's master hangs up (EIO) while nobody has the terminal open, and `passes` when somebody opens it again;
+   * only endWhenEmpty() ends reading then. Default: it is the end.
+   */
+  readonly hangUp?: 'ends' | 'passes';
 }
 
 /**
  * Reads and writes a pipe, a terminal's master or a socket, of whatever kind, without a thread: Node's own streams know
  * neither pseudo terminals' masters nor message sockets, nor when a pipe is empty. Owns the descriptor, which becomes
- * non-blocking. Back-pressure holds in both directions; each read of a message socket is one message. The end of a
- * terminal (EIO) is an end like any other. `readable` and `writable` are false unless set.
+ * non-blocking. Back-pressure holds in both directions; each read of a message socket is one message.
  */
 export class FdStream extends Duplex {
   readonly #fd: number;
@@ -33,14 +45,20 @@ export class FdStream extends Duplex {
   #wantsRead = false;
   #rest: { chunk: Buffer; done: (err?: Error | null) => void } | undefined;
   #isScheduled = false;
+  #hungUp: NodeJS.Timeout | undefined;
   /** How much may still be read before reading ends; undefined: until the other side ends it. */
   #lastBytes: number | undefined;
 
   constructor(fd: number, options: FdStreamOptions) {
     const { readable = false, writable = false } = options;
     // The types of Node do not know the first two.
-    const sides: object = { readable, writable, readableHighWaterMark: LONGEST_READ_BYTES };
-    super(sides);
+    const sides: object = { readable, writable };
+    const { messages = false } = options;
+    super({
+      ...sides,
+      readableObjectMode: messages,
+      readableHighWaterMark: messages ? MOST_MESSAGES : LONGEST_READ_BYTES,
+    });
     this.#fd = fd;
     this.#options = options;
     // It also makes the descriptor non-blocking.
@@ -56,6 +74,14 @@ export class FdStream extends Duplex {
   endWhenEmpty(limitBytes: number): void {
     this.#lastBytes ??= limitBytes;
     this.#schedule();
+  }
+
+  /** Has the other side's writes fail from now on, while it sees no end of ours. */
+  stopReading(): void {
+    this.#wantsRead = false;
+    this.pause();
+    this.#poll.stop();
+    shutdownRead(this.#fd);
   }
 
   override _read(): void {
@@ -81,6 +107,7 @@ export class FdStream extends Duplex {
   }
 
   override _destroy(err: Error | null, done: (err?: Error | null) => void): void {
+    clearTimeout(this.#hungUp);
     this.#poll.close();
     closeFd(this.#fd);
     const { done: written } = this.#rest ?? {};
@@ -105,18 +132,21 @@ export class FdStream extends Duplex {
 
   #await(): void {
     if (this.destroyed) return;
-    const events = { readable: this.#wantsRead, writable: this.#rest !== undefined };
+    const events = { readable: this.#wantsRead && !this.#hungUp, writable: this.#rest !== undefined };
     this.#poll.stop();
     if (events.readable || events.writable) this.#poll.start(events, () => this.#schedule());
   }
 
   #readSome(): void {
-    if (!this.#wantsRead) return;
+    if (!this.#wantsRead || (this.#hungUp && this.#lastBytes === undefined)) return;
     try {
-      const chunk = this.#readChunk();
-      if (chunk === undefined) return;
-      this.#wantsRead = false;
-      this.push(chunk);
+      for (let reads = 0; reads < MOST_READS && !this.destroyed; reads++) {
+        const chunk = this.#readChunk();
+        if (chunk === undefined) return;
+        this.#wantsRead = false;
+        if (!this.push(chunk)) return;
+        this.#wantsRead = true;
+      }
     } catch (err) {
       this.destroy(toError(err));
     }
@@ -136,8 +166,13 @@ export class FdStream extends Duplex {
       if (this.#lastBytes !== undefined) this.#lastBytes -= length;
       return buffer.subarray(0, length);
     } catch (err) {
-      if (isErrno(err, 'EIO')) return null;
-      throw err;
+      if (!isErrno(err, 'EIO')) throw err;
+      if (isLast || this.#options.hangUp !== 'passes') return null;
+      this.#hungUp = setTimeout(() => {
+        this.#hungUp = undefined;
+        this.#schedule();
+      }, HANG_UP_MS);
+      return undefined;
     }
   }
 

@@ -49,9 +49,27 @@ export interface PauseProcess {
   readonly startTime: number;
 }
 
+/** A stream socket in another network namespace. */
+export interface SocketRequest {
+  /** The namespace's file. */
+  readonly netns: string;
+  readonly family: 'ipv4' | 'ipv6';
+}
+
+/**
+ * What the worker thread has made for the request at hand, in memory that it shares: the daemon finds it there when the
+ * thread dies over it.
+ */
+export type Made = Int32Array;
+/** Where in `Made` the pid of the newest process is, 0 for none. */
+export const MADE_PROCESS = 0;
+/** Where in `Made` the descriptor of the newest socket is, 0 for none. */
+export const MADE_SOCKET = 1;
+
 /** What the worker thread answers to a request. Errors lose their class on the way between threads. */
 export type WorkerAnswer =
   | { readonly pause: PauseProcess }
+  | { readonly fd: number }
   | { readonly kind: ErrorKind; readonly message: string; readonly errno?: string; readonly call?: string };
 
 /** HOST_NAME_MAX of linux/utsname.h. */

@@ -10,9 +10,13 @@ import { asThreadUser, setHostname, setns, unshare } from './namespace-calls.ts'
 import { type PinnedKind, pinNamespace, unpin } from './namespace-pins.ts';
 import {
   type IdMaps,
+  MADE_PROCESS,
+  MADE_SOCKET,
+  type Made,
   type NamespaceKind,
   type NamespaceRequest,
   type PauseProcess,
+  type SocketRequest,
   sysctlKind,
   sysctlPath,
   type WorkerAnswer,
@@ -20,13 +24,14 @@ import {
 import { pidfdOpen, pidfdSendSignal, reapKilled } from './pidfd.ts';
 import { readProcessStartTime } from './process.ts';
 import { posixSpawn } from './spawn.ts';
+import { openTcpSocket } from './tcp.ts';
 import { startInUserNamespace } from './user-namespace.ts';
 
 /**
  * The thread that makes namespaces. Between `unshare` and the way back it belongs to a pod, so all that happens there
  * are synchronous calls on this very thread: anything asynchronous would run on a pool thread, on the host.
  */
-function serve(port: threads.MessagePort, spawnedPid: Int32Array): void {
+function serve(port: threads.MessagePort, made: Made): void {
   const descriptors: Descriptors = {
     originals: {
       net: openSync('/proc/thread-self/ns/net', 'r'),
@@ -36,9 +41,26 @@ function serve(port: threads.MessagePort, spawnedPid: Int32Array): void {
     },
     emptyRoot: makeEmptyRoot(),
   };
-  port.on('message', (request: NamespaceRequest) => {
-    port.postMessage(answer(request, descriptors, spawnedPid));
+  port.on('message', (request: NamespaceRequest | SocketRequest) => {
+    port.postMessage(
+      'netns' in request ? answerSocket(request, descriptors, made) : answer(request, descriptors, made),
+    );
   });
+}
+
+/** A socket stays in the namespace that it was made in, whoever uses it. */
+function answerSocket({ netns, family }: SocketRequest, { originals }: Descriptors, made: Made): WorkerAnswer {
+  try {
+    visit(netns, 'net');
+    const fd = openTcpSocket(family);
+    Atomics.store(made, MADE_SOCKET, fd);
+    return { fd };
+  } catch (err) {
+    return toAnswer(err);
+  } finally {
+    // A throw here ends the thread: in the wrong namespace it must not take another request.
+    setns(originals.net, 'net');
+  }
 }
 
 /** What the thread keeps open: its own namespaces, and the mount namespace that is the home of all pause processes. */
@@ -47,13 +69,12 @@ interface Descriptors {
   readonly emptyRoot: number;
 }
 
-function answer(request: NamespaceRequest, descriptors: Descriptors, spawnedPid: Int32Array): WorkerAnswer {
+function answer(request: NamespaceRequest, descriptors: Descriptors, made: Made): WorkerAnswer {
   const { originals, emptyRoot } = descriptors;
   try {
-    return { pause: make(request, emptyRoot, spawnedPid) };
+    return { pause: make(request, emptyRoot, made) };
   } catch (err) {
-    const facts = err instanceof SyscallError ? { errno: err.errno, call: err.call } : {};
-    return { kind: kindOf(err), message: describe(err), ...facts };
+    return toAnswer(err);
   } finally {
     // A throw here ends the thread: in the wrong namespaces or cgroups it must not take another request.
     for (const kind of request.kinds) setns(originals[kind], kind);
@@ -61,31 +82,36 @@ function answer(request: NamespaceRequest, descriptors: Descriptors, spawnedPid:
   }
 }
 
+function toAnswer(err: unknown): WorkerAnswer {
+  const facts = err instanceof SyscallError ? { errno: err.errno, call: err.call } : {};
+  return { kind: kindOf(err), message: describe(err), ...facts };
+}
+
 /** Makes everything, or takes back what it had made. */
-function make(request: NamespaceRequest, emptyRoot: number, spawnedPid: Int32Array): PauseProcess {
+function make(request: NamespaceRequest, emptyRoot: number, made: Made): PauseProcess {
   const pins = new Pins(request.pinDir);
   try {
     const pid = request.userNamespace
-      ? makeInUserNamespace(request, request.userNamespace, pins, emptyRoot, spawnedPid)
-      : makeOnHost(request, pins, emptyRoot, spawnedPid);
+      ? makeInUserNamespace(request, request.userNamespace, pins, emptyRoot, made)
+      : makeOnHost(request, pins, emptyRoot, made);
     const startTime = readProcessStartTime(pid);
     if (startTime === undefined) throw new BerthError('internal', `pause process ${pid} is gone`);
     return { pid, startTime };
   } catch (err) {
-    const pid = Atomics.exchange(spawnedPid, 0, 0);
+    const pid = Atomics.exchange(made, MADE_PROCESS, 0);
     if (pid !== 0) killPause(pid);
     pins.undo();
     throw err;
   }
 }
 
-function makeOnHost(request: NamespaceRequest, pins: Pins, emptyRoot: number, spawnedPid: Int32Array): number {
+function makeOnHost(request: NamespaceRequest, pins: Pins, emptyRoot: number, made: Made): number {
   unshare(request.kinds);
   configure(request);
   for (const kind of request.kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
   const pid = spawnPause(request, [emptyRoot]);
-  Atomics.store(spawnedPid, 0, pid);
+  Atomics.store(made, MADE_PROCESS, pid);
   if (request.kinds.includes('pid')) pins.add(`/proc/${pid}/ns/pid`, 'pid');
   for (const file of request.cgroupProcs ?? []) enterCgroup(file, pid);
   return pid;
@@ -97,14 +123,14 @@ function makeInUserNamespace(
   maps: IdMaps,
   pins: Pins,
   emptyRoot: number,
-  spawnedPid: Int32Array,
+  made: Made,
 ): number {
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
   const pause = startInUserNamespace(
     maps,
     request.kinds,
     (orders, answers) => spawnPause(request, [emptyRoot, orders, answers]),
-    (pid) => Atomics.store(spawnedPid, 0, pid),
+    (pid) => Atomics.store(made, MADE_PROCESS, pid),
   );
   try {
     for (const kind of request.kinds) if (kind !== 'pid') visit(`/proc/${pause.pid}/ns/${kind}`, kind);
@@ -219,5 +245,5 @@ function writeSysctl(name: string, value: string): void {
   }
 }
 
-const { parentPort, workerData: spawned }: { parentPort: threads.MessagePort | null; workerData: unknown } = threads;
-if (parentPort && spawned instanceof Int32Array) serve(parentPort, spawned);
+const { parentPort, workerData }: { parentPort: threads.MessagePort | null; workerData: unknown } = threads;
+if (parentPort && workerData instanceof Int32Array) serve(parentPort, workerData);

@@ -10,9 +10,13 @@ import { SyscallError } from './errno.ts';
 import { unpin } from './namespace-pins.ts';
 import {
   checkNamespaceRequest,
+  MADE_PROCESS,
+  MADE_SOCKET,
+  type Made,
   type NamespaceRequest,
   type PauseProcess,
   pinnedKinds,
+  type SocketRequest,
   type WorkerAnswer,
 } from './namespace-request.ts';
 import { pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from './pidfd.ts';
@@ -25,10 +29,10 @@ const TIMEOUT_MS = 20_000;
 /** It runs as it is from source, and compiled. */
 const workerUrl = new URL(`./namespace-worker${extname(fileURLToPath(import.meta.url))}`, import.meta.url);
 
-/** One worker thread, and the pid that it has spawned for the request at hand (0: none). */
+/** One worker thread. */
 interface Running {
   readonly worker: Worker;
-  readonly spawnedPid: Int32Array;
+  readonly made: Made;
 }
 
 /**
@@ -59,10 +63,34 @@ export class NamespaceMaker {
     checkNamespaceRequest(request);
     return await this.#turns.withKey('worker', signal, async () => {
       if (this.#closed) throw new BerthError('unavailable', 'make namespaces: the daemon is stopping');
-      const pause = await this.#ask(request);
+      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, async (made) => {
+        const pid = Atomics.load(made, MADE_PROCESS);
+        if (pid !== 0) await killChild(pid);
+        unpin(request.pinDir, ['user', ...request.kinds]);
+      });
+      if (!('pause' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
+      const { pause } = answer;
       if (!signal.aborted) return pause;
       await killChild(pause.pid);
       unpin(request.pinDir, ['user', ...request.kinds]);
+      throw signal.reason;
+    });
+  }
+
+  /**
+   * A TCP socket in the network namespace behind a file, non-blocking and close-on-exec. The caller closes it. Throws
+   * `notFound` when the file is not there.
+   */
+  async openSocket(request: SocketRequest, signal: AbortSignal): Promise<number> {
+    return await this.#turns.withKey('worker', signal, async () => {
+      if (this.#closed) throw new BerthError('unavailable', 'open a socket: the daemon is stopping');
+      const answer = await this.#ask(request, `socket in ${request.netns}`, (made) => {
+        const fd = Atomics.load(made, MADE_SOCKET);
+        if (fd !== 0) closeFd(fd);
+      });
+      if (!('fd' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
+      if (!signal.aborted) return answer.fd;
+      closeFd(answer.fd);
       throw signal.reason;
     });
   }
@@ -76,48 +104,44 @@ export class NamespaceMaker {
     });
   }
 
-  async #ask(request: NamespaceRequest): Promise<PauseProcess> {
+  /** `takeBack` removes what a thread that failed somewhere in between had made by then. */
+  async #ask(
+    request: NamespaceRequest | SocketRequest,
+    what: string,
+    takeBack: (made: Made) => Promise<void> | void,
+  ): Promise<Exclude<WorkerAnswer, { kind: unknown }>> {
     this.#running ??= this.#startWorker();
     const running = this.#running;
     const { worker } = running;
-    Atomics.store(running.spawnedPid, 0, 0);
-    using deadline = withDeadline(`make namespaces in ${request.pinDir}`, this.#timeoutMs);
+    running.made.fill(0);
+    using deadline = withDeadline(what, this.#timeoutMs);
     worker.ref();
     try {
-      const answered = nextAnswer(worker, deadline);
+      const answered = nextAnswer(worker, what, deadline);
       worker.postMessage(request);
       return fromAnswer(await answered);
     } catch (err) {
-      if (err instanceof WorkerFailure) {
-        await this.#abandon(running, request);
-        throw err.failure;
-      }
-      throw err;
+      if (!(err instanceof WorkerFailure)) throw err;
+      if (this.#running === running) this.#running = undefined;
+      // A thread that hangs in the kernel ends when that call does: nobody waits for it.
+      void worker.terminate();
+      await takeBack(running.made);
+      throw err.failure;
     } finally {
       worker.unref();
     }
   }
 
-  /** The thread failed somewhere in between: what it had made by then is found and removed. */
-  async #abandon(running: Running, { pinDir, kinds }: NamespaceRequest): Promise<void> {
-    if (this.#running === running) this.#running = undefined;
-    // A thread that hangs in the kernel ends when that call does: nobody waits for it.
-    void running.worker.terminate();
-    const pid = Atomics.load(running.spawnedPid, 0);
-    if (pid !== 0) await killChild(pid);
-    unpin(pinDir, ['user', ...kinds]);
-  }
-
   #startWorker(): Running {
-    const spawnedPid = new Int32Array(new SharedArrayBuffer(4));
+    const made = new Int32Array(new SharedArrayBuffer(8));
     const worker = new Worker(workerUrl, {
-      workerData: spawnedPid,
+      workerData: made,
       execArgv: [],
       env: {},
       name: 'namespaces',
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 1, stackSizeMb: 1 },
     });
-    const running = { worker, spawnedPid };
+    const running = { worker, made };
     // Also for a thread that dies while nobody waits for it.
     worker.on('error', () => {});
     worker.on('exit', () => {
@@ -143,11 +167,11 @@ class WorkerFailure extends Error {
   }
 }
 
-async function nextAnswer(worker: Worker, deadline: AbortSignal): Promise<WorkerAnswer> {
+async function nextAnswer(worker: Worker, what: string, deadline: AbortSignal): Promise<WorkerAnswer> {
   const { promise, resolve, reject } = Promise.withResolvers<WorkerAnswer>();
   const fail = (failure: unknown): void => reject(new WorkerFailure(failure));
   const onError = (cause: unknown): void =>
-    fail(new BerthError('internal', 'make namespaces: the worker thread failed', { cause }));
+    fail(new BerthError('internal', `${what}: the worker thread failed`, { cause }));
   const onExit = (code: number): void => onError(new Error(`exit code ${code}`));
   const onDeadline = (): void => fail(deadline.reason);
   worker.once('message', resolve);
@@ -164,8 +188,8 @@ async function nextAnswer(worker: Worker, deadline: AbortSignal): Promise<Worker
   }
 }
 
-function fromAnswer(answer: WorkerAnswer): PauseProcess {
-  if ('pause' in answer) return answer.pause;
+function fromAnswer(answer: WorkerAnswer): Exclude<WorkerAnswer, { kind: unknown }> {
+  if (!('kind' in answer)) return answer;
   const { kind, message, errno, call } = answer;
   if (errno !== undefined && call !== undefined) throw new SyscallError(kind, message, { errno, call });
   throw new BerthError(kind, message);

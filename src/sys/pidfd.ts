@@ -1,6 +1,5 @@
-import koffi from 'koffi';
-
 import { check, isErrno } from './errno.ts';
+import { fdReadable } from './fd-ready.ts';
 import { libc } from './libc.ts';
 import { type SignalName, signalName, signalNumber } from './signals.ts';
 
@@ -88,24 +87,8 @@ function waitFor(type: number, id: number, options: number): ExitStatus | 'runni
 
 /**
  * Resolves when the process has ended (it may still have to be reaped), also for one that is not our child; throws
- * the signal's reason. The descriptor must stay open meanwhile. The event loop's own epoll watches it, so this costs
- * no thread and no polling; a pending wait keeps the process alive.
+ * the signal's reason. The descriptor must stay open meanwhile.
  */
 export async function pidfdExited(pidfd: number, signal?: AbortSignal): Promise<void> {
-  signal?.throwIfAborted();
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  // koffi calls back outside of Node's callback scope, so nothing promises that microtasks run next; an immediate does,
-  // in this same turn of the loop.
-  const handle = koffi.node.poll(pidfd, { readable: true }, () => {
-    handle.stop();
-    setImmediate(resolve);
-  });
-  const onAbort = (): void => reject(signal?.reason);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    await promise;
-  } finally {
-    signal?.removeEventListener('abort', onAbort);
-    handle.close();
-  }
+  await fdReadable(pidfd, signal);
 }

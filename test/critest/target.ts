@@ -37,8 +37,7 @@ async function startBerthd(mirror: string, folder: string, handler: string | und
   try {
     await berthd.start();
   } catch (err) {
-    // Its folders go; that it has no database yet is no news.
-    await berthd[Symbol.asyncDispose]().catch(() => undefined);
+    await berthd[Symbol.asyncDispose]();
     throw err;
   }
   return {

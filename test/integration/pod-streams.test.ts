@@ -49,5 +49,24 @@ for (const name of ['runc', 'crun']) {
       assert.equal(await start({ stdout }, 'sh', '-c', 'echo err >&2; cat; echo out'), 0);
       assert.equal(stdout.text, 'out\n');
     });
+
+    const onTerminal = (client: Partial<TestClient>, ...command: string[]): Promise<number> =>
+      lab.streams.exec(container.id, { command, tty: true }, client, signal);
+
+    it('gives a terminal, with its size', async () => {
+      const { stdin, stdout } = new TestClient();
+      const exec = onTerminal(
+        { stdin, stdout, onResize: (listener) => listener({ width: 123, height: 45 }) },
+        'sh',
+        '-c',
+        'tty; stty size; echo $TERM; read a; echo "got $a" >&2; exit 4',
+      );
+      await stdout.shows(/xterm\r\n$/);
+      assert.match(stdout.text, /^\/dev\/pts\/\d+\r\n45 123\r\nxterm\r\n$/);
+      stdin.write('word\n');
+      assert.equal(await exec, 4);
+      assert.match(stdout.text, /word\r\ngot word\r\n$/);
+      noFiles();
+    });
   });
 }

@@ -19,7 +19,8 @@ import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { type BundlePaths, Bundles } from '../../src/runtime/bundle.ts';
 import type { ContainerSpec, MountSpec } from '../../src/runtime/container-spec.ts';
-import { type ExecRequest, Execs } from '../../src/runtime/exec.ts';
+import { Execs } from '../../src/runtime/exec.ts';
+import type { ExecRequest } from '../../src/runtime/exec-process.ts';
 import { ExitWatch, type SeenExit } from '../../src/runtime/exit-watch.ts';
 import type { Handler } from '../../src/runtime/handler.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
@@ -70,7 +71,7 @@ export class Lab implements AsyncDisposable {
       path: findProgram(handlerName),
       root: join(this.stateDir, 'runtime', handlerName),
       version: '',
-      features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
+      features: { recursiveReadOnlyMounts: true, userNamespaces: false },
       annotations: [],
       privilegedWithoutHostDevices: false,
     };
@@ -168,7 +169,6 @@ export class Lab implements AsyncDisposable {
         stdinOnce: wish.spec?.stdinOnce ?? false,
         tty: spec.process.terminal,
         command: spec.process.args[0] ?? '',
-        restoreFrom: '',
       },
       signal,
     );

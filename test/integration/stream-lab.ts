@@ -1,36 +1,92 @@
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { PassThrough, Writable } from 'node:stream';
 
-import type { ContainerId, SandboxId } from '../../src/base/ids.ts';
+import { type ContainerId, newSandboxId, type SandboxId } from '../../src/base/ids.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { PodStreams } from '../../src/pod/pod-streams.ts';
 import { RecordIndex } from '../../src/pod/record-index.ts';
-import type { ContainerRecord, ContainerState } from '../../src/pod/records.ts';
+import type { ContainerRecord, ContainerState, SandboxRecord } from '../../src/pod/records.ts';
+import { makeSandboxFolders, sandboxPaths } from '../../src/pod/sandbox-files.ts';
+import type { SandboxSpec } from '../../src/pod/sandbox-spec.ts';
 import type { ClientStreams, WindowSize } from '../../src/runtime/client-streams.ts';
 import { ContainerRuntime } from '../../src/runtime/container-runtime.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
+import { NamespaceMaker, unpinNamespaces } from '../../src/sys/namespaces.ts';
+import { killProcess } from '../../src/sys/process.ts';
 import { buildNative } from '../fakes/build-native.ts';
 import { Lab, type LabContainer, plainContainer } from './runtime-lab.ts';
+
+const plainSandbox: SandboxSpec = {
+  name: 'lab',
+  namespace: 'default',
+  uid: 'uid',
+  attempt: 0,
+  hostname: '',
+  logDirectory: '',
+  dns: undefined,
+  portMappings: [],
+  labels: {},
+  annotations: {},
+  cgroupParent: '',
+  sysctls: {},
+  overhead: undefined,
+  resources: undefined,
+  security: {
+    namespaces: plainContainer.security.namespaces,
+    privileged: false,
+    selinux: undefined,
+    runAsUser: undefined,
+    runAsGroup: undefined,
+    readonlyRootfs: false,
+    supplementalGroups: [],
+    supplementalGroupsPolicy: 'merge',
+    seccomp: undefined,
+    apparmor: undefined,
+  },
+  runtimeHandler: '',
+};
+
+/** A sandbox that is no more than its network namespace. */
+export interface LabSandbox extends AsyncDisposable {
+  readonly id: SandboxId;
+  readonly netns: string;
+}
 
 /** Containers of a runtime lab as records, and PodStreams on top of them. */
 export class StreamLab implements AsyncDisposable {
   readonly lab: Lab;
   readonly runtime: ContainerRuntime;
   readonly containers = new RecordIndex<ContainerRecord>('container', { put() {}, delete() {} }, []);
+  readonly sandboxes = new RecordIndex<SandboxRecord>('sandbox', { put() {}, delete() {} }, []);
+  readonly namespaces = new NamespaceMaker();
   readonly streams: PodStreams;
   readonly #shutdown = new AbortController();
+  readonly #pausePath: string;
 
   private constructor(lab: Lab) {
     this.lab = lab;
+    this.#pausePath = buildNative('pause', lab.folder);
     this.runtime = new ContainerRuntime({
       stateDir: lab.stateDir,
       monitorPath: findProgram('conmon'),
       execMonitorPath: buildNative('exec-monitor', lab.folder),
       systemdCgroup: false,
       processes: lab.processes,
+      namespaces: this.namespaces,
       log: silentLogger,
     });
-    const { containers, runtime } = this;
-    this.streams = new PodStreams({ containers, runtime, handlers: { get: () => lab.handler } }, this.#shutdown.signal);
+    this.streams = new PodStreams(
+      {
+        stateDir: lab.stateDir,
+        sandboxes: this.sandboxes,
+        containers: this.containers,
+        runtime: this.runtime,
+        processes: lab.processes,
+        handlers: { get: () => lab.handler },
+      },
+      this.#shutdown.signal,
+    );
   }
 
   static async open(handlerName: string): Promise<StreamLab> {
@@ -39,12 +95,19 @@ export class StreamLab implements AsyncDisposable {
 
   /** A running container. */
   async run(wish: LabContainer, signal: AbortSignal): Promise<ContainerRecord> {
-    const { id, init, monitor } = await this.lab.run(wish, signal);
+    const { id } = await this.create(wish, signal);
+    await this.lab.runtime.start(id, signal);
+    return this.setState(id, 'running');
+  }
+
+  /** A container that was not started yet. */
+  async create(wish: LabContainer, signal: AbortSignal): Promise<ContainerRecord> {
+    const { id, init, monitor } = await this.lab.create(wish, signal);
     const record: ContainerRecord = {
       id: id as ContainerId,
       sandboxId: 'sandbox' as SandboxId,
       name: `lab-${id}`,
-      state: 'running',
+      state: 'created',
       createdAtUs: 0,
       startedAtUs: 0,
       exit: undefined,
@@ -64,8 +127,38 @@ export class StreamLab implements AsyncDisposable {
     return record;
   }
 
-  setState(id: ContainerId, state: ContainerState): void {
-    this.containers.put({ ...this.containers.get(id), state });
+  /** A sandbox with a network namespace of its own, or on the host's network. */
+  async sandbox(network: 'pod' | 'node', signal: AbortSignal): Promise<LabSandbox> {
+    const id = newSandboxId();
+    const paths = sandboxPaths(this.lab.stateDir, id);
+    makeSandboxFolders(paths);
+    const pause = await this.namespaces.make(
+      {
+        pausePath: this.#pausePath,
+        kinds: network === 'pod' ? ['net'] : [],
+        hostname: '',
+        sysctls: {},
+        pinDir: paths.namespaces,
+      },
+      signal,
+    );
+    const namespaces = { ...plainSandbox.security.namespaces, network };
+    const spec = { ...plainSandbox, security: { ...plainSandbox.security, namespaces } };
+    const rest = { createdAtUs: 0, handler: '', hostname: '', cgroup: undefined, ips: [] };
+    this.sandboxes.put({ id, name: id, state: 'ready', spec, pause, ...rest });
+    const remove = async (): Promise<void> => {
+      killProcess(pause.pid, pause.startTime, 'SIGKILL');
+      await this.lab.processes.exitOf(pause.pid, pause.startTime, signal);
+      unpinNamespaces(paths.namespaces);
+      rmSync(paths.folder, { recursive: true });
+    };
+    return { id, netns: join(paths.namespaces, 'net'), [Symbol.asyncDispose]: remove };
+  }
+
+  setState(id: ContainerId, state: ContainerState): ContainerRecord {
+    const record = { ...this.containers.get(id), state };
+    this.containers.put(record);
+    return record;
   }
 
   shutDown(): void {
@@ -75,6 +168,7 @@ export class StreamLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.shutDown();
     await this.runtime.close();
+    await this.namespaces.close();
     await this.lab[Symbol.asyncDispose]();
   }
 }
