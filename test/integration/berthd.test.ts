@@ -542,7 +542,7 @@ suite('berthd', { timeout: 500_000 }, () => {
       ],
       [
         'a negative limit',
-        { linux: { resources: { memoryLimitInBytes: -1n } } },
+        { linux: { resources: { memoryLimitInBytes: -2n } } },
         status.INVALID_ARGUMENT,
         /memory_limit_in_bytes/,
       ],

@@ -39,6 +39,8 @@ test('v2: makes parent and cgroup, hands missing controllers down, and asks for 
 
 test('v2: pod limits go to a parent that Berth makes, in the units of v2', async () => {
   const resources = { cpuShares: 1024, cpuQuotaUs: 50_000, memoryLimitBytes: 1 << 20, hugepageLimits: [], unified: {} };
+  await cgroups.createSandbox({ parent: '/own', sandboxId: 'a' });
+  for (const file of ['cpu.weight', 'cpu.max', 'memory.max']) writeFileSync(join(root, 'own', file), 'max\n');
   await cgroups.createSandbox({ parent: '/own', sandboxId: 'a', resources });
   assert.equal(readFileSync(join(root, 'own/cpu.weight'), 'utf8'), '39');
   assert.equal(readFileSync(join(root, 'own/cpu.max'), 'utf8'), '50000 100000');

@@ -79,7 +79,7 @@ suite('sandbox configuration', () => {
     ],
     [
       "the pod's limit is negative",
-      { linux: { resources: { memoryLimitInBytes: -1n } } },
+      { linux: { resources: { memoryLimitInBytes: -2n } } },
       /^config\.linux\.resources\.memory_limit_in_bytes: /,
     ],
   ];
