@@ -35,6 +35,8 @@ export interface Config {
     readonly defaultCapabilities: readonly string[];
     readonly pidsLimit: number;
     readonly seccompProfile: string;
+    readonly cdiSpecDirs: readonly string[];
+    readonly hooksDirs: readonly string[];
     readonly defaultEnv: readonly string[];
     readonly defaultSysctls: readonly string[];
     readonly defaultUlimits: readonly string[];
@@ -162,6 +164,8 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       defaultCapabilities: list('runtime', 'default_capabilities'),
       pidsLimit: Number(runtime('pids_limit')),
       seccompProfile: runtime('seccomp_profile'),
+      cdiSpecDirs: list('runtime', 'cdi_spec_dirs'),
+      hooksDirs: list('runtime', 'hooks_dirs'),
       defaultEnv: list('runtime', 'default_env'),
       defaultSysctls: list('runtime', 'default_sysctls'),
       defaultUlimits: list('runtime', 'default_ulimits'),

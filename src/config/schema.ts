@@ -135,6 +135,16 @@ export const TABLES = {
       'The most processes in one container. 0: as many as the pod may have.',
     ),
     seccomp_profile: key(optionalPath, '', 'What RuntimeDefault stands for, as a file. Empty: the built-in profile.'),
+    cdi_spec_dirs: key(
+      { type: 'list', of: path },
+      ['/etc/cdi', '/var/run/cdi'],
+      'Where CDI describes devices; a later folder wins over an earlier one. Changes are seen at once.',
+    ),
+    hooks_dirs: key(
+      { type: 'list', of: path },
+      ['/usr/share/containers/oci/hooks.d', '/etc/containers/oci/hooks.d'],
+      'Where hooks for containers are (oci-hooks(5)); in a later folder, a file replaces one of the same name. Changes are seen at once.',
+    ),
     default_env: key(
       { type: 'list', of: { type: 'setting' } },
       [],

@@ -3,8 +3,10 @@ import { existsSync } from 'node:fs';
 import type { Cni } from '../cni/cni.ts';
 import { describeConfig } from '../config/describe-config.ts';
 import type { Config } from '../config/load-config.ts';
+import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { Handlers } from '../runtime/handlers.ts';
+import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 
 /** Something that the operator of this node should know. */
@@ -15,11 +17,22 @@ interface Finding {
   readonly remedy: string;
 }
 
+/** What the findings are about. */
+interface FindingParts {
+  readonly config: Config;
+  readonly cni: Cni;
+  readonly handlers: Handlers;
+  readonly cgroups: Cgroups;
+  readonly host: HostFacts;
+  readonly cdi: CdiDevices;
+  readonly hooks: HookFolders;
+}
+
 /** What `berth config check` shows: the configuration in force, and what keeps pods from running with it. */
 export class ConfigFindings {
-  readonly #parts: { config: Config; cni: Cni; handlers: Handlers; cgroups: Cgroups; host: HostFacts };
+  readonly #parts: FindingParts;
 
-  constructor(parts: { config: Config; cni: Cni; handlers: Handlers; cgroups: Cgroups; host: HostFacts }) {
+  constructor(parts: FindingParts) {
     this.#parts = parts;
   }
 
@@ -46,7 +59,18 @@ export class ConfigFindings {
         remedy: '',
       });
     }
-    return [...found, ...this.#runtimeFindings(), ...this.#hostFindings()];
+    return [...found, ...this.#runtimeFindings(), ...this.#hostFindings(), ...(await this.#fileFindings())];
+  }
+
+  async #fileFindings(): Promise<Finding[]> {
+    const { cdi, hooks } = this.#parts;
+    const problems = [...(await cdi.problems()), ...(await hooks.problems())];
+    return problems.map(({ path, problem }) => ({
+      severity: 'warning',
+      subject: path,
+      message: problem,
+      remedy: 'it is left out until it is mended or removed',
+    }));
   }
 
   #runtimeFindings(): Finding[] {

@@ -18,10 +18,12 @@ import { LayerStore } from '../image/layer-store.ts';
 import { hostPlatform } from '../image/platform.ts';
 import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
+import { defaultTarLimits } from '../image/tar-reader.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
+import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
@@ -29,9 +31,11 @@ import { RecordIndex } from '../pod/record-index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
 import { Processes } from '../proc/processes.ts';
 import { readHostCapabilities } from '../runtime/capabilities.ts';
+import { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
 import { findProgram, Handlers } from '../runtime/handlers.ts';
+import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
@@ -185,11 +189,16 @@ export class Daemon {
     ]);
     await snapshots.start();
     await images.start();
+    const cdi = new CdiDevices(config.runtime.cdiSpecDirs);
+    const hooks = new HookFolders(config.runtime.hooksDirs, log);
     const deps: PodDeps = {
       log,
       meter,
       clock: systemClock,
       stateDir: config.state,
+      checkpointDir: join(root, 'checkpoints'),
+      extractArchive: (archive, target, signal) =>
+        disk.run('extract', { archive, target, limits: defaultTarLimits }, signal),
       pausePath: PAUSE_PATH,
       sandboxes,
       containers,
@@ -206,6 +215,8 @@ export class Daemon {
       host,
       security: {
         seccomp: new SeccompProfiles(config.runtime.seccompProfile),
+        cdi,
+        hooks,
         defaultCapabilities: config.runtime.defaultCapabilities,
         hostCapabilities: readHostCapabilities(),
         pidsLimit: config.runtime.pidsLimit || undefined,
@@ -216,6 +227,7 @@ export class Daemon {
     };
     const report = await reconcile(deps, store.journal.unfinished(), signal);
     const pods = this.#own('pods', new Pods(deps, signal));
+    const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     pods.start();
     metrics.watch({
       sandboxes: () => countBy(sandboxes.all()),
@@ -223,12 +235,13 @@ export class Daemon {
       images: () => images.list().length,
     });
     await this.#serveMetrics(metrics);
-    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host });
+    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, cdi, hooks });
     const server = new GrpcServer(
       buildServices({
         log,
         meter,
         pods,
+        checkpoints,
         images,
         cni,
         handlers,

@@ -3,6 +3,7 @@ import type { ExtractedMember, ExtractRequest } from './extract-archive.ts';
 import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
 import type { TreeUsage } from './tree-usage.ts';
 import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
+import type { UpperChanges } from './upper-changes.ts';
 
 /** What the disk threads do: everything that keeps a thread busy for more than a moment. Request and answer of each. */
 export interface DiskJobs {
@@ -22,6 +23,11 @@ export interface DiskJobs {
   readonly describe: {
     readonly request: { readonly rootfs: string; readonly folders: readonly InheritedFolder[] };
     readonly answer: undefined;
+  };
+  /** What a container did to its image's files. */
+  readonly changes: {
+    readonly request: { readonly upper: string; readonly list: string };
+    readonly answer: UpperChanges;
   };
   /** Writes the file system of a folder to stable storage. */
   readonly sync: { readonly request: string; readonly answer: undefined };

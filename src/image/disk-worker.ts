@@ -13,6 +13,7 @@ import { describeFolders, inheritedFolders } from './inherited-folders.ts';
 import { removeTree } from './remove-tree.ts';
 import { treeUsage } from './tree-usage.ts';
 import { unpackLayer } from './unpack-layer.ts';
+import { upperChanges } from './upper-changes.ts';
 
 type Answer = DiskJobs[keyof DiskJobs]['answer'];
 
@@ -38,6 +39,8 @@ async function perform(message: DiskRequest): Promise<Answer> {
     case 'describe':
       describeFolders(request.rootfs, request.folders);
       return undefined;
+    case 'changes':
+      return upperChanges(request);
     case 'sync':
       syncFolder(request);
       return undefined;

@@ -21,9 +21,9 @@ import {
   rmdirSync,
   statSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 
-import { because, invalid } from '../base/errors.ts';
+import { BerthError, because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
@@ -34,7 +34,9 @@ import type { LayerStore } from './layer-store.ts';
 import { type OverlayFolders, optionsFit, overlayOptions } from './overlay-options.ts';
 import { probeOverlay } from './probe-overlay.ts';
 import { removeSmallTree } from './remove-small-tree.ts';
+import { defaultTarLimits } from './tar-reader.ts';
 import type { TreeUsage } from './tree-usage.ts';
+import type { UpperChanges } from './upper-changes.ts';
 
 /** What the snapshots are built from. */
 export interface SnapshotsDeps {
@@ -51,6 +53,20 @@ export interface SnapshotOwner {
   readonly userNamespace: string;
   toHostUid(id: number): number;
   toHostGid(id: number): number;
+}
+
+/** What an earlier container wrote over the same image. */
+export interface RestoredDiff {
+  /** A tar archive of the files. */
+  readonly file: string;
+  /** Paths of the image that are gone. */
+  readonly hidden: readonly string[];
+}
+
+/** What makes a snapshot differ from a plain one. */
+export interface SnapshotOptions {
+  readonly owner?: SnapshotOwner | undefined;
+  readonly diff?: RestoredDiff | undefined;
 }
 
 /** How the folders of an image look where its layers do not say it themselves. */
@@ -104,7 +120,11 @@ export class Snapshots {
    * Makes a container's root filesystem from layers, base first, and mounts it; with an owner, all ids of the image are
    * mapped to that user namespace. Nothing of it is left on an error: `alreadyExists` for a container that has one, `notFound` for a layer that is not here.
    */
-  async mount(containerId: string, diffIds: readonly string[], owner?: SnapshotOwner): Promise<{ rootfs: string }> {
+  async mount(
+    containerId: string,
+    diffIds: readonly string[],
+    { owner, diff }: SnapshotOptions = {},
+  ): Promise<{ rootfs: string }> {
     const folder = this.#path(containerId);
     const lowers = this.#lowers(diffIds);
     const image = await this.#imageFoldersOf(diffIds);
@@ -116,6 +136,8 @@ export class Snapshots {
     const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
     try {
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
+      if (diff) await this.#unpackDiff(join(folder, 'restored'), diff);
+      if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, 'restored')));
       // The root folder of the mount is the upper one as it is.
       chmodSync(upperDir, image.root.mode);
       const root = onHost(image.root, owner);
@@ -187,6 +209,16 @@ export class Snapshots {
     }
   }
 
+  /**
+   * What a container did to its image's files, and the folder that has those that it wrote; their names go into the new
+   * file `list`, each ended by a NUL. Throws `notFound` for one without a snapshot.
+   */
+  async changes(containerId: string, list: string): Promise<UpperChanges & { readonly upper: string }> {
+    const upper = join(this.#path(containerId), 'upper');
+    if (!existsSync(upper)) throw new BerthError('notFound', `container ${containerId} has no snapshot`);
+    return { ...(await this.#deps.workers.run('changes', { upper, list })), upper };
+  }
+
   /** What a container has written, by a walk in a thread; zeros for one without a snapshot. */
   async usage(containerId: string): Promise<TreeUsage> {
     return await this.#deps.workers.run('usage', [join(this.#path(containerId), 'upper')]);
@@ -201,6 +233,11 @@ export class Snapshots {
   /** The ids of all containers that have a folder, mounted or not. */
   all(): string[] {
     return readdirSync(this.#folder).filter((name) => !name.startsWith('.'));
+  }
+
+  async #unpackDiff(target: string, { file, hidden }: RestoredDiff): Promise<void> {
+    const more = { compression: 'none', diffId: undefined, limits: defaultTarLimits } as const;
+    await this.#deps.workers.run('unpack', { blob: file, target, hidden, ...more });
   }
 
   // Overlayfs itself cannot be seen under other ids, but its layers can, and what is written has the host's ids anyway.

@@ -38,8 +38,10 @@ export interface UnpackRequest {
   readonly compression: Compression;
   /** The folder to make; it must not exist. */
   readonly target: string;
-  /** The sha256 digest that the uncompressed archive must have. */
-  readonly diffId: string;
+  /** The sha256 digest that the uncompressed archive must have; undefined where nobody knows it. */
+  readonly diffId: string | undefined;
+  /** Paths to hide in lower layers, beside those that the archive's own whiteouts name. */
+  readonly hidden?: readonly string[];
   readonly limits: TarLimits;
 }
 
@@ -74,9 +76,10 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
       throwIfCancelled();
       await layer.add(member, tar);
     }
+    for (const path of request.hidden ?? []) layer.hide(path);
     await tar.drain();
     const actual = `sha256:${hash.digest('hex')}`;
-    if (actual !== request.diffId) {
+    if (request.diffId !== undefined && actual !== request.diffId) {
       throw new BerthError('precondition', `the layer unpacks to ${actual}, not to its diff id ${request.diffId}`);
     }
     return layer.finish();
@@ -119,6 +122,12 @@ class LayerWriter {
     } catch (err) {
       throw memberError(member, err);
     }
+  }
+
+  /** Hides a path of lower layers; in a folder that this one brings, all that lower ones have in it. */
+  hide(path: string): void {
+    const components = componentsOf(Buffer.from(path), { absolute: true });
+    if (components.length > 0) this.#hide(components);
   }
 
   finish(): UnpackedLayer {

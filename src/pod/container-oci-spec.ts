@@ -2,8 +2,11 @@ import { join } from 'node:path';
 
 import { BerthError, invalid } from '../base/errors.ts';
 import { resolveCapabilities } from '../runtime/capabilities.ts';
-import type { NamespaceMode } from '../runtime/container-spec.ts';
+import { applyEdits } from '../runtime/cdi/apply-edits.ts';
+import { requestedCdiDevices } from '../runtime/cdi/cdi-devices.ts';
+import type { ContainerSpec, NamespaceMode } from '../runtime/container-spec.ts';
 import { resolveDevices } from '../runtime/devices.ts';
+import { addHooks } from '../runtime/hooks/add-hooks.ts';
 import { type MappedMount, resolveMounts } from '../runtime/mounts.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { buildSpec } from '../runtime/spec.ts';
@@ -33,9 +36,7 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
   const sandbox = deps.sandboxes.get(record.sandboxId);
   const image = imageOf(deps, record.imageId);
   const handler = deps.handlers.get(record.handler);
-  if (spec.cdiDevices.length > 0) {
-    throw new BerthError('unimplemented', 'config.CDI_devices: CDI is not supported by this version');
-  }
+  const deviceEdits = await deps.security.cdi.resolve(requestedCdiDevices(spec));
   const user = resolveUser({ rootfs, imageUser: image.config.user, security });
   const capabilities = resolveCapabilities({
     wanted: security.capabilities,
@@ -56,7 +57,7 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     handler: handler.name,
     readHostMounts: readMounts,
   });
-  const ociSpec = buildSpec({
+  const built = buildSpec({
     spec,
     sandbox: specSandbox(deps, sandbox, record),
     image: image.config,
@@ -75,11 +76,24 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     visibleAnnotations: handler.annotations,
     host: deps.host,
   });
-  return {
-    spec: ociSpec,
-    mapped: mounts.mapped,
-    user: { uid: user.uid, gid: user.gid, supplementalGroups: user.supplementalGroups },
-  };
+  const ociSpec = await withHooks(deps, sandbox, spec, applyEdits(built, deviceEdits));
+  const { uid, gid, additionalGids } = ociSpec.process.user;
+  return { spec: ociSpec, mapped: mounts.mapped, user: { uid, gid, supplementalGroups: additionalGids } };
+}
+
+/** Adds the hooks of this node. They see the pod's annotations too, as CRI-O's do: the kubelet gives containers few. */
+async function withHooks(
+  { security }: PodDeps,
+  sandbox: SandboxRecord,
+  { annotations, mounts }: ContainerSpec,
+  spec: OciSpec,
+): Promise<OciSpec> {
+  const hooks = await security.hooks.hooksFor({
+    command: spec.process.args[0] ?? '',
+    annotations: { ...sandbox.spec.annotations, ...annotations },
+    hasBindMounts: mounts.some(({ image }) => !image),
+  });
+  return addHooks(spec, hooks);
 }
 
 function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRecord): SpecSandbox {

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
@@ -6,17 +7,20 @@ import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.t
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import { RollbackError, runSteps, type Step } from '../base/steps.ts';
 import type { SnapshotOwner } from '../image/snapshots.ts';
+import type { CreateContainerRequest } from '../runtime/container-runtime.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
+import { workFolder } from './checkpoint-archive.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { mapVolumes, unmapVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
+import { diffOf, isArchive, openRestoreSource, type RestoreSource } from './restore-container.ts';
 import { sandboxPaths } from './sandbox-files.ts';
 
 /** As long as CRI-O gives a creation. */
@@ -49,9 +53,12 @@ export async function createContainer(
   spec: ContainerSpec,
   shutdown: AbortSignal,
 ): Promise<ContainerRecord> {
-  const record = newRecord(deps, sandbox, spec);
-  const ctx: CreateContext = { deps, id: record.id };
-  using signal = withDeadline(`create container ${record.name}`, CREATE_TIMEOUT_MS, shutdown);
+  const id = newContainerId();
+  using signal = withDeadline(`create container ${spec.name}`, CREATE_TIMEOUT_MS, shutdown);
+  const { reference } = spec.image;
+  const source = isArchive(reference) ? await openRestoreSource(deps, id, sandbox, reference, signal) : undefined;
+  const record = newRecord(deps, sandbox, spec, id, source);
+  const ctx: CreateContext = { deps, id };
   return await deps.locks.withKey(record.id, signal, async () => {
     deps.containers.put(record);
     try {
@@ -85,8 +92,12 @@ const mountSnapshot: Step<CreateContext> = {
   name: 'mount snapshot',
   async run(ctx) {
     const { deps, id } = ctx;
-    const { imageId } = deps.containers.get(id);
-    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, snapshotOwner(ctx));
+    const { imageId, restoreFrom } = deps.containers.get(id);
+    const diff = restoreFrom === undefined ? undefined : diffOf(restoreFrom);
+    const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, {
+      owner: snapshotOwner(ctx),
+      diff,
+    });
     ctx.rootfs = rootfs;
   },
   undo: removeSnapshot,
@@ -109,6 +120,7 @@ function snapshotOwner({ deps, id }: ContainerContext): SnapshotOwner | undefine
 export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
   deps.snapshots.unmount(id);
   await deps.snapshots.remove(id);
+  rmSync(workFolder(deps, id), { recursive: true, force: true });
 }
 
 const writeSpec: Step<CreateContext> = {
@@ -132,20 +144,12 @@ const createUnderMonitor: Step<CreateContext> = {
   name: 'create under monitor',
   async run({ deps, id, ociSpec }, signal) {
     if (!ociSpec) throw new BerthError('internal', `container ${id} has no spec`);
-    const record = deps.containers.get(id);
-    const { cgroup } = deps.sandboxes.get(record.sandboxId);
-    const { init, monitor } = await deps.runtime.create(
-      {
-        containerId: id,
-        spec: ociSpec,
-        handler: deps.handlers.get(record.handler),
-        logFile: record.logFile,
-        stdin: record.spec.stdin,
-        stdinOnce: record.spec.stdinOnce,
-        ...(cgroup ? { onMonitorStarted: (pid: number) => deps.cgroups.addProcess(cgroup, pid, signal) } : {}),
-      },
-      signal,
-    );
+    if (deps.containers.get(id).restoreFrom !== undefined) {
+      // Its processes come back when it is started.
+      deps.runtime.prepareRestore(id, ociSpec);
+      return;
+    }
+    const { init, monitor } = await deps.runtime.create(creation({ deps, id }, ociSpec, signal), signal);
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
     unmapVolumes(mappedVolumes({ deps, id }));
   },
@@ -154,6 +158,21 @@ const createUnderMonitor: Step<CreateContext> = {
     removeLogFile(ctx.deps.containers.get(ctx.id).logFile);
   },
 };
+
+/** What the runtime is asked to make, or to restore. */
+export function creation({ deps, id }: ContainerContext, spec: OciSpec, signal: AbortSignal): CreateContainerRequest {
+  const record = deps.containers.get(id);
+  const { cgroup } = deps.sandboxes.get(record.sandboxId);
+  return {
+    containerId: id,
+    spec,
+    handler: deps.handlers.get(record.handler),
+    logFile: record.logFile,
+    stdin: record.spec.stdin,
+    stdinOnce: record.spec.stdinOnce,
+    ...(cgroup ? { onMonitorStarted: (pid: number) => deps.cgroups.addProcess(cgroup, pid, signal) } : {}),
+  };
+}
 
 /** Ends the container's processes and removes what runtime, monitor and kernel keep of it. Safe to repeat. */
 export async function endContainer({ deps, id }: ContainerContext): Promise<void> {
@@ -195,7 +214,13 @@ function checkOwnNamespace(sandbox: SandboxRecord, { security }: ContainerSpec):
   throw invalid('config.linux.security_context.namespace_options.userns_options', "must be the sandbox's");
 }
 
-function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): ContainerRecord {
+function newRecord(
+  deps: PodDeps,
+  sandbox: SandboxRecord,
+  spec: ContainerSpec,
+  id: ContainerId,
+  source: RestoreSource | undefined,
+): ContainerRecord {
   if (sandbox.state !== 'ready') {
     throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
   }
@@ -207,8 +232,7 @@ function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): 
       `sandbox ${sandbox.id} takes no privileged container, since it was not made for one`,
     );
   }
-  const image = requestedImage(deps, spec);
-  const id = newContainerId();
+  const image = source?.image ?? requestedImage(deps, spec);
   return {
     id,
     sandboxId: sandbox.id,
@@ -228,5 +252,6 @@ function newRecord(deps: PodDeps, sandbox: SandboxRecord, spec: ContainerSpec): 
     resources: spec.resources,
     init: undefined,
     monitor: undefined,
+    ...(source ? { restoreFrom: source.folder } : {}),
   };
 }

@@ -5,12 +5,15 @@ import type { Meter } from '../base/meter.ts';
 import type { Journal } from '../base/steps.ts';
 import type { Cni } from '../cni/cni.ts';
 import type { Ulimit } from '../config/parse-setting.ts';
+import type { ExtractedMember } from '../image/extract-archive.ts';
 import type { Images } from '../image/images.ts';
 import type { Snapshots } from '../image/snapshots.ts';
 import type { Processes } from '../proc/processes.ts';
+import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerRuntime } from '../runtime/container-runtime.ts';
 import type { Handlers } from '../runtime/handlers.ts';
+import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import type { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
@@ -25,6 +28,10 @@ export interface PodDeps {
   readonly clock: Clock;
   /** The state folder (tmpfs): what must not survive a reboot. */
   readonly stateDir: string;
+  /** On the root folder's disk: where checkpoints are put together and taken apart. */
+  readonly checkpointDir: string;
+  /** Takes the files out of a tar archive into a new folder, under names of its own. */
+  extractArchive(archive: string, target: string, signal: AbortSignal): Promise<readonly ExtractedMember[]>;
   /** The static pause program. */
   readonly pausePath: string;
   readonly sandboxes: RecordIndex<SandboxRecord>;
@@ -47,6 +54,8 @@ export interface PodDeps {
 /** What containers may do, as far as the node's owner and kernel decide. */
 export interface SecurityParts {
   readonly seccomp: SeccompProfiles;
+  readonly cdi: CdiDevices;
+  readonly hooks: HookFolders;
   readonly defaultCapabilities: readonly string[];
   /** What the kernel lets containers have at most. */
   readonly hostCapabilities: ReadonlySet<string>;

@@ -53,7 +53,7 @@ export class Pods {
     const { sandboxes, containers, runtime } = this.#deps;
     runtime.exits.onExit = (id, exit) => this.#exits.onExitFile(id, exit);
     for (const sandbox of sandboxes.all()) this.#watch.follow(sandbox.id);
-    for (const container of containers.all()) this.#exits.follow(container.id);
+    for (const container of containers.all()) if (!container.restoreFrom) this.#exits.follow(container.id);
     runtime.start();
     // Beside the first requests: a plugin that hangs must not keep berthd from serving.
     void this.#work.join('free networks', this.#shutdown, () => this.#freeNetworks()).catch(() => {});
@@ -122,7 +122,8 @@ export class Pods {
     const sandbox = this.getSandbox(sandboxId);
     const work = async (): Promise<ContainerRecord> => {
       const made = await createContainer(this.#deps, sandbox, spec, this.#shutdown);
-      this.#exits.follow(made.id);
+      // One that shall be restored has no process yet.
+      if (!made.restoreFrom) this.#exits.follow(made.id);
       return made;
     };
     return await abandonable(work(), signal);
@@ -131,7 +132,11 @@ export class Pods {
   /** Starts a created container. */
   async startContainer(id: string, signal: AbortSignal): Promise<void> {
     const ctx = this.#context(id);
-    await this.#work.join(`start ${ctx.id}`, signal, () => startContainer(ctx, this.#shutdown));
+    await this.#work.join(`start ${ctx.id}`, signal, async () => {
+      const restored = this.#deps.containers.get(ctx.id).restoreFrom !== undefined;
+      await startContainer(ctx, this.#shutdown);
+      if (restored) this.#exits.follow(ctx.id);
+    });
   }
 
   /** Stops a running container: its stop signal, then SIGKILL after `timeoutMs`. Unknown or ended is fine. */

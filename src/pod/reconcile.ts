@@ -7,6 +7,8 @@ import { forEachLimited } from '../base/limited.ts';
 import { type Step, undoSteps } from '../base/steps.ts';
 import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import { isSameProcess } from '../sys/process.ts';
+import { CHECKPOINT, undoCheckpoint } from './checkpoint.ts';
+import { workFolder } from './checkpoint-archive.ts';
 import { type ContainerContext, CREATE_CONTAINER, createContainerSteps, forgetContainer } from './create-container.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
@@ -52,6 +54,10 @@ export async function reconcile(
     unfinished.filter(({ pipeline }) => pipelines.includes(pipeline));
 
   const containers = deps.containers.all();
+  // First of all: what is paused can neither be stopped nor removed.
+  await forEachLimited(of(CHECKPOINT), PARALLEL, (item) =>
+    settle(`checkpoint of ${item.subject}`, () => endCheckpoint(deps, item)),
+  );
   await forEachLimited(of(CREATE_CONTAINER), PARALLEL, (item) =>
     settle(`half-made container ${item.subject}`, () => undoContainer(deps, item)),
   );
@@ -89,6 +95,12 @@ async function undoContainer(deps: PodDeps, { subject, begun }: UnfinishedPipeli
     throw err;
   }
   forgetContainer(ctx);
+}
+
+async function endCheckpoint(deps: PodDeps, { subject }: UnfinishedPipeline): Promise<void> {
+  const record = deps.containers.find(subject) ?? deps.sandboxes.find(subject);
+  if (record) await undoCheckpoint(deps, record.id);
+  deps.journals.finish(CHECKPOINT, subject);
 }
 
 async function undoSandbox(deps: PodDeps, { subject, begun }: UnfinishedPipeline): Promise<void> {
@@ -188,6 +200,10 @@ async function removeOrphans(deps: PodDeps): Promise<void> {
     const paths = sandboxPaths(deps.stateDir, id);
     unmountSandboxFiles(paths);
     removeSandboxFolders(paths);
+  }
+  for (const id of readFolder(deps.checkpointDir)) {
+    if (deps.containers.find(id)?.restoreFrom === undefined)
+      rmSync(workFolder(deps, id), { recursive: true, force: true });
   }
   for (const id of deps.runtime.bundles.ids()) {
     if (!deps.containers.find(id)) deps.runtime.bundles.remove(id);

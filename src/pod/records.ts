@@ -92,6 +92,8 @@ export interface ContainerRecord {
   readonly resources: LinuxResources;
   readonly init: ProcessIdentity | undefined;
   readonly monitor: ProcessIdentity | undefined;
+  /** A folder that it shall go on from when it is started: a checkpoint, taken apart. */
+  readonly restoreFrom?: string | undefined;
 }
 
 /** Numeric identity of a container's first process. */

@@ -1,7 +1,10 @@
+import { rmSync } from 'node:fs';
+
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
-import type { ContainerContext } from './create-container.ts';
+import { type ContainerContext, creation } from './create-container.ts';
+import { imagesOf } from './restore-container.ts';
 
 const START_TIMEOUT_MS = 120_000;
 /** The exit code of a container whose program could not be started, as containerd reports it. */
@@ -48,14 +51,23 @@ function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
 const startInRuntime: Step<ContainerContext> = {
   name: 'start in runtime',
   async run({ deps, id }, signal) {
-    const { handler } = deps.containers.get(id);
+    const { handler, restoreFrom } = deps.containers.get(id);
     // Taken before: a short program may have ended when the runtime answers, and not before it began.
     const startedAtUs = deps.clock.nowUs();
-    await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
+    if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
+    else await restore({ deps, id }, restoreFrom, signal);
     const now = deps.containers.get(id);
     deps.containers.put({ ...now, startedAtUs, state: now.state === 'created' ? 'running' : now.state });
   },
 };
+
+/** Has the container's processes go on from a checkpoint. */
+async function restore({ deps, id }: ContainerContext, folder: string, signal: AbortSignal): Promise<void> {
+  const request = creation({ deps, id }, deps.runtime.bundles.readSpec(id), signal);
+  const { init, monitor } = await deps.runtime.restore(request, imagesOf(folder), signal);
+  deps.containers.put({ ...deps.containers.get(id), init, monitor, restoreFrom: undefined });
+  rmSync(folder, { recursive: true, force: true });
+}
 
 /** StartContainer, in order. */
 export const startContainerSteps: readonly Step<ContainerContext>[] = [startInRuntime];

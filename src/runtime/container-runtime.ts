@@ -14,7 +14,7 @@ import type { Handler } from './handler.ts';
 import { prepareLogFile } from './log-path.ts';
 import { reopenLog } from './log-reopen.ts';
 import { Monitor, type MonitoredContainer } from './monitor.ts';
-import { OciRuntime, type OciState } from './oci-runtime.ts';
+import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
 import type { OciResources, OciSpec } from './oci-spec.ts';
 import { type ForwardTarget, PortForwards } from './port-forward.ts';
 import { ensureWorkingDir } from './working-dir.ts';
@@ -104,11 +104,53 @@ export class ContainerRuntime {
       if (logFile !== '') prepareLogFile(logFile);
       const tty = spec.process.terminal;
       const command = spec.process.args[0] ?? '';
-      return await this.#monitor.create({ ...request, bundle, tty, command }, signal);
+      return await this.#monitor.create({ ...request, bundle, tty, command, restoreFrom: '' }, signal);
     } catch (err) {
       this.forget(containerId);
       throw err;
     }
+  }
+
+  /** Makes a container's bundle, for restore(). On an error nothing is left. */
+  prepareRestore(containerId: string, spec: OciSpec): void {
+    try {
+      this.bundles.write(containerId, spec);
+    } catch (err) {
+      this.forget(containerId);
+      throw err;
+    }
+  }
+
+  /** Has a prepared container go on from a dump under a monitor: it runs when this returns. */
+  async restore(
+    request: CreateContainerRequest,
+    restoreFrom: string,
+    signal: AbortSignal,
+  ): Promise<MonitoredContainer> {
+    const { containerId, spec, logFile } = request;
+    if (logFile !== '') prepareLogFile(logFile);
+    const monitored = { ...request, bundle: this.bundles.paths(containerId), tty: spec.process.terminal, restoreFrom };
+    return await this.#monitor.create({ ...monitored, command: spec.process.args[0] ?? '' }, signal);
+  }
+
+  /** Stops all processes of a running container until resumeContainer(). */
+  async pauseContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
+    await this.#oci(handler).pause(containerId, signal);
+  }
+
+  /** Lets a paused container go on. One that is not paused, or gone, is fine. */
+  async resumeContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
+    await this.#oci(handler).resume(containerId, signal);
+  }
+
+  /** Dumps a running container's processes, which go on. */
+  async checkpointContainer(
+    handler: Handler,
+    containerId: string,
+    dump: DumpRequest,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#oci(handler).checkpoint(containerId, dump, signal);
   }
 
   /** Starts a created container's program. */

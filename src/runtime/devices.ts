@@ -14,7 +14,7 @@ export interface ResolvedDevices {
 }
 
 /** A device of the host. */
-interface HostDevice {
+export interface HostDevice {
   readonly path: string;
   readonly type: 'b' | 'c';
   readonly facts: FileFacts;
@@ -66,6 +66,16 @@ export function hostDevices(top = '/dev'): HostDevice[] {
     }
   }
   return devices;
+}
+
+/** The device at a path of the host, behind links; undefined where there is none. */
+export function findHostDevice(path: string): HostDevice | undefined {
+  try {
+    return findDevice(realpathSync(path));
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENOTDIR', 'ELOOP')) return undefined;
+    throw err;
+  }
 }
 
 function findDevices(field: string, hostPath: string): { readonly device: HostDevice; readonly below: string }[] {

@@ -4,6 +4,8 @@ export interface HandlerFeatures {
   readonly recursiveReadOnlyMounts: boolean;
   /** Containers in a user namespace of their pod. */
   readonly userNamespaces: boolean;
+  /** Dumps and restores containers, with CRIU. */
+  readonly checkpoint: boolean;
 }
 
 /** One OCI runtime that pods can ask for by name. */

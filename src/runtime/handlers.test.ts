@@ -19,8 +19,16 @@ describe('parseFeatures', () => {
 
   it('reads what a runtime can do', () => {
     const kernel = (can: boolean) => ({ kernelHasRecursiveReadOnly: can, kernelMapsIds: can });
-    assert.deepEqual(parseFeatures(runc, kernel(true)), { recursiveReadOnlyMounts: true, userNamespaces: true });
-    assert.deepEqual(parseFeatures(runc, kernel(false)), { recursiveReadOnlyMounts: false, userNamespaces: false });
+    assert.deepEqual(parseFeatures(runc, kernel(true)), {
+      recursiveReadOnlyMounts: true,
+      userNamespaces: true,
+      checkpoint: false,
+    });
+    assert.deepEqual(parseFeatures(runc, kernel(false)), {
+      recursiveReadOnlyMounts: false,
+      userNamespaces: false,
+      checkpoint: false,
+    });
   });
 
   it('knows nothing of any other text', () => {
@@ -33,7 +41,7 @@ describe('parseFeatures', () => {
       'unknown command',
     ]) {
       const found = parseFeatures(text, { kernelHasRecursiveReadOnly: true, kernelMapsIds: true });
-      assert.deepEqual(found, { recursiveReadOnlyMounts: false, userNamespaces: false }, text);
+      assert.deepEqual(found, { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false }, text);
     }
   });
 });

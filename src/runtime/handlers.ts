@@ -44,7 +44,8 @@ export interface ProbeDeps {
 const AUTO = 'auto';
 const AUTO_ORDER: readonly string[] = ['crun', 'runc'];
 const PROBE_TIMEOUT_MS = 10_000;
-const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false };
+const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+const RUNC_CHECKPOINT = 'org.opencontainers.runc.checkpoint.enabled';
 
 /** The configured handlers, as they were found at start. */
 export class Handlers {
@@ -127,11 +128,10 @@ async function probeHandler(
       path,
       root: config.root || join(deps.stateDir, 'runtime', name),
       version: firstLine,
-      // Of those from before the verb existed, crun could do user namespaces all along.
       features:
         features.exitCode === 0
           ? parseFeatures(features.stdout.toString(), deps)
-          : { ...NO_FEATURES, userNamespaces: deps.kernelMapsIds && firstLine.startsWith('crun ') },
+          : featuresOfOld(version.stdout.toString(), deps),
       annotations: config.annotations,
       privilegedWithoutHostDevices: config.privilegedWithoutHostDevices,
     };
@@ -140,6 +140,12 @@ async function probeHandler(
     signal.throwIfAborted();
     return { name, error: describe(err) };
   }
+}
+
+// From before the verb existed, crun could do more than nothing, and says some of it with its version.
+function featuresOfOld(version: string, { kernelMapsIds }: Pick<ProbeDeps, 'kernelMapsIds'>): HandlerFeatures {
+  if (!version.startsWith('crun ')) return NO_FEATURES;
+  return { ...NO_FEATURES, userNamespaces: kernelMapsIds, checkpoint: /\+CRIU\b/.test(version) };
 }
 
 /** Reads `features` (features.md of the runtime specification). Text that is none means that nothing is known. */
@@ -159,6 +165,7 @@ export function parseFeatures(
     recursiveReadOnlyMounts: kernel.kernelHasRecursiveReadOnly && Array.isArray(options) && options.includes('rro'),
     // Joining one is enough: Berth maps the ids of layers and volumes itself.
     userNamespaces: kernel.kernelMapsIds && Array.isArray(namespaces) && namespaces.includes('user'),
+    checkpoint: at(at(features, 'annotations'), RUNC_CHECKPOINT) === 'true',
   };
 }
 

@@ -26,6 +26,8 @@ export interface MonitorRequest {
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
   readonly tty: boolean;
+  /** The folder of a dump that the container shall go on from, in place of a new program; '' for none. */
+  readonly restoreFrom: string;
   /** The program to run, for messages. */
   readonly command: string;
   /** Called with the monitor's pid while the runtime works, to move it to the pod's cgroup; it may take its time. */
@@ -124,7 +126,7 @@ export class Monitor {
     }
   }
 
-  #args({ containerId, bundle, handler, logFile, stdin, stdinOnce, tty }: MonitorRequest): string[] {
+  #args({ containerId, bundle, handler, logFile, stdin, stdinOnce, tty, restoreFrom }: MonitorRequest): string[] {
     return [
       ...['--cid', containerId, '--cuuid', containerId],
       ...['--runtime', handler.path, '--bundle', bundle.folder, '--persist-dir', bundle.folder],
@@ -138,6 +140,7 @@ export class Monitor {
       ...(tty ? ['--terminal'] : []),
       ...(stdin ? ['--stdin'] : []),
       ...(stdin && !stdinOnce ? ['--leave-stdin-open'] : []),
+      ...(restoreFrom !== '' ? ['--restore', restoreFrom] : []),
       ...(this.#systemdCgroup ? ['--systemd-cgroup'] : []),
       ...globalArgs(handler).map((arg) => `--runtime-arg=${arg}`),
     ];

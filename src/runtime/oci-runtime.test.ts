@@ -10,7 +10,7 @@ const handler: Handler = {
   path: '/usr/bin/runc',
   root: '/state/runc',
   version: '',
-  features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+  features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false },
   annotations: [],
   privilegedWithoutHostDevices: false,
 };

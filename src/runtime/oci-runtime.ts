@@ -10,6 +10,13 @@ const VERB_TIMEOUT_MS = 60_000;
 
 export type OciStatus = 'creating' | 'created' | 'running' | 'paused' | 'stopped';
 
+/** Where a dump goes, and how long it may take. Both folders exist. */
+export interface DumpRequest {
+  readonly images: string;
+  readonly work: string;
+  readonly timeoutMs: number;
+}
+
 /** What a runtime knows of a container. */
 export interface OciState {
   readonly status: OciStatus;
@@ -81,13 +88,38 @@ export class OciRuntime {
     throw new BerthError(kind, `linux.${limit}: ${this.#text('update', containerId, message)}`);
   }
 
-  async #run(verb: string, args: readonly string[], signal: AbortSignal, stdin?: string): Promise<CommandResult> {
+  /** Stops all processes of a running container until resume(). */
+  async pause(containerId: string, signal: AbortSignal): Promise<void> {
+    this.#check('pause', containerId, await this.#run('pause', [containerId], signal));
+  }
+
+  /** Lets a paused container go on. One that is not paused, or gone, is fine. */
+  async resume(containerId: string, signal: AbortSignal): Promise<void> {
+    const result = await this.#run('resume', [containerId], signal);
+    if (result.exitCode === 0) return;
+    const state = await this.findState(containerId, signal);
+    if (state?.status === 'paused') throw this.#error('resume', containerId, result);
+  }
+
+  /** Dumps a running container's processes into `images` and lets them go on (criu(8)); its logs go to `work`. */
+  async checkpoint(containerId: string, { images, work, timeoutMs }: DumpRequest, signal: AbortSignal): Promise<void> {
+    const args = ['--image-path', images, '--work-path', work, '--leave-running', containerId];
+    this.#check('checkpoint', containerId, await this.#run('checkpoint', args, signal, undefined, timeoutMs));
+  }
+
+  async #run(
+    verb: string,
+    args: readonly string[],
+    signal: AbortSignal,
+    stdin?: string,
+    timeoutMs = VERB_TIMEOUT_MS,
+  ): Promise<CommandResult> {
     const { path } = this.#handler;
     return await this.#processes.run(
       {
         path,
         args: [...globalArgs(this.#handler), verb, ...args],
-        timeoutMs: VERB_TIMEOUT_MS,
+        timeoutMs,
         ...(stdin !== undefined ? { stdin } : {}),
       },
       signal,

@@ -11,6 +11,28 @@ export interface OciSpec {
   readonly mounts: readonly OciMount[];
   readonly annotations: Readonly<Record<string, string>>;
   readonly linux: OciLinux;
+  readonly hooks?: { readonly [S in OciHookStage]?: readonly OciHook[] };
+}
+
+/** When in a container's life a hook runs (config.md, POSIX-platform Hooks). */
+export type OciHookStage =
+  | 'prestart'
+  | 'createRuntime'
+  | 'createContainer'
+  | 'startContainer'
+  | 'poststart'
+  | 'poststop';
+
+/** A program that the runtime starts; it gets the container's state on stdin. */
+export interface OciHook {
+  /** Absolute. */
+  readonly path: string;
+  /** With the name of the program as the first, as execv(3) has it. */
+  readonly args?: readonly string[];
+  /** `NAME=value`. */
+  readonly env?: readonly string[];
+  /** Seconds. */
+  readonly timeout?: number;
 }
 
 /** The process of a container, or one that is executed in it later (`exec --process`). */
@@ -73,6 +95,8 @@ export interface OciLinux {
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly mountLabel?: string;
+  /** Cache and memory bandwidth (config-linux.md, IntelRdt); it is passed on as it is. */
+  readonly intelRdt?: object;
 }
 
 export interface OciIdMapping {

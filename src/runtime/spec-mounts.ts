@@ -53,7 +53,12 @@ export function buildMounts(
   const defaults = defaultMounts(files, options).filter(
     ({ destination }) => !taken.has(destination) && !replaced.some((tree) => destination.startsWith(`${tree}/`)),
   );
-  return [...defaults, ...own.mounts].sort((a, b) => depth(a.destination) - depth(b.destination));
+  return sortMounts([...defaults, ...own.mounts]);
+}
+
+/** Mounts in the order in which they can be made: parents before children. */
+export function sortMounts(mounts: readonly OciMount[]): OciMount[] {
+  return mounts.toSorted((a, b) => depth(a.destination) - depth(b.destination));
 }
 
 function defaultMounts(files: SandboxFiles, { privileged, readonlyRootfs, bindSys = false }: MountOptions): OciMount[] {

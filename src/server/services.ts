@@ -5,6 +5,7 @@ import type { Meter } from '../base/meter.ts';
 import type { Cni } from '../cni/cni.ts';
 import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
+import type { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
@@ -16,6 +17,8 @@ import { imageStatus } from './image/image-status.ts';
 import { listImages, streamImages } from './image/list-images.ts';
 import { pullImage } from './image/pull-image.ts';
 import { removeImage } from './image/remove-image.ts';
+import { checkpointContainer } from './runtime/checkpoint-container.ts';
+import { checkpointPod } from './runtime/checkpoint-pod.ts';
 import { containerStatus } from './runtime/container-status.ts';
 import { createContainer } from './runtime/create-container.ts';
 import { execSync } from './runtime/exec-sync.ts';
@@ -25,6 +28,7 @@ import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
 import { removeContainer } from './runtime/remove-container.ts';
 import { removePodSandbox } from './runtime/remove-pod-sandbox.ts';
 import { reopenContainerLog } from './runtime/reopen-container-log.ts';
+import { restorePod } from './runtime/restore-pod.ts';
 import { runPodSandbox } from './runtime/run-pod-sandbox.ts';
 import { runtimeConfig } from './runtime/runtime-config.ts';
 import { startContainer } from './runtime/start-container.ts';
@@ -43,6 +47,7 @@ export interface ServiceDeps {
   readonly meter: Meter;
   readonly program: ProgramVersion;
   readonly pods: Pods;
+  readonly checkpoints: PodCheckpoints;
   readonly images: Images;
   readonly cni: Cni;
   readonly handlers: Handlers;
@@ -82,6 +87,9 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         execSync: boundary.unary('ExecSync', execSync(pods)),
         reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
         updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),
+        checkpointContainer: boundary.unary('CheckpointContainer', checkpointContainer(deps.checkpoints)),
+        checkpointPod: boundary.unary('CheckpointPod', checkpointPod(deps.checkpoints)),
+        restorePod: boundary.unary('RestorePod', restorePod(deps.checkpoints)),
         updatePodSandboxResources: boundary.unary('UpdatePodSandboxResources', updatePodSandboxResources(pods)),
       },
     },

@@ -115,6 +115,8 @@ function suiteArguments(
     ...streams,
     ...(variant.benchmark ? ['--benchmark', ...benchmarkArguments(variant, folder)] : []),
     '--ginkgo.no-color',
+    // A filter that matches nothing is a mistake, not a success.
+    '--ginkgo.fail-on-empty',
     `--ginkgo.json-report=${report}`,
     ...(options.seed === undefined ? [] : [`--ginkgo.seed=${options.seed}`]),
     ...options.focus.map((regex) => `--ginkgo.focus=${regex}`),

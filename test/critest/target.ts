@@ -37,7 +37,8 @@ async function startBerthd(mirror: string, folder: string, handler: string | und
   try {
     await berthd.start();
   } catch (err) {
-    await berthd[Symbol.asyncDispose]();
+    // Its folders go; that it has no database yet is no news.
+    await berthd[Symbol.asyncDispose]().catch(() => undefined);
     throw err;
   }
   return {

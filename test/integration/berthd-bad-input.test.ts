@@ -38,7 +38,8 @@ import {
 } from '../fakes/registry.ts';
 import { type FakeMember, tarBytes } from '../fakes/tar-bytes.ts';
 import { TestBerthd } from '../harness/berthd.ts';
-import { type ContainerFields, eventually, type PodFields, PodLab } from '../harness/pod-lab.ts';
+import { type ContainerFields, eventually, type PodFields } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 
 const LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip';
 const CONFIG = 'application/vnd.oci.image.config.v1+json';

@@ -19,7 +19,8 @@ import {
   SupplementalGroupsPolicy,
   UpdateContainerResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
-import { type ContainerFields, eventually, PodLab, readLog } from '../harness/pod-lab.ts';
+import { type ContainerFields, eventually, readLog } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
 const MIB = 1n << 20n;

@@ -15,7 +15,8 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
-import { eventually, PodLab, readLog } from '../harness/pod-lab.ts';
+import { eventually, readLog } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 
 const MIB = 1n << 20n;
 const AT_ONCE = 8;

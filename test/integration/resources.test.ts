@@ -12,7 +12,8 @@ import {
   UpdateContainerResourcesRequest,
   UpdatePodSandboxResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
-import { type ContainerFields, eventually, PodLab } from '../harness/pod-lab.ts';
+import { type ContainerFields, eventually } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
 const MIB = 1n << 20n;

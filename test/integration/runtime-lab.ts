@@ -71,7 +71,7 @@ export class Lab implements AsyncDisposable {
       path: findProgram(handlerName),
       root: join(this.stateDir, 'runtime', handlerName),
       version: '',
-      features: { recursiveReadOnlyMounts: true, userNamespaces: false },
+      features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
       annotations: [],
       privilegedWithoutHostDevices: false,
     };
@@ -169,6 +169,7 @@ export class Lab implements AsyncDisposable {
         stdinOnce: wish.spec?.stdinOnce ?? false,
         tty: spec.process.terminal,
         command: spec.process.args[0] ?? '',
+        restoreFrom: '',
       },
       signal,
     );

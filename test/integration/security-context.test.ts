@@ -15,7 +15,8 @@ import {
   SecurityProfile_ProfileType,
   StatusRequest,
 } from '../../proto/gen/cri/api.ts';
-import { type ContainerFields, PodLab } from '../harness/pod-lab.ts';
+import type { ContainerFields } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
 type Security = NonNullable<NonNullable<ContainerFields['linux']>['securityContext']>;

@@ -16,7 +16,8 @@ import {
   type UserNamespace,
 } from '../../proto/gen/cri/api.ts';
 import { readMounts } from '../../src/sys/mount.ts';
-import { type ContainerFields, type PodFields, PodLab } from '../harness/pod-lab.ts';
+import type { ContainerFields, PodFields } from '../harness/cri-lab.ts';
+import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
 const HOST_ID = 400_000;

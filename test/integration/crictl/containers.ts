@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, renameSync } from 'node:fs';
 import { afterEach, describe as suite, test } from 'node:test';
 
-import { eventually } from '../../harness/pod-lab.ts';
+import { eventually } from '../../harness/cri-lab.ts';
 import type { CrictlLab } from './lab.ts';
 
 interface Inspected {

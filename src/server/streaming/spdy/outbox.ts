@@ -41,6 +41,11 @@ export class Outbox {
     this.#transport = transport;
   }
 
+  /** True when the client has said something about windows. */
+  get knowsWindows(): boolean {
+    return this.#granted !== undefined;
+  }
+
   /** Sends a control frame. */
   control(frame: Buffer): void {
     if (this.#transport.writable) this.#transport.write(frame);

@@ -54,7 +54,7 @@ suite('a SPDY connection', () => {
     assert.equal(await text(stream), 'and back');
   });
 
-  test('tells clients that know windows of wide ones, but only after they have spoken', async () => {
+  test('opens wide windows to a client that says nothing of them, but not before it has spoken', async () => {
     const { client } = connected();
     assert.equal(client.frames.length, 0);
     await client.open({});
@@ -89,6 +89,64 @@ suite('a SPDY connection', () => {
     client.transport.write(windowUpdateFrame(one.id, 1_000_000));
     await once(one, 'end');
     assert.equal(ofOne, 100_000);
+  });
+
+  test('keeps narrow windows for a client that speaks of them, so that none of its streams stops the others', async () => {
+    const { client, streams } = connected();
+    client.transport.write(settingsFrame(100_000));
+    const stream = await client.open({});
+    assert.deepEqual(client.frames, [{ type: 'windowUpdate', streamId: 0, deltaBytes: 8 << 20 }]);
+    const taker = streams[0] as SpdyStream;
+    stream.write(Buffer.alloc(60_000));
+    await once(taker, 'readable');
+    await answered(client);
+    const updates = (): unknown[] =>
+      client.frames.flatMap((one) => (one.type === 'windowUpdate' ? [one.deltaBytes] : []));
+    assert.deepEqual(updates(), [8 << 20]);
+    assert.equal((taker.read(60_000) as Buffer).length, 60_000);
+    await answered(client);
+    // Once for the stream, once for the connection.
+    assert.deepEqual(updates(), [8 << 20, 60_000, 60_000]);
+  });
+
+  test('takes all that a client sends by its windows, and gives back what it sends by ours', async () => {
+    const { client, streams } = connected();
+    client.transport.write(settingsFrame(1 << 20));
+    client.transport.write(windowUpdateFrame(0, 1 << 20));
+    const stream = await client.open({});
+    streams[0]?.pipe(streams[0]);
+    let bytes = 0;
+    let credit = 0;
+    stream.on('data', ({ length }: Buffer) => {
+      bytes += length;
+      credit += length;
+      if (credit < 1 << 19) return;
+      for (const id of [0, stream.id]) client.transport.write(windowUpdateFrame(id, credit));
+      credit = 0;
+    });
+    const allowed = (): number =>
+      client.frames.reduce(
+        (sum, one) => sum + (one.type === 'windowUpdate' && one.streamId === stream.id ? one.deltaBytes : 0),
+        65_536,
+      );
+    for (let sent = 0; sent < 4_000_000; sent += 10_000) {
+      while (sent + 10_000 > allowed()) await once(client.transport, 'data');
+      stream.write(Buffer.alloc(10_000));
+    }
+    stream.end();
+    await once(stream, 'end');
+    assert.equal(bytes, 4_000_000);
+  });
+
+  test('resets the stream of a client that speaks of windows and does not keep to them', async () => {
+    const { client, streams } = connected();
+    client.transport.write(settingsFrame(1 << 20));
+    const [greedy, other] = [await client.open({}), await client.open({})];
+    greedy.write(Buffer.alloc(1 << 20));
+    other.end('unharmed');
+    assert.equal(await text(streams[1] as SpdyStream), 'unharmed');
+    await ended(greedy);
+    assert.equal(greedy.resetStatus, 7);
   });
 
   test('refuses more streams than it may have, until others have ended', async () => {

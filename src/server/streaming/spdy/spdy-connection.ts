@@ -2,14 +2,7 @@ import type { Duplex } from 'node:stream';
 
 import { describe, isKind } from '../../../base/errors.ts';
 import { FrameDecoder } from './frame-decoder.ts';
-import {
-  goAwayFrame,
-  pingFrame,
-  rstStreamFrame,
-  settingsFrame,
-  synReplyFrame,
-  windowUpdateFrame,
-} from './frame-encoder.ts';
+import { goAwayFrame, pingFrame, rstStreamFrame, synReplyFrame } from './frame-encoder.ts';
 import {
   CONNECTION_ID,
   type Frame,
@@ -20,6 +13,7 @@ import {
   type SpdyHeaders,
 } from './frames.ts';
 import { HeaderDeflater, HeaderInflater } from './header-block.ts';
+import { InboundWindows } from './inbound-windows.ts';
 import { Outbox } from './outbox.ts';
 import { protocolError } from './protocol-error.ts';
 import { SpdyStream, type StreamLink } from './spdy-stream.ts';
@@ -47,8 +41,11 @@ const MAX_ANSWERS = 1000;
 const PROBE_INTERVAL_MS = 10_000;
 /** How long a client may take to read the last frames. */
 const FAREWELL_MS = 5_000;
-/** The window is opened again when as much has come in: TCP and the buffers above are what holds a client back. */
-const WINDOW_REFILL_BYTES = 2 ** 30;
+/** A stream's headers when it is accepted. Go's client ignores them, those that know HTTP want them (3.2.2). */
+const ACCEPTED: SpdyHeaders = new Map([
+  [':status', '200'],
+  [':version', 'HTTP/1.1'],
+]);
 
 /**
  * The server's end of a SPDY/3.1 connection on any duplex stream. It ends when the client leaves, when nothing was said
@@ -61,6 +58,7 @@ export class SpdyConnection {
   readonly #inflater = new HeaderInflater();
   readonly #deflater = new HeaderDeflater();
   readonly #outbox: Outbox;
+  readonly #windows = new InboundWindows((frame) => this.#answer(frame));
   readonly #streams = new Map<number, SpdyStream>();
   /** Streams that have as much as they can hold. */
   readonly #full = new Set<SpdyStream>();
@@ -72,19 +70,18 @@ export class SpdyConnection {
   #frames: Iterator<Frame> | undefined;
   #lastStreamId = 0;
   #answers = 0;
-  #receivedBytes = 0;
-  readonly #receivedOnStreams = new Map<SpdyStream, number>();
   #isLeaving = false;
   #closeReason: string | undefined;
 
   readonly #link: StreamLink = {
-    reply: (stream) => this.#answer(synReplyFrame(stream.id, this.#deflater.deflate(new Map()))),
+    reply: (stream) => this.#answer(synReplyFrame(stream.id, this.#deflater.deflate(ACCEPTED))),
     send: (stream, bytes, fin, done) => {
       this.#idleTimer.refresh();
       this.#outbox.data(stream, bytes, fin, done);
     },
     reset: (stream, status) => this.#answer(rstStreamFrame(stream.id, status)),
     wanted: (stream) => this.#unblock(stream),
+    consumed: (stream, bytes) => this.#windows.consumed(bytes, stream.destroyed ? undefined : stream.id),
     gone: (stream) => this.#forget(stream),
   };
 
@@ -202,24 +199,21 @@ export class SpdyConnection {
     if (this.#isLeaving) return;
     if (id % 2 === 0 || id <= this.#lastStreamId)
       throw protocolError(`stream ${id} is opened after ${this.#lastStreamId}`);
-    if (this.#lastStreamId === 0) this.#openWindows();
+    // Not sooner: Go's client throws away what arrives together with the answer to its upgrade.
+    if (this.#lastStreamId === 0) this.#windows.open(this.#outbox.knowsWindows, CONNECTION_BUFFER_BYTES);
     this.#lastStreamId = id;
     // Nobody opens streams that go one way only; they would need a state of their own.
     if (unidirectional || this.#streams.size >= this.#options.maxStreams) {
       this.#answer(rstStreamFrame(id, RST_STATUS.refusedStream));
       return;
     }
-    const bufferBytes = Math.min(STREAM_BUFFER_BYTES, Math.floor(CONNECTION_BUFFER_BYTES / (this.#streams.size + 1)));
+    const share = Math.floor(CONNECTION_BUFFER_BYTES / (this.#streams.size + 1));
+    const leastBytes = this.#windows.areNarrow ? INITIAL_WINDOW_BYTES + 1 : 1;
+    const bufferBytes = Math.max(Math.min(STREAM_BUFFER_BYTES, share), leastBytes);
     const stream = new SpdyStream(id, headers, this.#link, bufferBytes);
     this.#streams.set(id, stream);
     if (fin) stream.receive(Buffer.alloc(0), true);
     this.#options.onStream(stream);
-  }
-
-  // Not sooner: Go's client throws away what arrives together with the answer to its upgrade.
-  #openWindows(): void {
-    this.#answer(settingsFrame(MAX_UINT31));
-    this.#answer(windowUpdateFrame(CONNECTION_ID, MAX_UINT31 - INITIAL_WINDOW_BYTES));
   }
 
   #onData(id: number, bytes: Buffer, fin: boolean): void {
@@ -227,22 +221,11 @@ export class SpdyConnection {
     if (!stream) {
       // What was on its way when a stream ended is nobody's fault.
       if (id > this.#lastStreamId) this.#answer(rstStreamFrame(id, RST_STATUS.invalidStream));
+      this.#windows.consumed(bytes.length);
     } else if (!stream.receive(bytes, fin)) {
-      this.#full.add(stream);
+      if (this.#windows.areNarrow) stream.reset(RST_STATUS.flowControlError);
+      else this.#full.add(stream);
     }
-    this.#receivedBytes = this.#refill(CONNECTION_ID, this.#receivedBytes + bytes.length);
-    if (stream && !stream.destroyed) {
-      this.#receivedOnStreams.set(
-        stream,
-        this.#refill(stream.id, (this.#receivedOnStreams.get(stream) ?? 0) + bytes.length),
-      );
-    }
-  }
-
-  #refill(id: number, receivedBytes: number): number {
-    if (receivedBytes < WINDOW_REFILL_BYTES) return receivedBytes;
-    this.#answer(windowUpdateFrame(id, receivedBytes));
-    return 0;
   }
 
   #unblock(stream: SpdyStream): void {
@@ -251,7 +234,7 @@ export class SpdyConnection {
 
   #forget(stream: SpdyStream): void {
     this.#outbox.forget(stream);
-    this.#receivedOnStreams.delete(stream);
+    this.#windows.forget(stream.id);
     this.#streams.delete(stream.id);
     this.#unblock(stream);
     if (this.#isLeaving && this.#streams.size === 0) this.#end('the client said goodbye');

@@ -13,6 +13,8 @@ export interface StreamLink {
   reset(stream: SpdyStream, status: number): void;
   /** More can be taken in. */
   wanted(stream: SpdyStream): void;
+  /** So many bytes of what came in have been taken out. */
+  consumed(stream: SpdyStream, bytes: number): void;
   /** Nothing is left to do for it. */
   gone(stream: SpdyStream): void;
 }
@@ -27,6 +29,8 @@ export class SpdyStream extends Duplex {
   readonly #link: StreamLink;
   #hasFin = false;
   #isReset = false;
+  /** What came in and was not reported as consumed. */
+  #unreportedBytes = 0;
 
   constructor(id: number, headers: SpdyHeaders, link: StreamLink, highWaterBytes: number) {
     super({ readableHighWaterMark: highWaterBytes, allowHalfOpen: true });
@@ -56,7 +60,9 @@ export class SpdyStream extends Duplex {
       this.reset(RST_STATUS.streamAlreadyClosed);
       return true;
     }
+    this.#unreportedBytes += bytes.length;
     const hasRoom = bytes.length === 0 || this.push(bytes);
+    this.#report(this.readableLength);
     if (fin) {
       this.#hasFin = true;
       this.push(null);
@@ -68,6 +74,12 @@ export class SpdyStream extends Duplex {
   abandon(reason: string): void {
     this.#isReset = true;
     this.destroy(new BerthError('cancelled', `stream ${this.id}: ${reason}`));
+  }
+
+  override read(size?: number): Buffer | null {
+    const bytes = super.read(size) as Buffer | null;
+    this.#report(this.readableLength);
+    return bytes;
   }
 
   override _read(): void {
@@ -85,7 +97,15 @@ export class SpdyStream extends Duplex {
   override _destroy(err: Error | null, done: (err?: Error | null) => void): void {
     const isComplete = this.#hasFin && this.writableFinished;
     if (!this.#isReset && !isComplete) this.#link.reset(this, err ? RST_STATUS.internalError : RST_STATUS.cancel);
+    this.#report(0);
     this.#link.gone(this);
     done(err);
+  }
+
+  #report(heldBytes: number): void {
+    const bytes = this.#unreportedBytes - heldBytes;
+    if (bytes <= 0) return;
+    this.#unreportedBytes = heldBytes;
+    this.#link.consumed(this, bytes);
   }
 }

@@ -1,0 +1,119 @@
+import { statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+import { BerthError, because, describe, invalid } from '../base/errors.ts';
+import { InFlight } from '../base/in-flight.ts';
+import type { ContainerSpec } from '../runtime/container-spec.ts';
+import { checkpoint } from './checkpoint.ts';
+import { readPodCheckpoint } from './checkpoint-archive.ts';
+import { type PodCheckpointWish, podCheckpointRequest } from './checkpoint-pod.ts';
+import { sandboxName } from './names.ts';
+import type { PodDeps } from './pod-deps.ts';
+import type { Pods } from './pods.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
+import type { SandboxSpec } from './sandbox-spec.ts';
+
+/** A pod to be made from a checkpoint. */
+export interface RestoreWish {
+  /** The folder that checkpointPod() has filled. */
+  readonly path: string;
+  readonly sandbox: SandboxSpec;
+  /** Exactly the containers of the checkpoint, by name; their images are the checkpoint's. */
+  readonly containers: readonly ContainerSpec[];
+}
+
+/** Checkpoint and restore of containers and pods. Work that was begun goes on when its client leaves. */
+export class PodCheckpoints {
+  readonly #deps: PodDeps;
+  readonly #pods: Pods;
+  readonly #shutdown: AbortSignal;
+  readonly #work = new InFlight<unknown>();
+
+  constructor(deps: PodDeps, pods: Pods, shutdown: AbortSignal) {
+    this.#deps = deps;
+    this.#pods = pods;
+    this.#shutdown = shutdown;
+  }
+
+  /** Waits for the work in flight, which the shutdown signal has told to end. */
+  async close(): Promise<void> {
+    await this.#work.idle();
+  }
+
+  /** Writes a running container to an archive, only for root to read; an older one is replaced. See checkpoint(). */
+  async checkpointContainer(id: string, archive: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    const record = this.#pods.getContainer(id);
+    checkArchivePath(archive);
+    const request = { containers: [{ id: record.id, archive }] };
+    await this.#checkpoint({ deps: this.#deps, id: record.id, request, timeoutMs }, signal);
+  }
+
+  /** Writes all running containers of a sandbox to a folder. See podCheckpointRequest() and checkpoint(). */
+  async checkpointPod(id: string, wish: PodCheckpointWish, signal: AbortSignal): Promise<void> {
+    const record = this.#pods.getSandbox(id);
+    const request = podCheckpointRequest(this.#deps, record, wish);
+    await this.#checkpoint({ deps: this.#deps, id: record.id, request, timeoutMs: 0 }, signal);
+  }
+
+  /**
+   * Makes a pod from a checkpoint; its containers go on where they were when each is started. Throws `invalid` when the
+   * containers are not those of the checkpoint; whatever was made by then is removed.
+   */
+  async restorePod(
+    wish: RestoreWish,
+    signal: AbortSignal,
+  ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
+    const archives = archivesOf(wish);
+    const name = sandboxName(wish.sandbox);
+    if (this.#deps.sandboxes.findByName(name))
+      throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
+    const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
+    try {
+      const containers: ContainerRecord[] = [];
+      for (const spec of wish.containers) {
+        const image = { ...spec.image, reference: archives.get(spec.name) ?? '' };
+        containers.push(await this.#pods.createContainer(sandbox.id, { ...spec, image }, signal));
+      }
+      return { sandbox, containers };
+    } catch (err) {
+      await this.#pods.removeSandbox(sandbox.id, this.#shutdown).catch((undo: unknown) => {
+        this.#deps.log.error(
+          { sandbox: sandbox.id, err: describe(undo) },
+          'half-restored sandbox could not be removed',
+        );
+      });
+      throw err;
+    }
+  }
+
+  async #checkpoint(ctx: Parameters<typeof checkpoint>[0], signal: AbortSignal): Promise<void> {
+    await this.#work.join(JSON.stringify([ctx.id, ctx.request]), signal, () => checkpoint(ctx, this.#shutdown));
+  }
+}
+
+function archivesOf({ path, containers }: RestoreWish): Map<string, string> {
+  if (!path.startsWith('/') || path.includes('\0'))
+    throw invalid('checkpoint_path', `${JSON.stringify(path)} is not an absolute path`);
+  const known = new Map(readPodCheckpoint(path).containers.map(({ name, archive }) => [name, join(path, archive)]));
+  const names = containers.map(({ name }) => name);
+  const isExact =
+    names.length === known.size && names.every((name) => known.has(name)) && new Set(names).size === known.size;
+  if (!isExact) {
+    const wanted = [...known.keys()].sort().join(', ');
+    throw invalid('container_configs', `must be those of the checkpoint by name, ${wanted}, each once`);
+  }
+  return known;
+}
+
+function checkArchivePath(archive: string): void {
+  const field = 'location';
+  if (!archive.startsWith('/') || archive.endsWith('/') || archive.includes('\0'))
+    throw invalid(field, `${JSON.stringify(archive)} is not the absolute path of a file`);
+  try {
+    if (!statSync(dirname(archive)).isDirectory()) throw invalid(field, `${dirname(archive)} is not a folder`);
+    if (statSync(archive, { throwIfNoEntry: false })?.isDirectory()) throw invalid(field, `${archive} is a folder`);
+  } catch (err) {
+    if (err instanceof BerthError) throw err;
+    throw because('invalid', `${field}: ${dirname(archive)} is not a folder that can be written to`, err);
+  }
+}
