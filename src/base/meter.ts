@@ -17,6 +17,8 @@ export interface Meter {
   cni(verb: string, outcome: Outcome, seconds: number): void;
   /** A container was found killed for lack of memory. */
   oomKilled(): void;
+  /** A subscriber was too slow for an event of a pod, and will not get it. */
+  eventDropped(): void;
 }
 
 /** A meter that counts nothing. */
@@ -27,4 +29,5 @@ export const silentMeter: Meter = {
   pull() {},
   cni() {},
   oomKilled() {},
+  eventDropped() {},
 };

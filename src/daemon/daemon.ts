@@ -25,6 +25,7 @@ import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
 import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
+import { PodEvents } from '../pod/pod-events.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
 import { RecordIndex } from '../pod/record-index.ts';
@@ -226,6 +227,7 @@ export class Daemon {
       },
     };
     const report = await reconcile(deps, store.journal.unfinished(), signal);
+    const events = new PodEvents(deps, signal);
     const pods = this.#own('pods', new Pods(deps, signal));
     const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     pods.start();
@@ -242,6 +244,7 @@ export class Daemon {
         meter,
         pods,
         checkpoints,
+        events,
         images,
         cni,
         handlers,

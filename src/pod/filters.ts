@@ -17,17 +17,22 @@ export interface ContainerFilter {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
-/** True for a sandbox that the client may see and wants to. One that is still being made is not there yet. */
+/** True for what clients may see: what is still being made, or was made for a client that left, is not there yet. */
+export function isVisible(record: SandboxRecord | ContainerRecord): boolean {
+  return record.state !== 'creating';
+}
+
+/** True for a sandbox that the client may see and wants to. */
 export function matchesSandbox(record: SandboxRecord, filter: SandboxFilter): boolean {
-  if (record.state === 'creating') return false;
+  if (!isVisible(record)) return false;
   if (filter.id !== undefined && !record.id.startsWith(filter.id)) return false;
   if (filter.ready !== undefined && filter.ready !== (record.state === 'ready')) return false;
   return hasLabels(record.spec.labels, filter.labels);
 }
 
-/** True for a container that the client may see and wants to. One that is still being made is not there yet. */
+/** True for a container that the client may see and wants to. */
 export function matchesContainer(record: ContainerRecord, filter: ContainerFilter): boolean {
-  if (record.state === 'creating') return false;
+  if (!isVisible(record)) return false;
   if (filter.id !== undefined && !record.id.startsWith(filter.id)) return false;
   if (filter.sandboxId !== undefined && !record.sandboxId.startsWith(filter.sandboxId)) return false;
   if (filter.state !== undefined && filter.state !== record.state) return false;

@@ -162,7 +162,7 @@ async function adoptContainer(deps: PodDeps, old: ContainerRecord, signal: Abort
   // A daemon that died in StartContainer did not come to note that it had worked. Exits are settled when Pods follows
   // the first processes: one that has ended is noticed there like any other.
   if (record.state === 'created' && (await isRunning(deps, record, signal))) {
-    deps.containers.put({ ...record, state: 'running', startedAtUs: deps.clock.nowUs() });
+    deps.containers.put({ ...record, state: 'running', startedAtUs: record.startedAtUs ?? deps.clock.nowUs() });
   }
 }
 

@@ -56,3 +56,18 @@ test('what could not be stored is not there', () => {
   assert.throws(() => index.put(record('a')), /disk full/);
   assert.equal(index.find('a'), undefined);
 });
+
+test('tells of each change what was and what is, once it is stored', () => {
+  const { index, stored } = makeIndex(record('a'));
+  const told: unknown[] = [];
+  index.watch((before, after) => told.push([before?.name, after?.name, stored.length]));
+  index.put(record('b'));
+  index.put(record('b', 'renamed'));
+  index.delete('a');
+  index.delete('a');
+  assert.deepEqual(told, [
+    [undefined, 'n-b', 1],
+    ['n-b', 'renamed', 2],
+    ['n-a', undefined, 3],
+  ]);
+});

@@ -12,6 +12,9 @@ export interface RecordStore<R> {
   delete(id: string): void;
 }
 
+/** Told of a change: what the record was, undefined for a new one, and what it is now, undefined for one that is gone. */
+type ChangeListener<R> = (before: R | undefined, after: R | undefined) => void;
+
 /**
  * All records of one kind in memory, written through to the store first: what a reader sees has been stored.
  * Lists and status read it without a lock.
@@ -21,12 +24,18 @@ export class RecordIndex<R extends Indexed> {
   readonly #store: RecordStore<R>;
   readonly #byId = new Map<string, R>();
   readonly #idByName = new Map<string, string>();
+  readonly #listeners: ChangeListener<R>[] = [];
 
   /** `kind` is how errors call a record: `sandbox` or `container`. */
   constructor(kind: string, store: RecordStore<R>, records: Iterable<R>) {
     this.#kind = kind;
     this.#store = store;
     for (const record of records) this.#remember(record);
+  }
+
+  /** Has `listener` told of every change from now on, at once and in order. It must not throw, nor change records. */
+  watch(listener: ChangeListener<R>): void {
+    this.#listeners.push(listener);
   }
 
   /** Adds or replaces a record. Throws `alreadyExists` when another record has its name. */
@@ -36,7 +45,9 @@ export class RecordIndex<R extends Indexed> {
       throw new BerthError('alreadyExists', `${this.#kind} name ${record.name} is taken by ${holder}`);
     }
     this.#store.put(record);
+    const before = this.#byId.get(record.id);
     this.#remember(record);
+    for (const listener of this.#listeners) listener(before, record);
   }
 
   /** Forgets a record and frees its name. Unknown ids are fine. */
@@ -46,6 +57,7 @@ export class RecordIndex<R extends Indexed> {
     this.#store.delete(id);
     this.#byId.delete(id);
     this.#idByName.delete(record.name);
+    for (const listener of this.#listeners) listener(record, undefined);
   }
 
   /** The record with exactly this id. */

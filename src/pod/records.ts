@@ -73,6 +73,7 @@ export interface ContainerRecord {
   readonly name: string;
   readonly state: ContainerState;
   readonly createdAtUs: UnixMicros;
+  /** Since when it has been started; noted just before, so a `created` container may have it too. */
   readonly startedAtUs: UnixMicros | undefined;
   readonly exit: ContainerExit | undefined;
   readonly spec: ContainerSpec;

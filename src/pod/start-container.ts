@@ -51,13 +51,14 @@ function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
 const startInRuntime: Step<ContainerContext> = {
   name: 'start in runtime',
   async run({ deps, id }, signal) {
-    const { handler, restoreFrom } = deps.containers.get(id);
-    // Taken before: a short program may have ended when the runtime answers, and not before it began.
-    const startedAtUs = deps.clock.nowUs();
+    const record = deps.containers.get(id);
+    // Noted before: a short program may have ended when the runtime answers, and its exit tells whether it ever began.
+    deps.containers.put({ ...record, startedAtUs: deps.clock.nowUs() });
+    const { handler, restoreFrom } = record;
     if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
     else await restore({ deps, id }, restoreFrom, signal);
     const now = deps.containers.get(id);
-    deps.containers.put({ ...now, startedAtUs, state: now.state === 'created' ? 'running' : now.state });
+    if (now.state === 'created') deps.containers.put({ ...now, state: 'running' });
   },
 };
 

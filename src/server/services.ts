@@ -6,6 +6,7 @@ import type { Cni } from '../cni/cni.ts';
 import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
 import type { PodCheckpoints } from '../pod/pod-checkpoints.ts';
+import type { PodEvents } from '../pod/pod-events.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
@@ -22,6 +23,7 @@ import { checkpointPod } from './runtime/checkpoint-pod.ts';
 import { containerStatus } from './runtime/container-status.ts';
 import { createContainer } from './runtime/create-container.ts';
 import { execSync } from './runtime/exec-sync.ts';
+import { getContainerEvents } from './runtime/get-container-events.ts';
 import { listContainers, streamContainers } from './runtime/list-containers.ts';
 import { listPodSandbox, streamPodSandboxes } from './runtime/list-pod-sandbox.ts';
 import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
@@ -48,6 +50,7 @@ export interface ServiceDeps {
   readonly program: ProgramVersion;
   readonly pods: Pods;
   readonly checkpoints: PodCheckpoints;
+  readonly events: PodEvents;
   readonly images: Images;
   readonly cni: Cni;
   readonly handlers: Handlers;
@@ -84,6 +87,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         containerStatus: boundary.unary('ContainerStatus', containerStatus(pods)),
         listContainers: boundary.unary('ListContainers', listContainers(pods)),
         streamContainers: boundary.serverStream('StreamContainers', streamContainers(pods)),
+        getContainerEvents: boundary.serverStream('GetContainerEvents', getContainerEvents(deps.events)),
         execSync: boundary.unary('ExecSync', execSync(pods)),
         reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
         updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),

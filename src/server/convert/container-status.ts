@@ -38,7 +38,7 @@ export function containerStatusToProto(record: ContainerRecord): ContainerStatus
     metadata: { name: spec.name, attempt: spec.attempt },
     state: STATES[record.state],
     createdAt: toNanos(record.createdAtUs),
-    startedAt: toNanos(record.startedAtUs),
+    startedAt: record.state === 'created' ? 0n : toNanos(record.startedAtUs),
     finishedAt: toNanos(exit?.atUs),
     exitCode: exit?.code ?? 0,
     // What the user calls the image, not the id that the kubelet asked for.
