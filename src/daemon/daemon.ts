@@ -22,6 +22,7 @@ import { defaultTarLimits } from '../image/tar-reader.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { DefaultSysctls } from '../pod/default-sysctls.ts';
+import { usesImage } from '../pod/image-volumes.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
 import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
@@ -164,7 +165,7 @@ export class Daemon {
         client: new RegistryClient({ monotonicMs: systemClock.monotonicMs }),
         readArchive: (path, loading) =>
           readArchive(path, { scratch: join(root, 'image/ingest'), workers: disk, platform: hostPlatform() }, loading),
-        usersOf: (imageId) => containers.all().flatMap((record) => (record.imageId === imageId ? [record.id] : [])),
+        usersOf: (imageId) => containers.all().flatMap((record) => (usesImage(record, imageId) ? [record.id] : [])),
         log,
         meter,
         clock: systemClock,

@@ -142,8 +142,7 @@ export class Snapshots {
       chmodSync(upperDir, image.root.mode);
       const root = onHost(image.root, owner);
       if (root.uid !== 0 || root.gid !== 0) chownSync(upperDir, root.uid, root.gid);
-      if (owner) this.#mountMapped(folder, lowers, { upperDir, workDir }, owner);
-      else this.#mountOverlay(rootfs, lowers, { upperDir, workDir });
+      this.#mountOverlay(rootfs, lowers, { upperDir, workDir }, owner);
       if (image.inherited.length > 0) {
         const folders = image.inherited.map((inherited) => onHost(inherited, owner));
         await this.#deps.workers.run('describe', { rootfs, folders });
@@ -158,11 +157,14 @@ export class Snapshots {
     }
   }
 
-  /** Mounts layers, base first, read-only at an existing folder. Unmount it by its path. */
-  mountReadonly(target: string, diffIds: readonly string[]): void {
+  /**
+   * Mounts layers, base first, read-only at an existing folder, whose parent must be private to the daemon; with an
+   * owner, all ids are mapped to that user namespace. Unmount it by its path.
+   */
+  mountReadonly(target: string, diffIds: readonly string[], owner?: SnapshotOwner): void {
     const lowers = this.#lowers(diffIds);
     // The kernel wants two layers where there is none to write to.
-    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, undefined);
+    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, undefined, owner);
   }
 
   /** Where a container's root filesystem is mounted, if it is. */
@@ -188,7 +190,7 @@ export class Snapshots {
   async remove(containerId: string): Promise<void> {
     const folder = this.#path(containerId);
     // Only a daemon that was killed in between left any.
-    removeMapped(folder);
+    removeMapped(mappedFolder(join(folder, 'rootfs')));
     try {
       // Nothing below a mount must go, so the mount point goes first; a busy one is mounted.
       rmdirSync(join(folder, 'rootfs'));
@@ -240,35 +242,38 @@ export class Snapshots {
     await this.#deps.workers.run('unpack', { blob: file, target, hidden, ...more });
   }
 
-  // Overlayfs itself cannot be seen under other ids, but its layers can, and what is written has the host's ids anyway.
-  // The overlay keeps copies of the mounts, so they go as soon as it is there.
-  #mountMapped(
-    folder: string,
-    lowers: readonly string[],
-    upper: { readonly upperDir: string; readonly workDir: string },
-    { userNamespace }: SnapshotOwner,
-  ): void {
-    const mapped = join(folder, 'mapped');
-    mkdirSync(mapped, { mode: 0o700 });
-    const names = lowers.map((_, index) => String(index));
-    try {
-      for (const [index, short] of lowers.entries()) {
-        const target = join(mapped, String(index));
-        mkdirSync(target, { mode: 0o700 });
-        bindMapped(join(this.#deps.layers.linkFolder, short), target, userNamespace);
-      }
-      mountOverlay(join(folder, 'rootfs'), mapped, { lowers: names, upper, flags: this.#flags });
-    } finally {
-      removeMapped(folder);
-    }
-  }
-
   #mountOverlay(
     target: string,
     lowers: readonly string[],
     upper: { readonly upperDir: string; readonly workDir: string } | undefined,
+    owner: SnapshotOwner | undefined,
   ): void {
-    mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...(upper && { upper }), flags: this.#flags });
+    const more = { ...(upper && { upper }), flags: this.#flags };
+    if (owner) this.#mountMapped(target, lowers, more, owner);
+    else mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...more });
+  }
+
+  // Overlayfs itself cannot be seen under other ids, but its layers can, and what is written has the host's ids anyway.
+  // The overlay keeps copies of the mounts, so they go as soon as it is there.
+  #mountMapped(
+    target: string,
+    lowers: readonly string[],
+    more: Omit<OverlayFolders, 'lowers'>,
+    { userNamespace }: SnapshotOwner,
+  ): void {
+    const mapped = mappedFolder(target);
+    mkdirSync(mapped, { mode: 0o700 });
+    const names = lowers.map((_, index) => String(index));
+    try {
+      for (const [index, short] of lowers.entries()) {
+        const layer = join(mapped, String(index));
+        mkdirSync(layer, { mode: 0o700 });
+        bindMapped(join(this.#deps.layers.linkFolder, short), layer, userNamespace);
+      }
+      mountOverlay(target, mapped, { lowers: names, ...more });
+    } finally {
+      removeMapped(mapped);
+    }
   }
 
   /** Names in the link folder, top layer first. A layer that comes twice counts where it is topmost. */
@@ -344,9 +349,13 @@ function mountOverlay(target: string, linkFolder: string, { lowers, ...more }: O
   }
 }
 
-/** Takes away the mapped layers of a snapshot folder. Safe to repeat. */
-function removeMapped(folder: string): void {
-  const mapped = join(folder, 'mapped');
+/** Where layers are bound under other ids while they are put together at `target`. */
+function mappedFolder(target: string): string {
+  return `${target}-mapped`;
+}
+
+/** Takes mapped layers away again. Safe to repeat. */
+function removeMapped(mapped: string): void {
   if (!existsSync(mapped)) return;
   for (const name of readdirSync(mapped)) {
     unmount(join(mapped, name));

@@ -6,10 +6,14 @@ import { parseSignal } from './stop-signal.ts';
 
 /** The image that a client wants a container of. Throws `notFound` when it was never pulled. */
 export function requestedImage(deps: PodDeps, spec: ContainerSpec): ImageRecord {
-  const image = deps.images.find(spec.image.reference);
-  if (!image)
-    throw new BerthError('notFound', `config.image.image: image ${spec.image.reference} is not here; pull it first`);
-  return image;
+  return pulledImage(deps, spec.image.reference, 'config.image.image');
+}
+
+/** The image that a client names in a field. Throws `notFound` when it was never pulled. */
+export function pulledImage(deps: PodDeps, reference: string, field: string): ImageRecord {
+  const image = deps.images.find(reference);
+  if (image) return image;
+  throw new BerthError('notFound', `${field}: image ${reference} is not here; pull it first`);
 }
 
 /** The image that a container was made from. Throws `notFound` when somebody removed it meanwhile. */

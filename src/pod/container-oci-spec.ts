@@ -30,7 +30,12 @@ export interface BuiltSpec {
  * Looks up what a container's config.json depends on (its mounted root filesystem, its image, its sandbox, the host)
  * and builds it. Throws `invalid` naming the CRI's field for what its client got wrong.
  */
-export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord, rootfs: string): Promise<BuiltSpec> {
+export async function buildContainerSpec(
+  deps: PodDeps,
+  record: ContainerRecord,
+  rootfs: string,
+  imageSources: ReadonlyMap<number, string>,
+): Promise<BuiltSpec> {
   const { spec } = record;
   const { security } = spec;
   const sandbox = deps.sandboxes.get(record.sandboxId);
@@ -55,6 +60,7 @@ export async function buildContainerSpec(deps: PodDeps, record: ContainerRecord,
     recursiveReadOnly: handler.features.recursiveReadOnlyMounts,
     userNamespace: sandbox.spec.security.namespaces.user,
     handler: handler.name,
+    imageSources,
     readHostMounts: readMounts,
   });
   const built = buildSpec({

@@ -16,7 +16,8 @@ import { killProcess } from '../sys/process.ts';
 import { workFolder } from './checkpoint-archive.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
-import { mapVolumes, unmapVolumes } from './mapped-volumes.ts';
+import { mountImageVolumes, requestedImageVolumes } from './image-volumes.ts';
+import { mapVolumes, unmountVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
@@ -128,15 +129,18 @@ const writeSpec: Step<CreateContext> = {
   async run(ctx) {
     const { deps, id, rootfs } = ctx;
     if (rootfs === undefined) throw new BerthError('internal', `container ${id} has no root filesystem`);
-    const { spec, user, mapped } = await buildContainerSpec(deps, deps.containers.get(id), rootfs);
-    const userNamespace = snapshotOwner(ctx)?.userNamespace ?? '';
-    ctx.ociSpec = mapVolumes(mappedVolumes(ctx), spec, mapped, userNamespace);
+    const record = deps.containers.get(id);
+    const owner = snapshotOwner(ctx);
+    const imageSources = mountImageVolumes(deps, volumesFolder(ctx), record, owner);
+    const { spec, user, mapped } = await buildContainerSpec(deps, record, rootfs, imageSources);
+    ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
     deps.containers.put({ ...deps.containers.get(id), user });
   },
-  undo: (ctx) => unmapVolumes(mappedVolumes(ctx)),
+  undo: (ctx) => unmountVolumes(volumesFolder(ctx)),
 };
 
-function mappedVolumes({ deps, id }: ContainerContext): string {
+/** Where volumes are mounted that the container takes over when it is created. */
+function volumesFolder({ deps, id }: ContainerContext): string {
   return join(deps.stateDir, 'volumes', id);
 }
 
@@ -151,7 +155,7 @@ const createUnderMonitor: Step<CreateContext> = {
     }
     const { init, monitor } = await deps.runtime.create(creation({ deps, id }, ociSpec, signal), signal);
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
-    unmapVolumes(mappedVolumes({ deps, id }));
+    unmountVolumes(volumesFolder({ deps, id }));
   },
   async undo(ctx) {
     await endContainer(ctx);
@@ -249,6 +253,7 @@ function newRecord(
     stopSignal: chooseStopSignal(spec, image),
     logFile: containerLogPath(sandbox.spec.logDirectory, spec.logPath, id),
     user: undefined,
+    imageVolumes: requestedImageVolumes(deps, spec),
     resources: spec.resources,
     init: undefined,
     monitor: undefined,

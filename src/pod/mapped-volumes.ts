@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, rmdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { because } from '../base/errors.ts';
@@ -38,10 +38,30 @@ export function mapVolumes(
   return { ...spec, mounts };
 }
 
-/** Lets go of what mapVolumes() bound: the container has its own copies once it is created. Safe to repeat. */
-export function unmapVolumes(folder: string): void {
-  for (const name of readNames(folder)) unmount(join(folder, name));
-  rmSync(folder, { recursive: true, force: true });
+/**
+ * Lets go of the volumes that mapVolumes() and mountImageVolumes() mounted in a folder: the container has copies of its
+ * own once it is created. Safe to repeat. It removes only what is empty, so that it can never walk into a mount.
+ */
+export function unmountVolumes(folder: string): void {
+  for (const name of readNames(folder)) {
+    const path = join(folder, name);
+    // Layers of an image under other ids: only a daemon that was killed in between leaves any.
+    const layers = name.endsWith('-mapped') ? readNames(path).map((layer) => join(path, layer)) : [];
+    for (const mountPoint of [...layers, path]) {
+      unmount(mountPoint);
+      if (lstatSync(mountPoint).isDirectory()) rmdirSync(mountPoint);
+      else unlinkSync(mountPoint);
+    }
+  }
+  rmdirIfThere(folder);
+}
+
+function rmdirIfThere(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw err;
+  }
 }
 
 function readNames(folder: string): string[] {

@@ -91,10 +91,21 @@ export interface ContainerRecord {
   readonly user: ResolvedUser | undefined;
   /** The limits in force, updates included. */
   readonly resources: LinuxResources;
+  /** Absent: none. */
+  readonly imageVolumes?: readonly ImageVolume[];
   readonly init: ProcessIdentity | undefined;
   readonly monitor: ProcessIdentity | undefined;
   /** A folder that it shall go on from when it is started: a checkpoint, taken apart. */
   readonly restoreFrom?: string | undefined;
+}
+
+/** An image that a container sees as a volume. */
+export interface ImageVolume {
+  /** Of its mount in the spec. */
+  readonly index: number;
+  readonly imageId: string;
+  /** The repo digest (or the image's id), as clients are told. */
+  readonly imageRef: string;
 }
 
 /** Numeric identity of a container's first process. */

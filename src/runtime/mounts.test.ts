@@ -47,6 +47,27 @@ describe('resolveMounts', () => {
     assert.equal(rootfsPropagation, undefined);
   });
 
+  it('binds an image where it is mounted, read-only, with less and never more', async () => {
+    const image = { reference: 'x', userSpecified: '', runtimeHandler: '', annotations: {} };
+    const abilities = { recursiveReadOnly: false, handler: 'runc', readHostMounts: () => [] };
+    const mount = { ...plain, hostPath: '', image, readonly: true, recursiveReadOnly: true, options: ['noexec'] };
+    const { mounts } = await resolveMounts([plain, mount], {
+      ...abilities,
+      imageSources: new Map([[1, '/v/image-1/a']]),
+    });
+    assert.deepEqual(mounts[1], {
+      destination: '/data',
+      type: 'bind',
+      source: '/v/image-1/a',
+      options: ['rbind', 'rprivate', 'ro', 'nosuid', 'nodev', 'noexec'],
+    });
+    await assert.rejects(resolveMounts([mount], abilities), { kind: 'internal' });
+    const exec = { ...mount, options: ['exec'] };
+    await assert.rejects(resolveMounts([exec], { ...abilities, imageSources: new Map([[0, '/v']]) }), {
+      kind: 'invalid',
+    });
+  });
+
   it('follows symbolic links of the host', async () => {
     const { mounts } = await resolve({ hostPath: join(folder, 'link/below') });
     assert.equal(mounts[0]?.source, join(folder, 'real/below'));

@@ -17,6 +17,8 @@ export interface MountAbilities {
   readonly userNamespace?: UserNamespaceSpec | undefined;
   /** Name of the handler, for messages. */
   readonly handler: string;
+  /** Where the images of image volumes are mounted, by the position of their mount; see openImagePath(). */
+  readonly imageSources?: ReadonlyMap<number, string>;
   /** Called only when a mount asks for propagation. Later entries lie on top of earlier ones. */
   readHostMounts(): readonly HostMount[];
 }
@@ -60,6 +62,11 @@ export async function resolveMounts(mounts: readonly MountSpec[], abilities: Mou
   const mapped: MappedMount[] = [];
   for (const [i, mount] of mounts.entries()) {
     const field = `config.mounts[${i}]`;
+    if (mount.image) {
+      // Its layers are under the ids of the pod already.
+      resolved.push(resolveImageMount(field, mount, abilities.imageSources?.get(i)));
+      continue;
+    }
     const oci = await resolveMount(field, mount, abilities);
     resolved.push(oci);
     if (wantsMapping(field, mount, abilities.userNamespace)) mapped.push({ field, mount: oci });
@@ -73,12 +80,9 @@ function neededPropagation(mounts: readonly MountSpec[]): ResolvedMounts['rootfs
 }
 
 async function resolveMount(field: string, mount: MountSpec, abilities: MountAbilities): Promise<OciMount> {
-  if (mount.image)
-    throw new BerthError('unimplemented', `${field}.image: image volumes are not supported by this version`);
   const destination = checkDestination(`${field}.container_path`, mount.containerPath);
   checkReadOnly(field, mount, abilities);
-  const badOption = mount.options.find((option) => !ALLOWED_OPTIONS.has(option));
-  if (badOption !== undefined) throw invalid(`${field}.mount_options`, `${JSON.stringify(badOption)} is not allowed`);
+  checkOptions(field, mount);
   const source = await resolveSource(`${field}.host_path`, mount.hostPath);
   if (mount.propagation !== 'private') checkPropagation(field, mount, source, abilities.readHostMounts());
   return {
@@ -87,6 +91,23 @@ async function resolveMount(field: string, mount: MountSpec, abilities: MountAbi
     source,
     options: ['rbind', PROPAGATION[mount.propagation], accessOption(mount), ...mount.options],
   };
+}
+
+// Nothing is mounted below an image, so that read-only is read-only all the way down.
+function resolveImageMount(field: string, mount: MountSpec, source: string | undefined): OciMount {
+  if (source === undefined) throw new BerthError('internal', `${field}.image is not mounted`);
+  checkOptions(field, mount);
+  return {
+    destination: checkDestination(`${field}.container_path`, mount.containerPath),
+    type: 'bind',
+    source,
+    options: ['rbind', 'rprivate', 'ro', 'nosuid', 'nodev', ...mount.options],
+  };
+}
+
+function checkOptions(field: string, { options }: MountSpec): void {
+  const bad = options.find((option) => !ALLOWED_OPTIONS.has(option));
+  if (bad !== undefined) throw invalid(`${field}.mount_options`, `${JSON.stringify(bad)} is not allowed`);
 }
 
 // Other maps than the pod's would show the files to ids that no process of the pod has.

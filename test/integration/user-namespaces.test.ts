@@ -73,7 +73,7 @@ for (const handler of ['runc', 'crun'] as const) {
       const facts = statSync(join(upper, 'written'));
       assert.deepEqual([facts.uid, facts.gid], [HOST_ID + 7, HOST_ID + 8]);
       assert.equal(statSync(join(upper, 'etc/passwd')).uid, HOST_ID);
-      assert.equal(existsSync(join(lab.berthd.root, 'snapshots', id, 'mapped')), false);
+      assert.equal(existsSync(join(lab.berthd.root, 'snapshots', id, 'rootfs-mapped')), false);
     });
 
     test('its root rules its own network, and nothing of the host', async () => {

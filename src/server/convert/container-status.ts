@@ -20,7 +20,7 @@ export function containerToProto(record: ContainerRecord): Container {
     id: record.id,
     podSandboxId: record.sandboxId,
     metadata: { name: spec.name, attempt: spec.attempt },
-    image: imageToProto(spec.image),
+    image: imageToProto(spec.image, ''),
     imageRef: record.imageRef,
     imageId: record.imageId,
     state: STATES[record.state],
@@ -42,14 +42,14 @@ export function containerStatusToProto(record: ContainerRecord): ContainerStatus
     finishedAt: toNanos(exit?.atUs),
     exitCode: exit?.code ?? 0,
     // What the user calls the image, not the id that the kubelet asked for.
-    image: { ...imageToProto(spec.image), image: record.imageName },
+    image: { ...imageToProto(spec.image, ''), image: record.imageName },
     imageRef: record.imageRef,
     imageId: record.imageId,
     reason: exit?.reason ?? '',
     message: exit?.message ?? '',
     labels: spec.labels,
     annotations: spec.annotations,
-    mounts: spec.mounts.map(mountToProto),
+    mounts: spec.mounts.map((mount, index) => mountToProto(mount, volumeRef(record, index))),
     logPath: record.logFile,
     resources: { linux: resourcesToProto(record.resources), windows: undefined },
     user: user
@@ -86,17 +86,22 @@ const PROPAGATIONS: Readonly<Record<MountPropagation, ProtoPropagation>> = Objec
   bidirectional: ProtoPropagation.PROPAGATION_BIDIRECTIONAL,
 });
 
-function imageToProto(image: ImageRequest): ImageSpec {
+/** Which image a volume really has: the kubelet shows it in the pod's status (KEP-5365). */
+function volumeRef({ imageVolumes = [] }: ContainerRecord, index: number): string {
+  return imageVolumes.find((volume) => volume.index === index)?.imageRef ?? '';
+}
+
+function imageToProto(image: ImageRequest, imageRef: string): ImageSpec {
   return {
     image: image.reference,
     annotations: image.annotations,
     userSpecifiedImage: image.userSpecified,
     runtimeHandler: image.runtimeHandler,
-    imageRef: '',
+    imageRef,
   };
 }
 
-function mountToProto(mount: MountSpec): Mount {
+function mountToProto(mount: MountSpec, imageRef: string): Mount {
   return {
     containerPath: mount.containerPath,
     hostPath: mount.hostPath,
@@ -106,7 +111,7 @@ function mountToProto(mount: MountSpec): Mount {
     uidMappings: mount.uidMappings.map(copyMapping),
     gidMappings: mount.gidMappings.map(copyMapping),
     recursiveReadOnly: mount.recursiveReadOnly,
-    image: mount.image ? imageToProto(mount.image) : undefined,
+    image: mount.image ? imageToProto(mount.image, imageRef) : undefined,
     imageSubPath: mount.imageSubPath,
     mountOptions: [...mount.options],
   };
