@@ -2,6 +2,7 @@
 
 import { describe } from './base/errors.ts';
 import { readOwnVersion } from './base/own-version.ts';
+import { ConfigError } from './config/config-problems.ts';
 import { type Config, loadConfig } from './config/load-config.ts';
 import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
@@ -25,7 +26,8 @@ async function main(): Promise<number> {
   try {
     config = readConfig(flags);
   } catch (err) {
-    process.stderr.write(`berthd: ${describe(err)}\n`);
+    const problems = err instanceof ConfigError ? err.problems : [describe(err)];
+    for (const problem of problems) process.stderr.write(`berthd: ${problem}\n`);
     return 1;
   }
   process.umask(0o022);

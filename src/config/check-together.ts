@@ -1,17 +1,20 @@
-import { invalid } from '../base/errors.ts';
+import type { ConfigProblems } from './config-problems.ts';
 import { suggest, type Values } from './read-values.ts';
 import { DEFAULT_HANDLERS } from './schema.ts';
 
-/** Checks what only shows when all files are merged. Throws `invalid` naming file, line and key. */
-export function checkTogether(values: Values): void {
-  const fail = (path: string, problem: string): never => {
-    throw invalid(`${values.get(path)?.at ?? 'defaults'}: ${path}`, problem);
+/** Checks what only shows when all files are merged. What follows from a mistake that is noted already is not noted. */
+export function checkTogether(values: Values, problems: ConfigProblems): void {
+  if (!problems.isComplete) return;
+  const fail = (path: string, problem: string, ...causes: readonly string[]): void => {
+    if (![path, ...causes].some((key) => problems.has(key)))
+      problems.add(values.get(path)?.at ?? 'defaults', path, problem);
   };
   const text = (path: string): string => String(values.get(path)?.value ?? '');
   const handlers = handlerNames(values);
   for (const name of handlers) {
     const path = `runtime.handlers.${name}`;
-    if (!Object.hasOwn(DEFAULT_HANDLERS, name) && !values.has(`${path}.path`)) fail(path, 'has no path');
+    if (!Object.hasOwn(DEFAULT_HANDLERS, name) && !values.has(`${path}.path`))
+      fail(path, 'has no path', `${path}.path`);
   }
   const chosen = text('runtime.default_runtime') || 'auto';
   if (chosen !== 'auto' && !handlers.includes(chosen)) {
@@ -22,7 +25,7 @@ export function checkTogether(values: Values): void {
     ['stream.tls_key', 'stream.tls_cert'],
     ['stream.tls_client_ca', 'stream.tls_cert'],
   ] as const) {
-    if (text(path) !== '' && text(needed) === '') fail(path, `needs ${needed} as well`);
+    if (text(path) !== '' && text(needed) === '') fail(path, `needs ${needed} as well`, needed);
   }
 }
 

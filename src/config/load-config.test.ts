@@ -9,6 +9,7 @@ import { stringify } from 'smol-toml';
 
 import { kindOf } from '../base/errors.ts';
 import { formatDuration, parseDuration } from './check-value.ts';
+import { ConfigError } from './config-problems.ts';
 import { describeConfig, renderDefaultFile } from './describe-config.ts';
 import { keyLines } from './key-lines.ts';
 import { type Config, loadConfig } from './load-config.ts';
@@ -242,6 +243,46 @@ suite('loadConfig', () => {
     });
   }
 
+  test('all mistakes are told, in the order of files and lines', () => {
+    mkdirSync(`${file}.d`);
+    const dropIn = join(`${file}.d`, '10.toml');
+    writeFileSync(dropIn, '[stream]\ntls_cert = "/c"\n[cni]\nbin_dirs = 1\n');
+    writeFileSync(file, '[log]\nlevel = "loud"\n[runtime.handlers.a]\npath = 1\n[image]\npul_timeout = "1s"\n[cnj]\n');
+    assert.throws(
+      () => loadConfig({ file, overrides: { root: 'var' } }),
+      (err) => {
+        assert.ok(err instanceof ConfigError);
+        const found = err.problems.map((problem) => problem.replaceAll(`${dir}/`, '').replace(/(: [^:]*$)/, ''));
+        assert.deepEqual(found, [
+          'berth.toml:2: log.level',
+          'berth.toml:4: runtime.handlers.a.path',
+          'berth.toml:6: image.pul_timeout',
+          'berth.toml:7: cnj',
+          'berth.toml.d/10.toml:4: cni.bin_dirs',
+          '--root',
+          'berth.toml.d/10.toml:2: stream.tls_cert',
+        ]);
+        return true;
+      },
+    );
+  });
+
+  test('nothing is concluded from a file that is no TOML, and its neighbours are checked all the same', () => {
+    mkdirSync(`${file}.d`);
+    writeFileSync(join(`${file}.d`, '10.toml'), '[runtime.handlers.kata]\npath = \n');
+    writeFileSync(join(`${file}.d`, '20.toml'), 'root = 1\n');
+    writeFileSync(file, '[runtime]\ndefault_runtime = "kata"\n');
+    assert.throws(
+      () => loadConfig({ file }),
+      (err) => {
+        assert.ok(err instanceof ConfigError && err.problems.length === 2, String(err));
+        assert.match(err.problems[0] ?? '', /10\.toml:2: not TOML: /);
+        assert.match(err.problems[1] ?? '', /20\.toml:1: root: /);
+        return true;
+      },
+    );
+  });
+
   test('what is not TOML names the line', () => {
     assert.throws(
       () => load('root = "/a"\n[cni\n'),
@@ -271,8 +312,12 @@ suite('loadConfig', () => {
       privilegedWithoutHostDevices: false,
     });
     rmSync(join(`${file}.d`, '20.toml'));
+    const dropIn = join(`${file}.d`, '10.toml');
     assert.throws(() => loadConfig({ file }), {
-      message: `${join(`${file}.d`, '10.toml')}:1: runtime.handlers.kata: has no path`,
+      problems: [
+        `${dropIn}:1: runtime.handlers.kata: has no path`,
+        `${dropIn}:4: stream.tls_key: needs stream.tls_cert as well`,
+      ],
     });
   });
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { because, wrap } from '../base/errors.ts';
 import { checkTogether, handlerNames } from './check-together.ts';
 import { parseDuration } from './check-value.ts';
+import { ConfigProblems } from './config-problems.ts';
 import { applyFlags, type FlagValues, readValues, type Values } from './read-values.ts';
 import { DEFAULT_HANDLERS, HANDLER_KEYS, type KeySpec, TABLES, TOP_KEYS } from './schema.ts';
 
@@ -80,20 +81,23 @@ const DEFAULT_FILE = '/etc/berth/berth.toml';
 
 /**
  * Reads the configuration file and its drop-ins in lexical order (later ones win, key by key), then flags. May be
- * called again for a reload. Throws `invalid` naming file, line and key, for an unknown key with the nearest known one.
+ * called again for a reload. Throws a ConfigError with all mistakes, each naming file, line and key, for an unknown key
+ * with the nearest known one.
  */
 export function loadConfig(sources: ConfigSources = {}): Config {
   const file = sources.file ?? sources.defaultFile ?? DEFAULT_FILE;
   const values: Values = new Map();
+  const problems = new ConfigProblems();
   const read: string[] = [];
   for (const path of [file, ...dropIns(`${file}.d`)]) {
     const text = readConfigFile(path, path === file && sources.file === undefined);
     if (text === undefined) continue;
-    readValues(path, text, values);
+    readValues(path, text, values, problems);
     read.push(path);
   }
-  applyFlags(sources.overrides ?? {}, values);
-  checkTogether(values);
+  applyFlags(sources.overrides ?? {}, values, problems);
+  checkTogether(values, problems);
+  problems.throwIfAny();
   return toConfig(values, read);
 }
 

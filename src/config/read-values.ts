@@ -1,9 +1,8 @@
-import { parse, TomlError } from 'smol-toml';
-
-import { invalid, wrap } from '../base/errors.ts';
 import { findProblem, show } from './check-value.ts';
+import type { ConfigProblems } from './config-problems.ts';
 import { keyLines, lineOf } from './key-lines.ts';
 import { nearest } from './nearest.ts';
+import { NotTomlError, parseToml } from './parse-toml.ts';
 import { HANDLER_KEYS, HANDLER_NAME, type KeySpec, TABLES, TOP_KEYS } from './schema.ts';
 
 /** A checked value, and where it stands: `file:line`, or a flag. */
@@ -26,13 +25,13 @@ export interface FlagValues {
   readonly logLevel?: string;
 }
 
-/** Reads one file into `values`, key by key. Throws `invalid` naming file, line and key. */
-export function readValues(file: string, text: string, values: Values): void {
-  const document = parseToml(file, text);
+/** Reads one file into `values`, key by key, and notes what is wrong with it. */
+export function readValues(file: string, text: string, values: Values, problems: ConfigProblems): void {
+  const document = parseOrNote(file, text, problems);
   const lines = keyLines(text);
-  const at = (path: string): string => `${file}:${lineOf(lines, path)}`;
-  const fail = (path: string, problem: string): never => {
-    throw invalid(`${at(path)}: ${path}`, problem);
+  const found: { line: number; path: string; problem: string }[] = [];
+  const fail = (path: string, problem: string): void => {
+    found.push({ line: lineOf(lines, path), path, problem });
   };
   const take = (
     path: string,
@@ -42,11 +41,14 @@ export function readValues(file: string, text: string, values: Values): void {
     value: unknown,
   ): void => {
     const problem = spec ? findProblem(spec.kind, value) : `unknown key${suggest(name, known)}`;
-    if (problem !== undefined) fail(path, problem);
-    values.set(path, { value, at: at(path) });
+    if (problem === undefined) values.set(path, { value, at: `${file}:${lineOf(lines, path)}` });
+    else fail(path, problem);
   };
-  const tableOf = (path: string, value: unknown): Record<string, unknown> =>
-    isTable(value) ? value : fail(path, `expected a table, got ${show(value)}`);
+  const tableOf = (path: string, value: unknown): Record<string, unknown> => {
+    if (isTable(value)) return value;
+    fail(path, `expected a table, got ${show(value)}`);
+    return {};
+  };
 
   const topNames = [...Object.keys(TOP_KEYS), ...Object.keys(TABLES)];
   for (const [name, value] of Object.entries(document)) {
@@ -65,27 +67,30 @@ export function readValues(file: string, text: string, values: Values): void {
   for (const [handler, table] of Object.entries(tableOf('runtime.handlers', handlers))) {
     const path = `runtime.handlers.${handler}`;
     if (handler === 'auto') fail(path, 'auto stands for the first that works, so no handler has this name');
-    if (!HANDLER_NAME.test(handler)) fail(path, 'a handler is named by at most 63 small letters, digits and -');
-    values.set(path, { value: true, at: at(path) });
+    else if (!HANDLER_NAME.test(handler)) fail(path, 'a handler is named by at most 63 small letters, digits and -');
+    else values.set(path, { value: true, at: `${file}:${lineOf(lines, path)}` });
     for (const [key, item] of Object.entries(tableOf(path, table))) {
       take(`${path}.${key}`, key, lookUp<KeySpec>(HANDLER_KEYS, key), Object.keys(HANDLER_KEYS), item);
     }
   }
-}
-
-function parseToml(file: string, text: string): Record<string, unknown> {
-  try {
-    return parse(text);
-  } catch (err) {
-    if (!(err instanceof TomlError)) throw wrap(`parse ${file}`, err);
-    const reason = err.message.split('\n', 1)[0]?.replace(/^Invalid TOML document: /, '') ?? '';
-    // Without the cause: it says the same again, with a picture over several lines.
-    throw invalid(`${file}:${err.line}`, `not TOML: ${reason}`);
+  // An operator goes through the file from its top, whatever its tables are.
+  for (const { line, path, problem } of found.sort((a, b) => a.line - b.line)) {
+    problems.add(`${file}:${line}`, path, problem);
   }
 }
 
-/** Lays flags over `values`. Throws `invalid` naming the flag. */
-export function applyFlags(overrides: FlagValues, values: Values): void {
+function parseOrNote(file: string, text: string, problems: ConfigProblems): Record<string, unknown> {
+  try {
+    return parseToml(file, text);
+  } catch (err) {
+    if (!(err instanceof NotTomlError)) throw err;
+    problems.addFile(`${file}:${err.line}`, err.problem);
+    return {};
+  }
+}
+
+/** Lays flags over `values`, and notes what is wrong with them. */
+export function applyFlags(overrides: FlagValues, values: Values, problems: ConfigProblems): void {
   const flags = [
     ['--root', 'root', TOP_KEYS.root, overrides.root],
     ['--state', 'state', TOP_KEYS.state, overrides.state],
@@ -95,8 +100,8 @@ export function applyFlags(overrides: FlagValues, values: Values): void {
   for (const [flag, path, spec, value] of flags) {
     if (value === undefined) continue;
     const problem = findProblem(spec.kind, value);
-    if (problem !== undefined) throw invalid(flag, problem);
-    values.set(path, { value, at: flag });
+    if (problem === undefined) values.set(path, { value, at: flag });
+    else problems.addFlag(flag, path, problem);
   }
 }
 

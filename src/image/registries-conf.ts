@@ -10,6 +10,7 @@ import * as v from 'valibot';
 
 import { BerthError, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { parseToml } from '../config/parse-toml.ts';
 
 /** Which pulls a mirror serves. */
 export type PullFromMirror = 'all' | 'digest-only' | 'tag-only';
@@ -75,14 +76,8 @@ interface FileRules {
 }
 
 /** Parses one file. Throws `invalid` naming `file` and the key (or, for broken TOML, the line). */
-export async function parseRegistriesFile(text: string, file: string): Promise<FileRules> {
-  const { parse } = await import('smol-toml');
-  let toml: unknown;
-  try {
-    toml = parse(text);
-  } catch (cause) {
-    throw badFile(file, 'is not valid TOML', cause);
-  }
+export function parseRegistriesFile(text: string, file: string): FileRules {
+  const toml = parseToml(file, text);
   if (v.is(v1Schema, toml)) {
     throw new BerthError(
       'invalid',
@@ -100,10 +95,6 @@ export async function parseRegistriesFile(text: string, file: string): Promise<F
     searchRegistries: result.output['unqualified-search-registries'],
     aliases: result.output.aliases,
   };
-}
-
-function badFile(file: string, problem: string, cause?: unknown): BerthError {
-  return new BerthError('invalid', `${file} ${problem}`, { cause });
 }
 
 function registryRule(table: v.InferOutput<typeof registrySchema>, file: string): RegistryRule {
@@ -173,7 +164,7 @@ export class RegistriesConf {
     const parsed: FileRules[] = [];
     for (const file of files) {
       const text = await readFile(file, 'utf8').catch(missingIsEmpty(file));
-      parsed.push(await parseRegistriesFile(text, file));
+      parsed.push(parseRegistriesFile(text, file));
     }
     this.#rules = mergeRules(parsed);
     this.#fingerprint = fingerprint;
