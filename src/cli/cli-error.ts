@@ -1,4 +1,4 @@
-import type { status } from '@grpc/grpc-js';
+import { status } from '@grpc/grpc-js';
 
 /** An error for the person at the terminal: what went wrong, and what to do about it. */
 export class CliError extends Error {
@@ -6,10 +6,36 @@ export class CliError extends Error {
   readonly hint: string | undefined;
   /** The gRPC status, when berthd answered with one. */
   readonly code: status | undefined;
+  /** Each of several mistakes, where `message` sums them up. */
+  readonly problems: readonly string[];
+  /** For the shell. */
+  readonly exitCode: number;
 
-  constructor(message: string, hint?: string, code?: status) {
+  constructor(
+    message: string,
+    hint?: string,
+    facts: { readonly code?: status; readonly problems?: readonly string[]; readonly exitCode?: number } = {},
+  ) {
     super(message);
     this.hint = hint;
-    this.code = code;
+    this.code = facts.code;
+    this.problems = facts.problems ?? [];
+    this.exitCode = facts.exitCode ?? 1;
   }
+}
+
+/** The error as text for a person: a line for each mistake, then what to do. */
+export function errorText({ message, problems, hint }: CliError): string {
+  const lines = problems.length > 0 ? problems : [message];
+  return `${lines.map((line) => `berth: ${line}\n`).join('')}${hint === undefined ? '' : `  ${hint}\n`}`;
+}
+
+/** The error as one line of JSON for a program: `error`, and where they are known `hint`, `code` and `problems`. */
+export function errorJson({ message, problems, hint, code }: CliError): string {
+  return `${JSON.stringify({
+    error: message,
+    ...(hint === undefined ? {} : { hint }),
+    ...(code === undefined ? {} : { code: status[code] }),
+    ...(problems.length === 0 ? {} : { problems }),
+  })}\n`;
 }

@@ -1,19 +1,13 @@
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 
 import { CliError } from './cli-error.ts';
-
-/** One method of a generated service definition. */
-export interface Method<Request, Response> {
-  readonly path: string;
-  readonly requestSerialize: (request: Request) => Buffer;
-  readonly responseDeserialize: (bytes: Buffer) => Response;
-}
+import type { Caller, Method } from './session.ts';
 
 /** Enough for everything but pulls and waits, which name their own. */
 const DEFAULT_TIMEOUT_MS = 60_000;
 
 /** A connection to berthd's socket; it speaks all services on it. */
-export class Connection {
+export class Connection implements Caller {
   readonly #client: Client;
   readonly #address: string;
 
@@ -26,7 +20,6 @@ export class Connection {
     });
   }
 
-  /** Sends a request and returns the answer. Throws CliError with what went wrong and what to do. */
   async call<Request, Response>(
     method: Method<Request, Response>,
     request: Request,
@@ -67,6 +60,6 @@ export class Connection {
       );
     }
     const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
-    return new CliError(err.details || status[err.code] || 'unknown error', hint, err.code);
+    return new CliError(err.details || status[err.code] || 'unknown error', hint, { code: err.code });
   }
 }

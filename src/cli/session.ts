@@ -1,17 +1,30 @@
 import {
   type Container,
+  ContainerState,
   ListContainersRequest,
   ListPodSandboxRequest,
   type PodSandbox,
   RuntimeServiceService,
 } from '../../proto/gen/cri/api.ts';
 import { CliError } from './cli-error.ts';
-import type { Connection } from './connection.ts';
 import { json, type Output, shortId, table } from './output.ts';
+
+/** One method of a generated service definition. */
+export interface Method<Request, Response> {
+  readonly path: string;
+  readonly requestSerialize: (request: Request) => Buffer;
+  readonly responseDeserialize: (bytes: Buffer) => Response;
+}
+
+/** Who brings requests to berthd. */
+export interface Caller {
+  /** Sends a request and returns the answer. Throws CliError with what went wrong and what to do. */
+  call<Request, Response>(method: Method<Request, Response>, request: Request, timeoutMs?: number): Promise<Response>;
+}
 
 /** What every command works with. */
 export interface Session {
-  readonly connection: Connection;
+  readonly connection: Caller;
   readonly output: Output;
   /** The wish for JSON instead of a table. */
   readonly json: boolean;
@@ -37,23 +50,31 @@ export async function listContainers({ connection }: Session): Promise<Container
   return (await connection.call(RuntimeServiceService.listContainers, ListContainersRequest.create())).containers;
 }
 
-/** The one container that a person means by a name or the beginning of an id. Of equal names the newest running wins. */
-export async function findContainer(session: Session, text: string): Promise<Container> {
-  const all = await listContainers(session);
-  const byName = all.filter(({ metadata }) => metadata?.name === text);
-  const found = byName.length > 0 ? newest(byName) : pick(all, text, 'container');
-  if (!found)
-    throw new CliError(`no container is called ${text}, and no id begins so`, 'berth ps --all shows what is there');
-  return found;
+/** The container that a person means, as findContainer(). Throws CliError when there is none. */
+export async function getContainer(session: Session, text: string): Promise<Container> {
+  const found = await findContainer(session, text);
+  if (found) return found;
+  throw new CliError(`no container is called ${text}, and no id begins so`, 'berth ps --all shows what is there');
 }
 
-/** The one pod that a person means by a name, `namespace/name` or the beginning of an id. */
+/**
+ * The one container that a person means by a name or the beginning of an id; of equal names the newest running one.
+ * Throws CliError when several ids begin so.
+ */
+export async function findContainer(session: Session, text: string): Promise<Container | undefined> {
+  const all = await listContainers(session);
+  const byName = all.filter(({ metadata }) => metadata?.name === text);
+  const running = byName.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
+  return newest(running) ?? newest(byName) ?? pick(all, text, 'container');
+}
+
+/** The one pod that a person means by a name, `namespace/name` or the beginning of an id; the newest of equal names. */
 export async function findSandbox(session: Session, text: string): Promise<PodSandbox | undefined> {
   const all = await listSandboxes(session);
   const byName = all.filter(({ metadata }) =>
     [metadata?.name, `${metadata?.namespace}/${metadata?.name}`].includes(text),
   );
-  return byName.length > 0 ? newest(byName) : pick(all, text, 'pod');
+  return newest(byName) ?? pick(all, text, 'pod');
 }
 
 function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind: string): T | undefined {
@@ -65,6 +86,6 @@ function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind:
   return matches[0];
 }
 
-function newest<T extends { state: number; createdAt: bigint }>(records: readonly T[]): T | undefined {
+function newest<T extends { createdAt: bigint }>(records: readonly T[]): T | undefined {
   return records.toSorted((a, b) => Number(b.createdAt - a.createdAt))[0];
 }

@@ -93,12 +93,12 @@ describe('readArchive', () => {
   };
   const read = (path: string) => readArchive(path, { scratch: scratch(), workers, platform }, never);
 
-  async function isDemo(path: string, references: readonly string[]): Promise<void> {
+  async function isDemo(path: string, references: readonly string[], tags: readonly string[] = []): Promise<void> {
     const images = await read(path);
     assert.equal(images.length, 1);
     const [image] = images;
     assert.ok(image);
-    assert.deepEqual(image.references, references);
+    assert.deepEqual([image.references, image.tags], [references, tags]);
     assert.deepEqual(image.configBytes, config);
     assert.equal(image.layers.length, 1);
     assert.equal(image.layers[0]?.diffId, digestOf(layerTar));
@@ -136,6 +136,16 @@ describe('readArchive', () => {
       { ...entry, annotations: { 'org.opencontainers.image.ref.name': 'reg.io/b:2' } },
     ]);
     await isDemo(write(tarOf(files)), ['reg.io/a:1', 'reg.io/b:2']);
+  });
+
+  it('tells tags from names', async () => {
+    const files = layout((entry) =>
+      ['v1', 'reg.io/b:2', 'stable'].map((name) => ({
+        ...entry,
+        annotations: { 'org.opencontainers.image.ref.name': name },
+      })),
+    );
+    await isDemo(write(tarOf(files)), ['reg.io/b:2'], ['v1', 'stable']);
   });
 
   it('takes the image for this platform, nested or side by side', async () => {

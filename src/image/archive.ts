@@ -2,6 +2,7 @@ import * as v from 'valibot';
 
 import { BerthError, because, invalid, wrap } from '../base/errors.ts';
 import { type ArchiveFiles, openArchive } from './archive-files.ts';
+import { type NamesInArchive, nameFromAnnotation } from './archive-names.ts';
 import { isDigest, verifyDigest } from './digest.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { ArchiveImage } from './images.ts';
@@ -33,8 +34,9 @@ const savedSchema = v.pipe(
   v.maxLength(MAX_IMAGES),
 );
 
-/** Where an image's name is in a layout: containerd's and podman's whole one first, then the spec's, often a mere tag. */
-const NAME_ANNOTATIONS = ['io.containerd.image.name', 'org.opencontainers.image.ref.name'];
+/** Where an image's name is in a layout: the whole one of containerd, docker and podman, and that of the specification. */
+const WHOLE_NAME = 'io.containerd.image.name';
+const REF_NAME = 'org.opencontainers.image.ref.name';
 
 /**
  * The images of an OCI layout (a folder, or its tar) or of a `docker save` archive, each digest verified. Of an image
@@ -88,12 +90,20 @@ async function readLayout(files: ArchiveFiles, platform: Platform, signal: Abort
     throw new BerthError('precondition', `index.json has no image for ${formatPlatform(platform)}`);
   }
   for (const { mediaType, digest, annotations } of fitting) {
-    const references = NAME_ANNOTATIONS.flatMap((key) => annotations[key] ?? []).slice(0, 1);
+    const names = namesIn(annotations ?? {});
     const known = images.get(digest);
     const image = known ?? (await readLayoutImage(files, { mediaType, digest }, platform, signal));
-    images.set(digest, { ...image, references: [...(known?.references ?? []), ...references] });
+    const references = [...image.references, ...names.references];
+    images.set(digest, { ...image, references, tags: [...image.tags, ...names.tags] });
   }
   return [...images.values()];
+}
+
+function namesIn(annotations: Readonly<Record<string, string>>): NamesInArchive {
+  const whole = annotations[WHOLE_NAME] ?? '';
+  if (whole !== '') return { references: [whole], tags: [] };
+  const name = annotations[REF_NAME] ?? '';
+  return name === '' ? { references: [], tags: [] } : nameFromAnnotation(name);
 }
 
 async function readLayoutImage(
@@ -119,7 +129,7 @@ async function readLayoutImage(
       throw new BerthError('invalid', `layer ${layer.digest} is damaged: its digest is ${digest}`);
     layers.push({ path, compression: layer.compression, diffId: diffIds[index] ?? '' });
   }
-  return { references: [], configBytes, layers, manifestDigest: entry.digest };
+  return { references: [], tags: [], configBytes, layers, manifestDigest: entry.digest };
 }
 
 async function findManifest(
@@ -176,7 +186,7 @@ async function readSaved(files: ArchiveFiles, signal: AbortSignal): Promise<Foun
         diffId: diffIds[index] ?? '',
       });
     }
-    images.push({ references: RepoTags, configBytes, layers });
+    images.push({ references: RepoTags, tags: [], configBytes, layers });
   }
   return images;
 }

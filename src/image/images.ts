@@ -10,6 +10,7 @@ import { withDeadline } from '../base/deadline.ts';
 import { BerthError, isKind, kindOf, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
+import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
 import { AuthFile, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
 import { BlobIngest } from './blob-download.ts';
 import { digestOf, isDigest } from './digest.ts';
@@ -23,7 +24,7 @@ import { type ConfigDocument, parseImageConfig } from './manifest.ts';
 import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { type PullProgress, pullImage } from './pull.ts';
-import { formatReference, type ImageReference, parseReference, recordedName, repositoryOf } from './reference.ts';
+import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
 import { RegistriesConf } from './registries-conf.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
@@ -58,8 +59,7 @@ export interface ImagesDeps {
 }
 
 /** One image of an archive: what src/image/archive-reader.ts gives. */
-export interface ArchiveImage {
-  readonly references: readonly string[];
+export interface ArchiveImage extends NamesInArchive {
   readonly configBytes: Buffer;
   readonly layers: readonly {
     readonly path: string;
@@ -68,6 +68,13 @@ export interface ArchiveImage {
   }[];
   readonly manifestDigest?: string | undefined;
   dispose(): Promise<void>;
+}
+
+/** An image that came from an archive. */
+export interface LoadedImage {
+  readonly id: string;
+  /** Normalised; none when the archive names none. */
+  readonly names: readonly string[];
 }
 
 /** All images of this node. */
@@ -183,15 +190,22 @@ export class Images {
   }
 
   /**
-   * Takes in the images of an OCI layout (folder or tar) or of a `docker save` archive. Throws `precondition` for an
-   * archive that is damaged or for another platform; then none of the images that follow the bad one appear.
+   * Takes in the images of an OCI layout (folder or tar) or of a `docker save` archive, and returns the names that each
+   * was loaded under. A `name` stands in place of those in the archive: see nameImages(). Throws `invalid` for names that
+   * are none, `precondition` for an archive that is damaged or for another platform; then none of the images that follow
+   * the bad one appear.
    */
-  async load(path: string, signal: AbortSignal): Promise<ImageRecord[]> {
+  async load(path: string, name: string, signal: AbortSignal): Promise<LoadedImage[]> {
     const archive = await this.#deps.readArchive(path, signal);
     try {
-      const records: ImageRecord[] = [];
-      for (const image of archive) records.push(await this.#loadOne(path, image, signal));
-      return records;
+      const loaded: LoadedImage[] = [];
+      const references = nameImages(path, archive, name);
+      for (const [index, image] of archive.entries()) {
+        const own = references[index] ?? [];
+        const { id } = await this.#loadOne(path, image, own, signal);
+        loaded.push({ id, names: recordedNames(own) });
+      }
+      return loaded;
     } finally {
       await Promise.all(archive.map((image) => image.dispose()));
     }
@@ -279,11 +293,16 @@ export class Images {
     return commitImage(this.#catalog, store, { image, names });
   }
 
-  async #loadOne(path: string, image: ArchiveImage, signal: AbortSignal): Promise<ImageRecord> {
-    const what = image.references[0] ?? path;
+  async #loadOne(
+    path: string,
+    image: ArchiveImage,
+    references: readonly ImageReference[],
+    signal: AbortSignal,
+  ): Promise<ImageRecord> {
+    const what = references[0] ? formatReference(references[0]) : path;
     const document = parseImageConfig(image.configBytes, `config of ${what} in ${path}`);
     this.#checkLoadable(what, image, document);
-    const names = image.references.map(parseReference).flatMap((reference) => {
+    const names = references.flatMap((reference) => {
       const digest = image.manifestDigest ?? '';
       return [recordedName(reference), ...(isDigest(digest) ? [`${repositoryOf(reference)}@${digest}`] : [])];
     });

@@ -31,18 +31,18 @@ const HOST = new RegExp(`^(?:${HOST_LABEL}(?:\\.${HOST_LABEL})*|\\[[0-9A-Fa-f:]+
 const PATH_COMPONENT = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/;
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
 
-/** Parses and normalises a reference. Throws `invalid` for `image.image`, saying what is wrong with it. */
-export function parseReference(text: string): ImageReference {
-  if (text === '') throw invalid(FIELD, 'is empty');
+/** Parses and normalises a reference. Throws `invalid` for the request's `field`, saying what is wrong with it. */
+export function parseReference(text: string, field: string = FIELD): ImageReference {
+  if (text === '') throw invalid(field, 'is empty');
   // No valid reference is longer: repository, tag, sha512 digest and the marks between them.
-  if (text.length > MAX_REPOSITORY_LENGTH + 128 + 136 + 2) throw invalid(FIELD, 'is too long for an image reference');
+  if (text.length > MAX_REPOSITORY_LENGTH + 128 + 136 + 2) throw invalid(field, 'is too long for an image reference');
   const fail = (problem: string): never => {
-    throw invalid(FIELD, `"${text}" is not an image reference: ${problem}`);
+    throw invalid(field, `"${text}" is not an image reference: ${problem}`);
   };
   const [beforeDigest, digestText] = splitOnce(text, text.indexOf('@'));
   if (digestText !== undefined && !isDigest(digestText)) fail(`"${digestText}" is not a sha256 or sha512 digest`);
-  const colon = beforeDigest.lastIndexOf(':');
-  const [name, tag] = splitOnce(beforeDigest, colon > beforeDigest.lastIndexOf('/') ? colon : -1);
+  const tag = tagOf(beforeDigest);
+  const name = tag === undefined ? beforeDigest : beforeDigest.slice(0, -tag.length - 1);
   if (tag !== undefined && !TAG.test(tag)) fail(`"${tag}" is not a tag`);
   if (/^[0-9a-f]{64}$/.test(name)) fail('64 hex digits are an image id, not a name');
   const { registry, path } = splitRegistry(name);
@@ -59,6 +59,12 @@ export function parseReference(text: string): ImageReference {
   }
   const digest = digestText as Digest | undefined;
   return { registry, path, tag: tag ?? (digest ? undefined : 'latest'), digest } as ImageReference;
+}
+
+/** The tag as it stands in the text of a reference without a digest; undefined when there is none. */
+export function tagOf(text: string): string | undefined {
+  const colon = text.lastIndexOf(':');
+  return colon > text.lastIndexOf('/') ? text.slice(colon + 1) : undefined;
 }
 
 function splitOnce(text: string, at: number): [string, string | undefined] {

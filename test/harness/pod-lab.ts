@@ -44,7 +44,7 @@ export class PodLab extends CriLab {
     try {
       await buildBusyboxLayout(layout, { tag: IMAGE, config: image, files });
       await berthd.start();
-      const { images } = await berthd.call(AdminService.loadImage, { path: layout });
+      const { images } = await berthd.call(AdminService.loadImage, { path: layout, name: '' });
       assert.equal(images.length, 1);
       return new PodLab(berthd, images[0]?.id ?? '');
     } catch (err) {

@@ -661,7 +661,7 @@ suite('bad registries and images', { timeout: 300_000 }, () => {
   }
 
   test('files that are no images', async () => {
-    const load = (path: string) => berthd.fails(AdminService.loadImage, { path });
+    const load = (path: string) => berthd.fails(AdminService.loadImage, { path, name: '' });
     expect(await load(''), status.INVALID_ARGUMENT, /^path/);
     expect(await load('relative.tar'), status.INVALID_ARGUMENT, /^path/);
     expect(await load('/no/such.tar'), status.INVALID_ARGUMENT, /^path: \/no\/such\.tar/);
@@ -708,7 +708,7 @@ suite('no space left', { timeout: 120_000 }, () => {
       });
       const before = execFileSync('du', ['-sk', join(disk, 'root/image')], { encoding: 'utf8' });
       expect(
-        await lab.berthd.fails(AdminService.loadImage, { path: layout }),
+        await lab.berthd.fails(AdminService.loadImage, { path: layout, name: '' }),
         status.RESOURCE_EXHAUSTED,
         /no (room|space)/i,
       );

@@ -123,7 +123,7 @@ suite('berthd', { timeout: 500_000 }, () => {
     await buildBusyboxLayout(layouts, { tag: IMAGE });
     berthd = new TestBerthd({ config: '[metrics]\nlisten = "127.0.0.1:0"' });
     await berthd.start();
-    const { images: loaded } = await berthd.call(AdminService.loadImage, { path: layouts });
+    const { images: loaded } = await berthd.call(AdminService.loadImage, { path: layouts, name: '' });
     assert.deepEqual(
       loaded.flatMap(({ tags }) => tags),
       [IMAGE],

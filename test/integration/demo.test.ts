@@ -147,7 +147,7 @@ suite('the demo', { timeout: 500_000 }, () => {
         env: { ...process.env, PATH: `${path}:${process.env['PATH']}` },
         timeout: 120_000,
       });
-      assert.match(stdout, /berth\.example\/web:demo .*Running +shell /);
+      assert.match(stdout, /berth\.example\/web:demo .*Running +shell .* mine +default$/m);
       assert.match(stdout, /^mine$/m, 'hostname in the pod');
       assert.match(stdout, /^Removed sandbox [0-9a-f]{64}$/m);
     } finally {

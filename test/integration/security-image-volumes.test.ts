@@ -59,7 +59,7 @@ async function loadVolume(lab: PodLab): Promise<string> {
         mkdirSync(join(root, 'data/a folder'));
       },
     });
-    const loaded = await lab.berthd.call(AdminService.loadImage, { path: layout });
+    const loaded = await lab.berthd.call(AdminService.loadImage, { path: layout, name: '' });
     return loaded.images[0]?.id ?? '';
   } finally {
     rmSync(layout, { recursive: true });

@@ -21,6 +21,11 @@ import {
 export interface LoadImageRequest {
   /** Absolute, as berthd sees it. */
   path: string;
+  /**
+   * What the image is called in place of the names in the file. Without a tag in it, the tags in the file stay; with
+   * one the file must have one image. Empty: as the file says.
+   */
+  name: string;
 }
 
 export interface LoadImageResponse {
@@ -31,7 +36,7 @@ export interface LoadImageResponse {
 export interface LoadedImage {
   /** Digest of its configuration. */
   id: string;
-  /** Normalised references; none when the file names none. */
+  /** The normalised references that it was loaded under; none when the file names none. */
   tags: string[];
 }
 
@@ -77,13 +82,16 @@ export interface Finding {
 }
 
 function createBaseLoadImageRequest(): LoadImageRequest {
-  return { path: "" };
+  return { path: "", name: "" };
 }
 
 export const LoadImageRequest: MessageFns<LoadImageRequest> = {
   encode(message: LoadImageRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.path !== "") {
       writer.uint32(10).string(message.path);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
     }
     return writer;
   },
@@ -109,6 +117,14 @@ export const LoadImageRequest: MessageFns<LoadImageRequest> = {
             message.path = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -127,6 +143,7 @@ export const LoadImageRequest: MessageFns<LoadImageRequest> = {
   fromPartial(object: DeepPartial<LoadImageRequest>): LoadImageRequest {
     const message = createBaseLoadImageRequest();
     message.path = object.path ?? "";
+    message.name = object.name ?? "";
     return message;
   },
 };

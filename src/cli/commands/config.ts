@@ -2,6 +2,7 @@ import { status } from '@grpc/grpc-js';
 
 import { AdminService, CheckConfigRequest, type CheckConfigResponse } from '../../../proto/gen/berth/admin.ts';
 import { BerthError, describe } from '../../base/errors.ts';
+import { ConfigError } from '../../config/config-problems.ts';
 import { describeConfig } from '../../config/describe-config.ts';
 import { loadConfig } from '../../config/load-config.ts';
 import { CliError } from '../cli-error.ts';
@@ -43,7 +44,8 @@ function readConfig(file: string | undefined): string {
 }
 
 function wrongConfig(err: BerthError): CliError {
-  return new CliError(describe(err), 'berthd will not start with it; deploy/berth.toml shows every key');
+  const problems = err instanceof ConfigError ? err.problems : [];
+  return new CliError(describe(err), 'berthd will not start with it; deploy/berth.toml shows every key', { problems });
 }
 
 async function askDaemon({ connection }: Session): Promise<CheckConfigResponse | undefined> {

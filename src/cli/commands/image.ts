@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 
 import { AdminService } from '../../../proto/gen/berth/admin.ts';
 import {
+  type Image,
   ImageServiceService,
   ImageStatusRequest,
   PullImageRequest,
@@ -14,15 +15,33 @@ import { print, type Session } from '../session.ts';
 /** A pull ends when it makes no progress; the client waits as long as that takes. */
 const PULL_TIMEOUT_MS = 3_600_000;
 
-/** `berth image load FILE`: an OCI layout (folder or tar) or a `docker save` archive. */
-export async function loadImage(session: Session, file: string): Promise<void> {
-  const { images } = await session.connection.call(AdminService.loadImage, { path: resolve(file) }, PULL_TIMEOUT_MS);
-  print(
+/** What `berth image load` was asked for. */
+export interface LoadOptions {
+  /** In place of the names in the file. */
+  readonly name?: string;
+}
+
+/** `berth image load FILE`: an OCI layout (folder or tar) or a `docker save` archive. Shows the names in the file. */
+export async function loadImage(session: Session, file: string, { name = '' }: LoadOptions): Promise<void> {
+  const request = { path: resolve(file), name };
+  const { images } = await session.connection.call(AdminService.loadImage, request, PULL_TIMEOUT_MS);
+  printNames(
     session,
     images,
-    ['IMAGE', 'NAME'],
-    images.flatMap(({ id, tags }) => (tags.length > 0 ? tags : ['-']).map((tag) => [shortId(id), tag])),
+    images.map(({ id, tags }) => ({ id, names: tags })),
   );
+  if (images.some(({ tags }) => tags.length === 0) && !session.json) {
+    session.output.err('what has no name in the file is used by its id; --name gives it one\n');
+  }
+}
+
+function printNames(
+  session: Session,
+  value: unknown,
+  images: readonly { readonly id: string; readonly names: readonly string[] }[],
+): void {
+  const rows = images.flatMap(({ id, names }) => (names.length > 0 ? names : ['-']).map((name) => [shortId(id), name]));
+  print(session, value, ['IMAGE', 'NAME'], rows);
 }
 
 /** `berth image pull REFERENCE`, with `user:password` for a registry that wants to know. */
@@ -34,13 +53,28 @@ export async function pullImage(session: Session, reference: string, credentials
   session.output.out(session.json ? json({ id: imageRef }) : `${imageRef}\n`);
 }
 
-/** `berth image rm REFERENCE...`: each with all its names. Throws for one that is not here. */
+/**
+ * `berth image rm REFERENCE...`: each goes with all its names, as the CRI wants it, and all of them are shown. Throws
+ * for one that is not here; those before it are removed by then.
+ */
 export async function removeImages(session: Session, references: readonly string[]): Promise<void> {
-  for (const reference of references) {
-    const image = { image: reference };
-    const found = await session.connection.call(ImageServiceService.imageStatus, ImageStatusRequest.create({ image }));
-    if (!found.image) throw new CliError(`image ${reference} is not here`, 'berth images shows what is there');
-    await session.connection.call(ImageServiceService.removeImage, RemoveImageRequest.create({ image }));
-    session.output.out(session.json ? json({ removed: found.image.id }) : `${found.image.id}\n`);
+  const removed: { id: string; names: string[] }[] = [];
+  try {
+    for (const reference of references) {
+      const image = await findImage(session, reference);
+      // By its id: a name may mean another image by now.
+      const request = RemoveImageRequest.create({ image: { image: image.id } });
+      await session.connection.call(ImageServiceService.removeImage, request);
+      removed.push({ id: image.id, names: [...image.repoTags, ...image.repoDigests] });
+    }
+  } finally {
+    if (removed.length > 0 || session.json) printNames(session, removed, removed);
   }
+}
+
+async function findImage({ connection }: Session, reference: string): Promise<Image> {
+  const request = ImageStatusRequest.create({ image: { image: reference } });
+  const { image } = await connection.call(ImageServiceService.imageStatus, request);
+  if (!image) throw new CliError(`image ${reference} is not here`, 'berth images shows what is there');
+  return image;
 }

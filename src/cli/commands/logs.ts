@@ -4,18 +4,21 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { ContainerState, ContainerStatusRequest, RuntimeServiceService } from '../../../proto/gen/cri/api.ts';
 import { CliError } from '../cli-error.ts';
 import type { Output } from '../output.ts';
-import { findContainer, type Session } from '../session.ts';
+import { getContainer, type Session } from '../session.ts';
 
 const CHUNK_BYTES = 64 * 1024;
 const POLL_MS = 100;
 
-/** `berth logs CONTAINER`: what it has written; with `follow` also what it writes until it ends. */
+/**
+ * `berth logs CONTAINER`: what it has written; with `follow` also what it writes until it ends. For programs a line of
+ * JSON for each of the log's.
+ */
 export async function showLogs(
   session: Session,
   text: string,
   { follow, timestamps }: { follow: boolean; timestamps: boolean },
 ): Promise<void> {
-  const { id } = await findContainer(session, text);
+  const { id } = await getContainer(session, text);
   const status = async () => {
     const answer = await session.connection.call(
       RuntimeServiceService.containerStatus,
@@ -26,7 +29,7 @@ export async function showLogs(
   const logPath = (await status())?.logPath ?? '';
   if (logPath === '') throw new CliError(`container ${text} has no log`, 'its pod was made without a log directory');
   const ended = async (): Promise<boolean> => !follow || (await status())?.state !== ContainerState.CONTAINER_RUNNING;
-  await followLog(session.output, logPath, { timestamps, ended });
+  await followLog(session.output, logPath, { timestamps, json: session.json, ended });
 }
 
 /**
@@ -36,9 +39,9 @@ export async function showLogs(
 export async function followLog(
   output: Output,
   path: string,
-  { timestamps, ended }: { timestamps: boolean; ended: () => Promise<boolean> },
+  { ended, ...how }: { timestamps: boolean; json: boolean; ended: () => Promise<boolean> },
 ): Promise<void> {
-  const printer = new LogPrinter(output, timestamps);
+  const printer = new LogPrinter(output, how);
   let file = await openLog(path);
   try {
     for (;;) {
@@ -85,13 +88,16 @@ async function findSuccessor(path: string, file: LogFile): Promise<LogFile | und
 class LogPrinter {
   readonly #output: Output;
   readonly #timestamps: boolean;
+  readonly #json: boolean;
   #rest = '';
   readonly #decoder = new TextDecoder();
-  #isInsideLine = false;
+  /** The streams whose last part did not end its line. */
+  readonly #open = new Set<string>();
 
-  constructor(output: Output, timestamps: boolean) {
+  constructor(output: Output, { timestamps, json }: { timestamps: boolean; json: boolean }) {
     this.#output = output;
     this.#timestamps = timestamps;
+    this.#json = json;
   }
 
   async read(file: LogFile): Promise<void> {
@@ -110,10 +116,15 @@ class LogPrinter {
     const [, time = '', stream = 'stdout', tags = 'F', text = line] =
       /^(\S+) (stdout|stderr) (\S+) (.*)$/.exec(line) ?? [];
     const isWhole = tags.split(':', 1)[0] !== 'P';
-    const prefix = this.#timestamps && !this.#isInsideLine && time !== '' ? `${time} ` : '';
+    if (this.#json) {
+      this.#output.out(`${JSON.stringify({ time, stream, text, isWhole })}\n`);
+      return;
+    }
+    const prefix = this.#timestamps && !this.#open.has(stream) && time !== '' ? `${time} ` : '';
     const written = `${prefix}${text}${isWhole ? '\n' : ''}`;
     if (stream === 'stderr') this.#output.err(written);
     else this.#output.out(written);
-    this.#isInsideLine = !isWhole;
+    if (isWhole) this.#open.delete(stream);
+    else this.#open.add(stream);
   }
 }

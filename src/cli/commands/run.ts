@@ -20,6 +20,7 @@ import {
   StopPodSandboxRequest,
 } from '../../../proto/gen/cri/api.ts';
 import { CliError } from '../cli-error.ts';
+import { noSuchCommand } from '../no-such-command.ts';
 import { json, shortId } from '../output.ts';
 import { findSandbox, type Session } from '../session.ts';
 import { followLog } from './logs.ts';
@@ -39,6 +40,8 @@ export interface RunOptions {
   readonly env?: readonly string[];
   /** `HOST:CONTAINER` or `HOST:CONTAINER:ro`. */
   readonly volume?: readonly string[];
+  /** A runtime handler other than the default. */
+  readonly runtime?: string;
   readonly hostNetwork?: boolean;
   /** Show the output until the program ends, and end with its exit code. */
   readonly wait?: boolean;
@@ -58,7 +61,7 @@ export async function run(
   const config = podConfig(image, options);
   const { podSandboxId } = await connection.call(
     RuntimeServiceService.runPodSandbox,
-    RunPodSandboxRequest.create({ config }),
+    RunPodSandboxRequest.create({ config, runtimeHandler: options.runtime ?? '' }),
     POD_TIMEOUT_MS,
   );
   try {
@@ -66,6 +69,7 @@ export async function run(
     if (options.wait || options.rm) {
       const exitCode = await waitForEnd(session, containerId);
       if (options.rm) await removePod(session, podSandboxId);
+      if (session.json) output.out(`${JSON.stringify({ pod: podSandboxId, container: containerId, exitCode })}\n`);
       return exitCode;
     }
     const { status } = await connection.call(
@@ -81,17 +85,21 @@ export async function run(
     );
     return 0;
   } catch (err) {
-    await removePod(session, podSandboxId).catch((cleanup: unknown) =>
-      output.err(`berth: pod ${shortId(podSandboxId)} is left: ${String(cleanup)}\n`),
-    );
-    throw err;
+    await removePod(session, podSandboxId).catch((cleanup: unknown) => {
+      throw new CliError(`${message(err)}; and pod ${shortId(podSandboxId)} is left: ${message(cleanup)}`);
+    });
+    throw noSuchCommand(err, 'config.command');
   }
 }
 
-async function ensureImage({ connection, output }: Session, image: string): Promise<void> {
+function message(err: unknown): string {
+  return err instanceof Error ? err.message : String(err);
+}
+
+async function ensureImage({ connection, output, json: wantsJson }: Session, image: string): Promise<void> {
   const known = await connection.call(ImageServiceService.imageStatus, ImageStatusRequest.create({ image: { image } }));
   if (known.image) return;
-  output.err(`image ${image} is not here; pulling it\n`);
+  if (!wantsJson) output.err(`image ${image} is not here; pulling it\n`);
   await connection.call(ImageServiceService.pullImage, PullImageRequest.create({ image: { image } }), PULL_TIMEOUT_MS);
 }
 
@@ -177,7 +185,7 @@ async function waitForEnd(session: Session, containerId: string): Promise<number
   const ended = async (): Promise<boolean> => (await status()).state === ContainerState.CONTAINER_EXITED;
   const { logPath } = await status();
   if (logPath === '') while (!(await ended())) await delay(WAIT_INTERVAL_MS);
-  else await followLog(session.output, logPath, { timestamps: false, ended });
+  else await followLog(session.output, logPath, { timestamps: false, json: session.json, ended });
   return (await status()).exitCode;
 }
 
@@ -192,11 +200,18 @@ async function readStatus({ connection }: Session, containerId: string): Promise
 
 /** `berth rm POD...`: stops and removes pods, with the logs of those that `berth run` made. */
 export async function removePods(session: Session, names: readonly string[]): Promise<void> {
-  for (const name of names) {
-    const sandbox = await findSandbox(session, name);
-    if (!sandbox) throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
-    await removePod(session, sandbox.id);
-    session.output.out(session.json ? json({ removed: sandbox.id }) : `${shortId(sandbox.id)}\n`);
+  const removed: string[] = [];
+  try {
+    for (const name of names) {
+      const sandbox = await findSandbox(session, name);
+      if (!sandbox)
+        throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
+      await removePod(session, sandbox.id);
+      removed.push(sandbox.id);
+      if (!session.json) session.output.out(`${shortId(sandbox.id)}\n`);
+    }
+  } finally {
+    if (session.json) session.output.out(json(removed.map((id) => ({ id }))));
   }
 }
 

@@ -125,7 +125,14 @@ export async function showImages(session: Session): Promise<void> {
 
 /** `berth steps`: where the time of a pod or container went. */
 export async function showSteps(session: Session, text: string): Promise<void> {
-  const id = (await findSandbox(session, text))?.id ?? (await findContainer(session, text)).id;
+  const found = (await findSandbox(session, text)) ?? (await findContainer(session, text));
+  if (!found) {
+    throw new CliError(
+      `no pod or container is called ${text}, and no id begins so`,
+      'berth pods and berth ps --all show what is there',
+    );
+  }
+  const { id } = found;
   const { steps } = await session.connection.call(AdminService.podSteps, PodStepsRequest.create({ id }));
   if (steps.length === 0) throw new CliError(`no steps are kept for ${text}`);
   print(

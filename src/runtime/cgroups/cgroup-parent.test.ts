@@ -12,7 +12,7 @@ const invalidParent = (text: RegExp) => (err: unknown) =>
   err.message.startsWith('config.linux.cgroup_parent: ') &&
   text.test(err.message);
 
-test('cgroupfs parents become absolute paths without empty parts', () => {
+test('cgroupfs parents become absolute paths without empty parts, relative ones from the top', () => {
   assert.equal(normaliseCgroupfsParent('', '/berth'), '/berth');
   assert.equal(normaliseCgroupfsParent('kubepods/pod1', '/berth'), '/kubepods/pod1');
   assert.equal(normaliseCgroupfsParent('/kubepods//./pod1/', '/berth'), '/kubepods/pod1');

@@ -6,8 +6,9 @@ const MAX_NAME_BYTES = 255;
 const MAX_PATH_BYTES = 3072;
 
 /**
- * A cgroup parent for the cgroupfs driver as an absolute path without empty or `.` parts; '' becomes `fallback`.
- * Throws `invalid` for what climbs, is no file name, or belongs to systemd.
+ * A cgroup parent for the cgroupfs driver as an absolute path without empty or `.` parts; '' becomes `fallback`. The
+ * kubelet's are absolute. A relative one counts from the top of the hierarchy too (the OCI runtime specification leaves
+ * the place to the runtime): where berthd itself runs must not matter to pods. Throws `invalid` for what climbs, is no file name, or belongs to systemd.
  */
 export function normaliseCgroupfsParent(parent: string, fallback: string): string {
   if (parent === '') return fallback;

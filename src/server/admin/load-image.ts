@@ -7,9 +7,9 @@ import type { Handler } from '../unary.ts';
 
 /** LoadImage: images from a file on this node. */
 export function loadImage(images: Images): Handler<LoadImageRequest, LoadImageResponse> {
-  return async ({ path }, { signal }) => {
+  return async ({ path, name }, { signal }) => {
     if (!isAbsolute(path)) throw invalid('path', `${JSON.stringify(path)} is not an absolute path`);
-    const loaded = await images.load(path, signal);
-    return { images: loaded.map(({ id, tags }) => ({ id, tags: [...tags] })) };
+    const loaded = await images.load(path, name, signal);
+    return { images: loaded.map(({ id, names }) => ({ id, tags: [...names] })) };
   };
 }

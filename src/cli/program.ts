@@ -1,0 +1,159 @@
+import { Command, InvalidArgumentError } from 'commander';
+
+import { readOwnVersion } from '../base/own-version.ts';
+import { checkConfig } from './commands/config.ts';
+import { exec } from './commands/exec.ts';
+import { type LoadOptions, loadImage, pullImage, removeImages } from './commands/image.ts';
+import { showLogs } from './commands/logs.ts';
+import { type RunOptions, removePods, run } from './commands/run.ts';
+import { showContainers, showImages, showPods, showStatus, showSteps, showVersion } from './commands/show.ts';
+import type { Output } from './output.ts';
+import type { Caller, Session } from './session.ts';
+import { socketAddress } from './socket-address.ts';
+
+const DEFAULT_SOCKET = 'unix:///run/berth/berth.sock';
+
+/** Connects to the socket at an address; nothing is sent before the first call. */
+export type Connect = (address: string) => Caller & { close(): void };
+
+/** What the commands are built from. */
+export interface ProgramParts {
+  readonly output: Output;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly connect: Connect;
+  /** False: mistakes in the arguments are only thrown, not told. */
+  readonly saysErrors: boolean;
+  /** Gets the exit code of the command that ran. */
+  readonly finish: (exitCode: number) => void;
+}
+
+type WithSession = <A extends unknown[]>(
+  action: (session: Session, ...args: A) => Promise<unknown>,
+) => (...args: A) => Promise<void>;
+
+/** Builds the command line. */
+export function buildProgram({ output, env, connect, saysErrors, finish }: ProgramParts): Command {
+  const ownVersion = readOwnVersion();
+  const program = new Command('berth')
+    .description('Talks to berthd, the Kubernetes container runtime on this node.')
+    .option('--socket <address>', "berthd's socket", env['CONTAINER_RUNTIME_ENDPOINT'] || DEFAULT_SOCKET)
+    .option('--json', 'print JSON, for programs; errors too', false)
+    .showHelpAfterError('(berth --help shows what there is)')
+    .configureOutput({
+      writeOut: (text) => output.out(text),
+      writeErr: (text) => (saysErrors ? output.err(text) : undefined),
+    })
+    .exitOverride();
+
+  const withSession: WithSession =
+    (action) =>
+    async (...args) => {
+      const { socket, json } = program.opts<{ socket: string; json: boolean }>();
+      const connection = connect(socketAddress(socket));
+      try {
+        const exitCode = await action({ connection, output, json }, ...args);
+        finish(typeof exitCode === 'number' ? exitCode : 0);
+      } finally {
+        connection.close();
+      }
+    };
+
+  program
+    .command('version')
+    .description('versions of this program and of berthd')
+    .action(withSession((session) => showVersion(session, ownVersion)));
+  program.command('status').description('can pods run here, and if not, why').action(withSession(showStatus));
+  program
+    .command('config')
+    .description('the configuration')
+    .command('check')
+    .description('show the configuration, and what is wrong with it or with this node')
+    .option('--config <file>', 'the file, if it is not /etc/berth/berth.toml')
+    .action(withSession((session, options: { config?: string }) => checkConfig(session, options)));
+  program.command('pods').description('pods, newest first').action(withSession(showPods));
+  program
+    .command('ps')
+    .description('running containers, newest first')
+    .option('-a, --all', 'also those that do not run', false)
+    .action(withSession((session, options: { all: boolean }) => showContainers(session, options)));
+  program.command('images').description('images on this node').action(withSession(showImages));
+  addImageCommands(program, withSession);
+  addPodCommands(program, withSession);
+  return program;
+}
+
+function addImageCommands(program: Command, withSession: WithSession): void {
+  const image = program.command('image').description('images: load, pull, remove');
+  image
+    .command('load <file>')
+    .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive')
+    .option('--name <name>', 'call the image so, in place of what the file says; without a tag it keeps its own')
+    .addHelpText('after', LOAD_HELP)
+    .action(withSession((session, file: string, options: LoadOptions) => loadImage(session, file, options)));
+  image
+    .command('pull <reference>')
+    .description('pull an image from its registry')
+    .option('--creds <user:password>', 'for a registry that wants to know who asks')
+    .action(
+      withSession((session, reference: string, options: { creds?: string }) =>
+        pullImage(session, reference, options.creds),
+      ),
+    );
+  image
+    .command('rm <reference...>')
+    .description('remove images; by whichever name or id, an image goes with all of its names')
+    .action(withSession(removeImages));
+}
+
+const LOAD_HELP = `
+Names: a docker save archive brings whole names. In an OCI layout the annotation io.containerd.image.name is one, and
+org.opencontainers.image.ref.name may be one (example.com/web:v1, web:v1) or a tag (v1). A tag alone is no name: the
+image is then called localhost/FILE:TAG, after the folder or the file without its .tar. What has no name at all can be
+used by its id, or be given one with --name.`;
+
+function addPodCommands(program: Command, withSession: WithSession): void {
+  const collect = (value: string, all: readonly string[] = []): string[] => [...all, value];
+  program
+    .command('run <image> [args...]')
+    .description('run a pod with one container; what follows -- is for its program')
+    .option('--name <name>', 'of the pod and its container')
+    .option('-p, --publish <host:container>', 'make a port of the pod one of the host', collect)
+    .option('-e, --env <name=value>', 'an environment variable', collect)
+    .option('-v, --volume <host:container[:ro]>', 'a folder or file of the host', collect)
+    .option('--runtime <handler>', 'a runtime handler other than the default, such as crun')
+    .option('--host-network', "use the host's network", false)
+    .option('--wait', 'show its output until it ends, and end with its exit code', false)
+    .option('--rm', 'as --wait, and remove the pod afterwards', false)
+    .action(
+      withSession((session, name: string, args: string[], options: RunOptions) => run(session, name, args, options)),
+    );
+  program
+    .command('exec <container> <command...>')
+    .description('run a command in a container; exit code 127 when there is no such command, 126 when it cannot run')
+    .option('--timeout <seconds>', 'kill it after that time; 0 is never', wholeSeconds, 0)
+    .action(
+      withSession((session, container: string, command: string[], options: { timeout: number }) =>
+        exec(session, container, command, options.timeout),
+      ),
+    );
+  program
+    .command('logs <container>')
+    .description('what a container has written')
+    .option('-f, --follow', 'go on until it ends', false)
+    .option('-t, --timestamps', 'with the time of each line', false)
+    .action(
+      withSession((session, container: string, options: { follow: boolean; timestamps: boolean }) =>
+        showLogs(session, container, options),
+      ),
+    );
+  program.command('rm <pod...>').description('stop and remove pods').action(withSession(removePods));
+  program
+    .command('steps <pod-or-container>')
+    .description('where its time went, step by step')
+    .action(withSession(showSteps));
+}
+
+function wholeSeconds(text: string): number {
+  if (!/^\d{1,6}$/.test(text)) throw new InvalidArgumentError('it is not a number of seconds');
+  return Number(text);
+}

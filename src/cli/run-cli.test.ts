@@ -1,0 +1,282 @@
+import assert from 'node:assert/strict';
+import { describe as suite, test } from 'node:test';
+
+import { status } from '@grpc/grpc-js';
+
+import { AdminService } from '../../proto/gen/berth/admin.ts';
+import {
+  Container,
+  ContainerState,
+  Image,
+  ImageServiceService as images,
+  PodSandbox,
+  PodSandboxState,
+  RuntimeServiceService as runtime,
+  StatusResponse,
+} from '../../proto/gen/cri/api.ts';
+import { FakeCaller, runWith } from '../../test/fakes/caller.ts';
+import { CliError } from './cli-error.ts';
+
+const ID = { pod: 'a'.repeat(64), container: 'b'.repeat(64), image: `sha256:${'c'.repeat(64)}` };
+
+const container = (fields: Parameters<typeof Container.create>[0]): Container =>
+  Container.create({ id: ID.container, state: ContainerState.CONTAINER_RUNNING, metadata: { name: 'web' }, ...fields });
+
+/** A node with a pod, a container in it and an image. */
+function node(): FakeCaller {
+  const image = Image.create({
+    id: ID.image,
+    repoTags: ['docker.io/library/web:v1', 'docker.io/library/web:v2'],
+    repoDigests: [`docker.io/library/web@sha256:${'d'.repeat(64)}`],
+    size: 4_404_019n,
+  });
+  return new FakeCaller()
+    .on(runtime.listPodSandbox, () => ({
+      items: [
+        PodSandbox.create({
+          id: ID.pod,
+          metadata: { name: 'web', namespace: 'default' },
+          state: PodSandboxState.SANDBOX_READY,
+        }),
+      ],
+    }))
+    .on(runtime.podSandboxStatus, () => ({ status: undefined, info: {}, containersStatuses: [], timestamp: 0n }))
+    .on(runtime.stopPodSandbox, () => ({}))
+    .on(runtime.removePodSandbox, () => ({}))
+    .on(runtime.listContainers, () => ({ containers: [container({ podSandboxId: ID.pod })] }))
+    .on(images.listImages, () => ({ images: [image] }))
+    .on(images.imageStatus, ({ image: asked }) => ({
+      image: asked?.image === 'web:v1' ? image : undefined,
+      info: {},
+    }))
+    .on(images.removeImage, () => ({}));
+}
+
+suite('what is there', () => {
+  test('pods, containers and images are tables for people', async () => {
+    assert.equal(
+      (await runWith(node(), 'pods')).out,
+      `POD           NAMESPACE  NAME  STATE  IP  AGE\n${'a'.repeat(12)}  default    web   ready  -   -\n`,
+    );
+    assert.equal(
+      (await runWith(node(), 'ps')).out,
+      `CONTAINER     NAME  STATE    IMAGE  POD           AGE\n${'b'.repeat(12)}  web   running         ${'a'.repeat(12)}  -\n`,
+    );
+    assert.deepEqual((await runWith(node(), 'images')).out.split('\n').slice(0, 3), [
+      'IMAGE         NAME                      SIZE',
+      `${'c'.repeat(12)}  docker.io/library/web:v1  4.2 MiB`,
+      `${'c'.repeat(12)}  docker.io/library/web:v2  4.2 MiB`,
+    ]);
+  });
+
+  test('and JSON for programs, wherever --json stands', async () => {
+    for (const args of [
+      ['--json', 'images'],
+      ['images', '--json'],
+    ]) {
+      const [image] = JSON.parse((await runWith(node(), ...args)).out) as [{ id: string; size: number }];
+      assert.deepEqual([image.id, image.size], [ID.image, 4_404_019]);
+    }
+  });
+
+  test('containers that do not run are shown with --all', async () => {
+    const caller = node().on(runtime.listContainers, () => ({
+      containers: [container({ state: ContainerState.CONTAINER_EXITED })],
+    }));
+    assert.equal((await runWith(caller, 'ps')).out.split('\n').length, 2);
+    assert.match((await runWith(caller, 'ps', '-a')).out, / exited /);
+  });
+
+  test('a node that cannot run pods is an exit code of 1, with the reason', async () => {
+    const condition = (type: string, met: boolean) => ({ type, status: met, reason: met ? '' : 'Bad', message: 'x' });
+    for (const ready of [true, false]) {
+      const caller = node().on(runtime.status, () =>
+        StatusResponse.create({
+          status: { conditions: [condition('RuntimeReady', true), condition('NetworkReady', ready)] },
+        }),
+      );
+      const { exitCode, out } = await runWith(caller, 'status');
+      assert.equal(exitCode, ready ? 0 : 1);
+      assert.match(out, ready ? /NetworkReady +yes/ : /NetworkReady +no +Bad: x/);
+    }
+  });
+
+  test('steps of a pod are found by its name, and what is neither pod nor container is said so', async () => {
+    const step = { pipeline: 'Run', name: 'make', outcome: 'ok', durationMs: 1.25, startedAtUs: 0n };
+    const caller = node().on(AdminService.podSteps, ({ id }) => ({ steps: id === ID.pod ? [step] : [] }));
+    assert.match((await runWith(caller, 'steps', 'web')).out, /Run +make +ok +1\.[23]\n/);
+    const { exitCode, err } = await runWith(caller, 'steps', 'nosuch');
+    assert.equal(exitCode, 1);
+    assert.match(err, /^berth: no pod or container is called nosuch, and no id begins so\n {2}berth pods/);
+  });
+});
+
+suite('errors', () => {
+  test('are text for people, with what to do', async () => {
+    assert.deepEqual(await runWith(node(), 'rm', 'nosuch'), {
+      exitCode: 1,
+      out: '',
+      err: 'berth: no pod is called nosuch, and no id begins so\n  berth pods shows what is there\n',
+    });
+  });
+
+  for (const [what, args, words] of [
+    ['an unknown option', ['--json', 'pods', '--bogus'], /^unknown option '--bogus'/],
+    ['an option before --json', ['--bogus', '--json', 'pods'], /^unknown option '--bogus'/],
+    ['an unknown command', ['--json', 'nosuch'], /^unknown command 'nosuch'/],
+    ['a missing argument', ['--json', 'exec', 'web'], /^missing required argument 'command'/],
+    ['a value that is none', ['--json', 'exec', '--timeout', 'x', 'web', 'ls'], /is not a number of seconds/],
+    ['no command', ['--json'], /^no command is given$/],
+    ['half a command', ['--json', 'image'], /^no command is given$/],
+    ['a bad socket', ['--json', '--socket', 'tcp://x', 'pods'], /^"tcp:\/\/x" is not a socket of berthd/],
+    ['what is not there', ['--json', 'rm', 'nosuch'], /^no pod is called nosuch/],
+    ['an image that is not there', ['--json', 'image', 'rm', 'nosuch'], /^image nosuch is not here/],
+    ['a port that is none', ['--json', 'run', '-p', '80', 'web:v1'], /^80 is not HOST:CONTAINER/],
+    ['an answer of berthd', ['--json', 'version'], /has no answer$/],
+    ['a configuration', ['--json', 'config', 'check', '--config', '/no/such'], /^--config: \/no\/such does not exist/],
+  ] as const) {
+    test(`are one line of JSON with --json: ${what}`, async () => {
+      const { exitCode, err } = await runWith(node(), ...args);
+      assert.equal(exitCode, 1);
+      assert.match(err, /^\{[^\n]*\}\n$/);
+      const { error } = JSON.parse(err) as { error: string };
+      assert.match(error, words);
+    });
+  }
+
+  test('name the status that berthd answered with', async () => {
+    const { err } = await runWith(node(), '--json', 'version');
+    assert.equal((JSON.parse(err) as { code: string }).code, 'UNIMPLEMENTED');
+  });
+
+  test('--json after -- is the program’s own', async () => {
+    const caller = node().on(runtime.execSync, ({ cmd }) => ({
+      stdout: Buffer.from(cmd.join(' ')),
+      stderr: Buffer.alloc(0),
+      exitCode: 0,
+    }));
+    assert.equal((await runWith(caller, 'exec', 'web', '--', 'ls', '--json')).out, 'ls --json');
+  });
+
+  test('a bug is JSON too', async () => {
+    const caller = node().on(runtime.version, () => {
+      throw new TypeError('oops');
+    });
+    const { exitCode, err } = await runWith(caller, '--json', 'version');
+    assert.equal(exitCode, 1);
+    assert.match((JSON.parse(err) as { error: string }).error, /^TypeError: oops/);
+    await assert.rejects(runWith(caller, 'version'), /oops/);
+  });
+
+  test('help is no error', async () => {
+    for (const args of [['--help'], ['--json', 'image', 'load', '--help'], ['help', 'exec']]) {
+      const { exitCode, out, err } = await runWith(node(), ...args);
+      assert.deepEqual([exitCode, err], [0, '']);
+      assert.match(out, /^Usage: berth/);
+    }
+    const { exitCode, out, err } = await runWith(node());
+    assert.deepEqual([exitCode, out], [1, '']);
+    assert.match(err, /^Usage: berth/);
+  });
+});
+
+suite('commands in containers', () => {
+  const execOf = (answer: () => { stdout: Buffer; stderr: Buffer; exitCode: number }): FakeCaller =>
+    node().on(runtime.execSync, answer);
+  const refusing = (details: string, code = status.INVALID_ARGUMENT): FakeCaller =>
+    execOf(() => {
+      throw new CliError(details, undefined, { code });
+    });
+
+  test('end with their own exit code and output', async () => {
+    const caller = execOf(() => ({ stdout: Buffer.from('o\n'), stderr: Buffer.from('e\n'), exitCode: 3 }));
+    assert.deepEqual(await runWith(caller, 'exec', 'web', 'x'), { exitCode: 3, out: 'o\n', err: 'e\n' });
+    const { out } = await runWith(caller, '--json', 'exec', 'web', 'x');
+    assert.deepEqual(JSON.parse(out), { exitCode: 3, stdout: 'o\n', stderr: 'e\n' });
+  });
+
+  for (const [details, exitCode] of [
+    // What crun and runc say.
+    ['cmd: x cannot be run in the container: executable file `x` not found in $PATH: No such file or directory', 127],
+    ['cmd: x cannot be run in the container: exec: "x": executable file not found in $PATH', 127],
+    ['cmd: ./x cannot be run in the container: exec: "./x": stat ./x: no such file or directory', 127],
+    ['cmd: /etc/passwd cannot be run in the container: open executable: Permission denied', 126],
+    ['cmd: / cannot be run in the container: open executable: Operation not permitted', 126],
+    ['timeout: x not found', 1],
+  ] as const) {
+    test(`exit code ${exitCode}: ${details}`, async () => {
+      const { exitCode: found, err } = await runWith(refusing(details), 'exec', 'web', 'x');
+      assert.deepEqual([found, err], [exitCode, `berth: ${details}\n`]);
+    });
+  }
+
+  test('another error of berthd is none of the command', async () => {
+    const caller = refusing('cmd: not found, and much else', status.INTERNAL);
+    assert.equal((await runWith(caller, 'exec', 'web', 'x')).exitCode, 1);
+  });
+
+  test('of several containers of a name the newest that runs is meant', async () => {
+    const caller = node()
+      .on(runtime.listContainers, () => ({
+        containers: [
+          container({ id: '1'.repeat(64), createdAt: 1n }),
+          container({ id: '2'.repeat(64), createdAt: 2n }),
+          container({ id: '3'.repeat(64), createdAt: 3n, state: ContainerState.CONTAINER_EXITED }),
+        ],
+      }))
+      .on(runtime.execSync, ({ containerId }) => ({
+        stdout: Buffer.from(containerId.slice(0, 1)),
+        stderr: Buffer.alloc(0),
+        exitCode: 0,
+      }));
+    assert.equal((await runWith(caller, 'exec', 'web', 'x')).out, '2');
+    assert.equal((await runWith(caller, 'exec', '33', 'x')).out, '3');
+    assert.match((await runWith(caller, 'exec', '4', 'x')).err, /no container is called 4/);
+  });
+
+  test('the beginning of several ids is refused', async () => {
+    const caller = node().on(runtime.listContainers, () => ({
+      containers: ['ab', 'ac'].map((id) => container({ id: id.repeat(32) })),
+    }));
+    assert.match((await runWith(caller, 'exec', 'a', 'x')).err, /a is the beginning of 2 container ids: abab/);
+  });
+});
+
+suite('removing', () => {
+  test('an image shows all the names that went with it', async () => {
+    const { exitCode, out } = await runWith(node(), 'image', 'rm', 'web:v1');
+    assert.equal(exitCode, 0);
+    assert.deepEqual(
+      out
+        .trimEnd()
+        .split('\n')
+        .map((line) => line.split(/ +/)[1]),
+      [
+        'NAME',
+        'docker.io/library/web:v1',
+        'docker.io/library/web:v2',
+        `docker.io/library/web@sha256:${'d'.repeat(64)}`,
+      ],
+    );
+  });
+
+  test('what was removed before a mistake is shown', async () => {
+    const { exitCode, out, err } = await runWith(node(), '--json', 'image', 'rm', 'web:v1', 'nosuch');
+    assert.equal(exitCode, 1);
+    assert.equal((JSON.parse(out) as { id: string; names: string[] }[])[0]?.names.length, 3);
+    assert.match(err, /nosuch is not here/);
+    const pods = await runWith(node(), '--json', 'rm', 'web', 'nosuch');
+    assert.deepEqual([pods.exitCode, JSON.parse(pods.out)], [1, [{ id: ID.pod }]]);
+  });
+});
+
+test('loading shows the names, and asks for a name where there is none', async () => {
+  const caller = node().on(AdminService.loadImage, ({ path, name }) => ({
+    images: [{ id: ID.image, tags: name === '' ? [] : [`${name}:${path.slice(1)}`] }],
+  }));
+  const named = await runWith(caller, 'image', 'load', '--name', 'x/web', '/v1');
+  assert.deepEqual([named.out, named.err], [`IMAGE         NAME\n${'c'.repeat(12)}  x/web:v1\n`, '']);
+  const unnamed = await runWith(caller, 'image', 'load', '/v1');
+  assert.match(unnamed.out, /cccc {2}-\n/);
+  assert.match(unnamed.err, /--name/);
+});

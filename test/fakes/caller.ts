@@ -1,0 +1,50 @@
+import { status } from '@grpc/grpc-js';
+
+import { CliError } from '../../src/cli/cli-error.ts';
+import type { Output } from '../../src/cli/output.ts';
+import { runCli } from '../../src/cli/run-cli.ts';
+import type { Caller, Method } from '../../src/cli/session.ts';
+
+/** A berthd for tests of the command line: answers what a test lays ready, and keeps what it was asked. */
+export class FakeCaller implements Caller {
+  /** The names of the RPCs, in the order of the calls. */
+  readonly asked: string[] = [];
+  readonly #answers = new Map<string, (request: never) => unknown>();
+
+  /** Answers an RPC by a function, which may throw CliError as a connection does. */
+  on<Request, Response>(method: Method<Request, Response>, answer: (request: Request) => Response): this {
+    this.#answers.set(method.path, answer);
+    return this;
+  }
+
+  async call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
+    this.asked.push(method.path.split('/').at(-1) ?? '');
+    const answer = this.#answers.get(method.path) as ((request: Request) => Response) | undefined;
+    if (!answer) throw new CliError(`${method.path} has no answer`, undefined, { code: status.UNIMPLEMENTED });
+    return answer(request);
+  }
+
+  close(): void {}
+}
+
+/** What a command line said, and its exit code. */
+export interface CliRun {
+  readonly exitCode: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs a command line against a fake berthd. */
+export async function runWith(caller: FakeCaller, ...args: string[]): Promise<CliRun> {
+  const said = { out: '', err: '' };
+  const output: Output = {
+    out: (text) => {
+      said.out += text;
+    },
+    err: (text) => {
+      said.err += text;
+    },
+  };
+  const exitCode = await runCli(args, { output, env: {}, connect: () => caller });
+  return { exitCode, ...said };
+}
