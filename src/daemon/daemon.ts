@@ -27,6 +27,7 @@ import { ObservedJournals } from '../pod/observed-journals.ts';
 import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { PodEvents } from '../pod/pod-events.ts';
+import { PodStreams } from '../pod/pod-streams.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
 import { RecordIndex } from '../pod/record-index.ts';
@@ -42,6 +43,8 @@ import { readHostFacts } from '../runtime/host-facts.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
 import { buildServices } from '../server/services.ts';
+import { StreamServer } from '../server/streaming/stream-server.ts';
+import { TlsFiles } from '../server/streaming/tls-files.ts';
 import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
@@ -239,6 +242,8 @@ export class Daemon {
     });
     await this.#serveMetrics(metrics);
     const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, cdi, hooks });
+    const streams = new PodStreams(deps, signal);
+    const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(
       buildServices({
         log,
@@ -246,6 +251,8 @@ export class Daemon {
         pods,
         checkpoints,
         events,
+        streams,
+        streamServer,
         images,
         cni,
         handlers,
@@ -286,6 +293,17 @@ export class Daemon {
     const server = this.#own('metrics', new MetricsServer(metrics, this.#log));
     const port = await server.listen(address.host, address.port);
     this.#log.info({ host: address.host, port }, 'metrics are served');
+  }
+
+  async #serveStreams(target: PodStreams): Promise<StreamServer> {
+    const { listen, tlsCert, tlsKey, tlsClientCa } = this.#config.stream;
+    const log = this.#log;
+    const tls = tlsCert && new TlsFiles({ cert: tlsCert, key: tlsKey, clientCa: tlsClientCa }, log);
+    const parts = { target, log, clock: systemClock, ...(tls ? { tls } : {}) };
+    const server = this.#own('streams', new StreamServer(parts));
+    const { host = '', port = 0 } = parseAddress(listen) ?? {};
+    this.#log.info({ url: await server.listen(host, port) }, 'streams are served');
+    return server;
   }
 
   #own<T extends { close(): Promise<void> | void }>(name: string, part: T): T {

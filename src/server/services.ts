@@ -7,6 +7,7 @@ import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
 import type { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodEvents } from '../pod/pod-events.ts';
+import type { PodStreams } from '../pod/pod-streams.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
@@ -18,15 +19,18 @@ import { imageStatus } from './image/image-status.ts';
 import { listImages, streamImages } from './image/list-images.ts';
 import { pullImage } from './image/pull-image.ts';
 import { removeImage } from './image/remove-image.ts';
+import { attach } from './runtime/attach.ts';
 import { checkpointContainer } from './runtime/checkpoint-container.ts';
 import { checkpointPod } from './runtime/checkpoint-pod.ts';
 import { containerStatus } from './runtime/container-status.ts';
 import { createContainer } from './runtime/create-container.ts';
+import { exec } from './runtime/exec.ts';
 import { execSync } from './runtime/exec-sync.ts';
 import { getContainerEvents } from './runtime/get-container-events.ts';
 import { listContainers, streamContainers } from './runtime/list-containers.ts';
 import { listPodSandbox, streamPodSandboxes } from './runtime/list-pod-sandbox.ts';
 import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
+import { portForward } from './runtime/port-forward.ts';
 import { removeContainer } from './runtime/remove-container.ts';
 import { removePodSandbox } from './runtime/remove-pod-sandbox.ts';
 import { reopenContainerLog } from './runtime/reopen-container-log.ts';
@@ -41,6 +45,7 @@ import { updateContainerResources } from './runtime/update-container-resources.t
 import { updatePodSandboxResources } from './runtime/update-pod-sandbox-resources.ts';
 import { updateRuntimeConfig } from './runtime/update-runtime-config.ts';
 import { type ProgramVersion, version } from './runtime/version.ts';
+import type { StreamServer } from './streaming/stream-server.ts';
 import { RpcBoundary } from './unary.ts';
 
 /** What answers the calls. */
@@ -51,6 +56,8 @@ export interface ServiceDeps {
   readonly pods: Pods;
   readonly checkpoints: PodCheckpoints;
   readonly events: PodEvents;
+  readonly streams: PodStreams;
+  readonly streamServer: StreamServer;
   readonly images: Images;
   readonly cni: Cni;
   readonly handlers: Handlers;
@@ -64,7 +71,7 @@ export interface ServiceDeps {
 
 /** The services of one socket: the CRI's two and Berth's own. An RPC that is not named here answers Unimplemented. */
 export function buildServices(deps: ServiceDeps): ServedService[] {
-  const { pods, images } = deps;
+  const { pods, images, streams, streamServer } = deps;
   const boundary = new RpcBoundary(deps.log, deps.meter);
   return [
     {
@@ -89,6 +96,9 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         streamContainers: boundary.serverStream('StreamContainers', streamContainers(pods)),
         getContainerEvents: boundary.serverStream('GetContainerEvents', getContainerEvents(deps.events)),
         execSync: boundary.unary('ExecSync', execSync(pods)),
+        exec: boundary.unary('Exec', exec(streams, streamServer)),
+        attach: boundary.unary('Attach', attach(streams, streamServer)),
+        portForward: boundary.unary('PortForward', portForward(streams, streamServer)),
         reopenContainerLog: boundary.unary('ReopenContainerLog', reopenContainerLog(pods)),
         updateContainerResources: boundary.unary('UpdateContainerResources', updateContainerResources(pods)),
         checkpointContainer: boundary.unary('CheckpointContainer', checkpointContainer(deps.checkpoints)),

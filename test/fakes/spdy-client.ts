@@ -101,6 +101,8 @@ export class SpdyClient {
       for (const frame of this.#decoder.decode(chunk)) this.#handle(frame);
       if (this.#full.size > 0) transport.pause();
     });
+    // Each of its streams waits for room by itself.
+    transport.setMaxListeners(0);
     transport.on('error', () => {});
     transport.on('close', () => {
       for (const stream of this.#streams.values()) {

@@ -1,12 +1,12 @@
 import type { AttachRequest, AttachResponse } from '../../../proto/gen/cri/api.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
 import { wantedStreams } from '../convert/streams.ts';
-import type { PodSide } from '../streaming/pod-side.ts';
 import type { StreamServer } from '../streaming/stream-server.ts';
 import type { Handler } from '../unary.ts';
 
 /** Attach: answers the URL at which the client finds the streams of the container's own program. */
 export function attach(
-  pods: Pick<PodSide, 'checkAttach'>,
+  pods: Pick<PodStreams, 'checkAttach'>,
   server: Pick<StreamServer, 'urlFor'>,
 ): Handler<AttachRequest, AttachResponse> {
   return async (request) => {

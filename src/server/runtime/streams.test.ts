@@ -3,6 +3,7 @@ import { describe as suite, test } from 'node:test';
 
 import { AttachRequest, ExecRequest, PortForwardRequest } from '../../../proto/gen/cri/api.ts';
 import { BerthError } from '../../base/errors.ts';
+import type { ContainerId, SandboxId } from '../../base/ids.ts';
 import type { StreamRequest } from '../streaming/stream-request.ts';
 import { attach } from './attach.ts';
 import { exec } from './exec.ts';
@@ -18,9 +19,9 @@ function setUp() {
       return `http://127.0.0.1:1/${request.kind}/token`;
     },
   };
-  const found = (id: string): string => {
+  const found = (id: string): ContainerId & SandboxId => {
     if (id !== 'short') throw new BerthError('notFound', `${id}: not there`);
-    return 'whole';
+    return 'whole' as ContainerId & SandboxId;
   };
   const pods = {
     checkExec: (id: string) => ({ containerId: found(id) }),

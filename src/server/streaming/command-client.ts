@@ -1,5 +1,5 @@
+import type { ClientStreams } from '../../runtime/client-streams.ts';
 import type { CommandOutcome } from './command-status.ts';
-import type { ClientStreams } from './pod-side.ts';
 
 /** The client's end of an exec or attach, whichever protocol it speaks. */
 export interface CommandClient {

@@ -1,11 +1,11 @@
 import { BerthError } from '../../base/errors.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
 import type { CommandClient } from './command-client.ts';
 import type { CommandOutcome } from './command-status.ts';
-import type { PodSide } from './pod-side.ts';
 import type { CommandStreams } from './stream-request.ts';
 
 /** What a session needs of the pods. */
-export type CommandTarget = Pick<PodSide, 'exec' | 'attach'>;
+export type CommandTarget = Pick<PodStreams, 'exec' | 'attach'>;
 
 /**
  * Runs one exec or attach for a client and tells it how it ended. `stopping` ends it early. Returns the outcome, for the

@@ -2,11 +2,11 @@ import type { Duplex, Writable } from 'node:stream';
 
 import { describe } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
-import type { PodSide } from './pod-side.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
 
 /** What a session needs of the pods, and of the daemon. */
 export interface PortForwardDeps {
-  readonly target: Pick<PodSide, 'portForward'>;
+  readonly target: Pick<PodStreams, 'portForward'>;
   readonly log: Logger;
 }
 

@@ -17,12 +17,13 @@ import { WebSocketClient } from '../../../test/fakes/websocket-client.ts';
 import { systemClock } from '../../base/clock.ts';
 import { BerthError } from '../../base/errors.ts';
 import { silentLogger } from '../../base/log.ts';
-import type { ClientStreams, PodSide } from './pod-side.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
+import type { ClientStreams } from '../../runtime/client-streams.ts';
 import type { StreamRequest } from './stream-request.ts';
 import { STREAM_TIMES, StreamServer } from './stream-server.ts';
 
 /** Stands for the pods: runs `command` in memory. */
-class FakePods implements Pick<PodSide, 'exec' | 'attach' | 'portForward'> {
+class FakePods implements Pick<PodStreams, 'exec' | 'attach' | 'portForward'> {
   readonly sizes: string[] = [];
   /** Signals of what runs. */
   readonly signals: AbortSignal[] = [];

@@ -6,10 +6,10 @@ import type { SecureContextOptions } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
 import { BerthError, because, describe, wrap } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
 import type { StreamTimes } from './command-client.ts';
 import { serveCommand } from './command-session.ts';
 import type { CommandOutcome } from './command-status.ts';
-import type { PodSide } from './pod-side.ts';
 import { openSpdyCommand, SPDY_COMMAND_PROTOCOLS } from './spdy-command.ts';
 import { SPDY_PORT_FORWARD_PROTOCOL, serveSpdyPortForward } from './spdy-port-forward.ts';
 import type { CommandStreams, PortForwardStreams, StreamRequest } from './stream-request.ts';
@@ -39,7 +39,7 @@ const DRAIN_TIMEOUT_MS = 3_000;
 
 /** What the server is made of. */
 export interface StreamServerDeps {
-  readonly target: Pick<PodSide, 'exec' | 'attach' | 'portForward'>;
+  readonly target: Pick<PodStreams, 'exec' | 'attach' | 'portForward'>;
   readonly log: Logger;
   readonly clock: Clock;
   /** Absent: no TLS. */

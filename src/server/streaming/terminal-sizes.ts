@@ -1,8 +1,4 @@
-/** A terminal's size in characters. */
-export interface TerminalSize {
-  readonly width: number;
-  readonly height: number;
-}
+import type { WindowSize } from '../../runtime/client-streams.ts';
 
 /** A size takes some 30 bytes; what is longer and still not complete is no size. */
 const MAX_KEPT_CHARS = 1024;
@@ -14,12 +10,12 @@ const MAX_SIDE = 0xffff;
  * understood is passed over, and so is 0 by 0, which clients send when they do not know.
  */
 export class TerminalSizes {
-  readonly #listeners: ((size: TerminalSize) => void)[] = [];
-  #last: TerminalSize | undefined;
+  readonly #listeners: ((size: WindowSize) => void)[] = [];
+  #last: WindowSize | undefined;
   #kept = '';
 
   /** Calls the listener with the newest size that came before, if any, and with all that come. */
-  onResize(listener: (size: TerminalSize) => void): void {
+  onResize(listener: (size: WindowSize) => void): void {
     this.#listeners.push(listener);
     if (this.#last) listener(this.#last);
   }
@@ -38,13 +34,13 @@ export class TerminalSizes {
     this.#kept = this.#kept.slice(Math.max(end, this.#kept.length - MAX_KEPT_CHARS));
   }
 
-  #publish(size: TerminalSize): void {
+  #publish(size: WindowSize): void {
     this.#last = size;
     for (const listener of this.#listeners) listener(size);
   }
 }
 
-function parseSize(text: string): TerminalSize | undefined {
+function parseSize(text: string): WindowSize | undefined {
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -9,7 +9,7 @@ import { SpdyClient } from '../../../test/fakes/spdy-client.ts';
 import { runCommand } from '../../../test/fakes/stream-client.ts';
 import { systemClock } from '../../base/clock.ts';
 import { type Logger, silentLogger } from '../../base/log.ts';
-import type { PodSide } from './pod-side.ts';
+import type { PodStreams } from '../../pod/pod-streams.ts';
 import { StreamServer } from './stream-server.ts';
 import { TlsFiles } from './tls-files.ts';
 
@@ -23,7 +23,7 @@ const EXEC = {
   stderr: true,
 } as const;
 
-const pods: Pick<PodSide, 'exec' | 'attach' | 'portForward'> = {
+const pods: Pick<PodStreams, 'exec' | 'attach' | 'portForward'> = {
   exec: async () => 0,
   attach: async () => {},
   portForward: async () => {},
