@@ -19,6 +19,7 @@ import { hostPlatform } from '../image/platform.ts';
 import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
 import { defaultTarLimits } from '../image/tar-reader.ts';
+import { WritableLayers } from '../image/writable-layers.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { DefaultSysctls } from '../pod/default-sysctls.ts';
@@ -156,6 +157,8 @@ export class Daemon {
       new LayerStore({ root, rows: store.layers, workers: disk, log, clock: systemClock }),
     );
     const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, log }));
+    const written = new WritableLayers({ snapshots, log, clock: systemClock });
+    const filesystems = new ImageFilesystems({ root, layers, written });
     const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all());
     const sandboxes = new RecordIndex<SandboxRecord>('sandbox', store.sandboxes, store.sandboxes.all());
     const images = this.#own(
@@ -260,7 +263,7 @@ export class Daemon {
         cgroupDriver: cgroups.driver,
         steps: store.journal,
         config: findings,
-        filesystems: new ImageFilesystems({ root, layers, snapshots, nowMs: systemClock.monotonicMs }),
+        filesystems,
         info: () => ({
           config,
           cgroupDriver: cgroups.driver,

@@ -1,7 +1,7 @@
 import type { ErrorKind } from '../base/errors.ts';
 import type { ExtractedMember, ExtractRequest } from './extract-archive.ts';
 import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
-import type { TreeUsage } from './tree-usage.ts';
+import type { TreeWalk } from './tree-usage.ts';
 import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
 import type { UpperChanges } from './upper-changes.ts';
 
@@ -15,8 +15,8 @@ export interface DiskJobs {
   readonly digest: { readonly request: { readonly folder: string; readonly name: string }; readonly answer: string };
   /** Removes a tree; one that is gone is success. */
   readonly remove: { readonly request: string; readonly answer: undefined };
-  /** What trees take on disk, together. */
-  readonly usage: { readonly request: readonly string[]; readonly answer: TreeUsage };
+  /** What groups of trees take on disk; those of a group together. */
+  readonly usage: { readonly request: readonly (readonly string[])[]; readonly answer: readonly TreeWalk[] };
   /** What the folders of an image inherit from each other's layers. */
   readonly inherit: { readonly request: readonly ImplyingLayer[]; readonly answer: readonly InheritedFolder[] };
   /** Has folders of a mounted snapshot look as they should. */

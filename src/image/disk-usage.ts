@@ -1,7 +1,7 @@
 import { readMounts } from '../sys/mount.ts';
+import { statfs } from '../sys/statfs.ts';
 import type { LayerStore } from './layer-store.ts';
-import type { Snapshots } from './snapshots.ts';
-import type { TreeUsage } from './tree-usage.ts';
+import type { WritableLayers } from './writable-layers.ts';
 
 /** What one part of the images' disk takes, and where that disk is mounted. */
 export interface FilesystemUsage {
@@ -10,27 +10,29 @@ export interface FilesystemUsage {
   readonly inodesUsed: number;
 }
 
-/** A walk over what containers wrote may be long: its result is good for a while. The kubelet asks every ten seconds. */
-const KEEP_MS = 10_000;
+/** The disk that has the containers' writable layers, as a whole. */
+export interface ContainersDisk {
+  readonly mountpoint: string;
+  readonly totalBytes: number;
+  readonly totalInodes: number;
+  readonly freeInodes: number;
+}
 
 /** What images and containers take on disk. */
 export class ImageFilesystems {
   readonly #root: string;
   readonly #layers: Pick<LayerStore, 'all'>;
-  readonly #snapshots: Pick<Snapshots, 'totalUsage'>;
-  readonly #nowMs: () => number;
-  #walk: { readonly startedMs: number; readonly usage: Promise<TreeUsage> } | undefined;
+  readonly #written: Pick<WritableLayers, 'total'>;
+  #mountpoint: string | undefined;
 
   constructor(deps: {
     readonly root: string;
     readonly layers: Pick<LayerStore, 'all'>;
-    readonly snapshots: Pick<Snapshots, 'totalUsage'>;
-    readonly nowMs: () => number;
+    readonly written: Pick<WritableLayers, 'total'>;
   }) {
     this.#root = deps.root;
     this.#layers = deps.layers;
-    this.#snapshots = deps.snapshots;
-    this.#nowMs = deps.nowMs;
+    this.#written = deps.written;
   }
 
   /**
@@ -38,30 +40,29 @@ export class ImageFilesystems {
    * the mount point of the disk that holds them: the kubelet takes two different ones for two disks.
    */
   async read(): Promise<{ readonly images: FilesystemUsage; readonly containers: FilesystemUsage }> {
-    const mountpoint = mountpointOf(
-      this.#root,
-      readMounts().map((mount) => mount.mountPoint),
-    );
+    const { mountpoint } = this;
     const layers = this.#layers.all();
     const images = {
       mountpoint,
       usedBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
       inodesUsed: layers.reduce((sum, layer) => sum + layer.inodes, 0),
     };
-    return { images, containers: { mountpoint, ...(await this.#containers()) } };
+    return { images, containers: { mountpoint, ...(await this.#written.total()) } };
   }
 
-  async #containers(): Promise<TreeUsage> {
-    const nowMs = this.#nowMs();
-    if (!this.#walk || nowMs - this.#walk.startedMs > KEEP_MS) {
-      const walk = { startedMs: nowMs, usage: this.#snapshots.totalUsage() };
-      this.#walk = walk;
-      // A failed walk is for those who wait for it; the next one asks again.
-      walk.usage.catch(() => {
-        if (this.#walk === walk) this.#walk = undefined;
-      });
-    }
-    return await this.#walk.usage;
+  /** Where the disk with layers and containers is mounted. It stays as it is while berthd has it in use. */
+  get mountpoint(): string {
+    this.#mountpoint ??= mountpointOf(
+      this.#root,
+      readMounts().map((mount) => mount.mountPoint),
+    );
+    return this.#mountpoint;
+  }
+
+  /** The disk that containers write to. */
+  containersDisk(): ContainersDisk {
+    const { totalBytes, totalInodes, freeInodes } = statfs(this.#root);
+    return { mountpoint: this.mountpoint, totalBytes, totalInodes, freeInodes };
   }
 }
 

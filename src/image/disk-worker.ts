@@ -77,12 +77,16 @@ function digestBeneath(folder: string, name: string, throwIfCancelled: () => voi
   }
 }
 
-function usageOf(paths: readonly string[]): Answer {
-  const all = paths.map((path) => treeUsage(path));
-  return {
-    usedBytes: all.reduce((sum, usage) => sum + usage.usedBytes, 0),
-    inodesUsed: all.reduce((sum, usage) => sum + usage.inodesUsed, 0),
-  };
+function usageOf(groups: readonly (readonly string[])[]): Answer {
+  return groups.map((paths) => {
+    const startedMs = performance.now();
+    const all = paths.map((path) => treeUsage(path));
+    return {
+      usedBytes: all.reduce((sum, usage) => sum + usage.usedBytes, 0),
+      inodesUsed: all.reduce((sum, usage) => sum + usage.inodesUsed, 0),
+      walkMs: performance.now() - startedMs,
+    };
+  });
 }
 
 function syncFolder(path: string): void {

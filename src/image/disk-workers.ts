@@ -24,6 +24,8 @@ interface Idle {
 /** Threads for work on the disk. They start when there is work, and end when there was none for a while. */
 export class DiskWorkers {
   readonly #slots: Slots;
+  /** Statistics do not wait for pulls. */
+  readonly #usageSlot = new Slots(1);
   readonly #idleMs: number;
   readonly #idle: Idle[] = [];
   readonly #running = new Map<Promise<unknown>, Int32Array>();
@@ -48,7 +50,8 @@ export class DiskWorkers {
     signal?.throwIfAborted();
     signal?.addEventListener('abort', cancel, { once: true });
     const never = new AbortController().signal;
-    const work = this.#slots.run(signal ?? never, () => this.#ask(job, request, cancelled));
+    const slots = job === 'usage' ? this.#usageSlot : this.#slots;
+    const work = slots.run(signal ?? never, () => this.#ask(job, request, cancelled));
     this.#running.set(work, cancelled);
     try {
       return await work;

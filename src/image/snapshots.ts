@@ -35,7 +35,7 @@ import { type OverlayFolders, optionsFit, overlayOptions } from './overlay-optio
 import { probeOverlay } from './probe-overlay.ts';
 import { removeSmallTree } from './remove-small-tree.ts';
 import { defaultTarLimits } from './tar-reader.ts';
-import type { TreeUsage } from './tree-usage.ts';
+import type { TreeWalk } from './tree-usage.ts';
 import type { UpperChanges } from './upper-changes.ts';
 
 /** What the snapshots are built from. */
@@ -77,6 +77,9 @@ interface ImageFolders {
 
 /** An empty folder beside the links: an image may have no layers, and overlayfs wants at least one. */
 const EMPTY = 'empty';
+
+/** What a container brings along from an earlier life, below its writable folder. */
+const RESTORED = 'restored';
 
 /** Images whose folders are remembered; each takes little, and most nodes run fewer. */
 const MAX_REMEMBERED = 256;
@@ -136,8 +139,8 @@ export class Snapshots {
     const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
     try {
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
-      if (diff) await this.#unpackDiff(join(folder, 'restored'), diff);
-      if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, 'restored')));
+      if (diff) await this.#unpackDiff(join(folder, RESTORED), diff);
+      if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, RESTORED)));
       // The root folder of the mount is the upper one as it is.
       chmodSync(upperDir, image.root.mode);
       const root = onHost(image.root, owner);
@@ -221,15 +224,10 @@ export class Snapshots {
     return { ...(await this.#deps.workers.run('changes', { upper, list })), upper };
   }
 
-  /** What a container has written, by a walk in a thread; zeros for one without a snapshot. */
-  async usage(containerId: string): Promise<TreeUsage> {
-    return await this.#deps.workers.run('usage', [join(this.#path(containerId), 'upper')]);
-  }
-
-  /** What all containers have written together. */
-  async totalUsage(): Promise<TreeUsage> {
-    const uppers = this.all().map((containerId) => join(this.#path(containerId), 'upper'));
-    return await this.#deps.workers.run('usage', uppers);
+  /** What containers have written, each by a walk in a thread; zeros for one without a snapshot. */
+  async usage(containerIds: readonly string[]): Promise<readonly TreeWalk[]> {
+    const groups = containerIds.map((id) => ['upper', RESTORED].map((part) => join(this.#path(id), part)));
+    return await this.#deps.workers.run('usage', groups);
   }
 
   /** The ids of all containers that have a folder, mounted or not. */

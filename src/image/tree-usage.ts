@@ -12,6 +12,11 @@ export interface TreeUsage {
   readonly inodesUsed: number;
 }
 
+/** What a tree takes, and how long it took to find out. */
+export interface TreeWalk extends TreeUsage {
+  readonly walkMs: number;
+}
+
 /** Each level holds a descriptor. Nobody but a container that plays tricks has folders this deep. */
 const MAX_DEPTH = 256;
 

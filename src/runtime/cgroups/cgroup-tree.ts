@@ -93,6 +93,12 @@ export class CgroupTree {
     }
   }
 
+  /** The names of the cgroups right below this one; empty when it is gone. */
+  childNames(path: string): string[] {
+    const [hierarchy] = this.populated;
+    return (hierarchy && readSubfolders(cgroupFile(hierarchy, path))) ?? [];
+  }
+
   /** Processes in the cgroup and below, each once; empty when it is gone. */
   pids(path: string): number[] {
     const pids = new Set<number>();

@@ -3,22 +3,29 @@ import { dirname, join } from 'node:path';
 
 import { BerthError } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
+import { KernelFiles } from '../kernel-files.ts';
+import type { CgroupFigures } from './cgroup-figures.ts';
 import { normaliseCgroupfsParent } from './cgroup-parent.ts';
 import type { CgroupTree } from './cgroup-tree.ts';
 import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
+import { FigureFiles } from './figure-files.ts';
 import { type CgroupMode, cgroupFile, cgroupOf } from './hierarchies.ts';
 import { podLimitFiles, writeLimits } from './pod-limits.ts';
 
 const DEFAULT_PARENT = '/berth';
+/** The cgroup of a sandbox or container. */
+const OWN_NAME = /^berth-[0-9a-f]{64}$/;
 
 /** Cgroups made by writing to the cgroup file systems directly: for hosts whose kubelet does so too. */
 export class CgroupfsDriver implements Cgroups {
   readonly driver = 'cgroupfs';
   readonly #tree: CgroupTree;
+  readonly #figures: FigureFiles;
 
   constructor(tree: CgroupTree) {
     this.#tree = tree;
+    this.#figures = new FigureFiles(tree, new KernelFiles());
   }
 
   get mode(): CgroupMode {
@@ -83,6 +90,16 @@ export class CgroupfsDriver implements Cgroups {
 
   container(parent: string, containerId: string): ContainerCgroup {
     return new ContainerCgroupFiles(this.#tree, pathOf(parent, containerId));
+  }
+
+  figures(path: string): CgroupFigures {
+    return this.#figures.of(path);
+  }
+
+  podPath(parent: string): string | undefined {
+    if (parent === '') return undefined;
+    const path = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
+    return this.#tree.childNames(path).every((name) => OWN_NAME.test(name)) ? path : undefined;
   }
 
   close(): void {}

@@ -1,4 +1,5 @@
 import type { LinuxResources } from '../container-spec.ts';
+import type { CgroupFigures } from './cgroup-figures.ts';
 import type { CgroupMode } from './hierarchies.ts';
 
 /**
@@ -43,6 +44,13 @@ export interface Cgroups {
   containerCgroupsPath(parent: string, containerId: string): string;
   /** The cgroup that the OCI runtime makes of containerCgroupsPath(). Throws as validateParent. */
   container(parent: string, containerId: string): ContainerCgroup;
+  /** What the cgroup at a path uses: a container's, a sandbox's or a pod's. */
+  figures(path: string): CgroupFigures;
+  /**
+   * Where the cgroup of a whole pod is, when its parent is the pod's alone: undefined for the default parent, and for one
+   * in which there is anything but sandboxes and containers. Throws as validateParent.
+   */
+  podPath(parent: string): string | undefined;
   /** Lets go of the connection to systemd, where there is one. */
   close(): void;
 }

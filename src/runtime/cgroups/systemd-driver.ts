@@ -1,15 +1,20 @@
 import { sleep } from '../../base/deadline.ts';
 import { BerthError, isKind, wrap } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
+import { KernelFiles } from '../kernel-files.ts';
+import type { CgroupFigures } from './cgroup-figures.ts';
 import { normaliseSlice, slicePath } from './cgroup-parent.ts';
 import { type CgroupTree, readText } from './cgroup-tree.ts';
 import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
+import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
 import { podLimitFiles, weightOf, writeLimits } from './pod-limits.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 const DEFAULT_SLICE = 'system.slice';
+/** The scope of a sandbox or container. */
+const OWN_NAME = /^berth-[0-9a-f]{64}\.scope$/;
 const SIGPIPE = 13;
 const NO_LIMIT = 0xffff_ffff_ffff_ffffn;
 /** A process that was just killed is in its cgroup for a moment longer. */
@@ -24,9 +29,11 @@ export class SystemdDriver implements Cgroups {
   readonly driver = 'systemd';
   readonly #tree: CgroupTree;
   readonly #manager: SystemdManager;
+  readonly #figures: FigureFiles;
 
   constructor(tree: CgroupTree, manager: SystemdManager) {
     this.#tree = tree;
+    this.#figures = new FigureFiles(tree, new KernelFiles());
     this.#manager = manager;
   }
 
@@ -89,6 +96,16 @@ export class SystemdDriver implements Cgroups {
 
   container(parent: string, containerId: string): ContainerCgroup {
     return new ContainerCgroupFiles(this.#tree, scopePath(parent, containerId));
+  }
+
+  figures(path: string): CgroupFigures {
+    return this.#figures.of(path);
+  }
+
+  podPath(parent: string): string | undefined {
+    if (parent === '') return undefined;
+    const path = slicePath(normaliseSlice(parent, DEFAULT_SLICE));
+    return this.#tree.childNames(path).every((name) => OWN_NAME.test(name)) ? path : undefined;
   }
 
   close(): void {
