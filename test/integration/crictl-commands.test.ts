@@ -3,9 +3,11 @@ import { after, before, describe as suite } from 'node:test';
 import { findCrictl } from '../harness/crictl.ts';
 import { aboutTests } from './crictl/about.ts';
 import { containerTests } from './crictl/containers.ts';
+import { eventTests } from './crictl/events.ts';
 import { imageTests } from './crictl/images.ts';
 import { CrictlLab } from './crictl/lab.ts';
 import { podTests } from './crictl/pods.ts';
+import { streamTests } from './crictl/streams.ts';
 
 const found = findCrictl();
 
@@ -23,4 +25,6 @@ suite('sub-commands of crictl', { skip: 'missing' in found ? found.missing : fal
   imageTests(lab);
   podTests(lab);
   containerTests(lab);
+  streamTests(lab);
+  eventTests(lab);
 });

@@ -238,6 +238,7 @@ export class RunningCrictl implements AsyncDisposable {
     return await this.end();
   }
 
+  /** Its end without a word, as when a connection breaks. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill('SIGKILL');
     await this.#ended;
