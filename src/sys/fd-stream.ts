@@ -20,7 +20,7 @@ export interface FdStreamOptions {
   /** Default: neither. */
   readonly readable?: boolean;
   readonly writable?: boolean;
-  /** Each read is one message, and stays one. */
+  /** Each read is one message, and stays one; of at most 64 KiB. */
   readonly messages?: boolean;
   /** Writes are cut into pieces of at most this size: messages, where the other side has a buffer of that size. */
   readonly longestWriteBytes?: number;
@@ -42,6 +42,8 @@ export class FdStream extends Duplex {
   readonly #fd: number;
   readonly #options: FdStreamOptions;
   readonly #poll: ReturnType<typeof koffi.node.poll>;
+  /** Where messages are read to: the kernel throws away what is longer than the buffer, and one may come any moment. */
+  readonly #messages: Buffer | undefined;
   #wantsRead = false;
   #rest: { chunk: Buffer; done: (err?: Error | null) => void } | undefined;
   #isScheduled = false;
@@ -61,6 +63,7 @@ export class FdStream extends Duplex {
     });
     this.#fd = fd;
     this.#options = options;
+    this.#messages = messages ? Buffer.allocUnsafeSlow(LONGEST_READ_BYTES) : undefined;
     // It also makes the descriptor non-blocking.
     this.#poll = koffi.node.poll(fd, {}, () => this.#schedule());
     this.#poll.stop();
@@ -159,12 +162,13 @@ export class FdStream extends Duplex {
     if (limit === 0) return null;
     try {
       // A terminal counts only what it has processed: that it has nothing is told by reading alone.
-      const buffer = Buffer.allocUnsafe(Math.min(limit, Math.max(SHORTEST_READ_BYTES, readableBytes(this.#fd))));
+      const buffer =
+        this.#messages ?? Buffer.allocUnsafe(Math.min(limit, Math.max(SHORTEST_READ_BYTES, readableBytes(this.#fd))));
       const length = readFd(this.#fd, buffer);
       if (length === undefined) return isLast ? null : undefined;
       if (length === 0) return null;
-      if (this.#lastBytes !== undefined) this.#lastBytes -= length;
-      return buffer.subarray(0, length);
+      if (this.#lastBytes !== undefined) this.#lastBytes = Math.max(0, this.#lastBytes - length);
+      return this.#messages ? Buffer.from(buffer.subarray(0, length)) : buffer.subarray(0, length);
     } catch (err) {
       if (!isErrno(err, 'EIO')) throw err;
       if (isLast || this.#options.hangUp !== 'passes') return null;

@@ -43,6 +43,7 @@ export interface LabContainer {
   readonly mounts?: readonly Partial<MountSpec>[];
   readonly logFile?: string;
   readonly pid?: 'new' | 'host';
+  readonly pidsLimit?: number;
 }
 
 /** Ways of a real container, below a folder of its own: create, start, and take it all away. */
@@ -142,7 +143,7 @@ export class Lab implements AsyncDisposable {
       ),
       rootfs: this.rootfs,
       cgroupsPath: `/berth-lab/${id}`,
-      pidsLimit: 100,
+      pidsLimit: wish.pidsLimit ?? 100,
       defaultEnv: [],
       ulimits: [],
       visibleAnnotations: [],

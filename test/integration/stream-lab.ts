@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { PassThrough, Writable } from 'node:stream';
+import { PassThrough, Readable, Writable } from 'node:stream';
 
 import { type ContainerId, newSandboxId, type SandboxId } from '../../src/base/ids.ts';
 import { silentLogger } from '../../src/base/log.ts';
@@ -179,13 +179,16 @@ export class TestClient implements ClientStreams {
   readonly stdout = new Kept();
   readonly stderr = new Kept();
   #listener: (size: WindowSize) => void = () => {};
+  #size: WindowSize | undefined;
 
   onResize(listener: (size: WindowSize) => void): void {
     this.#listener = listener;
+    if (this.#size) listener(this.#size);
   }
 
   resize(width: number, height: number): void {
-    this.#listener({ width, height });
+    this.#size = { width, height };
+    this.#listener(this.#size);
   }
 }
 
@@ -223,4 +226,50 @@ export class Kept extends Writable {
   #wake(): void {
     for (const wake of this.#waiters.splice(0)) wake();
   }
+}
+
+/** A client's output that counts, and takes nothing while it is held. */
+export class Counter extends Writable {
+  bytes = 0;
+  readonly #firstHeld = Promise.withResolvers<void>();
+  #isHeld = false;
+  #held: (() => void) | undefined;
+
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    this.#held?.();
+  }
+
+  /** Resolves when something waits to be taken. */
+  get held(): Promise<void> {
+    return this.#firstHeld.promise;
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.bytes += chunk.length;
+    if (this.#isHeld) {
+      this.#held = done;
+      this.#firstHeld.resolve();
+    } else done();
+  }
+}
+
+/** That many bytes of input. */
+export function zeros(size: number): Readable {
+  const chunk = Buffer.alloc(64 * 1024);
+  let left = size;
+  return new Readable({
+    read() {
+      if (left === 0) this.push(null);
+      else {
+        const piece = chunk.subarray(0, Math.min(left, chunk.length));
+        left -= piece.length;
+        this.push(piece);
+      }
+    },
+  });
 }
