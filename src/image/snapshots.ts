@@ -17,6 +17,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmdirSync,
   statSync,
@@ -27,7 +28,7 @@ import { BerthError, because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
-import { bindMapped, mount, unmount } from '../sys/mount.ts';
+import { bindMapped, mount, readMounts, unmount } from '../sys/mount.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
 import type { LayerStore } from './layer-store.ts';
@@ -109,7 +110,7 @@ export class Snapshots {
     mkdirSync(join(this.#deps.layers.linkFolder, EMPTY), { recursive: true, mode: 0o755 });
     this.#flags = overlayFlags();
     const leftOvers = readdirSync(this.#folder).filter((name) => name.startsWith('.'));
-    for (const name of leftOvers) unmount(join(this.#folder, name, 'rootfs'));
+    unmountBeneath(leftOvers.map((name) => join(this.#folder, name)));
     probeOverlay(this.#temporary('.probe'), this.#flags);
     this.#sweep = this.#removeAll(leftOvers.map((name) => join(this.#folder, name)));
   }
@@ -344,6 +345,15 @@ function mountOverlay(target: string, linkFolder: string, { lowers, ...more }: O
     mount({ ...request, data: overlayOptions(nearer) });
   } finally {
     closeSync(fd);
+  }
+}
+
+/** Unmounts what a process left mounted in these folders when it was killed, whatever it was for; the newest first. */
+function unmountBeneath(folders: readonly string[]): void {
+  if (folders.length === 0) return;
+  const tops = folders.map((folder) => `${realpathSync(folder)}/`);
+  for (const { mountPoint } of readMounts().toReversed()) {
+    if (tops.some((top) => mountPoint.startsWith(top))) unmount(mountPoint);
   }
 }
 

@@ -193,6 +193,10 @@ describe('snapshots', { skip }, () => {
     const diffIds = await unpackAll([[{ name: 'x' }]]);
     const { rootfs } = await lab.snapshots.mount('c1', diffIds);
     mkdirSync(join(lab.root, 'snapshots/.trash-1/upper/x'), { recursive: true });
+    // As a daemon leaves it that is killed while it tries overlays.
+    const [lower, merged] = ['lower', 'merged'].map((name) => join(lab.root, 'snapshots/.probe-1', name));
+    for (const folder of [lower, merged]) mkdirSync(folder ?? '', { recursive: true });
+    execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${lower}:${rootfs}`, merged ?? '']);
     await lab.restart();
     await lab.snapshots.close();
     assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), ['c1']);
