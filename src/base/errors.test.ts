@@ -39,4 +39,6 @@ test('bad input names its field', () => {
 
 test('the same text twice in a chain is said once', () => {
   assert.equal(describe(new Error('same', { cause: new Error('same') })), 'same');
+  const cause = new Error('other side closed');
+  assert.equal(describe(new Error('GET /v2: other side closed', { cause })), 'GET /v2: other side closed');
 });

@@ -76,7 +76,8 @@ export function describe(err: unknown): string {
   const parts: string[] = [];
   for (let at: unknown = err; at !== undefined && at !== null; at = at instanceof Error ? at.cause : undefined) {
     const text = at instanceof Error ? at.message : String(at);
-    if (text !== '' && parts.at(-1) !== text) parts.push(text);
+    // Some errors end with the text of their cause already.
+    if (text !== '' && !parts.at(-1)?.endsWith(text)) parts.push(text);
   }
   return parts.join(': ');
 }

@@ -1,5 +1,7 @@
 import { status } from '@grpc/grpc-js';
 
+import { printable } from '../base/printable.ts';
+
 /** An error for the person at the terminal: what went wrong, and what to do about it. */
 export class CliError extends Error {
   override readonly name = 'CliError';
@@ -26,8 +28,8 @@ export class CliError extends Error {
 
 /** The error as text for a person: a line for each mistake, then what to do. */
 export function errorText({ message, problems, hint }: CliError): string {
-  const lines = problems.length > 0 ? problems : [message];
-  return `${lines.map((line) => `berth: ${line}\n`).join('')}${hint === undefined ? '' : `  ${hint}\n`}`;
+  const lines = problems.length > 0 ? problems : message.split('\n');
+  return `${lines.map((line) => `berth: ${printable(line)}\n`).join('')}${hint === undefined ? '' : `  ${hint}\n`}`;
 }
 
 /** The error as one line of JSON for a program: `error`, and where they are known `hint`, `code` and `problems`. */

@@ -17,6 +17,7 @@ test('a table aligns its columns, and cuts nothing off', () => {
     'ID     NAME         AGE\n1      a-long-name  2d\n22222  b\n',
   );
   assert.equal(table(['ID', 'NAME'], []), 'ID  NAME\n');
+  assert.equal(table(['ID'], [['\u001b[2J\n']]), 'ID\n\\u001b[2J\\u000a\n');
 });
 
 test('every cell of a table stands below its heading', () => {

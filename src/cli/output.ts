@@ -1,3 +1,5 @@
+import { printable } from '../base/printable.ts';
+
 /** Where a command writes. Tests hand in their own. */
 export interface Output {
   out(text: string): void;
@@ -10,14 +12,15 @@ export const terminal: Output = {
   err: (text) => void process.stderr.write(text),
 };
 
-/** Rows under headings, columns aligned, two spaces apart, nothing cut off. */
-export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
+/** Rows under headings, columns aligned, two spaces apart, nothing cut off; whatever the cells hold, a line each. */
+export function table(headings: readonly string[], cells: readonly (readonly string[])[]): string {
+  const rows = cells.map((row) => row.map(printable));
   const widths = headings.map((heading, column) =>
     Math.max(heading.length, ...rows.map((row) => (row[column] ?? '').length)),
   );
-  const line = (cells: readonly string[]): string =>
-    cells
-      .map((cell, column) => cell.padEnd(column === cells.length - 1 ? 0 : (widths[column] ?? 0)))
+  const line = (row: readonly string[]): string =>
+    row
+      .map((cell, column) => cell.padEnd(column === row.length - 1 ? 0 : (widths[column] ?? 0)))
       .join('  ')
       .trimEnd();
   return `${[headings, ...rows].map(line).join('\n')}\n`;

@@ -120,6 +120,13 @@ suite('errors', () => {
     });
   });
 
+  test('show what a registry has put into them, and do not obey it', async () => {
+    const caller = node().on(images.pullImage, () => {
+      throw new CliError('not JSON: \u001b[2J');
+    });
+    assert.equal((await runWith(caller, 'image', 'pull', 'x')).err, 'berth: not JSON: \\u001b[2J\n');
+  });
+
   for (const [what, args, words] of [
     ['an unknown option', ['--json', 'pods', '--bogus'], /^unknown option '--bogus'/],
     ['an option before --json', ['--bogus', '--json', 'pods'], /^unknown option '--bogus'/],

@@ -38,8 +38,8 @@ test('each line is JSON with its level, time and fields; the level can be change
 });
 
 test('a person reads text', () => {
-  const [line = ''] = written('text', (log) => log.warn({ name: 'x y', list: [1] }, 'watch out'));
-  assert.match(line, /^\d\d:\d\d:\d\d\.\d{3} WARN {2}watch out {2}name=x y list=\[1\]$/);
+  const [line = ''] = written('text', (log) => log.warn({ name: 'x\ny', list: [1] }, 'watch out'));
+  assert.match(line, /^\d\d:\d\d:\d\d\.\d{3} WARN {2}watch out {2}name=x\\u000ay list=\[1\]$/);
 });
 
 test('what cannot be written is lost and counted, and nobody fails', () => {

@@ -4,6 +4,7 @@ import { isatty } from 'node:tty';
 import { pino } from 'pino';
 
 import type { Logger } from '../base/log.ts';
+import { printable } from '../base/printable.ts';
 import type { LogLevel } from '../config/load-config.ts';
 
 /** A logger whose level can be changed while it is used. */
@@ -77,7 +78,7 @@ function lostLine(lines: number): string {
 function toText(line: string): string {
   const { level, time, msg, ...fields } = JSON.parse(line) as Record<string, unknown>;
   const facts = Object.entries(fields).map(
-    ([key, value]) => `${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
+    ([key, value]) => `${key}=${typeof value === 'string' ? printable(value) : JSON.stringify(value)}`,
   );
   const clock = String(time).slice(11, 23);
   return `${clock} ${String(level).toUpperCase().padEnd(5)} ${String(msg)}${facts.length > 0 ? `  ${facts.join(' ')}` : ''}\n`;

@@ -2,6 +2,7 @@ import { status } from '@grpc/grpc-js';
 
 import { AdminService, CheckConfigRequest, type CheckConfigResponse } from '../../../proto/gen/berth/admin.ts';
 import { BerthError, describe } from '../../base/errors.ts';
+import { printable } from '../../base/printable.ts';
 import { ConfigError } from '../../config/config-problems.ts';
 import { describeConfig } from '../../config/describe-config.ts';
 import { loadConfig } from '../../config/load-config.ts';
@@ -28,7 +29,7 @@ export async function checkConfig(session: Session, { config }: { config?: strin
         '\nthe running berthd has another configuration: it was started before the last change, or with flags\n',
       );
     for (const { severity, subject, message, remedy } of findings) {
-      output.out(`\n${severity}: ${subject}: ${message}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
+      output.out(`\n${severity}: ${subject}: ${printable(message)}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
     }
   }
   return findings.some(({ severity }) => severity === 'error') ? 1 : 0;
