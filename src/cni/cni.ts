@@ -14,6 +14,7 @@ import { CniError, cniCodes } from './cni-error.ts';
 import type { CniVerb } from './cni-version.ts';
 import type { NetworkConfig } from './network-config.ts';
 import { Networks } from './networks.ts';
+import { endOrphanedPlugins } from './orphaned-plugins.ts';
 import { PluginBinaries } from './plugin-binaries.ts';
 import { type Attached, hasGc, PluginChain } from './plugin-chain.ts';
 import { type CniResult, cniResult } from './plugin-result.ts';
@@ -51,7 +52,7 @@ export interface CniDeps {
   readonly binDirs: readonly string[];
   /** Where attachments are kept over restarts; must survive what pods survive. */
   readonly cacheDir: string;
-  readonly processes: Pick<Processes, 'run'>;
+  readonly processes: Pick<Processes, 'run' | 'exitOf'>;
   readonly log: Logger;
   readonly meter: Meter;
   readonly clock: Clock;
@@ -112,9 +113,12 @@ export class Cni {
     });
   }
 
-  /** Reads the attachments of an earlier run and the configuration, and begins to watch it. */
+  /**
+   * Reads the attachments of an earlier run and the configuration, and begins to watch it. Plugins that an earlier run
+   * left in the middle of an ADD are ended first.
+   */
   async start(): Promise<void> {
-    await Promise.all([this.#cache.load(), this.#networks.start()]);
+    await Promise.all([this.#cache.load().then(() => this.#endOrphans()), this.#networks.start()]);
   }
 
   /** Ends the watch, all waits and what plugins do. Attachments stay. */
@@ -213,6 +217,15 @@ export class Cni {
     throw new BerthError(kindOf(failures[0]), `network cleanup: ${failures.length} of its calls failed`, {
       cause: failures[0],
     });
+  }
+
+  async #endOrphans(): Promise<void> {
+    const { processes, log } = this.#deps;
+    const unfinished = this.#cache.all().filter(({ result }) => result === undefined);
+    if (unfinished.length === 0) return;
+    const ids = new Set(unfinished.map(({ containerId }) => containerId));
+    const ended = await endOrphanedPlugins(ids, processes);
+    if (ended > 0) log.info({ processes: ended }, 'ended CNI plugins that an earlier berthd had left at work');
   }
 
   async #add(attached: Attached, signal: AbortSignal): Promise<CniResult> {

@@ -72,6 +72,9 @@ export class FakePlugins {
       durationMs: 1,
     };
   }
+
+  /** As Processes.exitOf: there are no processes. */
+  async exitOf(): Promise<void> {}
 }
 
 /** Never ends by itself: as Processes.run, throws the signal's reason when it aborts. */

@@ -402,6 +402,29 @@ suite('bad networks', { timeout: 300_000 }, () => {
     await lab.removePod(podSandboxId);
   });
 
+  test('a plugin that is at work when berthd is killed does not go on after the address was given back', async () => {
+    const [started, made] = [join(lab.berthd.plugins, 'at-work'), join(lab.berthd.plugins, 'made')];
+    const add = `echo $$ > ${started}; sleep 3; echo > ${made}; echo '{"cniVersion":"1.0.0"}'`;
+    await usePlugin(
+      'bad-late',
+      `[ "$CNI_COMMAND" = DEL ] && rm -f ${made}\n[ "$CNI_COMMAND" = ADD ] || exit 0\n${add}`,
+    );
+    const config = lab.podConfig();
+    const call = lab.berthd.fails(runtime.runPodSandbox, RunPodSandboxRequest.create({ config }));
+    const pid = await eventually(
+      'the plugin runs',
+      () => (existsSync(started) && readFileSync(started, 'utf8').trim()) || undefined,
+    );
+    await lab.berthd.end('SIGKILL');
+    await call;
+    assert.ok(existsSync(`/proc/${pid}`), 'it goes on by itself');
+    lab.berthd.useNetwork();
+    await lab.berthd.start();
+    assert.ok(!existsSync(`/proc/${pid}`), 'it was ended');
+    assert.ok(!existsSync(made));
+    await lab.removePod(await lab.runPod(config));
+  });
+
   test('a plugin that hangs: the client leaves, and so does all of it when berthd stops', async () => {
     const started = join(lab.berthd.plugins, 'started');
     await usePlugin('bad-hang', `[ "$CNI_COMMAND" = ADD ] || exit 0\necho $$ > ${started}\nsleep 3600 & wait`);

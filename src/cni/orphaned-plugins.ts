@@ -1,0 +1,53 @@
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+
+import { withDeadline } from '../base/deadline.ts';
+import type { Processes } from '../proc/processes.ts';
+import { killProcess, readProcessStartTime } from '../sys/process.ts';
+
+const END_TIMEOUT_MS = 10_000;
+
+/**
+ * Kills what plugins of an earlier daemon still do for these containers, and waits for its end: an ADD that goes on
+ * after the DEL would make again what that has freed. Plugins and what they start are known by their environment (CNI
+ * 1.1, section 2). Returns how many there were; throws `deadline` when one does not die.
+ */
+export async function endOrphanedPlugins(
+  containerIds: ReadonlySet<string>,
+  processes: Pick<Processes, 'exitOf'>,
+): Promise<number> {
+  using signal = withDeadline('the end of plugins that an earlier berthd has left', END_TIMEOUT_MS);
+  let ended = 0;
+  // Again and again: what was found may have started something meanwhile.
+  for (let orphans = findPlugins(containerIds); orphans.length > 0; orphans = findPlugins(containerIds)) {
+    for (const { pid, startTime } of orphans) {
+      if (killProcess(pid, startTime, 'SIGKILL')) ended += 1;
+    }
+    for (const { pid, startTime } of orphans) await processes.exitOf(pid, startTime, signal);
+  }
+  return ended;
+}
+
+function findPlugins(containerIds: ReadonlySet<string>): { pid: number; startTime: number }[] {
+  const ownNamespace = readlinkSync('/proc/self/ns/pid');
+  return readdirSync('/proc').flatMap((name) => {
+    if (!/^\d+$/.test(name)) return [];
+    const pid = Number(name);
+    // Before its environment: this one, and not a later process of that number, shall be killed.
+    const startTime = readProcessStartTime(pid);
+    const id = containerIdOf(name, ownNamespace);
+    return startTime !== undefined && id !== undefined && containerIds.has(id) ? [{ pid, startTime }] : [];
+  });
+}
+
+function containerIdOf(pid: string, namespace: string): string | undefined {
+  try {
+    const variables = readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0');
+    if (!variables.some((variable) => variable.startsWith('CNI_COMMAND='))) return undefined;
+    // A program in a pod may have such variables for reasons of its own.
+    if (readlinkSync(`/proc/${pid}/ns/pid`) !== namespace) return undefined;
+    return variables.find((variable) => variable.startsWith('CNI_CONTAINERID='))?.slice('CNI_CONTAINERID='.length);
+  } catch {
+    // It has ended; a zombie has no environment either.
+    return undefined;
+  }
+}
