@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 
 import type { Cni } from '../cni/cni.ts';
+import { parseAddress } from '../config/check-value.ts';
 import { describeConfig } from '../config/describe-config.ts';
 import type { Config } from '../config/load-config.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
@@ -59,7 +60,28 @@ export class ConfigFindings {
         remedy: '',
       });
     }
-    return [...found, ...this.#runtimeFindings(), ...this.#hostFindings(), ...(await this.#fileFindings())];
+    return [
+      ...found,
+      ...this.#runtimeFindings(),
+      ...this.#hostFindings(),
+      ...this.#streamFindings(),
+      ...(await this.#fileFindings()),
+    ];
+  }
+
+  // The kubelet, which passes streams on, is on this node, so that others have no need to connect.
+  #streamFindings(): Finding[] {
+    const { listen, tlsCert } = this.#parts.config.stream;
+    const host = parseAddress(listen)?.host ?? '';
+    if (tlsCert !== '' || host === 'localhost' || host === '::1' || host.startsWith('127.')) return [];
+    return [
+      {
+        severity: 'warning',
+        subject: `stream.listen ${listen}`,
+        message: 'what people type into containers and read there goes over the network in the clear',
+        remedy: 'listen on 127.0.0.1, or set stream.tls_cert and stream.tls_key',
+      },
+    ];
   }
 
   async #fileFindings(): Promise<Finding[]> {

@@ -5,6 +5,8 @@ import { buffer, text } from 'node:stream/consumers';
 import { finished, pipeline } from 'node:stream/promises';
 import { afterEach, beforeEach, describe as suite, test } from 'node:test';
 
+import fc from 'fast-check';
+
 import { SpdyClient, UpgradeRefused } from '../../../test/fakes/spdy-client.ts';
 import {
   connectCommand,
@@ -261,7 +263,7 @@ for (const transport of ['spdy', 'websocket'] as const satisfies Transport[]) {
 
     test('a client that says nothing for too long is sent away', async () => {
       await server.close();
-      await start({ idleTimeoutMs: 30 });
+      await start({ idleTimeoutMs: 400 });
       const client = await connectCommand(await exec(['wait']), transport, { stdin: true, stdout: true, stderr: true });
       await once(pods.began, 'data');
       const [signal] = pods.signals;
@@ -392,6 +394,43 @@ suite('older protocols', () => {
   });
 });
 
+suite('clients that behave oddly', () => {
+  test('one that resets its output hears the exit code all the same', async () => {
+    const client = await SpdyClient.connect(await exec(['zeros', String(1 << 30)], { stdin: false, stderr: false }), [
+      'v4.channel.k8s.io',
+    ]);
+    const error = await client.open({ streamtype: 'error' });
+    const stdout = await client.open({ streamtype: 'stdout' });
+    await once(stdout, 'readable');
+    client.reset(stdout);
+    assert.match(await text(error), /"status":"Failure"/);
+    client.close();
+    await client.closed;
+  });
+
+  test('WebSocket messages in any order break nothing but the session', async () => {
+    const channel = fc.constantFrom(0, 1, 2, 3, 4, 5, 48, 49, 52, 100, 255);
+    const message = fc
+      .tuple(fc.option(channel), fc.uint8Array({ maxLength: 30 }))
+      .map(([number, rest]) => Buffer.from([...(number === null ? [] : [number]), ...rest]));
+    const protocols = ['v5.channel.k8s.io', 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io', 'channel.k8s.io'];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(...protocols),
+        fc.array(message, { maxLength: 20 }),
+        async (protocol, messages) => {
+          const client = await WebSocketClient.connect(await exec(['cat']), [protocol]);
+          for (const bytes of messages) client.socket.send(bytes);
+          client.socket.close(1000);
+          await client.closed;
+        },
+      ),
+      { numRuns: 100 },
+    );
+    assert.equal((await runCommand(await exec(['cat']), 'websocket', { stdin: 'alive' })).stdout.toString(), 'alive');
+  });
+});
+
 suite('what a client may not do', () => {
   test('a URL works once', async () => {
     const url = await exec(['exit', '0'], { stdin: false });
@@ -429,10 +468,10 @@ suite('what a client may not do', () => {
 
   test('not opening its streams', async () => {
     await server.close();
-    await start({ creationTimeoutMs: 50 });
+    await start({ creationTimeoutMs: 1000 });
     const client = await SpdyClient.connect(await exec(['cat']), ['v4.channel.k8s.io']);
     const error = await client.open({ streamtype: 'error' });
-    assert.match(await text(error), /did not open its streams within 50 ms/);
+    assert.match(await text(error), /did not open its streams within 1000 ms/);
     await client.closed;
     assert.equal(pods.signals.length, 0);
     const forward = await SpdyClient.connect(await server.urlFor(portForward()), ['portforward.k8s.io']);

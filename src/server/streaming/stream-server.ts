@@ -34,6 +34,8 @@ export const STREAM_TIMES: StreamTimes = Object.freeze({
 /** A client sends its request at once; who does not is none. */
 const REQUEST_TIMEOUT_MS = 10_000;
 const MAX_CONNECTIONS = 4096;
+/** A client whose machine is gone never says so; the kernel finds out. */
+const SOCKET_OPTIONS = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 } as const;
 /** How long sessions may take to tell their clients that the daemon stops. */
 const DRAIN_TIMEOUT_MS = 3_000;
 
@@ -124,10 +126,11 @@ export class StreamServer {
 
   async #create(): Promise<Server> {
     const { tls } = this.#deps;
-    if (!tls) return createServer();
+    if (!tls) return createServer(SOCKET_OPTIONS);
     const { createServer: createTlsServer } = await import('node:https');
     try {
       const server = createTlsServer({
+        ...SOCKET_OPTIONS,
         ...(await tls.read()),
         ...(tls.hasClientCa ? { requestCert: true, rejectUnauthorized: true } : {}),
         handshakeTimeout: REQUEST_TIMEOUT_MS,
