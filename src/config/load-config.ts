@@ -36,6 +36,7 @@ export interface Config {
     readonly defaultCapabilities: readonly string[];
     readonly pidsLimit: number;
     readonly seccompProfile: string;
+    readonly apparmorProfile: string;
     readonly cdiSpecDirs: readonly string[];
     readonly hooksDirs: readonly string[];
     readonly defaultEnv: readonly string[];
@@ -168,6 +169,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       defaultCapabilities: list('runtime', 'default_capabilities'),
       pidsLimit: Number(runtime('pids_limit')),
       seccompProfile: runtime('seccomp_profile'),
+      apparmorProfile: runtime('apparmor_profile'),
       cdiSpecDirs: list('runtime', 'cdi_spec_dirs'),
       hooksDirs: list('runtime', 'hooks_dirs'),
       defaultEnv: list('runtime', 'default_env'),

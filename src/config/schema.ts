@@ -145,6 +145,11 @@ export const TABLES = {
       ['/usr/share/containers/oci/hooks.d', '/etc/containers/oci/hooks.d'],
       'Where hooks for containers are (oci-hooks(5)); in a later folder, a file replaces one of the same name. Changes are seen at once.',
     ),
+    apparmor_profile: key(
+      text,
+      'berth-default',
+      'The AppArmor profile that RuntimeDefault stands for, where the kernel has AppArmor. berth-default is loaded by berthd, any other must be loaded already; unconfined: none.',
+    ),
     default_env: key(
       { type: 'list', of: { type: 'setting' } },
       [],

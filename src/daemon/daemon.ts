@@ -8,7 +8,6 @@ import { KeyedLock } from '../base/keyed-lock.ts';
 import { Cni } from '../cni/cni.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
-import { parseUlimit } from '../config/parse-setting.ts';
 import { readArchive } from '../image/archive.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
 import { DiskWorkers } from '../image/disk-workers.ts';
@@ -22,7 +21,6 @@ import { defaultTarLimits } from '../image/tar-reader.ts';
 import { WritableLayers } from '../image/writable-layers.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
-import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import { usesImage } from '../pod/image-volumes.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
 import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
@@ -34,14 +32,10 @@ import { reconcile } from '../pod/reconcile.ts';
 import { RecordIndex } from '../pod/record-index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
 import { Processes } from '../proc/processes.ts';
-import { readHostCapabilities } from '../runtime/capabilities.ts';
-import { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
 import { findProgram, Handlers } from '../runtime/handlers.ts';
-import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
-import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
 import { buildServices } from '../server/services.ts';
 import { StreamServer } from '../server/streaming/stream-server.ts';
@@ -52,6 +46,7 @@ import { NamespaceMaker } from '../sys/namespaces.ts';
 import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
 import type { DaemonLogger } from './logger.ts';
+import { openSecurityParts } from './security-parts.ts';
 
 /** What is stored, by the rooms that own it. */
 interface Stored {
@@ -178,6 +173,7 @@ export class Daemon {
       }),
     );
     this.#images = images;
+    const security = openSecurityParts(config, { processes, log });
     const [handlers] = await Promise.all([
       Handlers.probe(
         {
@@ -194,11 +190,10 @@ export class Daemon {
       ),
       cni.start(),
       layers.start(),
+      security.apparmor.start(signal),
     ]);
     await snapshots.start();
     await images.start();
-    const cdi = new CdiDevices(config.runtime.cdiSpecDirs);
-    const hooks = new HookFolders(config.runtime.hooksDirs, log);
     const deps: PodDeps = {
       log,
       meter,
@@ -221,17 +216,7 @@ export class Daemon {
       cgroups,
       runtime,
       host,
-      security: {
-        seccomp: new SeccompProfiles(config.runtime.seccompProfile),
-        cdi,
-        hooks,
-        defaultCapabilities: config.runtime.defaultCapabilities,
-        hostCapabilities: readHostCapabilities(),
-        pidsLimit: config.runtime.pidsLimit || undefined,
-        defaultEnv: config.runtime.defaultEnv,
-        defaultSysctls: new DefaultSysctls(config.runtime.defaultSysctls, log),
-        ulimits: config.runtime.defaultUlimits.flatMap((text) => parseUlimit(text) ?? []),
-      },
+      security,
     };
     const report = await reconcile(deps, store.journal.unfinished(), signal);
     const events = new PodEvents(deps, signal);
@@ -244,7 +229,7 @@ export class Daemon {
       images: () => images.list().length,
     });
     await this.#serveMetrics(metrics);
-    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, cdi, hooks });
+    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, ...security });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(

@@ -26,6 +26,13 @@ export interface BuiltSpec {
   readonly user: ResolvedUser;
 }
 
+/** What was mounted for a container. */
+export interface MountedImages {
+  readonly rootfs: string;
+  /** Where the images of its image volumes are, by the position of their mounts. */
+  readonly imageSources: ReadonlyMap<number, string>;
+}
+
 /**
  * Looks up what a container's config.json depends on (its mounted root filesystem, its image, its sandbox, the host)
  * and builds it. Throws `invalid` naming the CRI's field for what its client got wrong.
@@ -33,8 +40,8 @@ export interface BuiltSpec {
 export async function buildContainerSpec(
   deps: PodDeps,
   record: ContainerRecord,
-  rootfs: string,
-  imageSources: ReadonlyMap<number, string>,
+  { rootfs, imageSources }: MountedImages,
+  signal: AbortSignal,
 ): Promise<BuiltSpec> {
   const { spec } = record;
   const { security } = spec;
@@ -72,6 +79,7 @@ export async function buildContainerSpec(
     seccomp: security.privileged
       ? undefined
       : deps.security.seccomp.resolve(security.seccomp, capabilities.sets.bounding),
+    apparmorProfile: security.privileged ? undefined : await deps.security.apparmor.resolve(security.apparmor, signal),
     devices: resolveDevices(spec.devices, security.privileged && !handler.privilegedWithoutHostDevices),
     mounts,
     rootfs,

@@ -126,13 +126,13 @@ export async function removeSnapshot({ deps, id }: ContainerContext): Promise<vo
 
 const writeSpec: Step<CreateContext> = {
   name: 'write spec',
-  async run(ctx) {
+  async run(ctx, signal) {
     const { deps, id, rootfs } = ctx;
     if (rootfs === undefined) throw new BerthError('internal', `container ${id} has no root filesystem`);
     const record = deps.containers.get(id);
     const owner = snapshotOwner(ctx);
     const imageSources = mountImageVolumes(deps, volumesFolder(ctx), record, owner);
-    const { spec, user, mapped } = await buildContainerSpec(deps, record, rootfs, imageSources);
+    const { spec, user, mapped } = await buildContainerSpec(deps, record, { rootfs, imageSources }, signal);
     ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
     deps.containers.put({ ...deps.containers.get(id), user });
   },

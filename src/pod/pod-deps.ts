@@ -9,6 +9,7 @@ import type { ExtractedMember } from '../image/extract-archive.ts';
 import type { Images } from '../image/images.ts';
 import type { Snapshots } from '../image/snapshots.ts';
 import type { Processes } from '../proc/processes.ts';
+import type { AppArmor } from '../runtime/apparmor.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerRuntime } from '../runtime/container-runtime.ts';
@@ -54,6 +55,7 @@ export interface PodDeps {
 /** What containers may do, as far as the node's owner and kernel decide. */
 export interface SecurityParts {
   readonly seccomp: SeccompProfiles;
+  readonly apparmor: AppArmor;
   readonly cdi: CdiDevices;
   readonly hooks: HookFolders;
   readonly defaultCapabilities: readonly string[];

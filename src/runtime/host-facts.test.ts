@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
 import { silentLogger } from '../base/log.ts';
-import { isKernelAtLeast, parseApparmorProfiles, parseHardLimits, readHostFacts } from './host-facts.ts';
+import { isKernelAtLeast, parseHardLimits, readHostFacts } from './host-facts.ts';
 
 describe('host facts', () => {
   it('reads the hard limits that there are', () => {
@@ -24,11 +24,6 @@ Max surprise              1                    2                    eggs
       ['5.11.0', '5.12', '5.12.0-1-amd64', '6.1.0', '4.19', 'x'].map((version) => isKernelAtLeast(version, 5, 12)),
       [false, true, true, true, false, false],
     );
-  });
-
-  it('reads the names of AppArmor profiles', () => {
-    const text = 'docker-default (enforce)\nsnap.x//null-/usr/bin/y (complain)\nbroken\n';
-    assert.deepEqual([...parseApparmorProfiles(text)], ['docker-default', 'snap.x//null-/usr/bin/y']);
   });
 
   it('reads this machine', () => {

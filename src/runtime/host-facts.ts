@@ -17,8 +17,6 @@ export interface HostFacts {
   readonly oomScoreAdjFloor: number;
   /** The highest hard limits that containers may be given, by getrlimit(2)'s names; what is not named has no ceiling. */
   readonly rlimitCeilings: ReadonlyMap<string, number>;
-  /** Names of loaded AppArmor profiles; undefined where AppArmor is off. */
-  readonly apparmorProfiles: ReadonlySet<string> | undefined;
   readonly selinux: boolean;
   /** Recursive read-only mounts need mount_setattr(2): Linux 5.12. */
   readonly kernelHasRecursiveReadOnly: boolean;
@@ -38,7 +36,6 @@ export function readHostFacts(log: Logger): HostFacts {
       cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
     oomScoreAdjFloor: readOomScoreAdjFloor(log),
     rlimitCeilings: readRlimitCeilings(),
-    apparmorProfiles: readApparmorProfiles(),
     selinux: existsSync('/sys/fs/selinux/enforce'),
     kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),
     kernelMapsIds: isKernelAtLeast(release(), 6, 3) && existsSync('/proc/self/ns/user'),
@@ -80,11 +77,6 @@ export function isKernelAtLeast(version: string, major: number, minor: number): 
   const [, ownMajor, ownMinor] = /^(\d+)\.(\d+)/.exec(version) ?? [];
   if (ownMajor === undefined || ownMinor === undefined) return false;
   return Number(ownMajor) > major || (Number(ownMajor) === major && Number(ownMinor) >= minor);
-}
-
-/** Profile names in the text of /sys/kernel/security/apparmor/profiles: `name (enforce)` per line. */
-export function parseApparmorProfiles(text: string): Set<string> {
-  return new Set(text.split('\n').flatMap((line) => /^(.+) \([a-z]+\)$/.exec(line)?.[1] ?? []));
 }
 
 // Hard limits are raised only with the capability (setrlimit(2)), and open files never above a limit of the kernel's.
@@ -138,13 +130,4 @@ function childCgroups(): string[] {
   return readdirSync(CGROUP_ROOT, { withFileTypes: true })
     .filter((entry) => entry.isDirectory())
     .map((entry) => join(CGROUP_ROOT, entry.name));
-}
-
-function readApparmorProfiles(): Set<string> | undefined {
-  try {
-    if (!readFileSync('/sys/module/apparmor/parameters/enabled', 'utf8').startsWith('Y')) return undefined;
-    return parseApparmorProfiles(readFileSync('/sys/kernel/security/apparmor/profiles', 'utf8'));
-  } catch {
-    return undefined;
-  }
 }

@@ -56,6 +56,8 @@ export interface SpecInput {
   readonly capabilities: OciCapabilities;
   /** A compiled OCI seccomp section; undefined for unconfined. */
   readonly seccomp: object | undefined;
+  /** A loaded profile; undefined for unconfined. */
+  readonly apparmorProfile: string | undefined;
   readonly devices: { readonly nodes: readonly OciDevice[]; readonly rules: readonly OciDeviceRule[] };
   /** From resolveMounts(). */
   readonly mounts: Omit<ResolvedMounts, 'mapped'>;

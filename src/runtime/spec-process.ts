@@ -1,20 +1,17 @@
 import { posix } from 'node:path';
 
-import { BerthError, invalid } from '../base/errors.ts';
-import type { ContainerSpec, SecurityProfile, SelinuxOptions } from './container-spec.ts';
-import type { HostFacts } from './host-facts.ts';
+import { invalid } from '../base/errors.ts';
+import type { ContainerSpec, SelinuxOptions } from './container-spec.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { resolveRlimits } from './rlimits.ts';
 import type { ImageProcess, SpecInput } from './spec-input.ts';
 
 const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-/** The AppArmor profile that `runtimeDefault` stands for, where an administrator has loaded it. */
-const DEFAULT_APPARMOR_PROFILE = 'berth-default';
 
 /** The process section of config.json. Throws `invalid` naming the CRI's field. */
 export function buildProcess(input: SpecInput): OciProcess {
   const { spec, image, user, host } = input;
-  const apparmorProfile = chooseApparmorProfile(spec, host);
+  const apparmorProfile = spec.security.privileged ? undefined : input.apparmorProfile;
   const selinuxLabel = host.selinux && !spec.security.privileged ? toSelinuxLabel(spec.security.selinux) : undefined;
   return {
     terminal: spec.tty,
@@ -81,19 +78,6 @@ export function chooseWorkingDir(spec: Pick<ContainerSpec, 'workingDir'>, image:
   }
   // Some builders leave it relative to the root.
   return posix.normalize(`/${image.workingDir}`);
-}
-
-function chooseApparmorProfile(spec: ContainerSpec, host: HostFacts): string | undefined {
-  const profile: SecurityProfile = spec.security.apparmor ?? { type: 'runtimeDefault' };
-  const loaded = host.apparmorProfiles;
-  if (spec.security.privileged || profile.type === 'unconfined') return undefined;
-  if (profile.type === 'runtimeDefault')
-    return loaded?.has(DEFAULT_APPARMOR_PROFILE) ? DEFAULT_APPARMOR_PROFILE : undefined;
-  const name = profile.reference.replace(/^localhost\//, '');
-  if (!loaded)
-    throw new BerthError('precondition', `AppArmor profile ${name} is asked for, and AppArmor is off on this host`);
-  if (!loaded.has(name)) throw new BerthError('precondition', `AppArmor profile ${name} is not loaded on this host`);
-  return name;
 }
 
 function toSelinuxLabel(options: SelinuxOptions | undefined): string | undefined {

@@ -11,6 +11,7 @@ export interface SpecChanges {
   readonly user?: SpecInput['user'];
   readonly mounts?: SpecInput['mounts'];
   readonly seccomp?: object;
+  readonly apparmorProfile?: string;
   readonly pidsLimit?: number;
   readonly defaultEnv?: SpecInput['defaultEnv'];
   readonly ulimits?: SpecInput['ulimits'];
@@ -49,6 +50,7 @@ export function specInput(changes: SpecChanges): SpecInput {
       ambient: [],
     },
     seccomp: changes.seccomp,
+    apparmorProfile: changes.apparmorProfile,
     devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
     mounts: changes.mounts ?? { mounts: [], rootfsPropagation: undefined },
     rootfs: '/rootfs',
@@ -67,7 +69,6 @@ const plainHost: HostFacts = {
   hugepageSizes: ['2MB'],
   oomScoreAdjFloor: -1000,
   rlimitCeilings: new Map(),
-  apparmorProfiles: undefined,
   selinux: false,
   kernelHasRecursiveReadOnly: true,
   kernelMapsIds: true,

@@ -136,6 +136,7 @@ export class Lab implements AsyncDisposable {
         ambient: [],
       },
       seccomp: undefined,
+      apparmorProfile: undefined,
       devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
       mounts: await resolveMounts(
         (wish.mounts ?? []).map((mount) => ({ ...plainMount, ...mount })),
