@@ -39,7 +39,7 @@ export class CrictlLab {
     this.otherTag = `${registry.host}/team/box:2`;
   }
 
-  static async start(path: string): Promise<CrictlLab> {
+  static async start(path: string, options: { readonly config?: string } = {}): Promise<CrictlLab> {
     const work = mkdtempSync(join(tmpdir(), 'berth-crictl-'));
     const registry = await startRegistry();
     const layout = await buildBusyboxLayout(join(work, 'layout'), {
@@ -47,7 +47,7 @@ export class CrictlLab {
       config: { Cmd: ['sleep', '1000'], User: 'user', Labels: { team: 'web' } },
     });
     for (const tag of ['1', '2']) await pushLayout(layout, registry, `team/box:${tag}`);
-    const berthd = new TestBerthd();
+    const berthd = new TestBerthd(options);
     await berthd.start();
     const lab = new CrictlLab(path, berthd, registry, work);
     await lab.run('pull', lab.image);
