@@ -13,11 +13,12 @@
  *     started PID       the command runs
  *     ended CODE        it has ended, with 128 + n for signal n; -1 when nobody can tell, because it is no child
  *
- * When the daemon closes the socket or dies, the command is killed: nobody would ever read its output.
+ * When the daemon closes the socket or dies, the command and all that it has started are killed: nobody would ever read
+ * their output.
  *
  * MARK is a number that all processes of this exec carry as their soft RLIMIT_RTTIME, in microseconds, so large that it
- * means nothing. It is passed on by fork and exec whatever becomes of parents, sessions and environments, and so the
- * daemon finds them all.
+ * means nothing. It is passed on by fork and exec whatever becomes of parents, sessions and environments, and so all of
+ * them are found.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,11 +33,21 @@
 
 #include "kernel.h"
 
-enum { DAEMON = 3, NOT_STARTED = 127 };
+enum { DAEMON = 3, NOT_STARTED = 127, MOST_KILL_ROUNDS = 10 };
+
+/* An entry of a folder, as getdents64(2) gives it. */
+struct entry {
+	unsigned long inode;
+	long offset;
+	unsigned short length;
+	unsigned char type;
+	char name[];
+} __attribute__((may_alias));
 
 static kernel_sigset all_signals = ~0UL;
 
-/* Processes to kill when the daemon has gone; 0 for none. */
+static long mark;
+/* Processes of which there may be none: 0. */
 static long runtime;
 static long command;
 
@@ -72,8 +83,8 @@ static void tell(const char *what, long number)
 	syscall4(SYS_write, DAEMON, (long)line, (long)length, 0);
 }
 
-/* Undefined on purpose what happens to a daemon without the right to lower its own limit: there is no such right. */
-static void carry_mark(long mark)
+/* Without a mark, where the limit is lower than any, only relatives are found. */
+static void carry_mark(void)
 {
 	struct rlimit limit;
 
@@ -97,20 +108,85 @@ static long start_runtime(char **arguments, char **environment)
 	leave(NOT_STARTED);
 }
 
+/* Reads the beginning of a file as text. Empty when it cannot be read. */
+static void read_text(const char *file, char *text, size_t size)
+{
+	long fd = syscall4(SYS_openat, AT_FDCWD, (long)file, O_RDONLY | O_CLOEXEC, 0);
+	long length = fd < 0 ? 0 : syscall4(SYS_read, fd, (long)text, (long)size - 1, 0);
+
+	if (fd >= 0)
+		syscall4(SYS_close, fd, 0, 0, 0);
+	text[length > 0 ? length : 0] = '\0';
+}
+
 static long read_pid(const char *file)
 {
 	char text[24];
-	long fd = syscall4(SYS_openat, AT_FDCWD, (long)file, O_RDONLY | O_CLOEXEC, 0);
-	long length;
+
+	read_text(file, text, sizeof(text));
+	return parse_number(text);
+}
+
+/* What follows a word in a text; a null pointer where there is no such word. */
+static const char *after(const char *text, const char *word)
+{
+	for (; *text != '\0'; text++) {
+		size_t length = 0;
+
+		while (word[length] != '\0' && text[length] == word[length])
+			length++;
+		if (word[length] == '\0')
+			return text + length;
+	}
+	return 0;
+}
+
+/* By proc(5), and not prlimit(2), which wants a right that a daemon may lack. */
+static int carries_mark(const char *pid)
+{
+	char path[64] = "/proc/";
+	char text[4096];
+	const char *limit;
+	size_t length = 6;
+
+	while (*pid != '\0' && length < 32)
+		path[length++] = *pid++;
+	for (const char *name = "/limits"; *name != '\0'; name++)
+		path[length++] = *name;
+	path[length] = '\0';
+	read_text(path, text, sizeof(text));
+	limit = after(text, "Max realtime timeout");
+	if (limit == 0)
+		return 0;
+	while (*limit == ' ')
+		limit++;
+	return parse_number(limit) == mark;
+}
+
+/* Kills all that carry the mark but this process. Returns how many there were. */
+static int kill_marked(void)
+{
+	char buffer[4096] __attribute__((aligned(8)));
+	long self = syscall4(SYS_getpid, 0, 0, 0, 0);
+	long fd = syscall4(SYS_openat, AT_FDCWD, (long)"/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	long size;
+	int count = 0;
 
 	if (fd < 0)
 		return 0;
-	length = syscall4(SYS_read, fd, (long)text, sizeof(text) - 1, 0);
+	while ((size = syscall4(SYS_getdents64, fd, (long)buffer, sizeof(buffer), 0)) > 0) {
+		for (long at = 0; at < size; at += ((struct entry *)(buffer + at))->length) {
+			const char *name = ((struct entry *)(buffer + at))->name;
+			long pid = parse_number(name);
+
+			if (pid <= 1 || pid == self || !carries_mark(name))
+				continue;
+			syscall4(SYS_kill, pid, SIGKILL, 0, 0);
+			count++;
+		}
+	}
 	syscall4(SYS_close, fd, 0, 0, 0);
-	if (length <= 0)
-		return 0;
-	text[length] = '\0';
-	return parse_number(text);
+	return count;
 }
 
 static long exit_code(int status)
@@ -151,11 +227,11 @@ __attribute__((noreturn)) static void abandon(void)
 {
 	if (runtime != 0)
 		syscall4(SYS_kill, runtime, SIGKILL, 0, 0);
-	if (command != 0) {
-		/* A runtime gives every command a session of its own, so this is its group too. */
-		syscall4(SYS_kill, -command, SIGKILL, 0, 0);
+	if (command != 0)
 		syscall4(SYS_kill, command, SIGKILL, 0, 0);
-	}
+	/* Again, because what is killed may have just forked. */
+	for (int round = 0; round < MOST_KILL_ROUNDS && kill_marked() > 0; round++)
+		;
 	leave(1);
 }
 
@@ -195,7 +271,8 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	syscall4(SYS_fcntl, DAEMON, F_SETFD, FD_CLOEXEC, 0);
 	if (syscall5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0)
 		leave(1);
-	carry_mark(parse_number(arguments[1]));
+	mark = parse_number(arguments[1]);
+	carry_mark();
 	runtime = start_runtime(arguments + 3, environment);
 	if (runtime < 0) {
 		tell("failed", NOT_STARTED);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 
-import { type ProcessFacts, parseStat, relatives } from './process-tree.ts';
+import { newMark, type ProcessFacts, parseMark, parseStat, relatives } from './process-tree.ts';
 
 function facts(pid: number, parent: number, session: number, state = 'S'): ProcessFacts {
   return { pid, parent, session, state, startTime: pid };
@@ -60,5 +60,20 @@ describe('parseStat', () => {
 
   it('takes no other text', () => {
     for (const text of ['', 'x', '7 (a)', '7 (a) S 1']) assert.equal(parseStat(text), undefined);
+  });
+});
+
+describe('marks', () => {
+  it('are numbers that no program uses, each another', () => {
+    const marks = Array.from({ length: 100 }, newMark);
+    assert.equal(new Set(marks).size, marks.length);
+    for (const mark of marks) assert.ok(Number.isSafeInteger(mark) && mark >= 2 ** 52);
+  });
+
+  it('are read from the limits of a process', () => {
+    const own = readFileSync('/proc/self/limits', 'latin1');
+    assert.equal(parseMark(own.replace(/(?<=realtime timeout +)\S+/, '4503599627370497')), 4_503_599_627_370_497);
+    assert.equal(parseMark(own.replace(/(?<=realtime timeout +)\S+/, 'unlimited')), undefined);
+    assert.equal(parseMark(''), undefined);
   });
 });

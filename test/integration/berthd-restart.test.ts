@@ -71,6 +71,26 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     });
   }
 
+  for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+    test(`${signal}: no command that berthd runs in a container outlives it`, async () => {
+      const pod = await lab.runPod();
+      const containerId = await lab.start(pod);
+      const exec = lab.berthd.fails(runtime.execSync, {
+        containerId,
+        cmd: ['sh', '-c', 'sleep 7654 & (setsid sleep 7654 > /dev/null 2>&1 &); sleep 7655'],
+        timeout: 0n,
+      });
+      await eventually('the command runs', () => sleepers().length === 3 || undefined);
+      const sinceMs = Date.now();
+      await lab.berthd.end(signal);
+      await exec;
+      await eventually('the command has ended', () => sleepers().length === 0 || undefined);
+      assert.ok(Date.now() - sinceMs < 5_000);
+      await lab.berthd.start();
+      assert.equal(await lab.exec(containerId, 'echo', 'still here'), 'still here');
+    });
+  }
+
   test('exits of the gap are told with their code, reason and time', async () => {
     const pod = await lab.runPod();
     const go = 'until [ -e /dev/shm/go ]; do sleep 0.01; done;';
@@ -293,3 +313,15 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     });
   });
 });
+
+/** Processes that sleep as long as those of the test with commands do. */
+function sleepers(): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0');
+      return words[0] === 'sleep' && ['7654', '7655'].includes(words[1] ?? '');
+    } catch {
+      return false;
+    }
+  });
+}
