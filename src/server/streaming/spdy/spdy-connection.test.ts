@@ -220,6 +220,30 @@ suite('a SPDY connection', () => {
     assert.equal(await connection.closed, 'the client said goodbye');
   });
 
+  test('answers pings, but not without end to a client that does not read the answers', async () => {
+    const { client } = connected();
+    client.ping(1);
+    await once(client.transport, 'data');
+    assert.deepEqual(client.frames, [{ type: 'ping', id: 1 }]);
+    const [near, far] = duplexPair() as [Duplex, Duplex];
+    const connection = new SpdyConnection(near, { maxStreams: 1, idleTimeoutMs: 60_000, onStream: () => {} });
+    const pings = Buffer.concat(Array.from({ length: 1000 }, () => pingFrame(3)));
+    for (let count = 0; count < 50; count++) far.write(pings);
+    const heldBytes = (): number => near.writableLength + far.readableLength;
+    for (let [held, turns] = [-1, 0]; turns < 20; turns++) {
+      if (held !== heldBytes()) [held, turns] = [heldBytes(), 0];
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    assert.ok(heldBytes() < 200_000, `${heldBytes()} bytes of answers are held`);
+    // Whoever reads them gets all.
+    let answers = 0;
+    for await (const { length } of far as AsyncIterable<Buffer>) {
+      answers += length / 12;
+      if (answers === 50_000) break;
+    }
+    await connection.closed;
+  });
+
   test('any frames in any order break nothing but the connection', async () => {
     const id = fc.integer({ min: 1, max: 9 });
     const frame = fc.oneof(
