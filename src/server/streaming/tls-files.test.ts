@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
+import { hasOpenssl, makeCertificate } from '../../../test/fakes/certificates.ts';
 import { SpdyClient } from '../../../test/fakes/spdy-client.ts';
 import { runCommand } from '../../../test/fakes/stream-client.ts';
 import { systemClock } from '../../base/clock.ts';
@@ -28,27 +28,6 @@ const pods: Pick<PodStreams, 'exec' | 'attach' | 'portForward'> = {
   attach: async () => {},
   portForward: async () => {},
 };
-
-/** Makes a certificate for 127.0.0.1 that signs itself, and its key. */
-function makeCertificate(dir: string, name: string): { cert: string; key: string } {
-  const [cert, key] = [join(dir, `${name}.crt`), join(dir, `${name}.key`)];
-  const subject = ['-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1'];
-  const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
-  execFileSync('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', cert], {
-    stdio: 'ignore',
-    timeout: 30_000,
-  });
-  return { cert, key };
-}
-
-function hasOpenssl(): boolean {
-  try {
-    execFileSync('openssl', ['version'], { stdio: 'ignore', timeout: 30_000 });
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 suite('streams with TLS', {
   skip: hasOpenssl() ? false : 'openssl, which makes the certificates, is not installed',
