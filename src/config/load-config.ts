@@ -37,6 +37,7 @@ export interface Config {
     readonly pidsLimit: number;
     readonly seccompProfile: string;
     readonly apparmorProfile: string;
+    readonly selinux: boolean;
     readonly cdiSpecDirs: readonly string[];
     readonly hooksDirs: readonly string[];
     readonly defaultEnv: readonly string[];
@@ -170,6 +171,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       pidsLimit: Number(runtime('pids_limit')),
       seccompProfile: runtime('seccomp_profile'),
       apparmorProfile: runtime('apparmor_profile'),
+      selinux: get('runtime.selinux', TABLES.runtime.selinux),
       cdiSpecDirs: list('runtime', 'cdi_spec_dirs'),
       hooksDirs: list('runtime', 'hooks_dirs'),
       defaultEnv: list('runtime', 'default_env'),

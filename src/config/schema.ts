@@ -150,6 +150,11 @@ export const TABLES = {
       'berth-default',
       'The AppArmor profile that RuntimeDefault stands for, where the kernel has AppArmor. berth-default is loaded by berthd, any other must be loaded already; unconfined: none.',
     ),
+    selinux: key(
+      { type: 'switch' },
+      true,
+      'Whether containers get SELinux labels, where the kernel has SELinux and its policy knows containers.',
+    ),
     default_env: key(
       { type: 'list', of: { type: 'setting' } },
       [],

@@ -9,6 +9,7 @@ import { readHostCapabilities } from '../runtime/capabilities.ts';
 import { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
+import { Selinux } from '../runtime/selinux.ts';
 
 /** What the node's owner and its kernel say about containers. Throws `invalid` for a setting that makes no sense. */
 export function openSecurityParts(
@@ -18,6 +19,7 @@ export function openSecurityParts(
   return {
     seccomp: new SeccompProfiles(runtime.seccompProfile),
     apparmor: new AppArmor({ defaultProfile: runtime.apparmorProfile, processes, log }),
+    selinux: new Selinux({ isWanted: runtime.selinux, log }),
     cdi: new CdiDevices(runtime.cdiSpecDirs),
     hooks: new HookFolders(runtime.hooksDirs, log),
     defaultCapabilities: runtime.defaultCapabilities,

@@ -68,6 +68,8 @@ export interface RestoredDiff {
 export interface SnapshotOptions {
   readonly owner?: SnapshotOwner | undefined;
   readonly diff?: RestoredDiff | undefined;
+  /** The SELinux label that all files in it show, whatever they have on disk. */
+  readonly label?: string | undefined;
 }
 
 /** How the folders of an image look where its layers do not say it themselves. */
@@ -127,7 +129,7 @@ export class Snapshots {
   async mount(
     containerId: string,
     diffIds: readonly string[],
-    { owner, diff }: SnapshotOptions = {},
+    { owner, diff, label }: SnapshotOptions = {},
   ): Promise<{ rootfs: string }> {
     const folder = this.#path(containerId);
     const lowers = this.#lowers(diffIds);
@@ -146,7 +148,7 @@ export class Snapshots {
       chmodSync(upperDir, image.root.mode);
       const root = onHost(image.root, owner);
       if (root.uid !== 0 || root.gid !== 0) chownSync(upperDir, root.uid, root.gid);
-      this.#mountOverlay(rootfs, lowers, { upperDir, workDir }, owner);
+      this.#mountOverlay(rootfs, lowers, { upper: { upperDir, workDir }, owner, label });
       if (image.inherited.length > 0) {
         const folders = image.inherited.map((inherited) => onHost(inherited, owner));
         await this.#deps.workers.run('describe', { rootfs, folders });
@@ -165,10 +167,14 @@ export class Snapshots {
    * Mounts layers, base first, read-only at an existing folder, whose parent must be private to the daemon; with an
    * owner, all ids are mapped to that user namespace. Unmount it by its path.
    */
-  mountReadonly(target: string, diffIds: readonly string[], owner?: SnapshotOwner): void {
+  mountReadonly(
+    target: string,
+    diffIds: readonly string[],
+    options: Pick<SnapshotOptions, 'owner' | 'label'> = {},
+  ): void {
     const lowers = this.#lowers(diffIds);
     // The kernel wants two layers where there is none to write to.
-    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, undefined, owner);
+    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, options);
   }
 
   /** Where a container's root filesystem is mounted, if it is. */
@@ -244,10 +250,11 @@ export class Snapshots {
   #mountOverlay(
     target: string,
     lowers: readonly string[],
-    upper: { readonly upperDir: string; readonly workDir: string } | undefined,
-    owner: SnapshotOwner | undefined,
+    { upper, owner, label }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'>,
   ): void {
-    const more = { ...(upper && { upper }), flags: this.#flags };
+    // Quoted, since a label may have commas in it.
+    const context = label === undefined ? [] : [`context="${label}"`];
+    const more = { ...(upper && { upper }), flags: [...this.#flags, ...context] };
     if (owner) this.#mountMapped(target, lowers, more, owner);
     else mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...more });
   }

@@ -8,7 +8,8 @@ import type { ContainerSpec, NamespaceMode } from '../runtime/container-spec.ts'
 import { resolveDevices } from '../runtime/devices.ts';
 import { addHooks } from '../runtime/hooks/add-hooks.ts';
 import { type MappedMount, resolveMounts } from '../runtime/mounts.ts';
-import type { OciSpec } from '../runtime/oci-spec.ts';
+import type { OciMount, OciSpec } from '../runtime/oci-spec.ts';
+import { relabelTree } from '../runtime/relabel.ts';
 import { buildSpec } from '../runtime/spec.ts';
 import type { NamespaceSource, SpecSandbox } from '../runtime/spec-input.ts';
 import { resolveUser } from '../runtime/users.ts';
@@ -17,6 +18,7 @@ import { imageOf } from './container-image.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ResolvedUser, SandboxRecord } from './records.ts';
 import { sandboxPaths } from './sandbox-files.ts';
+import { selinuxLabels } from './selinux-labels.ts';
 
 /** A container's config.json, and who its first process is. */
 export interface BuiltSpec {
@@ -70,6 +72,8 @@ export async function buildContainerSpec(
     imageSources,
     readHostMounts: readMounts,
   });
+  const selinux = selinuxLabels(deps, sandbox, security);
+  if (selinux) await relabelVolumes(spec, mounts.mounts, selinux.files, signal);
   const built = buildSpec({
     spec,
     sandbox: specSandbox(deps, sandbox, record),
@@ -80,6 +84,7 @@ export async function buildContainerSpec(
       ? undefined
       : deps.security.seccomp.resolve(security.seccomp, capabilities.sets.bounding),
     apparmorProfile: security.privileged ? undefined : await deps.security.apparmor.resolve(security.apparmor, signal),
+    selinux,
     devices: resolveDevices(spec.devices, security.privileged && !handler.privilegedWithoutHostDevices),
     mounts,
     rootfs,
@@ -93,6 +98,19 @@ export async function buildContainerSpec(
   const ociSpec = await withHooks(deps, sandbox, spec, applyEdits(built, deviceEdits));
   const { uid, gid, additionalGids } = ociSpec.process.user;
   return { spec: ociSpec, mapped: mounts.mapped, user: { uid, gid, supplementalGroups: additionalGids } };
+}
+
+/** The client's own volumes, where it says so: the container could not open their files under another label. */
+async function relabelVolumes(
+  { mounts }: ContainerSpec,
+  resolved: readonly OciMount[],
+  label: string,
+  signal: AbortSignal,
+): Promise<void> {
+  for (const [index, { selinuxRelabel, image }] of mounts.entries()) {
+    const source = resolved[index]?.source;
+    if (selinuxRelabel && !image && source !== undefined) await relabelTree(source, label, signal);
+  }
 }
 
 /** Adds the hooks of this node. They see the pod's annotations too, as CRI-O's do: the kubelet gives containers few. */

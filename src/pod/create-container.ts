@@ -23,6 +23,7 @@ import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
 import { diffOf, isArchive, openRestoreSource, type RestoreSource } from './restore-container.ts';
 import { sandboxPaths } from './sandbox-files.ts';
+import { selinuxLabels } from './selinux-labels.ts';
 
 /** As long as CRI-O gives a creation. */
 const CREATE_TIMEOUT_MS = 240_000;
@@ -97,6 +98,7 @@ const mountSnapshot: Step<CreateContext> = {
     const diff = restoreFrom === undefined ? undefined : diffOf(restoreFrom);
     const { rootfs } = await deps.snapshots.mount(id, imageOf(deps, imageId).layers, {
       owner: snapshotOwner(ctx),
+      label: filesLabel(ctx),
       diff,
     });
     ctx.rootfs = rootfs;
@@ -117,6 +119,11 @@ function snapshotOwner({ deps, id }: ContainerContext): SnapshotOwner | undefine
   );
 }
 
+function filesLabel({ deps, id }: ContainerContext): string | undefined {
+  const { sandboxId, spec } = deps.containers.get(id);
+  return selinuxLabels(deps, deps.sandboxes.get(sandboxId), spec.security)?.files;
+}
+
 /** Unmounts the container's root filesystem and removes what it wrote. Safe to repeat. */
 export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
   deps.snapshots.unmount(id);
@@ -131,7 +138,8 @@ const writeSpec: Step<CreateContext> = {
     if (rootfs === undefined) throw new BerthError('internal', `container ${id} has no root filesystem`);
     const record = deps.containers.get(id);
     const owner = snapshotOwner(ctx);
-    const imageSources = mountImageVolumes(deps, volumesFolder(ctx), record, owner);
+    const label = filesLabel(ctx);
+    const imageSources = mountImageVolumes(deps, volumesFolder(ctx), record, { owner, label });
     const { spec, user, mapped } = await buildContainerSpec(deps, record, { rootfs, imageSources }, signal);
     ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
     deps.containers.put({ ...deps.containers.get(id), user });

@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
-import type { SnapshotOwner } from '../image/snapshots.ts';
+import type { SnapshotOptions } from '../image/snapshots.ts';
 import type { ContainerSpec, MountSpec } from '../runtime/container-spec.ts';
 import { resolveImagePath } from '../runtime/image-path.ts';
 import { imageOf, pulledImage } from './container-image.ts';
@@ -46,7 +46,7 @@ export function mountImageVolumes(
   deps: PodDeps,
   folder: string,
   { spec, imageVolumes = [] }: ContainerRecord,
-  owner: SnapshotOwner | undefined,
+  options: Pick<SnapshotOptions, 'owner' | 'label'>,
 ): Map<number, string> {
   const sources = new Map<number, string>();
   for (const { index, imageId } of imageVolumes) {
@@ -54,7 +54,7 @@ export function mountImageVolumes(
     const target = join(folder, `image-${index}`);
     try {
       mkdirSync(target, { recursive: true, mode: 0o700 });
-      deps.snapshots.mountReadonly(target, imageOf(deps, imageId).layers, owner);
+      deps.snapshots.mountReadonly(target, imageOf(deps, imageId).layers, options);
       const subPath = spec.mounts[index]?.imageSubPath ?? '';
       sources.set(index, resolveImagePath(target, subPath, `${field}.image_sub_path`));
     } catch (err) {

@@ -17,6 +17,7 @@ import type { Handlers } from '../runtime/handlers.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import type { SeccompProfiles } from '../runtime/seccomp.ts';
+import type { Selinux } from '../runtime/selinux.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
 import type { DefaultSysctls } from './default-sysctls.ts';
 import type { RecordIndex } from './record-index.ts';
@@ -56,6 +57,7 @@ export interface PodDeps {
 export interface SecurityParts {
   readonly seccomp: SeccompProfiles;
   readonly apparmor: AppArmor;
+  readonly selinux: Selinux;
   readonly cdi: CdiDevices;
   readonly hooks: HookFolders;
   readonly defaultCapabilities: readonly string[];

@@ -35,6 +35,8 @@ export interface SandboxRecord {
   readonly hostname: string;
   readonly pause: ProcessIdentity | undefined;
   readonly cgroup: SandboxCgroup | undefined;
+  /** The SELinux level that keeps it apart from other pods; absent where SELinux is off. */
+  readonly selinuxLevel?: string | undefined;
   /** Primary address first; empty on the host's network. */
   readonly ips: readonly string[];
   /** What the pod may use since it was updated; the spec has what it was made with. */

@@ -9,6 +9,7 @@ import { RollbackError, runSteps, type Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
 import type { Handler } from '../runtime/handler.ts';
+import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
 import { type NamespaceKind, type NamespaceRequest, unpinNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
@@ -25,6 +26,7 @@ import {
   writeSandboxFiles,
 } from './sandbox-files.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
+import { newSelinuxLevel, selinuxLabels } from './selinux-labels.ts';
 import { limitsOnHost } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
@@ -158,10 +160,15 @@ const writeFiles: Step<SandboxContext> = {
   name: 'write files',
   run({ deps, id }) {
     const { spec, hostname } = deps.sandboxes.get(id);
-    writeSandboxFiles(sandboxPaths(deps.stateDir, id), spec, hostname);
+    writeSandboxFiles(sandboxPaths(deps.stateDir, id), spec, hostname, filesLabel(deps, id));
   },
   undo: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps.stateDir, id)),
 };
+
+function filesLabel(deps: PodDeps, id: SandboxId): string | undefined {
+  const sandbox = deps.sandboxes.get(id);
+  return selinuxLabels(deps, sandbox, sandbox.spec.security)?.files;
+}
 
 const attachNetwork: Step<SandboxContext> = {
   name: 'attach network',
@@ -174,7 +181,10 @@ const attachNetwork: Step<SandboxContext> = {
       ips = result.ips.map((ip) => ip.address);
       deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
     }
-    writeHosts(sandboxPaths(deps.stateDir, id), record.spec, record.hostname, ips);
+    const paths = sandboxPaths(deps.stateDir, id);
+    writeHosts(paths, record.spec, record.hostname, ips);
+    const label = filesLabel(deps, id);
+    if (label !== undefined) relabelFile(paths.hosts, label);
   },
   undo: detachNetwork,
 };
@@ -229,6 +239,7 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
     hostname: chooseHostname(spec, id),
     pause: undefined,
     cgroup: undefined,
+    selinuxLevel: newSelinuxLevel(deps),
     ips: [],
   };
 }

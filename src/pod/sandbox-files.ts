@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
+import { relabelFile } from '../runtime/relabel.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
@@ -45,12 +46,16 @@ export function removeSandboxFolders(paths: SandboxPaths): void {
   rmSync(paths.folder, { recursive: true, force: true });
 }
 
-/** Writes hostname and resolv.conf, and mounts the pod's own /dev/shm unless it uses the host's. */
-export function writeSandboxFiles(paths: SandboxPaths, spec: SandboxSpec, hostname: string): void {
+/**
+ * Writes hostname and resolv.conf, and mounts the pod's own /dev/shm unless it uses the host's; all with an SELinux
+ * label if there is one.
+ */
+export function writeSandboxFiles(paths: SandboxPaths, spec: SandboxSpec, hostname: string, label?: string): void {
   writeReadable(paths.hostname, `${hostname}\n`);
   if (spec.dns === undefined || isEmpty(spec.dns)) copyReadable('/etc/resolv.conf', paths.resolvConf);
   else writeReadable(paths.resolvConf, renderResolvConf(spec.dns));
-  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm, spec.security.namespaces.user);
+  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm, spec.security.namespaces.user, label);
+  if (label !== undefined) for (const path of [paths.hostname, paths.resolvConf]) relabelFile(path, label);
 }
 
 /** Unmounts /dev/shm. Safe to repeat. */
@@ -98,15 +103,17 @@ function isEmpty(dns: DnsConfig): boolean {
   return dns.servers.length + dns.searches.length + dns.options.length === 0;
 }
 
-function mountShm(target: string, user: UserNamespaceSpec | undefined): void {
+function mountShm(target: string, user: UserNamespaceSpec | undefined, label: string | undefined): void {
   const owner = user ? `,uid=${toHostId(user.uids, 0)},gid=${toHostId(user.gids, 0)}` : '';
+  // Quoted, since a label may have commas in it.
+  const context = label === undefined ? '' : `,context="${label}"`;
   mkdirSync(target, { recursive: true, mode: 0o700 });
   mount({
     source: 'shm',
     target,
     type: 'tmpfs',
     flags: MS_NOSUID | MS_NODEV | MS_NOEXEC,
-    data: `mode=1777,size=${SHM_BYTES}${owner}`,
+    data: `mode=1777,size=${SHM_BYTES}${owner}${context}`,
   });
 }
 

@@ -17,7 +17,6 @@ export interface HostFacts {
   readonly oomScoreAdjFloor: number;
   /** The highest hard limits that containers may be given, by getrlimit(2)'s names; what is not named has no ceiling. */
   readonly rlimitCeilings: ReadonlyMap<string, number>;
-  readonly selinux: boolean;
   /** Recursive read-only mounts need mount_setattr(2): Linux 5.12. */
   readonly kernelHasRecursiveReadOnly: boolean;
   /** Files of every kind that pods use can be seen under other ids: layers since Linux 5.19, tmpfs since 6.3. */
@@ -36,7 +35,6 @@ export function readHostFacts(log: Logger): HostFacts {
       cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
     oomScoreAdjFloor: readOomScoreAdjFloor(log),
     rlimitCeilings: readRlimitCeilings(),
-    selinux: existsSync('/sys/fs/selinux/enforce'),
     kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),
     kernelMapsIds: isKernelAtLeast(release(), 6, 3) && existsSync('/proc/self/ns/user'),
   };

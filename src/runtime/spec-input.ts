@@ -3,6 +3,7 @@ import type { ContainerSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { ResolvedMounts } from './mounts.ts';
 import type { OciCapabilities, OciDevice, OciDeviceRule } from './oci-spec.ts';
+import type { SelinuxLabels } from './selinux.ts';
 
 /** The files of a sandbox that each of its containers sees. Absolute host paths. */
 export interface SandboxFiles {
@@ -58,6 +59,8 @@ export interface SpecInput {
   readonly seccomp: object | undefined;
   /** A loaded profile; undefined for unconfined. */
   readonly apparmorProfile: string | undefined;
+  /** Undefined where the host has no SELinux. */
+  readonly selinux: SelinuxLabels | undefined;
   readonly devices: { readonly nodes: readonly OciDevice[]; readonly rules: readonly OciDeviceRule[] };
   /** From resolveMounts(). */
   readonly mounts: Omit<ResolvedMounts, 'mapped'>;

@@ -1,7 +1,7 @@
 import { posix } from 'node:path';
 
 import { invalid } from '../base/errors.ts';
-import type { ContainerSpec, SelinuxOptions } from './container-spec.ts';
+import type { ContainerSpec } from './container-spec.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { resolveRlimits } from './rlimits.ts';
 import type { ImageProcess, SpecInput } from './spec-input.ts';
@@ -12,7 +12,7 @@ const DEFAULT_PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 export function buildProcess(input: SpecInput): OciProcess {
   const { spec, image, user, host } = input;
   const apparmorProfile = spec.security.privileged ? undefined : input.apparmorProfile;
-  const selinuxLabel = host.selinux && !spec.security.privileged ? toSelinuxLabel(spec.security.selinux) : undefined;
+  const selinuxLabel = input.selinux?.process;
   return {
     terminal: spec.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
@@ -78,9 +78,4 @@ export function chooseWorkingDir(spec: Pick<ContainerSpec, 'workingDir'>, image:
   }
   // Some builders leave it relative to the root.
   return posix.normalize(`/${image.workingDir}`);
-}
-
-function toSelinuxLabel(options: SelinuxOptions | undefined): string | undefined {
-  if (!options?.type) return undefined;
-  return [options.user || 'system_u', options.role || 'system_r', options.type, options.level || 's0'].join(':');
 }

@@ -56,6 +56,7 @@ export function buildSpec(input: SpecInput): OciSpec {
         devices: input.devices.rules,
         ...(input.pidsLimit !== undefined ? { pids: { limit: input.pidsLimit } } : {}),
       },
+      ...(input.selinux ? { mountLabel: input.selinux.files } : {}),
       ...(mounts.rootfsPropagation !== undefined ? { rootfsPropagation: mounts.rootfsPropagation } : {}),
       ...(input.seccomp !== undefined && !security.privileged ? { seccomp: input.seccomp } : {}),
       maskedPaths: security.privileged ? [] : choosePaths(security.maskedPaths, MASKED_PATHS),

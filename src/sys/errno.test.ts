@@ -21,6 +21,7 @@ test('a refused call names itself, its subject and the errno, and has a kind', (
 test('errnos become names and kinds', () => {
   assert.equal(syscallError('x', 'y', 28).kind, 'exhausted');
   assert.equal(syscallError('x', 'y', 22).kind, 'internal');
+  assert.deepEqual([syscallError('x', 'y', 95).errno, syscallError('x', 'y', 11).errno], ['ENOTSUP', 'EAGAIN']);
   assert.equal(syscallError('x', 'y', 4095).errno, 'errno 4095');
 });
 

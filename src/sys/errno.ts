@@ -62,9 +62,11 @@ export function syscallError(call: string, subject: Name, errno: number): Syscal
   return new SyscallError(kindOfErrno[name] ?? 'internal', message, { errno: name, call });
 }
 
-/** `ENOENT` for 2. Where two names share a number, glibc's choice: EAGAIN, ENOTSUP. */
+/** `ENOENT` for 2. Where two names share a number, that of node:fs: EAGAIN, ENOTSUP. */
 export function errnoName(errno: number): string {
-  return strerrorname(errno) ?? `errno ${errno}`;
+  const name = strerrorname(errno) ?? `errno ${errno}`;
+  // glibc has the other one.
+  return name === 'EOPNOTSUPP' ? 'ENOTSUP' : name;
 }
 
 /** As `wrap`, for a failed call of node:fs: the errno decides the kind. */

@@ -12,6 +12,7 @@ export interface SpecChanges {
   readonly mounts?: SpecInput['mounts'];
   readonly seccomp?: object;
   readonly apparmorProfile?: string;
+  readonly selinux?: SpecInput['selinux'];
   readonly pidsLimit?: number;
   readonly defaultEnv?: SpecInput['defaultEnv'];
   readonly ulimits?: SpecInput['ulimits'];
@@ -51,6 +52,7 @@ export function specInput(changes: SpecChanges): SpecInput {
     },
     seccomp: changes.seccomp,
     apparmorProfile: changes.apparmorProfile,
+    selinux: changes.selinux,
     devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
     mounts: changes.mounts ?? { mounts: [], rootfsPropagation: undefined },
     rootfs: '/rootfs',
@@ -69,7 +71,6 @@ const plainHost: HostFacts = {
   hugepageSizes: ['2MB'],
   oomScoreAdjFloor: -1000,
   rlimitCeilings: new Map(),
-  selinux: false,
   kernelHasRecursiveReadOnly: true,
   kernelMapsIds: true,
 };

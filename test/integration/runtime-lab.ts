@@ -137,6 +137,7 @@ export class Lab implements AsyncDisposable {
       },
       seccomp: undefined,
       apparmorProfile: undefined,
+      selinux: undefined,
       devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
       mounts: await resolveMounts(
         (wish.mounts ?? []).map((mount) => ({ ...plainMount, ...mount })),

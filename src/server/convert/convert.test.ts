@@ -166,6 +166,16 @@ suite('container configuration', () => {
       /\.run_as_user: -1 is less than 0/,
     ],
     [
+      'a part of a label is none',
+      { linux: { securityContext: { selinuxOptions: { user: 'a:b', role: '', type: '', level: '' } } } },
+      /\.selinux_options\.user: "a:b" is no part of a label/,
+    ],
+    [
+      'a level would break out of its quotes',
+      { linux: { securityContext: { selinuxOptions: { user: '', role: '', type: '', level: 's0",suid' } } } },
+      /\.selinux_options\.level: /,
+    ],
+    [
       'the target of a PID namespace is not named',
       { linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET } } } },
       /\.namespace_options\.target_id: /,

@@ -40,7 +40,7 @@ export function sandboxSecurityFromProto(
   return {
     namespaces: namespacesFromProto(proto?.namespaceOptions, `${field}.namespace_options`),
     privileged: proto?.privileged ?? false,
-    selinux: selinuxFromProto(proto?.selinuxOptions),
+    selinux: selinuxFromProto(proto?.selinuxOptions, `${field}.selinux_options`),
     runAsUser,
     runAsGroup,
     readonlyRootfs: proto?.readonlyRootfs ?? false,
@@ -68,7 +68,7 @@ export function containerSecurityFromProto(
     capabilities: capabilitiesFromProto(proto?.capabilities),
     privileged: proto?.privileged ?? false,
     namespaces: namespacesFromProto(proto?.namespaceOptions, `${field}.namespace_options`),
-    selinux: selinuxFromProto(proto?.selinuxOptions),
+    selinux: selinuxFromProto(proto?.selinuxOptions, `${field}.selinux_options`),
     runAsUser,
     runAsGroup,
     runAsUsername,
@@ -151,8 +151,15 @@ function profileFromName(name: string | undefined, field: string): SecurityProfi
   return { type: 'localhost', reference };
 }
 
-function selinuxFromProto(proto: SELinuxOption | undefined): SelinuxOptions | undefined {
+// Checked also where nothing comes of it: a label is put together from these, and goes into options of mounts.
+function selinuxFromProto(proto: SELinuxOption | undefined, field: string): SelinuxOptions | undefined {
   if (!proto) return undefined;
+  for (const part of ['user', 'role', 'type'] as const) {
+    if (!/^[\w.-]*$/.test(proto[part]))
+      throw invalid(`${field}.${part}`, `${JSON.stringify(proto[part])} is no part of a label`);
+  }
+  if (!/^(s\d[sc\d.,:-]*)?$/.test(proto.level))
+    throw invalid(`${field}.level`, `${JSON.stringify(proto.level)} is not a level such as s0:c12,c34`);
   const { user, role, type, level } = proto;
   return user + role + type + level === '' ? undefined : { user, role, type, level };
 }
