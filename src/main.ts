@@ -45,11 +45,22 @@ async function main(): Promise<number> {
       log.error({ err: describe(err) }, 'configuration not reloaded; the running one goes on');
     }
   });
+  let isStarting = true;
+  let wasStopped = false;
+  void stopped.promise.then(() => {
+    wasStopped = true;
+    if (isStarting) daemon.abort();
+  });
   try {
     await daemon.start();
+    isStarting = false;
   } catch (err) {
-    log.error({ err: describe(err) }, 'berthd cannot start');
     clearInterval(keepAlive);
+    if (wasStopped) {
+      log.info({}, 'berthd was stopped before it served');
+      return 0;
+    }
+    log.error({ err: describe(err) }, 'berthd cannot start');
     return 1;
   }
   log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');

@@ -24,11 +24,6 @@ export class KeyedLock {
     }
   }
 
-  /** Whether somebody holds `key` or waits for it. */
-  isHeld(key: string): boolean {
-    return this.#tails.has(key);
-  }
-
   /** How many keys are held or waited for. */
   get size(): number {
     return this.#tails.size;

@@ -67,7 +67,8 @@ export async function undoSteps<C>(begun: readonly Step<C>[], ctx: C, journal: J
     } catch (err) {
       throw wrap(`undo ${step.name}`, err);
     }
-    journal.undone(step.name, performance.now() - startedMs);
+    // An undo may run twice, so a row too many is harmless; a rollback that stops here is not.
+    unlessFails(() => journal.undone(step.name, performance.now() - startedMs));
   }
 }
 
@@ -77,8 +78,17 @@ async function timed(name: string, journal: Journal, run: () => Promise<void> | 
     await run();
     journal.end(name, 'ok', performance.now() - startedMs);
   } catch (err) {
-    journal.end(name, kindOf(err), performance.now() - startedMs);
+    unlessFails(() => journal.end(name, kindOf(err), performance.now() - startedMs));
     throw err;
+  }
+}
+
+/** Writes down what is good to know, and no reason to fail for. */
+function unlessFails(write: () => void): void {
+  try {
+    write();
+  } catch {
+    // The failure that led here says more than that of the journal.
   }
 }
 

@@ -87,10 +87,15 @@ export class Daemon {
     }
   }
 
+  /** Ends a start that is under way: start() throws as soon as it can. */
+  abort(): void {
+    this.#shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
+  }
+
   /** Stops serving, waits for what is in flight, and closes all parts. Pods go on. */
   async close(): Promise<void> {
     this.#notify('STOPPING=1');
-    this.#shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
+    this.abort();
     for (let part = this.#closers.pop(); part; part = this.#closers.pop()) {
       try {
         await part.close();

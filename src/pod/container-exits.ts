@@ -1,12 +1,16 @@
-import { sleep, withDeadline } from '../base/deadline.ts';
+import { sleep } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
+import { isSameProcess } from '../sys/process.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerExit, ContainerRecord, ExitReason } from './records.ts';
 
-/** The monitor writes the exit file within a moment of the exit; after this it has died itself. */
+/** The monitor writes the exit file within a moment of the exit, unless the machine is very busy. */
 const EXIT_FILE_WAIT_MS = 5_000;
+/** Of one that lives and still writes nothing, nothing is expected any more. */
+const STUCK_MONITOR_MS = 120_000;
+const LONGEST_WAIT_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
 
@@ -39,6 +43,7 @@ export class ContainerExits {
   onExitFile(id: string, exit: SeenExit): void {
     const record = this.#deps.containers.find(id);
     // A container that is still being created and fails is cleaned up by its own pipeline.
+    // What fails here is tried again by the watch of its first process.
     if (record && isAlive(record)) this.#record(record, exit);
   }
 
@@ -65,15 +70,38 @@ export class ContainerExits {
     const { init } = record;
     const shutdown = this.#shutdown;
     if (init) await this.#deps.processes.exitOf(init.pid, init.startTime, shutdown);
-    using deadline = withDeadline(`exit file of container ${id}`, EXIT_FILE_WAIT_MS, shutdown);
-    for (let waitMs = 5; ; waitMs *= 2) {
+    const sinceMs = performance.now();
+    for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS)) {
       const record = this.#deps.containers.find(id);
       if (!record || !isAlive(record)) return;
-      const seen = this.#deps.runtime.exits.read(id);
-      if (seen) return this.#record(record, seen);
-      if (deadline.aborted) return this.#recordUnseen(record);
-      await sleep(waitMs, deadline).catch(() => shutdown.throwIfAborted());
+      const waitedMs = performance.now() - sinceMs;
+      const limitMs = isMonitorAlive(record) ? STUCK_MONITOR_MS : EXIT_FILE_WAIT_MS;
+      if (this.#tryRecord(record, waitedMs > limitMs)) return;
+      await sleep(waitMs, shutdown);
     }
+  }
+
+  /** False when there is nothing to record yet, or it could not be stored: then it is tried again. */
+  #tryRecord(record: ContainerRecord, isLost: boolean): boolean {
+    try {
+      const seen = this.#deps.runtime.exits.read(record.id);
+      if (seen) this.#record(record, seen);
+      else if (isLost) this.#recordUnseen(record);
+      else return false;
+      return true;
+    } catch (err) {
+      this.#deps.log.error(
+        { container: record.id, err: describe(err) },
+        'the end of a container cannot be recorded yet',
+      );
+      return false;
+    }
+  }
+
+  /** The container is removed: who waits for its end has waited long enough. */
+  forgotten(id: string): void {
+    this.#waiters.get(id)?.resolve();
+    this.#waiters.delete(id);
   }
 
   #recordUnseen(record: ContainerRecord): void {
@@ -97,8 +125,7 @@ export class ContainerExits {
       'container ended',
     );
     deps.runtime.endExecs(record.id);
-    this.#waiters.get(record.id)?.resolve();
-    this.#waiters.delete(record.id);
+    this.forgotten(record.id);
   }
 
   // Before anything removes the cgroup: it is the only place that knows.
@@ -128,6 +155,10 @@ export class ContainerExits {
     const { spec } = this.#deps.sandboxes.get(record.sandboxId);
     return this.#deps.cgroups.container(spec.cgroupParent, record.id);
   }
+}
+
+function isMonitorAlive({ monitor }: ContainerRecord): boolean {
+  return monitor !== undefined && isSameProcess(monitor.pid, monitor.startTime);
 }
 
 /** True for a container that has a process which can end. */

@@ -193,7 +193,9 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   const cgroup = deps.cgroups.container(spec.cgroupParent, id);
   using signal = withDeadline(`end container ${id}`, CLEANUP_TIMEOUT_MS);
   const monitor = record.monitor ?? deps.runtime.bundles.findMonitor(id);
-  await deps.runtime.deleteContainer(deps.handlers.get(record.handler), id, signal);
+  const handler = deps.handlers.find(record.handler);
+  if (handler) await deps.runtime.deleteContainer(handler, id, signal);
+  else deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
   cgroup.killAll();
   await endProcess(deps, record.init, signal);
   await endProcess(deps, monitor, signal);
@@ -209,7 +211,12 @@ async function endProcess(deps: PodDeps, known: ProcessIdentity | undefined, sig
 
 const markCreated: Step<CreateContext> = {
   name: 'mark created',
-  run: ({ deps, id }) => deps.containers.put({ ...deps.containers.get(id), state: 'created' }),
+  run({ deps, id }) {
+    const record = deps.containers.get(id);
+    // Its pod may have been stopped meanwhile, and will not look for it again.
+    checkReady(deps.sandboxes.get(record.sandboxId));
+    deps.containers.put({ ...record, state: 'created' });
+  },
 };
 
 /** CreateContainer, in order. The undo of each is also what a restart runs for a container that was half made. */
@@ -226,6 +233,11 @@ function checkOwnNamespace(sandbox: SandboxRecord, { security }: ContainerSpec):
   throw invalid('config.linux.security_context.namespace_options.userns_options', "must be the sandbox's");
 }
 
+/** Throws `precondition` for a sandbox in which nothing can run any more, or not yet. */
+export function checkReady({ id, state }: SandboxRecord): void {
+  if (state !== 'ready') throw new BerthError('precondition', `sandbox ${id} is not ready, so nothing is run in it`);
+}
+
 function newRecord(
   deps: PodDeps,
   sandbox: SandboxRecord,
@@ -233,9 +245,7 @@ function newRecord(
   id: ContainerId,
   source: RestoreSource | undefined,
 ): ContainerRecord {
-  if (sandbox.state !== 'ready') {
-    throw new BerthError('precondition', `sandbox ${sandbox.id} is not ready, so it takes no container`);
-  }
+  checkReady(sandbox);
   checkOwnNamespace(sandbox, spec);
   // The CRI's own rule: a sandbox is told beforehand, and may count on it.
   if (spec.security.privileged && !sandbox.spec.security.privileged) {

@@ -104,7 +104,9 @@ export class Pods {
     if (!sandbox) return;
     await this.stopSandbox(sandbox.id, signal);
     const ctx = { deps: this.#deps, id: sandbox.id };
+    const own = this.#deps.containers.all().filter(({ sandboxId }) => sandboxId === sandbox.id);
     await this.#work.join(`remove ${sandbox.id}`, signal, () => removeSandbox(ctx, this.#shutdown));
+    for (const { id } of own) this.#exits.forgotten(id);
   }
 
   /** The sandbox with that id or beginning of one. Throws `notFound`. */
@@ -152,6 +154,7 @@ export class Pods {
     if (!container) return;
     const ctx = { deps: this.#deps, id: container.id };
     await this.#work.join(`remove ${container.id}`, signal, () => removeContainer(ctx, this.#shutdown));
+    this.#exits.forgotten(container.id);
   }
 
   /** The container with that id or beginning of one. Throws `notFound`. */
@@ -218,7 +221,8 @@ export class Pods {
       monitorPid: monitor?.pid ?? 0,
       runtimeHandler: handler,
       privileged: spec.security.privileged,
-      runtimeSpec: this.#deps.runtime.bundles.readSpec(id),
+      // Gone after a reboot.
+      ...(this.#deps.runtime.bundles.has(id) ? { runtimeSpec: this.#deps.runtime.bundles.readSpec(id) } : {}),
       config: spec,
     };
   }

@@ -1,7 +1,7 @@
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { withDeadline } from '../base/deadline.ts';
+import { sleep, withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import { type Step, undoSteps } from '../base/steps.ts';
@@ -20,6 +20,8 @@ import { STOP_SANDBOX } from './stop-sandbox.ts';
 
 const PARALLEL = 16;
 const STATE_TIMEOUT_MS = 10_000;
+/** How long serving waits for what earlier daemons left half done. */
+const SOON_MS = 2_000;
 
 /** What a start found. */
 export interface ReconcileReport {
@@ -58,23 +60,30 @@ export async function reconcile(
   await forEachLimited(of(CHECKPOINT), PARALLEL, (item) =>
     settle(`checkpoint of ${item.subject}`, () => endCheckpoint(deps, item)),
   );
-  await forEachLimited(of(CREATE_CONTAINER), PARALLEL, (item) =>
-    settle(`half-made container ${item.subject}`, () => undoContainer(deps, item)),
-  );
-  await forEachLimited(of(RUN_SANDBOX), PARALLEL, (item) =>
-    settle(`half-made sandbox ${item.subject}`, () => undoSandbox(deps, item)),
-  );
+  const undone = (async () => {
+    await forEachLimited(of(CREATE_CONTAINER), PARALLEL, (item) =>
+      settle(`half-made container ${item.subject}`, () => undoContainer(deps, item, signal)),
+    );
+    await forEachLimited(of(RUN_SANDBOX), PARALLEL, (item) =>
+      settle(`half-made sandbox ${item.subject}`, () => undoSandbox(deps, item, signal)),
+    );
+  })();
+  await waitAWhile(undone, signal);
+  showHalfMade(deps, of(CREATE_CONTAINER, RUN_SANDBOX));
   await forEachLimited(containers, PARALLEL, (record) =>
     settle(`container ${record.id}`, () => adoptContainer(deps, record, signal)),
   );
   for (const item of of(STOP_SANDBOX)) await settle(`stop of sandbox ${item.subject}`, () => admitStop(deps, item));
   for (const record of deps.sandboxes.all()) await settle(`sandbox ${record.id}`, () => adoptSandbox(deps, record));
-  await forEachLimited(of(REMOVE_CONTAINER), PARALLEL, (item) =>
-    settle(`removal of container ${item.subject}`, () => finishContainerRemoval(deps, item, signal)),
-  );
-  await forEachLimited(of(REMOVE_SANDBOX), PARALLEL, (item) =>
-    settle(`removal of sandbox ${item.subject}`, () => finishSandboxRemoval(deps, item, signal)),
-  );
+  const removed = (async () => {
+    await forEachLimited(of(REMOVE_CONTAINER), PARALLEL, (item) =>
+      settle(`removal of container ${item.subject}`, () => finishContainerRemoval(deps, item, signal)),
+    );
+    await forEachLimited(of(REMOVE_SANDBOX), PARALLEL, (item) =>
+      settle(`removal of sandbox ${item.subject}`, () => finishSandboxRemoval(deps, item, signal)),
+    );
+  })();
+  await waitAWhile(removed, signal);
   await settle('folders that nothing owns', () => removeOrphans(deps));
   return {
     adoptedSandboxes: deps.sandboxes.all().filter(({ state }) => state === 'ready').length,
@@ -84,17 +93,42 @@ export async function reconcile(
   };
 }
 
-async function undoContainer(deps: PodDeps, { subject, begun }: UnfinishedPipeline): Promise<void> {
+async function undoContainer(
+  deps: PodDeps,
+  { subject, begun }: UnfinishedPipeline,
+  signal: AbortSignal,
+): Promise<void> {
   const record = deps.containers.find(subject);
   if (record?.state !== 'creating') return forgetUnknown(deps, subject, CREATE_CONTAINER, record !== undefined);
   const ctx: ContainerContext = { deps, id: record.id };
   try {
-    await undoBegun(createContainerSteps, ctx, begun);
+    await deps.locks.withKey(record.id, signal, () => undoBegun(createContainerSteps, ctx, begun));
   } catch (err) {
     deps.containers.put({ ...deps.containers.get(record.id), state: 'unknown' });
     throw err;
   }
   forgetContainer(ctx);
+}
+
+/** Work that takes longer, a plugin that hangs for one, goes on beside the first requests. */
+async function waitAWhile(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  const pause = new AbortController();
+  const awhile = sleep(SOON_MS, AbortSignal.any([signal, pause.signal])).catch(() => signal.throwIfAborted());
+  try {
+    await Promise.race([work, awhile]);
+  } finally {
+    pause.abort();
+  }
+}
+
+/** What is still being undone is there to be stopped and removed, which then waits for it. */
+function showHalfMade(deps: PodDeps, items: readonly UnfinishedPipeline[]): void {
+  for (const { subject } of items) {
+    const container = deps.containers.find(subject);
+    if (container?.state === 'creating') deps.containers.put({ ...container, state: 'unknown' });
+    const sandbox = deps.sandboxes.find(subject);
+    if (sandbox?.state === 'creating') deps.sandboxes.put({ ...sandbox, state: 'unknown' });
+  }
 }
 
 async function endCheckpoint(deps: PodDeps, { subject }: UnfinishedPipeline): Promise<void> {
@@ -103,12 +137,12 @@ async function endCheckpoint(deps: PodDeps, { subject }: UnfinishedPipeline): Pr
   deps.journals.finish(CHECKPOINT, subject);
 }
 
-async function undoSandbox(deps: PodDeps, { subject, begun }: UnfinishedPipeline): Promise<void> {
+async function undoSandbox(deps: PodDeps, { subject, begun }: UnfinishedPipeline, signal: AbortSignal): Promise<void> {
   const record = deps.sandboxes.find(subject);
   if (record?.state !== 'creating') return forgetUnknown(deps, subject, RUN_SANDBOX, record !== undefined);
   const ctx: SandboxContext = { deps, id: record.id };
   try {
-    await undoBegun(runSandboxSteps, ctx, begun);
+    await deps.locks.withKey(record.id, signal, () => undoBegun(runSandboxSteps, ctx, begun));
   } catch (err) {
     deps.sandboxes.put({ ...deps.sandboxes.get(record.id), state: 'unknown' });
     throw err;

@@ -26,8 +26,8 @@ export class SandboxWatch {
     if (record?.state !== 'ready' || !record.pause) return;
     await processes.exitOf(record.pause.pid, record.pause.startTime, this.#shutdown);
     const now = sandboxes.find(id);
-    // A stop ends the pause too, holding the sandbox's lock; it says so itself in the end.
-    if (now?.state !== 'ready' || this.#deps.locks.isHeld(id)) return;
+    // A stop has said so before it ended the pause.
+    if (now?.state !== 'ready') return;
     sandboxes.put({ ...now, state: 'notReady' });
     this.#deps.runtime.endForwards(id);
     log.warn({ sandbox: id, pid: record.pause.pid }, 'pause process has died; the sandbox is not ready any more');

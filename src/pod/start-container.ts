@@ -3,10 +3,13 @@ import { rmSync } from 'node:fs';
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
-import { type ContainerContext, creation } from './create-container.ts';
+import { killProcess } from '../sys/process.ts';
+import { type ContainerContext, checkReady, creation } from './create-container.ts';
 import { imagesOf } from './restore-container.ts';
 
 const START_TIMEOUT_MS = 120_000;
+/** For the runtime to answer, and for a killed program to end. */
+const SETTLE_TIMEOUT_MS = 20_000;
 /** The exit code of a container whose program could not be started, as containerd reports it. */
 const START_ERROR_CODE = 128;
 
@@ -21,18 +24,44 @@ export async function startContainer(ctx: ContainerContext, shutdown: AbortSigna
   const { deps } = ctx;
   using signal = withDeadline(`start container ${ctx.id}`, START_TIMEOUT_MS, shutdown);
   await deps.locks.withKey(ctx.id, signal, async () => {
-    const { state } = deps.containers.get(ctx.id);
+    const { state, sandboxId } = deps.containers.get(ctx.id);
     if (state !== 'created')
       throw new BerthError('precondition', `container ${ctx.id} is ${state}; only a created one can be started`);
+    checkReady(deps.sandboxes.get(sandboxId));
     try {
       await runSteps(startContainerSteps, ctx, signal, deps.journals.open(START_CONTAINER, ctx.id));
     } catch (err) {
-      recordStartError(ctx, err);
+      // A daemon that is stopping leaves it to the next one, which asks the runtime what came of it.
+      if (!shutdown.aborted && (await settleFailure(ctx, err))) return;
       throw wrap(`start container ${ctx.id}`, err);
     } finally {
       deps.journals.finish(START_CONTAINER, ctx.id);
     }
   });
+}
+
+/**
+ * Finds out what a start that failed has left. True when the program runs all the same: the runtime had let it go before
+ * its answer was lost. Otherwise nothing of it runs any more, and the record says so.
+ */
+async function settleFailure(ctx: ContainerContext, err: unknown): Promise<boolean> {
+  const { deps, id } = ctx;
+  using signal = withDeadline(`settle start of container ${id}`, SETTLE_TIMEOUT_MS);
+  const { handler, init } = deps.containers.get(id);
+  const known = await deps.runtime.findState(deps.handlers.get(handler), id, signal).catch(() => undefined);
+  const record = deps.containers.get(id);
+  if (known?.status === 'running' && record.state === 'created') {
+    deps.log.warn({ container: id, err: describe(err) }, 'the runtime failed to say so, but the container runs');
+    deps.containers.put({ ...record, state: 'running' });
+    return true;
+  }
+  if (init) {
+    killProcess(init.pid, init.startTime, 'SIGKILL');
+    // One that does not die is recorded when it does.
+    await deps.processes.exitOf(init.pid, init.startTime, signal);
+  }
+  recordStartError(ctx, err);
+  return false;
 }
 
 function recordStartError({ deps, id }: ContainerContext, err: unknown): void {

@@ -36,12 +36,27 @@ export async function stopSandbox(ctx: StopContext, shutdown: AbortSignal): Prom
   });
 }
 
+// From here on no container is created or started in it, and nobody takes it for one that works, whatever fails below.
+const markNotReady: Step<StopContext> = {
+  name: 'mark not ready',
+  run({ deps, id }) {
+    const record = deps.sandboxes.get(id);
+    if (record.state === 'ready') deps.sandboxes.put({ ...record, state: 'notReady' });
+  },
+};
+
 const killContainers: Step<StopContext> = {
   name: 'kill containers',
   async run({ deps, id, stops }, signal) {
     const own = deps.containers.all().filter((container) => container.sandboxId === id);
     // The kubelet has stopped them with their grace period before; the CRI wants what is left ended by force.
-    await Promise.all(own.map((container) => stops.stop(container.id, 0, signal)));
+    await Promise.all(
+      own.map(async (container) => {
+        // A creation that is under way ends by itself: its last step sees that the pod is not ready.
+        if (container.state === 'creating') await deps.locks.withKey(container.id, signal, async () => {});
+        await stops.stop(container.id, 0, signal);
+      }),
+    );
   },
 };
 
@@ -68,6 +83,7 @@ const markStopped: Step<StopContext> = {
 
 /** StopPodSandbox, in order. None has an undo: what was stopped stays stopped, and the rest is tried again. */
 export const stopSandboxSteps: readonly Step<StopContext>[] = [
+  markNotReady,
   killContainers,
   giveNetworkBack,
   endNamespaces,

@@ -1,4 +1,13 @@
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 
 import { BerthError, wrap } from '../base/errors.ts';
@@ -63,6 +72,11 @@ export class Bundles {
     writeFileSync(paths.config, specJson(spec), { mode: 0o600, flag: 'wx' });
     symlinkSync(spec.root.path, paths.rootfs);
     return paths;
+  }
+
+  /** True when the container has a bundle. */
+  has(containerId: string): boolean {
+    return existsSync(this.paths(containerId).config);
   }
 
   /** The container's config.json. Throws `notFound`. */

@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import {
   closeSync,
   copyFileSync,
@@ -15,6 +16,7 @@ import { join } from 'node:path';
 import { withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handler } from './handler.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
@@ -27,9 +29,12 @@ export interface HandlerTrial {
   readonly passed: boolean;
   /** The runtime's own words when it failed. */
   readonly reason: string;
+  /** False where the trial could not be held: another one may end otherwise. */
+  readonly isFinal: boolean;
 }
 
 const TRIAL_TIMEOUT_MS = 20_000;
+const DELETE_TIMEOUT_MS = 10_000;
 const CACHE_FILE = 'handler-trials.json';
 const NO_FILES = { resolvConf: '', hostname: '', hosts: '', shm: '' };
 const PLAIN = { privileged: false, readonlyRootfs: true };
@@ -70,27 +75,37 @@ export class HandlerTrials {
       }),
     );
     signal.throwIfAborted();
-    this.#writeCache(Object.fromEntries(results.map(({ key, trial }) => [key, trial])));
+    const final = results.filter(({ trial }) => trial.isFinal);
+    this.#writeCache(Object.fromEntries(final.map(({ key, trial }) => [key, trial])));
     return new Map(results.map(({ name, trial }) => [name, trial]));
   }
 
   async #try(handler: Handler, signal: AbortSignal): Promise<HandlerTrial> {
     const bundle = join(this.#stateDir, `trial-${handler.name}`);
-    const id = `berth-trial-${handler.name}-${process.pid}`;
+    // The same at each start, so that the next one finds what is left of this; another one for another daemon.
+    const id = `berth-trial-${handler.name}-${hash('sha256', this.#stateDir).slice(0, 12)}`;
     const runtime = new OciRuntime(handler, this.#processes);
     using deadline = withDeadline(`trial of runtime handler ${handler.name}`, TRIAL_TIMEOUT_MS, signal);
     try {
+      await this.#delete(runtime, id);
       this.#writeBundle(bundle, id);
       const reason = await this.#create(handler, bundle, id, deadline);
-      return { passed: reason === '', reason };
+      return { passed: reason === '', reason, isFinal: true };
     } catch (err) {
-      return { passed: false, reason: describe(err) };
+      // A machine that is slow today says nothing about the runtime.
+      return { passed: false, reason: describe(err), isFinal: false };
     } finally {
-      await runtime.delete(id, { force: true }, deadline).catch((err: unknown) => {
-        this.#log.debug({ handler: handler.name, err: describe(err) }, 'nothing to delete after the trial');
-      });
+      await this.#delete(runtime, id);
       rmSync(bundle, { recursive: true, force: true });
     }
+  }
+
+  // With a deadline of its own: the trial's may be what has passed.
+  async #delete(runtime: OciRuntime, id: string): Promise<void> {
+    using deadline = withDeadline(`end of trial ${id}`, DELETE_TIMEOUT_MS);
+    await runtime.delete(id, { force: true }, deadline).catch((err: unknown) => {
+      this.#log.debug({ id, err: describe(err) }, 'nothing to delete of a trial');
+    });
   }
 
   /** The reason of a failure, '' for success. */
@@ -110,11 +125,20 @@ export class HandlerTrials {
         stdout: output,
         stderr: output,
       });
-      const { exitCode } = await raceSignal(child.exited, signal);
+      const { exitCode } = await this.#await(child, signal);
       if (exitCode === 0) return '';
       return runtimeMessage(readFileSync(messages, 'utf8')) || `exit code ${exitCode} and no message`;
     } finally {
       closeSync(output);
+    }
+  }
+
+  async #await(child: ChildProcess, signal: AbortSignal): ChildProcess['exited'] {
+    try {
+      return await raceSignal(child.exited, signal);
+    } catch (err) {
+      child.kill('SIGKILL');
+      throw err;
     }
   }
 
@@ -197,5 +221,5 @@ function trialSpec(rootfs: string, cgroupsPath: string): object {
 }
 
 function isTrial(value: unknown): value is HandlerTrial {
-  return typeof value === 'object' && value !== null && 'passed' in value && 'reason' in value;
+  return typeof value === 'object' && value !== null && 'passed' in value && 'reason' in value && 'isFinal' in value;
 }

@@ -92,6 +92,12 @@ export class Handlers {
     return status.handler;
   }
 
+  /** The handler of that name; undefined when it is not configured any more, or cannot be used. */
+  find(name: string): Handler | undefined {
+    const status = this.#statuses.get(name);
+    return status && 'handler' in status ? status.handler : undefined;
+  }
+
   /** The name that '' stands for. */
   get defaultName(): string {
     return this.#default;

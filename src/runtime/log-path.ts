@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, constants, lstatSync, mkdirSync, openSync, rmSync, statSync, unlinkSync } from 'node:fs';
+import { chmodSync, closeSync, constants, lstatSync, mkdirSync, openSync, statSync, unlinkSync } from 'node:fs';
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
@@ -51,9 +51,13 @@ export function prepareLogFile(path: string): void {
   }
 }
 
-/** Removes the log of a container whose creation failed. A missing file is fine, and so is '' for no log. */
+/**
+ * Removes the log of a container whose creation failed: an empty file, as prepareLogFile() makes it. What has content
+ * was there before, and no file of that kind is fine, and so is '' for no log.
+ */
 export function removeLogFile(path: string): void {
-  if (path !== '') rmSync(path, { force: true });
+  const file = path === '' ? undefined : lstatSync(path, { throwIfNoEntry: false });
+  if (file?.isFile() && file.size === 0) unlinkSync(path);
 }
 
 // conmon cuts the path at a colon (its --log-path is DRIVER:PATH), and would log to a file of another name.

@@ -114,7 +114,7 @@ class LogPrinter {
 
   #print(line: string): void {
     const [, time = '', stream = 'stdout', tags = 'F', text = line] =
-      /^(\S+) (stdout|stderr) (\S+) (.*)$/.exec(line) ?? [];
+      /^(\S+) (stdout|stderr) (\S+) (.*)$/s.exec(line) ?? [];
     const isWhole = tags.split(':', 1)[0] !== 'P';
     if (this.#json) {
       this.#output.out(`${JSON.stringify({ time, stream, text, isWhole })}\n`);

@@ -32,7 +32,6 @@ test('v2: makes parent and cgroup, hands missing controllers down, and asks for 
     '+pids',
     'the last of those that were missing',
   );
-  assert.equal(readFileSync(join(root, 'pods/one/berth-abc/cpu.weight'), 'utf8'), '1');
   assert.deepEqual(cgroups.procsFiles(cgroup), [join(root, 'pods/one/berth-abc/cgroup.procs')]);
   assert.deepEqual(cgroups.threadPlacement(cgroup), { enter: [], leave: [], procs: cgroups.procsFiles(cgroup) });
 });
@@ -80,6 +79,7 @@ test('a cgroup that is still in use cannot be removed, and the error says by who
 
 test('removing waits no longer than its signal', async () => {
   const cgroup = await cgroups.createSandbox({ parent: '', sandboxId: 'abc' });
+  writeFileSync(join(root, 'berth/berth-abc/cgroup.procs'), `${process.pid}\n`);
   await assert.rejects(cgroups.removeSandbox(cgroup, AbortSignal.abort(new Error('enough'))), /enough/);
 });
 

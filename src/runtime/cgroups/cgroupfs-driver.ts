@@ -48,9 +48,6 @@ export class CgroupfsDriver implements Cgroups {
       const parentPath = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
       if (this.#tree.isOwn(parentPath)) this.#limit(parentPath, resources);
     }
-    // As little as there is: pause and monitors only wait, and shall take nothing from the containers.
-    if (this.mode === 'v2') this.#tree.write(cgroup.path, 'cpu', 'cpu.weight', '1');
-    else this.#tree.write(cgroup.path, 'cpu', 'cpu.shares', '2');
     return cgroup;
   }
 

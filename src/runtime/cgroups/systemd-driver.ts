@@ -140,9 +140,6 @@ export class SystemdDriver implements Cgroups {
       // When the node goes down, monitors outlive their containers' end and write it down: they ignore SIGPIPE.
       { name: 'KillSignal', signature: 'i', value: SIGPIPE },
       { name: 'TasksMax', signature: 't', value: NO_LIMIT },
-      this.mode === 'v2'
-        ? { name: 'CPUWeight', signature: 't', value: 1n }
-        : { name: 'CPUShares', signature: 't', value: 2n },
     ];
   }
 
