@@ -1,7 +1,7 @@
 /*
  * exec-monitor: has the OCI runtime start one command in a container, and waits for the command's end.
  *
- *     exec-monitor MARK PIDFILE RUNTIME ARGUMENTS...
+ *     exec-monitor MARK SCORE PIDFILE RUNTIME ARGUMENTS...
  *
  * RUNTIME with its ARGUMENTS is `<runtime> exec --detach --pid-file PIDFILE ...`: it leaves when the command runs, and
  * the command is then a child of this process, which is why there is one: only a parent learns the exit code, and what
@@ -15,6 +15,8 @@
  *
  * When the daemon closes the socket or dies, the command and all that it has started are killed: nobody would ever read
  * their output.
+ *
+ * SCORE is the command's oom_score_adj, empty for the daemon's own: some runtimes set it for containers only.
  *
  * MARK is a number that all processes of this exec carry as their soft RLIMIT_RTTIME, in microseconds, so large that it
  * means nothing. It is passed on by fork and exec whatever becomes of parents, sessions and environments, and so all of
@@ -96,13 +98,27 @@ static void carry_mark(void)
 	syscall4(SYS_prlimit64, 0, RLIMIT_RTTIME, (long)&limit, 0);
 }
 
-static long start_runtime(char **arguments, char **environment)
+static void set_oom_score(const char *score)
+{
+	long fd = syscall4(SYS_openat, AT_FDCWD, (long)"/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC, 0);
+	size_t length = 0;
+
+	while (score[length] != '\0')
+		length++;
+	/* A lower one than the daemon's takes a right that it may lack; the daemon has warned of that. */
+	syscall4(SYS_write, fd, (long)score, (long)length, 0);
+	syscall4(SYS_close, fd, 0, 0, 0);
+}
+
+static long start_runtime(const char *score, char **arguments, char **environment)
 {
 	kernel_sigset none = 0;
 	long pid = syscall5(SYS_clone, SIGCHLD, 0, 0, 0, 0);
 
 	if (pid != 0)
 		return pid;
+	if (*score != '\0')
+		set_oom_score(score);
 	syscall4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof(none));
 	syscall4(SYS_execve, (long)arguments[0], (long)arguments, (long)environment, 0);
 	leave(NOT_STARTED);
@@ -264,7 +280,7 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	char **arguments = (char **)(stack + 1);
 	char **environment = arguments + count + 1;
 
-	if (count < 4)
+	if (count < 5)
 		leave(2);
 	syscall4(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all_signals, 0, sizeof(all_signals));
 	syscall5(SYS_prctl, PR_SET_NAME, (long)"exec-monitor", 0, 0, 0);
@@ -273,7 +289,7 @@ __attribute__((noreturn, used)) static void run(long *stack)
 		leave(1);
 	mark = parse_number(arguments[1]);
 	carry_mark();
-	runtime = start_runtime(arguments + 3, environment);
+	runtime = start_runtime(arguments[2], arguments + 4, environment);
 	if (runtime < 0) {
 		tell("failed", NOT_STARTED);
 		leave(1);
@@ -281,7 +297,7 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	/* Or the daemon would not see the end of the command's output, nor the command that of its input. */
 	for (long fd = 0; fd < DAEMON; fd++)
 		syscall4(SYS_close, fd, 0, 0, 0);
-	wait_for_end(arguments[2]);
+	wait_for_end(arguments[3]);
 }
 
 /* The kernel leaves the arguments on the stack, where no C function finds them. */

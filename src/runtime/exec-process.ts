@@ -50,6 +50,8 @@ export interface ExecDeps {
   readonly log: Logger;
 }
 
+/** Two minutes is when the kubelet gives up on a request. */
+const START_TIMEOUT_MS = 120_000;
 const KILL_TIMEOUT_MS = 30_000;
 const KILL_AGAIN_MS = 50;
 const LONGEST_LOG_BYTES = 10_000;
@@ -72,7 +74,10 @@ export class ExecProcess {
     try {
       this.#child = deps.processes.start({
         path: deps.execMonitorPath,
-        args: [String(this.#mark), this.#files.pid, target.handler.path, ...this.#runtimeArgs(fds)],
+        args: [
+          ...[String(this.#mark), String(target.process.oomScoreAdj ?? ''), this.#files.pid],
+          ...[target.handler.path, ...this.#runtimeArgs(fds)],
+        ],
         env: { PATH: DAEMON_PATH },
         cwd: target.bundle.folder,
         stdin: fds.stdin,
@@ -101,7 +106,8 @@ export class ExecProcess {
    * does not run, the signal's reason; then the command, and all that it has started, has been killed.
    */
   async started(signal: AbortSignal): Promise<void> {
-    const { what } = await this.#answer(signal);
+    using limited = withDeadline(`start of ${this.#name()}`, START_TIMEOUT_MS, signal);
+    const { what } = await this.#answer(limited);
     if (what !== 'started') throw this.#startError();
   }
 
@@ -111,7 +117,6 @@ export class ExecProcess {
    */
   async ended(signal: AbortSignal): Promise<number> {
     const { what, value } = await this.#answer(signal);
-    await raceSignal(this.#child.exited, signal);
     if (what === 'ended' && value >= 0) return value;
     throw new BerthError('internal', `${this.#name()}: its exit code is lost`);
   }
@@ -144,7 +149,8 @@ export class ExecProcess {
   async #answer(signal: AbortSignal): Promise<{ what: string; value: number }> {
     try {
       const line = await this.#answers.next(signal);
-      return parseExecAnswer(line ?? 'lost -1');
+      if (line === undefined) throw new BerthError('internal', `${this.#name()}: its monitor has died`);
+      return parseExecAnswer(line);
     } catch (err) {
       await this.kill();
       throw err;
@@ -167,7 +173,7 @@ export class ExecProcess {
     const { containerId, handler, process } = this.#target;
     const message = runtimeMessage(readLog(this.#files.log)) || 'the runtime gave no reason';
     if (saysNoCommand(message)) return invalid('cmd', `${process.args[0]} cannot be run in the container: ${message}`);
-    if (saysNoContainer(message) || /not running|stopped/.test(message)) {
+    if (saysNoContainer(message) || /not running|stopped|paused/.test(message)) {
       return new BerthError('precondition', `container ${containerId} does not run: ${message}`);
     }
     return new BerthError('internal', `${handler.name} exec ${containerId}: ${message}`);
