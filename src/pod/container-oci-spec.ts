@@ -12,7 +12,7 @@ import type { OciMount, OciSpec } from '../runtime/oci-spec.ts';
 import { relabelTree } from '../runtime/relabel.ts';
 import { buildSpec } from '../runtime/spec.ts';
 import type { NamespaceSource, SpecSandbox } from '../runtime/spec-input.ts';
-import { resolveUser } from '../runtime/users.ts';
+import { listUser, resolveUser } from '../runtime/users.ts';
 import { readMounts } from '../sys/mount.ts';
 import { imageOf } from './container-image.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -52,6 +52,7 @@ export async function buildContainerSpec(
   const handler = deps.handlers.get(record.handler);
   const deviceEdits = await deps.security.cdi.resolve(requestedCdiDevices(spec));
   const user = resolveUser({ rootfs, imageUser: image.config.user, security });
+  listUser(rootfs, user);
   const capabilities = resolveCapabilities({
     wanted: security.capabilities,
     privileged: security.privileged,

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
@@ -7,7 +7,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import fc from 'fast-check';
 
 import { BerthError, describe } from '../base/errors.ts';
-import { parseGroup, parsePasswd, resolveUser, type UserRequest } from './users.ts';
+import { listUser, parseGroup, parsePasswd, resolveUser, type UserRequest } from './users.ts';
 
 const PASSWD = `root:x:0:0:root:/root:/bin/sh
 # a comment
@@ -41,7 +41,22 @@ function resolve(imageUser: string, security: Partial<UserRequest['security']> =
     supplementalGroups: [],
     supplementalGroupsPolicy: 'merge',
   };
-  return resolveUser({ rootfs, imageUser, security: { ...nothing, ...security } });
+  const { unlisted: _unlisted, ...user } = resolveUser({ rootfs, imageUser, security: { ...nothing, ...security } });
+  return user;
+}
+
+function list(imageUser: string): [string, string] {
+  const security = {
+    runAsUser: undefined,
+    runAsGroup: undefined,
+    runAsUsername: '',
+    supplementalGroups: [],
+    supplementalGroupsPolicy: 'merge',
+  } as const;
+  listUser(rootfs, resolveUser({ rootfs, imageUser, security }));
+  const read = (name: string): string =>
+    existsSync(join(rootfs, 'etc', name)) ? readFileSync(join(rootfs, 'etc', name), 'utf8') : 'none';
+  return [read('passwd'), read('group')];
 }
 
 const refused = (text: RegExp) => (err: unknown) =>
@@ -150,4 +165,23 @@ test('what was written is read back', () => {
       },
     ),
   );
+});
+
+test('a user and a group that the image does not know get a line, and nobody else', () => {
+  assert.deepEqual(list('4711:4712'), [`${PASSWD}4711:x:4711:4712::/:/sbin/nologin\n`, `${GROUP}4712:x:4712:\n`]);
+  const twice = list('4711:4712');
+  assert.deepEqual(list('4711:4712'), twice, 'once');
+  assert.deepEqual(list('app'), twice);
+  assert.deepEqual(list(':50'), twice);
+});
+
+test('a last line without its end keeps to itself, and a link of the image is followed inside', () => {
+  rmSync(join(rootfs, 'etc/passwd'));
+  mkdirSync(join(rootfs, 'usr'));
+  writeFileSync(join(rootfs, 'usr/passwd'), 'root:x:0:0::/:');
+  symlinkSync('/usr/passwd', join(rootfs, 'etc/passwd'));
+  rmSync(join(rootfs, 'etc/group'));
+  list('5');
+  assert.equal(readFileSync(join(rootfs, 'usr/passwd'), 'utf8'), 'root:x:0:0::/:\n5:x:5:0::/:/sbin/nologin\n');
+  assert.ok(!existsSync(join(rootfs, 'etc/group')), 'an image without the file stays without');
 });

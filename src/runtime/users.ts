@@ -1,23 +1,9 @@
-import { closeSync, constants, openSync, readSync } from 'node:fs';
-
-import { BerthError, invalid, wrap } from '../base/errors.ts';
-import {
-  AT_FDCWD,
-  closeFd,
-  fstatat,
-  O_PATH,
-  openat,
-  openat2,
-  RESOLVE_IN_ROOT,
-  RESOLVE_NO_MAGICLINKS,
-} from '../sys/at.ts';
-import { isErrno } from '../sys/errno.ts';
+import { invalid } from '../base/errors.ts';
 import type { ContainerSecurity } from './container-spec.ts';
+import { appendImageLine, readImageFile } from './image-files.ts';
 import type { ProcessUser } from './spec-input.ts';
 
 const FIELD = 'config.linux.security_context';
-/** passwd and group files of real images have some kilobytes; they are read on the event loop. */
-const FILE_LIMIT_BYTES = 512 * 1024;
 /** 2^32 - 1 means "leave it as it is" to the kernel (setreuid(2)). */
 const MAX_ID = 0xffff_fffe;
 /** The kernel's NGROUPS_MAX (setgroups(2)). */
@@ -33,6 +19,11 @@ export interface UserRequest {
     ContainerSecurity,
     'runAsUser' | 'runAsGroup' | 'runAsUsername' | 'supplementalGroups' | 'supplementalGroupsPolicy'
   >;
+}
+
+/** Who a process runs as, and whether the image has lines for it. */
+export interface ResolvedUser extends ProcessUser {
+  readonly unlisted: { readonly user: boolean; readonly group: boolean };
 }
 
 /** One line of a passwd file (passwd(5)). */
@@ -62,17 +53,36 @@ interface WantedUser {
  * primary group and further memberships come from the image's own passwd and group files. A number needs no entry
  * there; a name does. The primary group is always among the supplemental groups too. Throws `invalid` by field.
  */
-export function resolveUser({ rootfs, imageUser, security }: UserRequest): ProcessUser {
+export function resolveUser({ rootfs, imageUser, security }: UserRequest): ResolvedUser {
   const wanted = chooseUser(imageUser, security);
   const passwd = findUser(readImageFile(rootfs, '/etc/passwd'), wanted.user);
   const uid = parseId(wanted.user) ?? passwd?.uid;
   if (uid === undefined) throw invalid(wanted.field, `the image has no user ${JSON.stringify(wanted.user)}`);
   const groups = readImageFile(rootfs, '/etc/group');
   const gid = wanted.group === '' ? (passwd?.gid ?? 0) : findGid(groups, wanted);
+  const hasGroup = [...parseGroup(groups)].some((entry) => entry.gid === gid);
   const memberships = security.supplementalGroupsPolicy === 'merge' && passwd ? groupsOf(groups, passwd.name) : [];
   const supplementalGroups = [...new Set([gid, ...memberships, ...security.supplementalGroups])];
   checkGroups(supplementalGroups);
-  return { uid, gid, supplementalGroups, ...(passwd && passwd.home !== '' ? { home: passwd.home } : {}) };
+  return {
+    uid,
+    gid,
+    supplementalGroups,
+    unlisted: { user: !passwd, group: !hasGroup },
+    ...(passwd && passwd.home !== '' ? { home: passwd.home } : {}),
+  };
+}
+
+/**
+ * Writes a line for a user and a group that the image does not know into its passwd and group files, as CRI-O does: ssh,
+ * git, database servers and Java ask for the name of the user that they are, and give up without one. Into the
+ * container's own files rather than mounted over them, so that they stay files like any other. Nothing but numbers goes
+ * into a line, and an image without the files, or with root for a user, stays as it is.
+ */
+export function listUser(rootfs: string, { uid, gid, unlisted }: ResolvedUser): void {
+  if (uid === 0) return;
+  if (unlisted.user) appendImageLine(rootfs, '/etc/passwd', `${uid}:x:${uid}:${gid}::/:/sbin/nologin`);
+  if (unlisted.group && gid !== 0) appendImageLine(rootfs, '/etc/group', `${gid}:x:${gid}:`);
 }
 
 /** The entries of a passwd file; lines that aren't of its form are skipped, as the C library does. */
@@ -153,46 +163,4 @@ function* linesOf(text: string): Generator<string> {
     if (line !== '' && !line.startsWith('#')) yield line;
     at = end + 1;
   }
-}
-
-/**
- * A text file of the image; empty when it has none. Symbolic links are followed as the container would, never out of
- * the root filesystem, and nothing but a regular file is opened: a fifo would hang, a device might act.
- */
-function readImageFile(rootfs: string, path: string): string {
-  const root = openat(AT_FDCWD, rootfs, O_PATH | constants.O_DIRECTORY);
-  let fd = -1;
-  try {
-    fd = openat2(root, path, { flags: O_PATH, resolve: RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS });
-    const { mode, size } = fstatat(fd, '');
-    if ((mode & constants.S_IFMT) !== constants.S_IFREG) throw unusable(path, 'is not a file');
-    if (size > FILE_LIMIT_BYTES) throw unusable(path, `has more than ${FILE_LIMIT_BYTES} bytes`);
-    return readOpened(fd, path, size);
-  } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENOTDIR')) return '';
-    throw wrap(`read ${path} of the image`, err);
-  } finally {
-    if (fd >= 0) closeFd(fd);
-    closeFd(root);
-  }
-}
-
-function readOpened(pathFd: number, path: string, size: number): string {
-  const fd = openSync(`/proc/self/fd/${pathFd}`, 'r');
-  try {
-    // One more than there should be: the file may have grown since it was looked at.
-    const bytes = Buffer.allocUnsafe(size + 1);
-    let length = 0;
-    for (let got = -1; got !== 0 && length < bytes.length; length += got) {
-      got = readSync(fd, bytes, length, bytes.length - length, null);
-    }
-    if (length > size) throw unusable(path, 'changed while it was read');
-    return bytes.toString('utf8', 0, length);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function unusable(path: string, problem: string): BerthError {
-  return new BerthError('precondition', `${path} ${problem}`);
 }

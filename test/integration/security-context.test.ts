@@ -58,6 +58,18 @@ for (const handler of ['runc', 'crun'] as const) {
       await hugetlb?.[Symbol.asyncDispose]();
     });
 
+    test('a user that the image does not know has a name, and its own files like any other', async () => {
+      const found = await lab.output(pod, {
+        ...script(
+          'whoami; id -g -n; echo $HOME; ls -l /etc/passwd | cut -c1-10; echo x >> /etc/passwd || echo refused',
+        ),
+        ...secured({ runAsUser: { value: 4711n }, runAsGroup: { value: 4712n } }),
+      });
+      assert.match(found, /^4711\n4712\n\/\n-rw-r--r--\nrefused$/);
+      const known = await lab.output(pod, { ...script('cat /etc/passwd'), ...secured({ runAsUser: { value: 0n } }) });
+      assert.equal(known, 'root:x:0:0::/root:/bin/sh');
+    });
+
     test('profiles by their old names', async () => {
       const filter = async (security: Security) =>
         await lab.output(pod, { ...script('sed -n "s/^Seccomp:\t//p" /proc/self/status'), ...secured(security) });
