@@ -17,6 +17,8 @@ export interface Meter {
   cni(verb: string, outcome: Outcome, seconds: number): void;
   /** A container was found killed for lack of memory. */
   oomKilled(): void;
+  /** A client's time was over while what it asked for was still at this step. */
+  stalled(pipeline: string, step: string): void;
   /** A subscriber was too slow for an event of a pod, and will not get it. */
   eventDropped(): void;
 }
@@ -29,5 +31,6 @@ export const silentMeter: Meter = {
   pull() {},
   cni() {},
   oomKilled() {},
+  stalled() {},
   eventDropped() {},
 };

@@ -75,6 +75,7 @@ function buildMeter(registry: Registry): Meter {
   const cniSeconds = histogram('berth_cni_duration_seconds', 'Time of one CNI verb over all plugins.', ['verb']);
   const cniErrors = counter('berth_cni_errors_total', 'CNI verbs that failed.', ['verb', 'kind']);
   const oomKilled = counter('berth_containers_oom_killed_total', 'Containers found killed for lack of memory.', []);
+  const stalled = counter('berth_stalled_total', 'Requests whose time was over at a step.', ['pipeline', 'step']);
   const eventsDropped = counter(
     'berth_events_dropped_total',
     'Events of pods that a subscriber of GetContainerEvents was too slow for.',
@@ -105,6 +106,7 @@ function buildMeter(registry: Registry): Meter {
       if (outcome !== 'ok') cniErrors.inc({ verb, kind: outcome });
     },
     oomKilled: () => oomKilled.inc(),
+    stalled: (pipeline, step) => stalled.inc({ pipeline, step }),
     eventDropped: () => eventsDropped.inc(),
   };
 }

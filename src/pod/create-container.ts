@@ -3,9 +3,9 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { BerthError, invalid } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
-import { RollbackError, runSteps, type Step } from '../base/steps.ts';
+import type { Step } from '../base/steps.ts';
 import type { SnapshotOwner } from '../image/snapshots.ts';
 import type { CreateContainerRequest } from '../runtime/container-runtime.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
@@ -16,6 +16,8 @@ import { killProcess } from '../sys/process.ts';
 import { workFolder } from './checkpoint-archive.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
+import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
+import type { Unclaimed } from './creations.ts';
 import { mountImageVolumes, requestedImageVolumes } from './image-volumes.ts';
 import { mapVolumes, unmountVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
@@ -45,43 +47,23 @@ interface CreateContext extends ContainerContext {
 }
 
 /**
- * Creates a container in a ready sandbox: its root filesystem is mounted, its first process waits for StartContainer.
- * Everything is undone when a step fails; when the undoing fails too, the container stays listed as `unknown` so that
- * RemoveContainer can finish the work.
+ * Creates a container in a ready sandbox, for a client to claim: its root filesystem is mounted, its first process waits
+ * for StartContainer. Tells each step that it comes to. See makeUnclaimed() for what becomes of it when it fails.
  */
-export async function createContainer(
+export async function makeContainer(
   deps: PodDeps,
   sandbox: SandboxRecord,
   spec: ContainerSpec,
+  onStep: (step: string) => void,
   shutdown: AbortSignal,
-): Promise<ContainerRecord> {
+): Promise<Unclaimed<ContainerRecord>> {
   const id = newContainerId();
   using signal = withDeadline(`create container ${spec.name}`, CREATE_TIMEOUT_MS, shutdown);
   const { reference } = spec.image;
+  if (isArchive(reference)) onStep('open checkpoint');
   const source = isArchive(reference) ? await openRestoreSource(deps, id, sandbox, reference, signal) : undefined;
   const record = newRecord(deps, sandbox, spec, id, source);
-  const ctx: CreateContext = { deps, id };
-  return await deps.locks.withKey(record.id, signal, async () => {
-    deps.containers.put(record);
-    try {
-      await runSteps(createContainerSteps, ctx, signal, deps.journals.open(CREATE_CONTAINER, record.id));
-    } catch (err) {
-      settleFailure(ctx, err);
-      throw wrap(`create container ${record.name} (${record.id})`, err);
-    }
-    deps.journals.finish(CREATE_CONTAINER, record.id);
-    return deps.containers.get(record.id);
-  });
-}
-
-function settleFailure({ deps, id }: ContainerContext, err: unknown): void {
-  if (findCause(err, RollbackError)) {
-    deps.containers.put({ ...deps.containers.get(id), state: 'unknown' });
-    deps.log.error({ container: id, err: describe(err) }, 'container could not be rolled back; remove it to try again');
-    deps.journals.finish(CREATE_CONTAINER, id);
-    return;
-  }
-  forgetContainer({ deps, id });
+  return await makeUnclaimed(pipeline, record, { deps, id }, onStep, signal);
 }
 
 /** Drops the record and the journal of a container that has nothing left on the machine. */
@@ -226,6 +208,15 @@ export const createContainerSteps: readonly Step<CreateContext>[] = [
   createUnderMonitor,
   markCreated,
 ];
+
+const pipeline: CreationPipeline<ContainerRecord, CreateContext> = {
+  name: CREATE_CONTAINER,
+  kind: 'container',
+  steps: createContainerSteps,
+  records: (deps) => deps.containers,
+  withState: (record, state) => ({ ...record, state }),
+  forget: forgetContainer,
+};
 
 function checkOwnNamespace(sandbox: SandboxRecord, { security }: ContainerSpec): void {
   const wanted = security.namespaces.user;

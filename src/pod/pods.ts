@@ -1,20 +1,20 @@
 import { join } from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
 
 import { BerthError, describe } from '../base/errors.ts';
+import type { SandboxId } from '../base/ids.ts';
 import { InFlight } from '../base/in-flight.ts';
 import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
 import type { ExecResult } from '../runtime/exec.ts';
 import { ContainerExits } from './container-exits.ts';
 import { execSync, reopenLog } from './container-operations.ts';
-import { type ContainerContext, createContainer } from './create-container.ts';
+import type { ContainerContext } from './create-container.ts';
 import { type ContainerFilter, matchesContainer, matchesSandbox, type SandboxFilter } from './filters.ts';
-import { sandboxName } from './names.ts';
+import { PodCreations } from './pod-creations.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { removeContainer } from './remove-container.ts';
 import { removeSandbox } from './remove-sandbox.ts';
-import { POD_INTERFACE, runSandbox } from './run-sandbox.ts';
+import { POD_INTERFACE } from './run-sandbox.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { SandboxWatch } from './sandbox-watch.ts';
 import { startContainer } from './start-container.ts';
@@ -38,7 +38,7 @@ export class Pods {
   readonly #stops: ContainerStops;
   readonly #watch: SandboxWatch;
   readonly #work = new InFlight<unknown>();
-  readonly #runs = new InFlight<SandboxRecord>();
+  readonly #creations: PodCreations;
 
   constructor(deps: PodDeps, shutdown: AbortSignal) {
     this.#deps = deps;
@@ -46,6 +46,15 @@ export class Pods {
     this.#exits = new ContainerExits(deps, shutdown);
     this.#stops = new ContainerStops(deps, this.#exits, shutdown);
     this.#watch = new SandboxWatch(deps, shutdown);
+    const hooks = {
+      onSandbox: ({ id }: SandboxRecord) => this.#watch.follow(id),
+      onContainer: ({ id, restoreFrom }: ContainerRecord) => {
+        // One that shall be restored has no process yet.
+        if (!restoreFrom) this.#exits.follow(id);
+      },
+      clearSandbox: async ({ id }: SandboxRecord, signal: AbortSignal) => await this.#removeSandbox(id, signal),
+    };
+    this.#creations = new PodCreations(deps, hooks, shutdown);
   }
 
   /** Follows the processes of sandboxes and containers that were there before this daemon; reconcile has adopted them. */
@@ -61,7 +70,7 @@ export class Pods {
 
   /** Waits for the work in flight, which the shutdown signal has told to end. */
   async close(): Promise<void> {
-    await Promise.all([this.#work.idle(), this.#runs.idle()]);
+    await Promise.all([this.#work.idle(), this.#creations.close()]);
     await this.#deps.runtime.close();
   }
 
@@ -70,43 +79,19 @@ export class Pods {
    * the same name is `alreadyExists`.
    */
   async runSandbox(spec: SandboxSpec, signal: AbortSignal): Promise<SandboxRecord> {
-    const name = sandboxName(spec);
-    const record = await this.#runs.join(name, signal, async () => {
-      const known = this.#deps.sandboxes.findByName(name);
-      if (known?.state === 'ready') return known;
-      if (known) {
-        throw new BerthError(
-          'alreadyExists',
-          `sandbox ${name} is there as ${known.id} and ${known.state}; remove it first`,
-        );
-      }
-      const made = await runSandbox(this.#deps, spec, this.#shutdown);
-      this.#watch.follow(made.id);
-      return made;
-    });
-    if (!isDeepStrictEqual(plain(record.spec), plain(spec))) {
-      throw new BerthError('alreadyExists', `sandbox ${name} is there as ${record.id} with another configuration`);
-    }
-    return record;
+    return await this.#creations.runSandbox(spec, signal);
   }
 
   /** Stops a sandbox and all in it. One that is unknown or stopped is fine. */
   async stopSandbox(id: string, signal: AbortSignal): Promise<void> {
-    const sandbox = this.#deps.sandboxes.findByPrefix(id);
-    if (!sandbox) return;
-    const ctx = { deps: this.#deps, id: sandbox.id, stops: this.#stops };
-    await this.#work.join(`stop ${sandbox.id}`, signal, () => stopSandbox(ctx, this.#shutdown));
+    const sandbox = made(this.#deps.sandboxes.findByPrefix(id), 'sandbox');
+    if (sandbox) await this.#stopSandbox(sandbox.id, signal);
   }
 
   /** Removes a sandbox and all in it; what runs is ended by force. An unknown one is fine. */
   async removeSandbox(id: string, signal: AbortSignal): Promise<void> {
-    const sandbox = this.#deps.sandboxes.findByPrefix(id);
-    if (!sandbox) return;
-    await this.stopSandbox(sandbox.id, signal);
-    const ctx = { deps: this.#deps, id: sandbox.id };
-    const own = this.#deps.containers.all().filter(({ sandboxId }) => sandboxId === sandbox.id);
-    await this.#work.join(`remove ${sandbox.id}`, signal, () => removeSandbox(ctx, this.#shutdown));
-    for (const { id } of own) this.#exits.forgotten(id);
+    const sandbox = made(this.#deps.sandboxes.findByPrefix(id), 'sandbox');
+    if (sandbox) await this.#removeSandbox(sandbox.id, signal);
   }
 
   /** The sandbox with that id or beginning of one. Throws `notFound`. */
@@ -119,16 +104,12 @@ export class Pods {
     return newestFirst(this.#deps.sandboxes.all().filter((record) => matchesSandbox(record, filter)));
   }
 
-  /** Creates a container in a sandbox. Throws `notFound` for an unknown sandbox or image. */
+  /**
+   * Creates a container in a sandbox. A second request for the same one joins the first, or gets what it made; a
+   * different one under the same name is `alreadyExists`. Throws `notFound` for an unknown sandbox or image.
+   */
   async createContainer(sandboxId: string, spec: ContainerSpec, signal: AbortSignal): Promise<ContainerRecord> {
-    const sandbox = this.getSandbox(sandboxId);
-    const work = async (): Promise<ContainerRecord> => {
-      const made = await createContainer(this.#deps, sandbox, spec, this.#shutdown);
-      // One that shall be restored has no process yet.
-      if (!made.restoreFrom) this.#exits.follow(made.id);
-      return made;
-    };
-    return await abandonable(work(), signal);
+    return await this.#creations.createContainer(this.getSandbox(sandboxId), spec, signal);
   }
 
   /** Starts a created container. */
@@ -150,7 +131,7 @@ export class Pods {
 
   /** Removes a container; one that runs is killed. An unknown one is fine. */
   async removeContainer(id: string, signal: AbortSignal): Promise<void> {
-    const container = this.#deps.containers.findByPrefix(id);
+    const container = made(this.#deps.containers.findByPrefix(id), 'container');
     if (!container) return;
     const ctx = { deps: this.#deps, id: container.id };
     await this.#work.join(`remove ${container.id}`, signal, () => removeContainer(ctx, this.#shutdown));
@@ -169,9 +150,12 @@ export class Pods {
 
   /** The full id of the sandbox or container that `id` begins. Throws `notFound`. */
   getAnyId(id: string): string {
-    const found = this.#deps.sandboxes.findByPrefix(id) ?? this.#deps.containers.findByPrefix(id);
-    if (!found) throw new BerthError('notFound', `${id}: no sandbox or container has this id`);
-    return found.id;
+    const { sandboxes, containers } = this.#deps;
+    const found = [sandboxes.findByPrefix(id), containers.findByPrefix(id)].filter((record) => record !== undefined);
+    if (found.length > 1) throw new BerthError('invalid', `id ${id} is ambiguous: a sandbox and a container have it`);
+    const [record] = found;
+    if (!record) throw new BerthError('notFound', `${id}: no sandbox or container has this id`);
+    return record.id;
   }
 
   /** Runs a command in a running container; `timeoutMs` 0 is no limit. Ends with the client's call. */
@@ -227,6 +211,22 @@ export class Pods {
     };
   }
 
+  async #stopSandbox(id: SandboxId, signal: AbortSignal): Promise<void> {
+    const ctx = { deps: this.#deps, id, stops: this.#stops };
+    await this.#work.join(`stop ${id}`, signal, async () => {
+      await this.#creations.discardIn(id);
+      await stopSandbox(ctx, this.#shutdown);
+    });
+  }
+
+  async #removeSandbox(id: SandboxId, signal: AbortSignal): Promise<void> {
+    await this.#stopSandbox(id, signal);
+    const ctx = { deps: this.#deps, id };
+    const own = this.#deps.containers.all().filter(({ sandboxId }) => sandboxId === id);
+    await this.#work.join(`remove ${id}`, signal, () => removeSandbox(ctx, this.#shutdown));
+    for (const container of own) this.#exits.forgotten(container.id);
+  }
+
   /** Gives back what plugins hold for sandboxes that are gone: an earlier daemon may have died in between. */
   async #freeNetworks(): Promise<void> {
     const { sandboxes, cni, log } = this.#deps;
@@ -247,14 +247,15 @@ export class Pods {
   }
 }
 
-/** As the store would give it back: without undefined members. */
-function plain(spec: SandboxSpec): unknown {
-  return JSON.parse(JSON.stringify(spec));
-}
-
 /** Waits for work that goes on when the client leaves. */
 async function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   return await new InFlight<T>().join('', signal, () => work);
+}
+
+/** What can be stopped and removed. What is still being made belongs to the request that makes it. */
+function made<R extends { id: string; state: string }>(record: R | undefined, kind: string): R | undefined {
+  if (record?.state === 'creating') throw new BerthError('precondition', `${kind} ${record.id} is still being made`);
+  return record;
 }
 
 function visible<R extends { id: string; state: string }>(record: R, kind: string): R {

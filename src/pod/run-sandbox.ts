@@ -3,9 +3,9 @@ import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, because, describe, findCause, invalid, wrap } from '../base/errors.ts';
+import { BerthError, invalid } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
-import { RollbackError, runSteps, type Step } from '../base/steps.ts';
+import type { Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
 import type { Handler } from '../runtime/handler.ts';
@@ -13,6 +13,8 @@ import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
 import { type NamespaceKind, type NamespaceRequest, unpinNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
+import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
+import type { Unclaimed } from './creations.ts';
 import { findPause } from './find-pause.ts';
 import { sandboxName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -30,9 +32,7 @@ import { newSelinuxLevel, selinuxLabels } from './selinux-labels.ts';
 import { limitsOnHost } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
-const RUN_TIMEOUT_MS = 240_000;
-/** How long a new pod waits for a network configuration to appear: a plugin's daemon may still be writing it. */
-const NETWORK_WAIT_MS = 10_000;
+export const RUN_TIMEOUT_MS = 240_000;
 
 /** The name under which a sandbox's first pipeline is journalled. */
 export const RUN_SANDBOX = 'RunPodSandbox';
@@ -47,39 +47,18 @@ export interface SandboxContext {
 }
 
 /**
- * Brings up a pod sandbox and returns its record. Everything is undone when a step fails; when the undoing fails too,
- * the sandbox stays listed as `unknown` so that StopPodSandbox and RemovePodSandbox can finish the work.
+ * Brings up a pod sandbox, for a client to claim; tells each step that it comes to. See makeUnclaimed() for what becomes
+ * of it when it fails.
  */
-export async function runSandbox(deps: PodDeps, spec: SandboxSpec, shutdown: AbortSignal): Promise<SandboxRecord> {
+export async function makeSandbox(
+  deps: PodDeps,
+  spec: SandboxSpec,
+  onStep: (step: string) => void,
+  shutdown: AbortSignal,
+): Promise<Unclaimed<SandboxRecord>> {
   const record = newRecord(deps, spec);
-  const ctx: SandboxContext = { deps, id: record.id };
   using signal = withDeadline(`run sandbox ${record.name}`, RUN_TIMEOUT_MS, shutdown);
-  return await deps.locks.withKey(record.id, signal, async () => {
-    // Before the first step: the journal's rows must find their record after a crash.
-    deps.sandboxes.put(record);
-    try {
-      await runSteps(runSandboxSteps, ctx, signal, deps.journals.open(RUN_SANDBOX, record.id));
-    } catch (err) {
-      settleFailure(ctx, err);
-      throw wrap(`run sandbox ${record.name} (${record.id})`, err);
-    }
-    deps.journals.finish(RUN_SANDBOX, record.id);
-    return deps.sandboxes.get(record.id);
-  });
-}
-
-/** Ends a pipeline that failed: nothing is left of the sandbox, or it stays as `unknown` with what could not be undone. */
-function settleFailure({ deps, id }: SandboxContext, err: unknown): void {
-  if (findCause(err, RollbackError)) {
-    deps.sandboxes.put({ ...deps.sandboxes.get(id), state: 'unknown' });
-    deps.log.error(
-      { sandbox: id, err: describe(err) },
-      'sandbox could not be rolled back; stop and remove it to try again',
-    );
-    deps.journals.finish(RUN_SANDBOX, id);
-    return;
-  }
-  forgetSandbox({ deps, id });
+  return await makeUnclaimed(pipeline, record, { deps, id: record.id }, onStep, signal);
 }
 
 /** Drops the record and the journal of a sandbox that has nothing left on the machine. */
@@ -176,7 +155,6 @@ const attachNetwork: Step<SandboxContext> = {
     const record = deps.sandboxes.get(id);
     let ips: readonly string[] = [];
     if (ownsNetwork(record)) {
-      await waitForNetwork(deps, signal);
       const result = await deps.cni.add(cniAttachment(deps, record), signal);
       ips = result.ips.map((ip) => ip.address);
       deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
@@ -188,16 +166,6 @@ const attachNetwork: Step<SandboxContext> = {
   },
   undo: detachNetwork,
 };
-
-async function waitForNetwork(deps: PodDeps, signal: AbortSignal): Promise<void> {
-  using limited = withDeadline('wait for a CNI configuration', NETWORK_WAIT_MS, signal);
-  try {
-    await deps.cni.waitReady(limited);
-  } catch (err) {
-    // Not a deadline of the client's: the node has no network now, and may have one later.
-    throw signal.aborted ? err : because('unavailable', 'no network for the pod', err);
-  }
-}
 
 /** Gives the sandbox's addresses back, also when its network namespace is gone already. Safe to repeat. */
 export async function detachNetwork({ deps, id }: SandboxContext): Promise<void> {
@@ -221,6 +189,15 @@ export const runSandboxSteps: readonly Step<SandboxContext>[] = [
   attachNetwork,
   markReady,
 ];
+
+const pipeline: CreationPipeline<SandboxRecord, SandboxContext> = {
+  name: RUN_SANDBOX,
+  kind: 'sandbox',
+  steps: runSandboxSteps,
+  records: (deps) => deps.sandboxes,
+  withState: (record, state) => ({ ...record, state }),
+  forget: forgetSandbox,
+};
 
 function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   const id = newSandboxId();

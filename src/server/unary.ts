@@ -3,13 +3,8 @@ import { type handleServerStreamingCall, type handleUnaryCall, status } from '@g
 import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
 import type { LogFields, Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
+import { type Call, ClientCall } from './client-call.ts';
 import { sendStream } from './send-stream.ts';
-
-/** What a handler knows about its call. */
-export interface Call {
-  /** Aborts when the client has left or its deadline has passed. */
-  readonly signal: AbortSignal;
-}
 
 /** Answers one RPC. Throws BerthError; the boundary turns it into a status. */
 export type Handler<Request, Response> = (request: Request, call: Call) => Promise<Response> | Response;
@@ -53,10 +48,7 @@ export class RpcBoundary {
   /** The gRPC form of a handler. `method` is the RPC's name without its service. */
   unary<Request, Response>(method: string, handler: Handler<Request, Response>): handleUnaryCall<Request, Response> {
     return (call, answer) => {
-      const startedMs = performance.now();
-      const gone = new AbortController();
-      call.once('cancelled', () => gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
-      this.#handle(method, handler, call.request, gone.signal, startedMs)
+      this.#handle(method, handler, call.request, new ClientCall(method, call))
         .then(
           (response) => answer(null, response),
           (err: unknown) => answer({ code: STATUS_OF[kindOf(err)], details: toDetails(err) }),
@@ -75,12 +67,12 @@ export class RpcBoundary {
   ): handleServerStreamingCall<Request, Response> {
     return (call) => {
       const startedMs = performance.now();
-      const gone = new AbortController();
-      call.once('cancelled', () => gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
+      const clientCall = new ClientCall(method, call);
+      const { signal } = clientCall;
       let messages = 0;
       const send = async (): Promise<void> => {
-        const answers = handler(call.request, { signal: gone.signal });
-        await sendStream(call, answers, gone.signal, () => {
+        using open = clientCall;
+        await sendStream(call, handler(call.request, open), signal, () => {
           messages += 1;
         });
       };
@@ -90,8 +82,7 @@ export class RpcBoundary {
           call.end();
         },
         (err: unknown) => {
-          if (gone.signal.aborted)
-            return this.#succeeded(method, call.request, { messages, clientLeft: true }, startedMs);
+          if (signal.aborted) return this.#succeeded(method, call.request, { messages, clientLeft: true }, startedMs);
           this.#failed(method, call.request, err, startedMs);
           // Not destroy(): the messages before it and the status still have to go out.
           call.emit('error', { code: STATUS_OF[kindOf(err)], details: toDetails(err) });
@@ -104,11 +95,12 @@ export class RpcBoundary {
     method: string,
     handler: Handler<Request, Response>,
     request: Request,
-    signal: AbortSignal,
-    startedMs: number,
+    clientCall: ClientCall,
   ): Promise<Response> {
+    const startedMs = performance.now();
+    using call = clientCall;
     try {
-      const response = await handler(request, { signal });
+      const response = await handler(request, call);
       this.#succeeded(method, request, subjectOf(response), startedMs);
       return response;
     } catch (err) {

@@ -122,7 +122,11 @@ export class TestBerthd implements AsyncDisposable {
   }
 
   /** Sends a request. Throws grpc's ServiceError. */
-  async call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
+  async call<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    timeoutMs = CALL_TIMEOUT_MS,
+  ): Promise<Response> {
     const { promise, resolve, reject } = Promise.withResolvers<Response>();
     if (!this.#client) throw new Error('berthd was not started');
     this.#client.makeUnaryRequest(
@@ -131,7 +135,7 @@ export class TestBerthd implements AsyncDisposable {
       method.responseDeserialize,
       request,
       new Metadata(),
-      { deadline: Date.now() + CALL_TIMEOUT_MS },
+      { deadline: Date.now() + timeoutMs },
       (err, response) => (response === undefined ? reject(err ?? new Error('empty answer')) : resolve(response)),
     );
     return await promise;
@@ -145,9 +149,13 @@ export class TestBerthd implements AsyncDisposable {
   }
 
   /** The error that a request ends with. Throws when it succeeds. */
-  async fails<Request, Response>(method: Method<Request, Response>, request: Request): Promise<ServiceError> {
+  async fails<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    timeoutMs = CALL_TIMEOUT_MS,
+  ): Promise<ServiceError> {
     try {
-      await this.call(method, request);
+      await this.call(method, request, timeoutMs);
     } catch (err) {
       return err as ServiceError;
     }

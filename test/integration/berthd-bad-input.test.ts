@@ -252,7 +252,8 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
   test('a container in a pod that is stopped, and a second one of the same name', async () => {
     const other = await lab.runPod();
     const containerId = await lab.create(other, { metadata: { name: 'one' } });
-    expect(await lab.refused(other, { metadata: { name: 'one' } }), status.ALREADY_EXISTS, /one/);
+    const another = { metadata: { name: 'one' }, command: ['another'] };
+    expect(await lab.refused(other, another), status.ALREADY_EXISTS, /one.*another configuration/);
     expect(
       await lab.berthd.fails(runtime.execSync, { containerId, cmd: ['true'], timeout: 1n }),
       status.FAILED_PRECONDITION,
@@ -334,8 +335,8 @@ suite('bad networks', { timeout: 300_000 }, () => {
     lab.berthd.useNetwork({ type: name });
     await noticed;
   };
-  const fails = async () =>
-    await lab.berthd.fails(runtime.runPodSandbox, RunPodSandboxRequest.create({ config: lab.podConfig() }));
+  const fails = async (timeoutMs?: number) =>
+    await lab.berthd.fails(runtime.runPodSandbox, RunPodSandboxRequest.create({ config: lab.podConfig() }), timeoutMs);
 
   test('no configuration: pods on the host network run, others are told why they do not', async () => {
     rmSync(join(lab.berthd.networks, '10-test.conflist'));
@@ -382,7 +383,7 @@ suite('bad networks', { timeout: 300_000 }, () => {
     const noticed = lab.berthd.logged('no-such-plugin', 1);
     lab.berthd.useNetwork({ type: 'no-such-plugin' });
     await noticed;
-    expect(await fails(), status.UNAVAILABLE, /no-such-plugin/);
+    expect(await fails(1_000), status.UNAVAILABLE, /no-such-plugin/);
   });
 
   test('a plugin that fails DEL keeps the pod listed until a later stop works', async () => {

@@ -6,9 +6,9 @@ import type { Handler } from '../unary.ts';
 
 /** CreateContainer. The sandbox's own record counts, not the copy of its configuration that comes with the request. */
 export function createContainer(pods: Pods): Handler<CreateContainerRequest, CreateContainerResponse> {
-  return async ({ podSandboxId, config }, { signal }) => {
+  return async ({ podSandboxId, config }, { patience }) => {
     if (podSandboxId === '') throw invalid('pod_sandbox_id', 'is empty');
-    const container = await pods.createContainer(podSandboxId, containerSpecFromProto(config), signal);
+    const container = await pods.createContainer(podSandboxId, containerSpecFromProto(config), patience);
     return { containerId: container.id };
   };
 }

@@ -9,7 +9,8 @@ import { attach } from './attach.ts';
 import { exec } from './exec.ts';
 import { portForward } from './port-forward.ts';
 
-const call = { signal: new AbortController().signal };
+const { signal } = new AbortController();
+const call = { signal, patience: signal };
 
 function setUp() {
   const granted: StreamRequest[] = [];
