@@ -26,6 +26,7 @@ import { ObservedJournals } from '../pod/observed-journals.ts';
 import { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
 import { PodEvents } from '../pod/pod-events.ts';
+import { PodStats } from '../pod/pod-stats.ts';
 import { PodStreams } from '../pod/pod-streams.ts';
 import { Pods } from '../pod/pods.ts';
 import { reconcile } from '../pod/reconcile.ts';
@@ -227,6 +228,7 @@ export class Daemon {
     const events = new PodEvents(deps, signal);
     const pods = this.#own('pods', new Pods(deps, signal));
     const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
+    const stats = this.#own('stats', new PodStats({ ...deps, written, filesystems }));
     pods.start();
     metrics.watch({
       sandboxes: () => countBy(sandboxes.all()),
@@ -244,6 +246,7 @@ export class Daemon {
         pods,
         checkpoints,
         events,
+        stats,
         streams,
         streamServer,
         images,

@@ -80,6 +80,11 @@ export class WritableLayers {
     return layer.walked?.usage;
   }
 
+  /** What the container had written when it was looked at last. */
+  known(containerId: string): WrittenUsage | undefined {
+    return this.#layers.get(containerId)?.walked?.usage;
+  }
+
   /** Drops what is known of a container. */
   forget(containerId: string): void {
     this.#layers.get(containerId)?.walk?.resolve();

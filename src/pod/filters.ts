@@ -1,3 +1,4 @@
+import { BerthError } from '../base/errors.ts';
 import type { ContainerRecord, ContainerState, SandboxRecord } from './records.ts';
 
 /** Which sandboxes a client wants listed. All given conditions hold together. */
@@ -20,6 +21,17 @@ export interface ContainerFilter {
 /** True for what clients may see: what is still being made, or was made for a client that left, is not there yet. */
 export function isVisible(record: SandboxRecord | ContainerRecord): boolean {
   return record.state !== 'creating';
+}
+
+/** The record, when clients may see it. Throws `notFound`; `kind` is how the error calls it. */
+export function visible<R extends SandboxRecord | ContainerRecord>(record: R, kind: string): R {
+  if (!isVisible(record)) throw new BerthError('notFound', `${kind} ${record.id} is still being made`);
+  return record;
+}
+
+/** Sorts records as lists show them. */
+export function newestFirst<R extends { createdAtUs: number }>(records: R[]): R[] {
+  return records.sort((a, b) => b.createdAtUs - a.createdAtUs);
 }
 
 /** True for a sandbox that the client may see and wants to. */

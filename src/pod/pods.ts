@@ -8,7 +8,14 @@ import type { ExecResult } from '../runtime/exec.ts';
 import { ContainerExits } from './container-exits.ts';
 import { execSync, reopenLog } from './container-operations.ts';
 import type { ContainerContext } from './create-container.ts';
-import { type ContainerFilter, matchesContainer, matchesSandbox, type SandboxFilter } from './filters.ts';
+import {
+  type ContainerFilter,
+  matchesContainer,
+  matchesSandbox,
+  newestFirst,
+  type SandboxFilter,
+  visible,
+} from './filters.ts';
 import { PodCreations } from './pod-creations.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
@@ -256,13 +263,4 @@ async function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T>
 function made<R extends { id: string; state: string }>(record: R | undefined, kind: string): R | undefined {
   if (record?.state === 'creating') throw new BerthError('precondition', `${kind} ${record.id} is still being made`);
   return record;
-}
-
-function visible<R extends { id: string; state: string }>(record: R, kind: string): R {
-  if (record.state === 'creating') throw new BerthError('notFound', `${kind} ${record.id} is still being made`);
-  return record;
-}
-
-function newestFirst<R extends { createdAtUs: number }>(records: R[]): R[] {
-  return records.sort((a, b) => b.createdAtUs - a.createdAtUs);
 }

@@ -7,6 +7,7 @@ import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
 import type { PodCheckpoints } from '../pod/pod-checkpoints.ts';
 import type { PodEvents } from '../pod/pod-events.ts';
+import type { PodStats } from '../pod/pod-stats.ts';
 import type { PodStreams } from '../pod/pod-streams.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
@@ -22,6 +23,7 @@ import { removeImage } from './image/remove-image.ts';
 import { attach } from './runtime/attach.ts';
 import { checkpointContainer } from './runtime/checkpoint-container.ts';
 import { checkpointPod } from './runtime/checkpoint-pod.ts';
+import { containerStats, listContainerStats, streamContainerStats } from './runtime/container-stats.ts';
 import { containerStatus } from './runtime/container-status.ts';
 import { createContainer } from './runtime/create-container.ts';
 import { exec } from './runtime/exec.ts';
@@ -29,6 +31,12 @@ import { execSync } from './runtime/exec-sync.ts';
 import { getContainerEvents } from './runtime/get-container-events.ts';
 import { listContainers, streamContainers } from './runtime/list-containers.ts';
 import { listPodSandbox, streamPodSandboxes } from './runtime/list-pod-sandbox.ts';
+import {
+  listMetricDescriptors,
+  listPodSandboxMetrics,
+  streamPodSandboxMetrics,
+} from './runtime/pod-sandbox-metrics.ts';
+import { listPodSandboxStats, podSandboxStats, streamPodSandboxStats } from './runtime/pod-sandbox-stats.ts';
 import { podSandboxStatus } from './runtime/pod-sandbox-status.ts';
 import { portForward } from './runtime/port-forward.ts';
 import { removeContainer } from './runtime/remove-container.ts';
@@ -56,6 +64,7 @@ export interface ServiceDeps {
   readonly pods: Pods;
   readonly checkpoints: PodCheckpoints;
   readonly events: PodEvents;
+  readonly stats: PodStats;
   readonly streams: PodStreams;
   readonly streamServer: StreamServer;
   readonly images: Images;
@@ -71,7 +80,7 @@ export interface ServiceDeps {
 
 /** The services of one socket: the CRI's two and Berth's own. An RPC that is not named here answers Unimplemented. */
 export function buildServices(deps: ServiceDeps): ServedService[] {
-  const { pods, images, streams, streamServer } = deps;
+  const { pods, images, stats, streams, streamServer } = deps;
   const boundary = new RpcBoundary(deps.log, deps.meter);
   return [
     {
@@ -94,6 +103,15 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         containerStatus: boundary.unary('ContainerStatus', containerStatus(pods)),
         listContainers: boundary.unary('ListContainers', listContainers(pods)),
         streamContainers: boundary.serverStream('StreamContainers', streamContainers(pods)),
+        containerStats: boundary.unary('ContainerStats', containerStats(stats)),
+        listContainerStats: boundary.unary('ListContainerStats', listContainerStats(stats)),
+        streamContainerStats: boundary.serverStream('StreamContainerStats', streamContainerStats(stats)),
+        podSandboxStats: boundary.unary('PodSandboxStats', podSandboxStats(stats)),
+        listPodSandboxStats: boundary.unary('ListPodSandboxStats', listPodSandboxStats(stats)),
+        streamPodSandboxStats: boundary.serverStream('StreamPodSandboxStats', streamPodSandboxStats(stats)),
+        listMetricDescriptors: boundary.unary('ListMetricDescriptors', listMetricDescriptors(stats)),
+        listPodSandboxMetrics: boundary.unary('ListPodSandboxMetrics', listPodSandboxMetrics(stats)),
+        streamPodSandboxMetrics: boundary.serverStream('StreamPodSandboxMetrics', streamPodSandboxMetrics(stats)),
         getContainerEvents: boundary.serverStream('GetContainerEvents', getContainerEvents(deps.events)),
         execSync: boundary.unary('ExecSync', execSync(pods)),
         exec: boundary.unary('Exec', exec(streams, streamServer)),

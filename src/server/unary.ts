@@ -30,7 +30,7 @@ const STATUS_OF: Readonly<Record<ErrorKind, status>> = Object.freeze({
 });
 
 /** Calls that only read: one line each would bury everything else, as the kubelet polls them. */
-const QUIET = /^(List|Stream|Version|Status|.*Status|ImageFsInfo|RuntimeConfig|PodSteps)/;
+const QUIET = /^(List|Stream|Version|Status|.*Status|.*Stats|ImageFsInfo|RuntimeConfig|PodSteps)/;
 
 /** HTTP/2 headers carry the text of an error; beyond this, clients drop the whole answer. */
 const MAX_DETAILS_CHARS = 4096;

@@ -1540,7 +1540,7 @@ export interface MemoryUsage {
   workingSetBytes:
     | UInt64Value
     | undefined;
-  /** Limit less working set; absent without a limit. */
+  /** Limit less working set; 0 without a limit. */
   availableBytes: UInt64Value | undefined;
   usageBytes: UInt64Value | undefined;
   rssBytes: UInt64Value | undefined;

@@ -7,7 +7,14 @@ import { KernelFiles } from '../kernel-files.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
 import { normaliseCgroupfsParent } from './cgroup-parent.ts';
 import type { CgroupTree } from './cgroup-tree.ts';
-import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
+import type {
+  Cgroups,
+  ContainerCgroup,
+  PodCgroup,
+  SandboxCgroup,
+  SandboxCgroupRequest,
+  ThreadPlacement,
+} from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
 import { type CgroupMode, cgroupFile, cgroupOf } from './hierarchies.ts';
@@ -15,7 +22,7 @@ import { podLimitFiles, writeLimits } from './pod-limits.ts';
 
 const DEFAULT_PARENT = '/berth';
 /** The cgroup of a sandbox or container. */
-const OWN_NAME = /^berth-[0-9a-f]{64}$/;
+const MEMBER = /^berth-([0-9a-f]{64})$/;
 
 /** Cgroups made by writing to the cgroup file systems directly: for hosts whose kubelet does so too. */
 export class CgroupfsDriver implements Cgroups {
@@ -93,10 +100,11 @@ export class CgroupfsDriver implements Cgroups {
     return this.#figures.of(path);
   }
 
-  podPath(parent: string): string | undefined {
+  podCgroup(parent: string): PodCgroup | undefined {
     if (parent === '') return undefined;
     const path = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
-    return this.#tree.childNames(path).every((name) => OWN_NAME.test(name)) ? path : undefined;
+    const members = this.#tree.childNames(path).map((name) => MEMBER.exec(name)?.[1]);
+    return members.every((id) => id !== undefined) ? { path, members } : undefined;
   }
 
   close(): void {}

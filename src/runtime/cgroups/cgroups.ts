@@ -47,15 +47,21 @@ export interface Cgroups {
   /** What the cgroup at a path uses: a container's, a sandbox's or a pod's. */
   figures(path: string): CgroupFigures;
   /**
-   * Where the cgroup of a whole pod is, when its parent is the pod's alone: undefined for the default parent, and for one
-   * in which there is anything but sandboxes and containers. Throws as validateParent.
+   * A pod's cgroup, its parent, with the ids of the sandboxes and containers that are in it. Undefined for the default
+   * parent, and for one in which there is anything else: it is no single pod's. Throws as validateParent.
    */
-  podPath(parent: string): string | undefined;
+  podCgroup(parent: string): PodCgroup | undefined;
   /** Lets go of the connection to systemd, where there is one. */
   close(): void;
 }
 
 export type CgroupDriver = 'cgroupfs' | 'systemd';
+
+/** The cgroup that kubelets make for a whole pod. */
+export interface PodCgroup {
+  readonly path: string;
+  readonly members: readonly string[];
+}
 
 /** What a sandbox's cgroup is made from. */
 export interface SandboxCgroupRequest {

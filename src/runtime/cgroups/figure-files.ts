@@ -61,6 +61,7 @@ class CgroupPlace implements FigurePlace {
     const links = statSync(top, { throwIfNoEntry: false })?.nlink;
     if (links === undefined) return [];
     const folders = links === 2 ? [top] : foldersBelow(top);
+    // Opened each time: cgroup v1 tells a file that stays open what it told it a second ago.
     return folders.flatMap((folder) => parsePids(readText(join(folder, 'cgroup.procs'))));
   }
 

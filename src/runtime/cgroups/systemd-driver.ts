@@ -5,7 +5,14 @@ import { KernelFiles } from '../kernel-files.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
 import { normaliseSlice, slicePath } from './cgroup-parent.ts';
 import { type CgroupTree, readText } from './cgroup-tree.ts';
-import type { Cgroups, ContainerCgroup, SandboxCgroup, SandboxCgroupRequest, ThreadPlacement } from './cgroups.ts';
+import type {
+  Cgroups,
+  ContainerCgroup,
+  PodCgroup,
+  SandboxCgroup,
+  SandboxCgroupRequest,
+  ThreadPlacement,
+} from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
@@ -14,7 +21,7 @@ import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 const DEFAULT_SLICE = 'system.slice';
 /** The scope of a sandbox or container. */
-const OWN_NAME = /^berth-[0-9a-f]{64}\.scope$/;
+const MEMBER = /^berth-([0-9a-f]{64})\.scope$/;
 const SIGPIPE = 13;
 const NO_LIMIT = 0xffff_ffff_ffff_ffffn;
 /** A process that was just killed is in its cgroup for a moment longer. */
@@ -102,10 +109,11 @@ export class SystemdDriver implements Cgroups {
     return this.#figures.of(path);
   }
 
-  podPath(parent: string): string | undefined {
+  podCgroup(parent: string): PodCgroup | undefined {
     if (parent === '') return undefined;
     const path = slicePath(normaliseSlice(parent, DEFAULT_SLICE));
-    return this.#tree.childNames(path).every((name) => OWN_NAME.test(name)) ? path : undefined;
+    const members = this.#tree.childNames(path).map((name) => MEMBER.exec(name)?.[1]);
+    return members.every((id) => id !== undefined) ? { path, members } : undefined;
   }
 
   close(): void {
