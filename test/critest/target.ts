@@ -21,7 +21,11 @@ export interface Target extends AsyncDisposable {
 }
 
 /** Starts what the suite shall run against, with the registry as its mirror, or takes what is there. */
-export async function startTarget(options: Options, mirror: string, folder: string): Promise<Target> {
+export async function startTarget(
+  options: Pick<Options, 'endpoint' | 'containerd' | 'runtime'>,
+  mirror: string,
+  folder: string,
+): Promise<Target> {
   if (options.endpoint !== undefined) return givenTarget(options.endpoint);
   if (options.containerd) return await startContainerd(mirror);
   return await startBerthd(mirror, folder, options.runtime);

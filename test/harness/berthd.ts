@@ -6,23 +6,16 @@ import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-import { Client, type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { CriConnection, type Method } from './cri-connection.ts';
 import { assertNothingLeft, readCgroups, readLinks, readMachineState, readMounts } from './machine-state.ts';
 import { type PodTraces, readPodTraces } from './pod-traces.ts';
 import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
-/** One method of a generated service definition. */
-export interface Method<Request, Response> {
-  readonly path: string;
-  readonly requestSerialize: (request: Request) => Buffer;
-  readonly responseDeserialize: (bytes: Buffer) => Response;
-}
-
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const START_TIMEOUT_MS = 20_000;
-const CALL_TIMEOUT_MS = 60_000;
 /** Set where other programs make pods at the same time: then only what bears a test's own names is looked for. */
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
@@ -42,7 +35,7 @@ export class TestBerthd implements AsyncDisposable {
   readonly #before = readMachineState();
   readonly #forwarding = readFileSync('/proc/sys/net/ipv4/ip_forward', 'utf8');
   #process: ChildProcess | undefined;
-  #client: Client | undefined;
+  #connection: CriConnection | undefined;
 
   constructor(options: { readonly config?: string; readonly root?: string } = {}) {
     // On tmpfs where the machine has one: the state folder is made for it.
@@ -89,10 +82,8 @@ export class TestBerthd implements AsyncDisposable {
         throw new Error(`berthd does not serve:\n${this.log()}`);
       await delay(10);
     }
-    this.#client?.close();
-    this.#client = new Client(this.endpoint, credentials.createInsecure(), {
-      'grpc.max_receive_message_length': -1,
-    });
+    this.#connection?.close();
+    this.#connection = new CriConnection(this.endpoint);
   }
 
   /** Ends berthd by a signal and waits for its end. */
@@ -125,41 +116,29 @@ export class TestBerthd implements AsyncDisposable {
   async call<Request, Response>(
     method: Method<Request, Response>,
     request: Request,
-    timeoutMs = CALL_TIMEOUT_MS,
+    timeoutMs?: number,
   ): Promise<Response> {
-    const { promise, resolve, reject } = Promise.withResolvers<Response>();
-    if (!this.#client) throw new Error('berthd was not started');
-    this.#client.makeUnaryRequest(
-      method.path,
-      method.requestSerialize,
-      method.responseDeserialize,
-      request,
-      new Metadata(),
-      { deadline: Date.now() + timeoutMs },
-      (err, response) => (response === undefined ? reject(err ?? new Error('empty answer')) : resolve(response)),
-    );
-    return await promise;
+    return await this.connection.call(method, request, { timeoutMs });
   }
 
   /** Opens a stream of answers. Its caller listens to errors, and cancels it when it has no end of its own. */
   open<Request, Response>(method: Method<Request, Response>, request: Request): ClientReadableStream<Response> {
-    if (!this.#client) throw new Error('berthd was not started');
-    const { path, requestSerialize, responseDeserialize } = method;
-    return this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, new Metadata());
+    return this.connection.open(method, request);
   }
 
   /** The error that a request ends with. Throws when it succeeds. */
   async fails<Request, Response>(
     method: Method<Request, Response>,
     request: Request,
-    timeoutMs = CALL_TIMEOUT_MS,
+    timeoutMs?: number,
   ): Promise<ServiceError> {
-    try {
-      await this.call(method, request, timeoutMs);
-    } catch (err) {
-      return err as ServiceError;
-    }
-    throw new Error(`${method.path} succeeded`);
+    return await this.connection.fails(method, request, { timeoutMs });
+  }
+
+  /** To the running berthd. */
+  get connection(): CriConnection {
+    if (!this.#connection) throw new Error('berthd was not started');
+    return this.#connection;
   }
 
   get logFile(): string {
@@ -195,7 +174,7 @@ export class TestBerthd implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const problem = await this.#removePods().catch((err: unknown) => err);
     const traces = readPodTraces(this);
-    this.#client?.close();
+    this.#connection?.close();
     await this.end('SIGTERM');
     const { bridge } = this.network;
     if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);

@@ -18,7 +18,7 @@ import {
   RunPodSandboxRequest,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
-import type { Method } from './berthd.ts';
+import type { Method } from './cri-connection.ts';
 
 /** Fields of a pod's configuration that a test cares about. */
 export type PodFields = NonNullable<Parameters<typeof PodSandboxConfig.create>[0]>;

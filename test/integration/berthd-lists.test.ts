@@ -19,7 +19,7 @@ import {
   StreamImagesRequest,
   StreamPodSandboxesRequest,
 } from '../../proto/gen/cri/api.ts';
-import type { Method } from '../harness/berthd.ts';
+import type { Method } from '../harness/cri-connection.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const HOST_NETWORK = {

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs Berth's own conformance suite: installs and builds what is missing, then runs test/critest/own/run.ts. --help
+# tells the options.
+set -eu
+cd "$(dirname "$0")/.."
+scripts/debian-packages.sh build run demo test
+case " $* " in
+  *' --containerd '*)
+    # shellcheck source=scripts/debian-packages.sh
+    . scripts/debian-packages.sh
+    if [ -n "$(missing_debian_packages containerd)" ]; then
+      install_debian_packages containerd
+      systemctl disable containerd.service >/dev/null 2>&1 || true
+    fi
+    ;;
+esac
+scripts/npm-packages.sh
+scripts/build.sh
+exec node_modules/.bin/node test/critest/own/run.ts "$@"

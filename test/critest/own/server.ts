@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import {
+  ContainerStatusRequest,
+  ImageServiceService as images,
+  ListPodSandboxRequest,
+  PullImageRequest,
+  RuntimeServiceService as runtime,
+} from '../../../proto/gen/cri/api.ts';
+import { CriConnection } from '../../harness/cri-connection.ts';
+import { CriLab } from '../../harness/cri-lab.ts';
+
+/** What the runner hands to each file of facts, as JSON in the environment. */
+export interface ServerFacts {
+  readonly endpoint: string;
+  /** References of the images, all of them to be pulled. */
+  readonly busybox: string;
+  /** The same image under another name. */
+  readonly again: string;
+  /** An image with a user, an entrypoint, a command, a working directory, a stop signal. */
+  readonly rich: string;
+  readonly handler: string;
+}
+
+/** The name of the variable. */
+export const SERVER_VARIABLE = 'BERTH_CONFORMANCE';
+const NAMESPACE = 'berth-conformance';
+
+/** The CRI server that facts are tried on: any, so nothing here knows what it is. */
+export class Server extends CriLab implements AsyncDisposable {
+  readonly connection: CriConnection;
+  readonly facts: ServerFacts;
+  readonly #logs: string;
+
+  private constructor(connection: CriConnection, facts: ServerFacts, logs: string) {
+    super(connection, {
+      image: facts.busybox,
+      logs,
+      cgroupParent: `/${NAMESPACE}`,
+      namespace: NAMESPACE,
+    });
+    this.connection = connection;
+    this.facts = facts;
+    this.handler = facts.handler;
+    this.#logs = logs;
+  }
+
+  /** Connects, and pulls the image that pods are made of. */
+  static async connect(): Promise<Server> {
+    const facts = JSON.parse(process.env[SERVER_VARIABLE] ?? '{}') as ServerFacts;
+    assert.ok(facts.endpoint, 'run npm run conformance');
+    const server = new Server(new CriConnection(facts.endpoint), facts, mkdtempSync(join(tmpdir(), 'berth-facts-')));
+    await server.pull(facts.busybox);
+    return server;
+  }
+
+  async pull(image: string): Promise<string> {
+    const request = PullImageRequest.create({ image: { image } });
+    return (await this.connection.call(images.pullImage, request)).imageRef;
+  }
+
+  /** Facts of a verbose status that all servers give. */
+  async pidOf(containerId: string): Promise<number> {
+    const request = ContainerStatusRequest.create({ containerId, verbose: true });
+    const { info } = await this.connection.call(runtime.containerStatus, request);
+    return (JSON.parse(info['info'] ?? '{}') as { pid: number }).pid;
+  }
+
+  /** Removes all pods of the facts. */
+  async removeAll(): Promise<void> {
+    const { items } = await this.connection.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    const own = items.filter(({ metadata }) => metadata?.namespace === NAMESPACE);
+    await Promise.all(own.map(({ id }) => this.removePod(id)));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.removeAll();
+    this.connection.close();
+    rmSync(this.#logs, { recursive: true, force: true });
+  }
+}
+
+/** True while a process is there and has not ended. */
+export function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
