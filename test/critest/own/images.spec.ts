@@ -79,6 +79,6 @@ test('fact 62: an image that is not there, and a reference that is none', async 
 test('fact 66: file systems of images and containers', async () => {
   const info = await server.connection.call(images.imageFsInfo, ImageFsInfoRequest.create());
   const [first] = info.imageFilesystems;
-  assert.ok(first?.fsId?.mountpoint.startsWith('/'));
-  assert.ok((first.usedBytes?.value ?? 0n) > 0n);
+  assert.match(first?.fsId?.mountpoint ?? '', /^\//);
+  assert.ok((first?.usedBytes?.value ?? 0n) > 0n);
 });

@@ -26,7 +26,7 @@ Runs Berth's own conformance suite against a berthd that it starts, with images 
 `;
 /** A registry whose images come from the one on loopback. */
 const MIRRORED_HOST = 'registry.k8s.io';
-const FILE_TIMEOUT_S = 600;
+const FACT_TIMEOUT_S = 60;
 const HERE = import.meta.dirname;
 
 interface Options {
@@ -128,7 +128,7 @@ async function runFacts(facts: ServerFacts, options: Options, work: string): Pro
   const args = [
     '--test',
     '--test-concurrency=1',
-    `--test-timeout=${FILE_TIMEOUT_S * 1000}`,
+    `--test-timeout=${FACT_TIMEOUT_S * 1000}`,
     ...['--test-reporter=spec', '--test-reporter-destination=stdout'],
     ...['--test-reporter=tap', `--test-reporter-destination=${tap}`],
     ...(options.focus === undefined ? [] : [`--test-name-pattern=${options.focus}`]),

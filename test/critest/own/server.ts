@@ -5,13 +5,16 @@ import { join } from 'node:path';
 
 import {
   ContainerStatusRequest,
+  type CreateContainerRequest,
   ImageServiceService as images,
   ListPodSandboxRequest,
+  NamespaceMode,
+  type PodSandboxConfig,
   PullImageRequest,
   RuntimeServiceService as runtime,
 } from '../../../proto/gen/cri/api.ts';
 import { CriConnection } from '../../harness/cri-connection.ts';
-import { CriLab } from '../../harness/cri-lab.ts';
+import { type ContainerFields, CriLab } from '../../harness/cri-lab.ts';
 
 /** What the runner hands to each file of facts, as JSON in the environment. */
 export interface ServerFacts {
@@ -34,6 +37,7 @@ export class Server extends CriLab implements AsyncDisposable {
   readonly connection: CriConnection;
   readonly facts: ServerFacts;
   readonly #logs: string;
+  readonly #configs = new Map<string, PodSandboxConfig>();
 
   private constructor(connection: CriConnection, facts: ServerFacts, logs: string) {
     super(connection, {
@@ -55,6 +59,20 @@ export class Server extends CriLab implements AsyncDisposable {
     const server = new Server(new CriConnection(facts.endpoint), facts, mkdtempSync(join(tmpdir(), 'berth-facts-')));
     await server.pull(facts.busybox);
     return server;
+  }
+
+  override async runPod(config: PodSandboxConfig = this.podConfig()): Promise<string> {
+    const id = await super.runPod(config);
+    this.#configs.set(id, config);
+    return id;
+  }
+
+  /** As the kubelet sends it: never without these messages, which some servers take for granted. */
+  override containerRequest(podSandboxId: string, fields: ContainerFields): CreateContainerRequest {
+    const linux = { resources: {}, ...fields.linux };
+    const securityContext = { namespaceOptions: { pid: NamespaceMode.CONTAINER }, ...fields.linux?.securityContext };
+    const request = super.containerRequest(podSandboxId, { ...fields, linux: { ...linux, securityContext } });
+    return { ...request, sandboxConfig: this.#configs.get(podSandboxId) };
   }
 
   async pull(image: string): Promise<string> {
@@ -82,6 +100,13 @@ export class Server extends CriLab implements AsyncDisposable {
     rmSync(this.#logs, { recursive: true, force: true });
   }
 }
+
+/** A command that serves the page `page` on port 8080. */
+export const WEB_SERVER: readonly string[] = [
+  '/bin/sh',
+  '-c',
+  'mkdir /www; echo page > /www/index.html; exec httpd -f -p 8080 -h /www',
+];
 
 /** True while a process is there and has not ended. */
 export function isAlive(pid: number): boolean {

@@ -1,7 +1,6 @@
 /** Facts about networks, status, stats and events. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { after, afterEach, before, test } from 'node:test';
 
 import {
@@ -17,7 +16,7 @@ import {
   VersionRequest,
 } from '../../../proto/gen/cri/api.ts';
 import { eventually } from '../../harness/cri-lab.ts';
-import { Server } from './server.ts';
+import { Server, WEB_SERVER } from './server.ts';
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 let server: Server;
@@ -32,19 +31,14 @@ test('fact 94: a port of the host leads to the pod', async () => {
   const hostPort = 20_000 + (process.pid % 10_000);
   const portMappings = [{ protocol: Protocol.TCP, containerPort: 8080, hostPort, hostIp: '' }];
   const pod = await server.runPod(server.podConfig({ portMappings }));
-  const id = await server.start(pod, { command: ['nc', '-lk', '-p', '8080', '-e', 'echo', 'page'] });
+  const id = await server.start(pod, { command: [...WEB_SERVER] });
   await eventually('it listens', async () =>
     /:8080/.test(await server.exec(id, 'netstat', '-ltn')) ? true : undefined,
   );
   const own = (await server.podStatus(pod)).status?.network?.ip ?? '';
   const gateway = /via (\S+)/.exec(await server.exec(id, 'ip', 'route'))?.[1] ?? '';
-  assert.equal(execFileSync('busybox', ['nc', own, '8080'], { encoding: 'utf8', timeout: 5000, input: '' }), 'page\n');
-  const mapped = execFileSync('busybox', ['nc', gateway, String(hostPort)], {
-    encoding: 'utf8',
-    timeout: 5000,
-    input: '',
-  });
-  assert.equal(mapped, 'page\n');
+  assert.equal(await (await fetch(`http://${own}:8080/`)).text(), 'page\n');
+  assert.equal(await (await fetch(`http://${gateway}:${hostPort}/`)).text(), 'page\n');
 });
 
 test("fact 95: a pod has an address, one on the host's network none", async () => {
