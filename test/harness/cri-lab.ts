@@ -204,7 +204,9 @@ export function readLog(path: string): LogLine[] {
     .filter((line) => line !== '')
     .map((line) => {
       const [, time = '', stream = '', tag = '', text = ''] =
-        /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) ([^\n]*)$/.exec(line) ?? [];
+        /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) ([^\n]*)$/.exec(
+          line,
+        ) ?? [];
       assert.notEqual(time, '', `not a line of a CRI log: ${line}`);
       return { timeMs: Date.parse(time), stream, tag, text };
     });

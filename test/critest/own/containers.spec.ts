@@ -126,7 +126,7 @@ test('facts 75, 77: mounts are read-only where asked, parents before children', 
     { containerPath: '/m/inner', hostPath: folder },
     { containerPath: '/m', hostPath: folder, readonly: true },
   ];
-  const text = 'cat /m/file /m/inner/file; touch /m/x 2>/dev/null || echo no; touch /m/inner/y && echo yes';
+  const text = 'cat /m/file /m/inner/file; echo; touch /m/x 2>/dev/null || echo no; touch /m/inner/y && echo yes';
   assert.equal(await server.output(pod, { ...script(text), mounts }), 'of the hostof the host\nno\nyes');
 });
 
