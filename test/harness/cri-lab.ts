@@ -149,7 +149,11 @@ export class CriLab {
     assert.equal(status.exitCode, 0, text);
     await this.client.call(runtime.removeContainer, { containerId: status.id });
     rmSync(status.logPath);
-    return log.flatMap(({ stream, text }) => (stream === 'stdout' ? [text] : [])).join('\n');
+    const out = log.filter(({ stream }) => stream === 'stdout');
+    return out
+      .map(({ tag, text }) => (tag === 'P' ? text : `${text}\n`))
+      .join('')
+      .trimEnd();
   }
 
   /** The error with which a container cannot be created. */

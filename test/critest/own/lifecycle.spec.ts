@@ -110,7 +110,7 @@ test('fact 9: the same CreateContainer at the same time gives one container', as
 
 test('fact 10: a creation whose client has left is there for its retry', async () => {
   const request = RunPodSandboxRequest.create({ config: server.podConfig(), runtimeHandler: server.handler });
-  const left = server.connection.call(runtime.runPodSandbox, request, AbortSignal.timeout(5));
+  const left = server.connection.call(runtime.runPodSandbox, request, { signal: AbortSignal.timeout(5) });
   await left.catch(() => undefined);
   const { podSandboxId } = await server.connection.call(runtime.runPodSandbox, request);
   assert.equal((await server.podStatus(podSandboxId)).status?.state, PodSandboxState.SANDBOX_READY);
@@ -158,7 +158,7 @@ test('fact 19: a stop goes on when its client has left', async () => {
   const left = server.connection.call(
     runtime.stopContainer,
     { containerId: id, timeout: 1n },
-    AbortSignal.timeout(100),
+    { signal: AbortSignal.timeout(100) },
   );
   await assert.rejects(left);
   assert.equal((await server.ended(id)).exitCode, 137);
