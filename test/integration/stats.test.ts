@@ -21,7 +21,7 @@ import {
   StreamPodSandboxStatsRequest,
   UpdateContainerResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
-import type { Method } from '../harness/berthd.ts';
+import type { Method } from '../harness/cri-connection.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 

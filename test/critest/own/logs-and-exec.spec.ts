@@ -33,7 +33,8 @@ before(async () => {
   server = await Server.connect();
 });
 afterEach(async () => await server.removeAll());
-after(async () => await server[Symbol.asyncDispose]());
+// Without any fact that was asked for in this file there is none.
+after(async () => await (server as Server | undefined)?.[Symbol.asyncDispose]());
 
 const execSync = async (containerId: string, cmd: readonly string[], timeout = 0n) =>
   await server.connection.call(runtime.execSync, ExecSyncRequest.create({ containerId, cmd: [...cmd], timeout }));
