@@ -10,4 +10,17 @@ process.exitCode = await runCli(process.argv.slice(2), {
   output: terminal,
   env: process.env,
   connect: (address) => new Connection(address),
+  watchInterrupts,
 });
+
+/** Only the first: a person who presses Ctrl-C again means it. */
+function watchInterrupts(): AbortSignal & Disposable {
+  const stopped = new AbortController();
+  const onSignal = (): void => {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+    stopped.abort();
+  };
+  process.on('SIGINT', onSignal).on('SIGTERM', onSignal);
+  const dispose = (): void => void process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+  return Object.assign(stopped.signal, { [Symbol.dispose]: dispose });
+}

@@ -5,7 +5,9 @@ import { checkConfig } from './commands/config.ts';
 import { exec } from './commands/exec.ts';
 import { type LoadOptions, loadImage, pullImage, removeImages } from './commands/image.ts';
 import { showLogs } from './commands/logs.ts';
-import { type RunOptions, removePods, run } from './commands/run.ts';
+import { removePods } from './commands/rm.ts';
+import { run } from './commands/run.ts';
+import type { RunOptions } from './commands/run-request.ts';
 import { showContainers, showImages, showPods, showStatus, showSteps, showVersion } from './commands/show.ts';
 import type { Output } from './output.ts';
 import type { Caller, Session } from './session.ts';
@@ -21,6 +23,7 @@ export interface ProgramParts {
   readonly output: Output;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
+  readonly watchInterrupts: Session['watchInterrupts'];
   /** False: mistakes in the arguments are only thrown, not told. */
   readonly saysErrors: boolean;
   /** Gets the exit code of the command that ran. */
@@ -32,7 +35,8 @@ type WithSession = <A extends unknown[]>(
 ) => (...args: A) => Promise<void>;
 
 /** Builds the command line. */
-export function buildProgram({ output, env, connect, saysErrors, finish }: ProgramParts): Command {
+export function buildProgram(parts: ProgramParts): Command {
+  const { output, env, connect, watchInterrupts, saysErrors, finish } = parts;
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
@@ -51,7 +55,7 @@ export function buildProgram({ output, env, connect, saysErrors, finish }: Progr
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = connect(socketAddress(socket));
       try {
-        const exitCode = await action({ connection, output, json }, ...args);
+        const exitCode = await action({ connection, output, json, watchInterrupts }, ...args);
         finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();

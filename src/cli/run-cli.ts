@@ -3,26 +3,27 @@ import { CommanderError } from 'commander';
 import { CliError, errorJson, errorText } from './cli-error.ts';
 import type { Output } from './output.ts';
 import { buildProgram, type Connect } from './program.ts';
+import type { Session } from './session.ts';
 
 /** What the command line is run with; tests hand in their own. */
 export interface CliParts {
   readonly output: Output;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
+  readonly watchInterrupts: Session['watchInterrupts'];
 }
 
 /**
  * Runs one command and returns its exit code. Errors go to the error output: as text for a person, and with `--json` as
  * one line of JSON, `{"error": ...}`, whatever the error is. Throws nothing but bugs, and with `--json` not even these.
  */
-export async function runCli(args: readonly string[], { output, env, connect }: CliParts): Promise<number> {
+export async function runCli(args: readonly string[], parts: CliParts): Promise<number> {
+  const { output } = parts;
   const end = args.indexOf('--');
   const wantsJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
   let exitCode = 0;
   const program = buildProgram({
-    output,
-    env,
-    connect,
+    ...parts,
     saysErrors: !wantsJson,
     finish: (code) => {
       exitCode = code;

@@ -28,6 +28,8 @@ export interface Session {
   readonly output: Output;
   /** The wish for JSON instead of a table. */
   readonly json: boolean;
+  /** A signal that aborts when the person presses Ctrl-C; until it is disposed of, the program does not end by that. */
+  watchInterrupts(): AbortSignal & Disposable;
 }
 
 /** Prints an answer: as JSON for programs, as a table for people. */

@@ -9,6 +9,8 @@ import type { Caller, Method } from '../../src/cli/session.ts';
 export class FakeCaller implements Caller {
   /** The names of the RPCs, in the order of the calls. */
   readonly asked: string[] = [];
+  /** Abort it, and the command is interrupted. */
+  readonly interrupt = new AbortController();
   readonly #answers = new Map<string, (request: never) => unknown>();
 
   /** Answers an RPC by a function, which may throw CliError as a connection does. */
@@ -45,6 +47,11 @@ export async function runWith(caller: FakeCaller, ...args: string[]): Promise<Cl
       said.err += text;
     },
   };
-  const exitCode = await runCli(args, { output, env: {}, connect: () => caller });
+  const exitCode = await runCli(args, {
+    output,
+    env: {},
+    connect: () => caller,
+    watchInterrupts: () => Object.assign(caller.interrupt.signal, { [Symbol.dispose]: () => {} }),
+  });
   return { exitCode, ...said };
 }

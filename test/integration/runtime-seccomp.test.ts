@@ -14,9 +14,12 @@ import { makeBundle } from './oci-bundle.ts';
 const profiles = new SeccompProfiles();
 const hugetlb = '/sys/fs/cgroup/hugetlb';
 
-/** crun refuses a hybrid host without a v1 hugetlb hierarchy: the container is run where one is mounted, for it alone. */
+/**
+ * crun refuses a hybrid host without a v1 hugetlb hierarchy: the container is run where one is mounted, for it alone. In
+ * a cgroup namespace that is not allowed; whether crun does without it there, it says itself.
+ */
 function withHugetlb(command: readonly string[]): readonly string[] {
-  const mount = `mountpoint -q ${hugetlb} || mount -t cgroup -o hugetlb hugetlb ${hugetlb}; exec "$@"`;
+  const mount = `mountpoint -q ${hugetlb} || mount -t cgroup -o hugetlb hugetlb ${hugetlb} 2>/dev/null; exec "$@"`;
   return ['unshare', '--mount', 'sh', '-c', mount, 'sh', ...command];
 }
 

@@ -320,7 +320,7 @@ test('a thread that dies is cleaned up after and replaced', async () => {
 });
 
 test('a thread that hangs is given up after the deadline', async () => {
-  const impatient = new NamespaceMaker({ timeoutMs: 500 });
+  const impatient = new NamespaceMaker({ timeoutMs: 2000 });
   const { readFd, writeFd } = createPipe();
   // A full pipe: the next write waits, as a write to a frozen cgroup may.
   writeSync(writeFd, Buffer.alloc(65_536));

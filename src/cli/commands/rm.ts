@@ -1,0 +1,51 @@
+import { rm } from 'node:fs/promises';
+
+import {
+  PodSandboxStatusRequest,
+  RemovePodSandboxRequest,
+  RuntimeServiceService,
+  StopPodSandboxRequest,
+} from '../../../proto/gen/cri/api.ts';
+import { CliError } from '../cli-error.ts';
+import { json, shortId } from '../output.ts';
+import { findSandbox, type Session } from '../session.ts';
+import { isOwnLogFolder, LOG_FOLDER_ANNOTATION } from './run-request.ts';
+
+const POD_TIMEOUT_MS = 240_000;
+
+/** `berth rm POD...`: stops and removes pods, with the logs of those that `berth run` made. */
+export async function removePods(session: Session, names: readonly string[]): Promise<void> {
+  const removed: string[] = [];
+  try {
+    for (const name of names) {
+      const sandbox = await findSandbox(session, name);
+      if (!sandbox)
+        throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
+      await removePod(session, sandbox.id);
+      removed.push(sandbox.id);
+      if (!session.json) session.output.out(`${shortId(sandbox.id)}\n`);
+    }
+  } finally {
+    if (session.json) session.output.out(json(removed.map((id) => ({ id }))));
+  }
+}
+
+/** Stops and removes one pod, with its logs if `berth run` made it. */
+export async function removePod({ connection }: Session, podSandboxId: string): Promise<void> {
+  const { status } = await connection.call(
+    RuntimeServiceService.podSandboxStatus,
+    PodSandboxStatusRequest.create({ podSandboxId }),
+  );
+  await connection.call(
+    RuntimeServiceService.stopPodSandbox,
+    StopPodSandboxRequest.create({ podSandboxId }),
+    POD_TIMEOUT_MS,
+  );
+  await connection.call(
+    RuntimeServiceService.removePodSandbox,
+    RemovePodSandboxRequest.create({ podSandboxId }),
+    POD_TIMEOUT_MS,
+  );
+  const logs = status?.annotations[LOG_FOLDER_ANNOTATION] ?? '';
+  if (isOwnLogFolder(logs)) await rm(logs, { recursive: true, force: true });
+}
