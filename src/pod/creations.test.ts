@@ -212,8 +212,10 @@ suite('creations', () => {
     const bench = new Bench();
     const both = [bench.get(request()), bench.get(request())];
     bench.fail(new BerthError('unavailable', 'no network'));
-    for (const { reason } of (await Promise.allSettled(both)) as PromiseRejectedResult[])
-      assert.equal((reason as Error).message, 'no network');
+    for (const result of await Promise.allSettled(both)) {
+      assert.equal(result.status, 'rejected');
+      assert.equal((result.reason as Error).message, 'no network');
+    }
     const again = bench.get(request());
     bench.finish();
     assert.equal(await again, 'id-2');

@@ -32,6 +32,7 @@ function textIn(value: unknown): number {
   if (typeof value === 'string') return value.length;
   if (typeof value !== 'object' || value === null) return 0;
   let chars = 0;
-  for (const [key, member] of Object.entries(value)) chars += key.length + textIn(member);
+  for (const [key, member] of Object.entries(value as Readonly<Record<string, unknown>>))
+    chars += key.length + textIn(member);
   return chars;
 }

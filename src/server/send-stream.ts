@@ -24,10 +24,10 @@ export async function sendStream<Message>(
     let next = iterator.next();
     stream.sendMetadata(new Metadata());
     for (;;) {
-      const { done, value } = await Promise.race([next, gone]);
-      if (done) return;
+      const result = await Promise.race([next, gone]);
+      if (result.done) return;
       // gRPC never calls back for a client that has left, nor for a message that it cannot send: both abort the signal.
-      await Promise.race([written(stream, value), gone]);
+      await Promise.race([written(stream, result.value), gone]);
       onSent();
       next = iterator.next();
     }

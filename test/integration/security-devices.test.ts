@@ -60,7 +60,7 @@ for (const handler of ['runc', 'crun'] as const) {
         JSON.stringify({
           cdiVersion: '0.6.0',
           kind: 'example.com/device',
-          devices: Object.entries(devices).map(([device, edits]) => ({
+          devices: Object.entries(devices as Readonly<Record<string, unknown>>).map(([device, edits]) => ({
             name: device,
             containerEdits: edits as object,
           })),

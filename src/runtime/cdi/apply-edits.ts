@@ -115,5 +115,9 @@ function toRule(device: OciDevice | undefined, permissions: string): OciDeviceRu
 }
 
 function withoutNull(value: object): object {
-  return Object.fromEntries(Object.entries(value).filter(([, part]) => part !== null && part !== undefined));
+  return Object.fromEntries(
+    Object.entries(value as Readonly<Record<string, unknown>>).filter(
+      ([, part]) => part !== null && part !== undefined,
+    ),
+  );
 }

@@ -197,7 +197,7 @@ for (const transport of TRANSPORTS) {
       const { data } = await client.connect(8080);
       data.write('GET / HTTP/1.0\r\n\r\n');
       let said = '';
-      for await (const chunk of data) said += String(chunk);
+      for await (const chunk of data as AsyncIterable<Buffer>) said += chunk.toString();
       assert.match(said, /page\n$/);
     }
     const { error, data } = await client.connect(9);
