@@ -1,5 +1,6 @@
 #!/bin/bash
-# Everything: packages, build, check, unit tests, integration tests; then the counts. `npm test` and CI run this.
+# Everything: packages, build, check, unit tests, integration tests, the official conformance suite; then the counts.
+# `npm test` and CI run this.
 # Needs root: integration tests make mounts, namespaces and cgroups, and take them away again.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -45,6 +46,21 @@ step() {
   if "scripts/$1.sh"; then stepped=$((stepped + 1)); else stumbled=$((stumbled + 1)); fi
 }
 
+# Runs the official conformance suite. It needs Go, or critest itself: where neither is, the last lines tell.
+critest_missing=
+run_critest() {
+  local log="$summaries/critest.log" status
+  timeout --kill-after=60 1800 node test/critest/run.ts --everything --summary "$summaries/critest" </dev/null 2>&1 |
+    tee "$log"
+  status=${PIPESTATUS[0]}
+  if [ "$status" = 77 ]; then
+    critest_missing=$(sed -n 's/^critest: NOT RUN: //p' "$log")
+  elif [ ! -e "$summaries/critest" ]; then
+    echo "test: critest: ended with status $status and without a summary" >&2
+    stumbled=$((stumbled + 1))
+  fi
+}
+
 step build
 step check
 mapfile -t unit < <(find src test -name '*.test.ts' -not -path 'test/integration/*' | sort)
@@ -64,11 +80,17 @@ if ! timeout --kill-after=10 900 node test/critest/own/run.ts --summary "$summar
   echo 'test: conformance: ended without a summary' >&2
   stumbled=$((stumbled + 1))
 fi
-
+echo '== critest: the official conformance suite'
+run_critest
 
 passed=$(($(count pass) + stepped))
 failed=$(($(count fail) + $(count cancelled) + stumbled))
 skipped=$(($(count skipped) + $(count todo)))
+if [ -n "$critest_missing" ]; then
+  echo "test: the official conformance suite was NOT RUN: $critest_missing" >&2
+  echo 'test: install Go 1.26, or name a critest v1.36.0 with CRITEST_BIN' >&2
+  skipped=$((skipped + 1))
+fi
 [ "$failed" = 0 ] || echo 'test: FAILED; the reasons are above' >&2
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
