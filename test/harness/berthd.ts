@@ -141,6 +141,13 @@ export class TestBerthd implements AsyncDisposable {
     return this.#connection;
   }
 
+  /** What it tells Prometheus; needs `[metrics] listen = "127.0.0.1:0"` in its configuration. */
+  async metrics(): Promise<string> {
+    const served = [...readFileSync(this.logFile, 'utf8').matchAll(/"port":(\d+),"msg":"metrics are served"/g)];
+    const port = served.at(-1)?.[1] ?? assert.fail('it serves no metrics');
+    return await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  }
+
   get logFile(): string {
     return join(this.root, 'berthd.log');
   }

@@ -72,7 +72,7 @@ suite('events', { timeout: 200_000 }, () => {
   let lab: PodLab;
 
   before(async () => {
-    lab = await PodLab.start({ config: '[metrics]\nlisten = "127.0.0.1:19467"' });
+    lab = await PodLab.start({ config: '[metrics]\nlisten = "127.0.0.1:0"' });
   });
   afterEach(async (t) => await lab.afterTest(t));
   after(async () => await lab.close());
@@ -144,10 +144,8 @@ suite('events', { timeout: 200_000 }, () => {
   test('a subscriber that does not read delays nobody, and misses events when there are too many', async () => {
     const quick = await Subscriber.open(lab, true);
     const slow = await Subscriber.open(lab, false);
-    const dropped = async (): Promise<number> => {
-      const text = await (await fetch('http://127.0.0.1:19467/metrics')).text();
-      return Number(/^berth_events_dropped_total (\d+)/m.exec(text)?.[1]);
-    };
+    const dropped = async (): Promise<number> =>
+      Number(/^berth_events_dropped_total (\d+)/m.exec(await lab.berthd.metrics())?.[1]);
     assert.equal(await dropped(), 0);
     const config = { linux: HOST_NETWORK, annotations: { large: 'x'.repeat(20_000) } };
     const pods: string[] = [];

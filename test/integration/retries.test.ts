@@ -26,7 +26,6 @@ import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const IMPATIENT_MS = 1_500;
-const METRICS = '127.0.0.1:19468';
 const TERMINATION = 'io.kubernetes.container.terminationMessagePath';
 
 suite('retries', { timeout: 300_000 }, () => {
@@ -49,7 +48,7 @@ suite('retries', { timeout: 300_000 }, () => {
       { mode: 0o755 },
     );
     const handler = `[runtime]\ndefault_runtime = "slow"\n[runtime.handlers.slow]\npath = "${wrapper}"`;
-    lab = await PodLab.start({ config: `${handler}\n[metrics]\nlisten = "${METRICS}"` });
+    lab = await PodLab.start({ config: `${handler}\n[metrics]\nlisten = "127.0.0.1:0"` });
     const result = '{"cniVersion":"1.0.0","ips":[{"address":"10.250.0.7/24"}]}';
     const plugin = [
       '#!/bin/sh',
@@ -105,8 +104,9 @@ suite('retries', { timeout: 300_000 }, () => {
     return ids.at(-1)?.[1] ?? assert.fail('no id in the log');
   };
   const stalls = async (): Promise<Record<string, number>> => {
-    const text = await (await fetch(`http://${METRICS}/metrics`)).text();
-    const found = text.matchAll(/^berth_stalled_total\{pipeline="\w+",step="([^"]+)"\} (\d+)$/gm);
+    const found = (await lab.berthd.metrics()).matchAll(
+      /^berth_stalled_total\{pipeline="\w+",step="([^"]+)"\} (\d+)$/gm,
+    );
     return Object.fromEntries([...found].map(([, step = '', count]) => [step, Number(count)]));
   };
 
