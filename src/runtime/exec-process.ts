@@ -184,7 +184,7 @@ export class ExecProcess {
   }
 
   #removeFiles(): void {
-    for (const file of [this.#files.process, this.#files.pid]) rmSync(file, { force: true });
+    for (const file of [this.#files.process, this.#files.pid, this.#files.log]) rmSync(file, { force: true });
   }
 }
 
