@@ -197,6 +197,25 @@ suite('creations', () => {
     assert.deepEqual(await Promise.all([changed, sameAsChanged]), ['id-2', 'id-2']);
   });
 
+  test('a request for what is being cleaned up waits for that, and is made anew', async () => {
+    const bench = new Bench();
+    await bench.leave(request(0));
+    bench.finish();
+    await turn();
+    const discarded = Promise.withResolvers<void>();
+    bench.discard = () => discarded.promise;
+    const next = bench.get(request(1));
+    await turn();
+    bench.finish();
+    assert.equal(await next, 'id-2');
+    const again = bench.get(request(0));
+    await turn();
+    discarded.resolve();
+    await turn();
+    bench.finish();
+    assert.equal(await again, 'id-3');
+  });
+
   test('the same name with another configuration is refused while a client waits for the first', async () => {
     const bench = new Bench();
     const first = bench.get(request(0, 'old'));
