@@ -13,7 +13,7 @@ export interface MetricDescriptor {
 export interface Metric {
   readonly name: string;
   readonly type: MetricType;
-  readonly labelValues: readonly string[];
+  readonly labelValues: string[];
   /** Not negative. */
   readonly value: number;
 }
@@ -66,7 +66,7 @@ export function labelled<Subject>(
 /** The values of all metrics of a subject. */
 export function metricsOf<Subject>(
   definitions: readonly MetricDefinition<Subject>[],
-  baseLabels: readonly string[],
+  baseLabels: string[],
   subject: Subject,
 ): Metric[] {
   return definitions.flatMap(({ descriptor: { name }, type, values }) =>

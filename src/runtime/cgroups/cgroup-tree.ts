@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
@@ -211,6 +211,8 @@ export function readText(file: string): string | undefined {
 
 function readSubfolders(folder: string): string[] | undefined {
   try {
+    // Two links and no more: nothing is below it. Cgroups have dozens of files, which then need not be read.
+    if (statSync(folder).nlink === 2) return [];
     return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? entry.name : []));
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENODEV', 'ENOTDIR')) return undefined;

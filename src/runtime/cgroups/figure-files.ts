@@ -1,4 +1,4 @@
-import { readdirSync, statSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 import type { KernelFile, KernelFiles } from '../kernel-files.ts';
@@ -52,16 +52,12 @@ class CgroupPlace implements FigurePlace {
     return this.#read(`v2 ${file}`, () => this.#tree.hierarchies.find(({ version }) => version === 2), file);
   }
 
-  // Processes are in the same cgroup of every hierarchy, so one tells; its folder has two links and no more when
-  // nothing is below it.
+  // Processes are in the same cgroup of every hierarchy, so one tells. Its file is opened each time: cgroup v1 tells one
+  // that stays open what it told it a second ago.
   pids(): number[] {
     const hierarchy = this.#tree.withController('pids') ?? this.#tree.populated[0];
     if (!hierarchy) return [];
-    const top = cgroupFile(hierarchy, this.#path);
-    const links = statSync(top, { throwIfNoEntry: false })?.nlink;
-    if (links === undefined) return [];
-    const folders = links === 2 ? [top] : foldersBelow(top);
-    // Opened each time: cgroup v1 tells a file that stays open what it told it a second ago.
+    const folders = foldersBelow(cgroupFile(hierarchy, this.#path));
     return folders.flatMap((folder) => parsePids(readText(join(folder, 'cgroup.procs'))));
   }
 

@@ -178,7 +178,7 @@ function metricToProto({ name, type, labelValues, value }: Metric, timestamp: bi
     name,
     timestamp,
     metricType: type === 'counter' ? MetricType.COUNTER : MetricType.GAUGE,
-    labelValues: [...labelValues],
+    labelValues,
     value: uint64(value),
   };
 }
