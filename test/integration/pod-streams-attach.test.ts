@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { silentLogger } from '../../src/base/log.ts';
 import type { ContainerRecord } from '../../src/pod/records.ts';
@@ -46,6 +47,13 @@ for (const name of ['runc', 'crun']) {
       lab.streams.attach(id, { tty: spec.tty }, client, leave);
     const logged = async (text: string): Promise<void> => {
       await eventually(`the log has ${text}`, () => readFileSync(logFile, 'utf8').includes(text) || undefined);
+    };
+    /** Resolves when the monitor waits for a client: then nothing is written to the log either. */
+    const logStands = async (): Promise<void> => {
+      for (let size = -1; size !== statSync(logFile).size; ) {
+        size = statSync(logFile).size;
+        await delay(100);
+      }
     };
     const kill = ({ init }: ContainerRecord): void => {
       assert.ok(init && killProcess(init.pid, init.startTime, 'SIGKILL'));
@@ -144,7 +152,14 @@ for (const name of ['runc', 'crun']) {
       await logged('ready');
       const client = new TestClient();
       const attached = attach(container, client);
-      for (let width = 20; width <= 120; width++) client.resize(width, 50);
+      const { monitor } = container;
+      assert.ok(monitor && killProcess(monitor.pid, monitor.startTime, 'SIGSTOP'));
+      for (let width = 100; width <= 120; width += 10) {
+        client.resize(width, 50);
+        await delay(20);
+      }
+      // All that it was told meanwhile it reads at once.
+      killProcess(monitor.pid, monitor.startTime, 'SIGCONT');
       await eventually('the size arrives', async () => {
         client.stdin.write('x\n');
         await client.stdout.shows(/got x\r\n$/);
@@ -245,8 +260,11 @@ for (const name of ['runc', 'crun']) {
       const attached = attach(container, { stdin, stdout: stuck }, leave.signal);
       stdin.write('go\n');
       await stuck.held;
+      await logStands();
+      const sinceMs = performance.now();
       kill(container);
       assert.equal((await lab.lab.exitOf(container.id)).exitCode, 137);
+      assert.ok(performance.now() - sinceMs < 5_000);
       stuck.release();
       await attached;
       assert.ok(stuck.writableFinished);
