@@ -27,8 +27,8 @@ export interface AttachTarget {
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const CONNECT_AGAIN_MS = 10;
-/** The monitor reads messages of up to 32 KiB, older ones 8; what is longer is lost. */
-const LONGEST_INPUT_BYTES = 8 * 1024;
+/** The monitor's buffer, conmon's CONN_SOCK_BUF_SIZE: what a message has more is lost. */
+const LONGEST_INPUT_BYTES = 32 * 1024;
 /** What the monitor puts before each piece of output: conmon's STDOUT_PIPE, STDERR_PIPE. */
 const STDERR = 3;
 /** The kernel holds less for a socket unless it is told otherwise. */

@@ -7,6 +7,7 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import {
+  AttachRequest,
   ContainerState,
   ImageServiceService as images,
   ListContainersRequest,
@@ -15,6 +16,7 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
@@ -90,6 +92,32 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
       assert.equal(await lab.exec(containerId, 'echo', 'still here'), 'still here');
     });
   }
+
+  test('a container can be attached to after a restart, by its terminal too', async () => {
+    const pod = await lab.runPod();
+    const wanted = { stdin: true, stdout: true };
+    const ids = await Promise.all([
+      lab.start(pod, { ...script('while read line; do echo "got $line"; done'), stdin: true }),
+      lab.start(pod, { ...script('while read line; do stty size; echo "got $line"; done'), stdin: true, tty: true }),
+    ]);
+    await lab.berthd.end('SIGKILL');
+    await lab.berthd.start();
+    for (const [containerId, tty] of [[ids[0], false] as const, [ids[1], true] as const]) {
+      const request = AttachRequest.create({ containerId, tty, ...wanted });
+      const { url } = await lab.berthd.call(runtime.attach, request);
+      const client = await connectCommand(url, 'websocket', { tty, ...wanted });
+      if (tty) client.resize(77, 33);
+      let seen = '';
+      client.stdout.setEncoding('utf8').on('data', (data: string) => {
+        seen += data;
+      });
+      await eventually('it answers', () => {
+        client.stdin.write('word\n');
+        return (tty ? /33 77\r\ngot word\r\n/ : /got word\n/).test(seen) || undefined;
+      });
+      client.close();
+    }
+  });
 
   test('exits of the gap are told with their code, reason and time', async () => {
     const pod = await lab.runPod();
