@@ -40,6 +40,7 @@ export function buildProgram(parts: ProgramParts): Command {
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
+    .version(`berth ${ownVersion}`, '-V, --version', 'print the version of this program')
     .option('--socket <address>', "berthd's socket", env['CONTAINER_RUNTIME_ENDPOINT'] || DEFAULT_SOCKET)
     .option('--json', 'print JSON, for programs; errors too', false)
     .showHelpAfterError('(berth --help shows what there is)')
@@ -134,6 +135,10 @@ function addPodCommands(program: Command, withSession: WithSession): void {
   program
     .command('exec <container> <command...>')
     .description('run a command in a container; exit code 127 when there is no such command, 126 when it cannot run')
+    .addHelpText(
+      'after',
+      '\nThe command has no input and no terminal; for these there is crictl exec -it CONTAINER COMMAND.',
+    )
     .option('--timeout <seconds>', 'kill it after that time; 0 is never', wholeSeconds, 0)
     .action(
       withSession((session, container: string, command: string[], options: { timeout: number }) =>

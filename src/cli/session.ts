@@ -60,23 +60,26 @@ export async function getContainer(session: Session, text: string): Promise<Cont
 }
 
 /**
- * The one container that a person means by a name or the beginning of an id; of equal names the newest running one.
- * Throws CliError when several ids begin so.
+ * The one container that a person means by a name or the beginning of an id; of equal names the only running one.
+ * Throws CliError when several are called so, or several ids begin so.
  */
 export async function findContainer(session: Session, text: string): Promise<Container | undefined> {
   const all = await listContainers(session);
   const byName = all.filter(({ metadata }) => metadata?.name === text);
   const running = byName.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
-  return newest(running) ?? newest(byName) ?? pick(all, text, 'container');
+  return single(running, text, 'container') ?? single(byName, text, 'container') ?? pick(all, text, 'container');
 }
 
-/** The one pod that a person means by a name, `namespace/name` or the beginning of an id; the newest of equal names. */
+/**
+ * The one pod that a person means by a name, `namespace/name` or the beginning of an id. Throws CliError when several are
+ * called so, or several ids begin so.
+ */
 export async function findSandbox(session: Session, text: string): Promise<PodSandbox | undefined> {
   const all = await listSandboxes(session);
   const byName = all.filter(({ metadata }) =>
     [metadata?.name, `${metadata?.namespace}/${metadata?.name}`].includes(text),
   );
-  return newest(byName) ?? pick(all, text, 'pod');
+  return single(byName, text, 'pod') ?? pick(all, text, 'pod');
 }
 
 function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind: string): T | undefined {
@@ -88,6 +91,10 @@ function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind:
   return matches[0];
 }
 
-function newest<T extends { createdAt: bigint }>(records: readonly T[]): T | undefined {
-  return records.toSorted((a, b) => Number(b.createdAt - a.createdAt))[0];
+function single<T extends { id: string }>(found: readonly T[], name: string, kind: string): T | undefined {
+  if (found.length > 1) {
+    const ids = found.map(({ id }) => shortId(id)).join(', ');
+    throw new CliError(`${found.length} ${kind}s are called ${name}: ${ids}`, 'say which one by its id');
+  }
+  return found[0];
 }

@@ -33,6 +33,7 @@ export function saysNoCommand(message: string): boolean {
  * something else. Both runtimes name the file that they wrote to.
  */
 export function refusedLimit(message: string): 'cpuset' | 'memory' | 'hugepage_limits' | 'unified' | 'cpu' | undefined {
+  if (/memory limit could be too low|container init was OOM-killed/.test(message)) return 'memory';
   if (!/writ|open|set|invalid|unified/i.test(message)) return undefined;
   if (/cpuset\.(cpus|mems)/.test(message)) return 'cpuset';
   if (/memory\.(limit_in_bytes|memsw|max|swap)/.test(message)) return 'memory';

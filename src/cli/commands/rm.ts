@@ -16,14 +16,18 @@ const POD_TIMEOUT_MS = 240_000;
 /** `berth rm POD...`: stops and removes pods, with the logs of those that `berth run` made. */
 export async function removePods(session: Session, names: readonly string[]): Promise<void> {
   const removed: string[] = [];
+  // All are looked up before the first is removed: a slip of the pen removes nothing.
+  const ids: string[] = [];
+  for (const name of names) {
+    const sandbox = await findSandbox(session, name);
+    if (!sandbox) throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
+    ids.push(sandbox.id);
+  }
   try {
-    for (const name of names) {
-      const sandbox = await findSandbox(session, name);
-      if (!sandbox)
-        throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
-      await removePod(session, sandbox.id);
-      removed.push(sandbox.id);
-      if (!session.json) session.output.out(`${shortId(sandbox.id)}\n`);
+    for (const id of ids) {
+      await removePod(session, id);
+      removed.push(id);
+      if (!session.json) session.output.out(`${shortId(id)}\n`);
     }
   } finally {
     if (session.json) session.output.out(json(removed.map((id) => ({ id }))));

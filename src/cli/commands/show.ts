@@ -1,6 +1,8 @@
 import { AdminService, PodStepsRequest } from '../../../proto/gen/berth/admin.ts';
 import {
+  type Container,
   ContainerState,
+  ContainerStatusRequest,
   ImageServiceService,
   ListImagesRequest,
   PodSandboxState,
@@ -60,7 +62,8 @@ export async function showPods(session: Session): Promise<void> {
       const status = await session.connection
         .call(RuntimeServiceService.podSandboxStatus, request)
         .catch(() => undefined);
-      return { ...sandbox, ip: status?.status?.network?.ip ?? '' };
+      const isReady = sandbox.state === PodSandboxState.SANDBOX_READY;
+      return { ...sandbox, state: isReady ? 'ready' : 'not ready', ip: status?.status?.network?.ip ?? '' };
     }),
   );
   print(
@@ -71,7 +74,7 @@ export async function showPods(session: Session): Promise<void> {
       shortId(id),
       metadata?.namespace ?? '',
       metadata?.name ?? '',
-      state === PodSandboxState.SANDBOX_READY ? 'ready' : 'not ready',
+      state,
       ip || '-',
       age(createdAt),
     ]),
@@ -90,19 +93,34 @@ export async function showContainers(session: Session, { all }: { all: boolean }
   const containers = (await listContainers(session)).filter(
     ({ state }) => all || state === ContainerState.CONTAINER_RUNNING,
   );
+  const rows = await Promise.all(
+    containers.map(async (container) => ({ ...container, ...(await endOf(session, container)) })),
+  );
   print(
     session,
-    containers,
+    rows.map((row) => ({ ...row, state: STATES[row.state] ?? 'unknown' })),
     ['CONTAINER', 'NAME', 'STATE', 'IMAGE', 'POD', 'AGE'],
-    containers.map(({ id, metadata, state, image, podSandboxId, createdAt }) => [
+    rows.map(({ id, metadata, state, image, podSandboxId, createdAt, exitCode, reason }) => [
       shortId(id),
       metadata?.name ?? '',
-      STATES[state] ?? 'unknown',
+      exitCode === undefined ? (STATES[state] ?? 'unknown') : `exited (${exitCode}, ${reason})`,
       shortenImage(image?.userSpecifiedImage || image?.image || ''),
       shortId(podSandboxId),
       age(createdAt),
     ]),
   );
+}
+
+/** How a container ended; nothing for one that did not. */
+async function endOf(
+  { connection }: Session,
+  { id, state }: Container,
+): Promise<{ readonly exitCode?: number; readonly reason?: string }> {
+  if (state !== ContainerState.CONTAINER_EXITED) return {};
+  const request = ContainerStatusRequest.create({ containerId: id });
+  // It may have been removed in between.
+  const answer = await connection.call(RuntimeServiceService.containerStatus, request).catch(() => undefined);
+  return answer?.status ? { exitCode: answer.status.exitCode, reason: answer.status.reason } : {};
 }
 
 function shortenImage(name: string): string {
