@@ -1,3 +1,5 @@
+import { raceSignal } from './deadline.ts';
+
 /**
  * Joins calls that ask for the same thing: the second caller waits for the first one's work instead of starting its
  * own. The work belongs to nobody's request, so no single caller's cancellation ends it.
@@ -15,14 +17,7 @@ export class InFlight<T> {
       work.catch(() => {});
       this.#running.set(key, work);
     }
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      return await Promise.race([work, aborted]);
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-    }
+    return await raceSignal(work, signal);
   }
 
   /** The keys of what is running now. */

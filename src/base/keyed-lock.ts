@@ -1,3 +1,5 @@
+import { raceSignal } from './deadline.ts';
+
 /**
  * One lock per key, granted in the order of asking. The order between rooms' locks is sandbox, then container, then
  * image: whoever holds a later one never asks for an earlier one. Lists, status and stats take none.
@@ -14,7 +16,7 @@ export class KeyedLock {
     const tail = previous.then(() => done);
     this.#tails.set(key, tail);
     try {
-      await untilAborted(previous, signal);
+      await raceSignal(previous, signal);
       return await fn();
     } finally {
       release();
@@ -27,16 +29,5 @@ export class KeyedLock {
   /** How many keys are held or waited for. */
   get size(): number {
     return this.#tails.size;
-  }
-}
-
-async function untilAborted(granted: Promise<void>, signal: AbortSignal): Promise<void> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const onAbort = (): void => reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    await Promise.race([granted, aborted]);
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
 }

@@ -105,18 +105,16 @@ test('ADD runs the chain: results handed on, arguments only for who asked', asyn
     PATH: process.env['PATH'],
   });
   assert.deepEqual(cacheFiles(), ['pods-c1-eth0.json']);
-  assert.deepEqual(cni.cachedResult('c1', 'eth0'), result);
   assert.deepEqual(counted, ['ADD ok']);
 });
 
 test('DEL runs in reverse with all that ADD had, after a restart and when the configuration is gone', async () => {
   configure();
   await start();
-  const result = await cni.add(pod(), never);
+  await cni.add(pod(), never);
   rmSync(join(base, 'net.d'), { recursive: true });
   await restart();
   assert.equal((await cni.status(never)).ready, false);
-  assert.deepEqual(cni.cachedResult('c1', 'eth0'), result);
   await cni.del(pod('c1', { netns: '', portMappings: [], pod: { namespace: '', name: '', uid: '' } }), never);
   assert.deepEqual(plugins.calls(), ['DEL portmap', 'DEL tuning', 'DEL bridge']);
   const [portmap, , bridge] = plugins.runs;
@@ -127,7 +125,6 @@ test('DEL runs in reverse with all that ADD had, after a restart and when the co
   assert.deepEqual(bridge?.request['prevResult'], portmap?.request['prevResult']);
   assert.ok(bridge?.request['prevResult']);
   assert.deepEqual(cacheFiles(), []);
-  assert.equal(cni.cachedResult('c1', 'eth0'), undefined);
 });
 
 test('DEL before 0.4.0 gets no previous result', async () => {
@@ -277,7 +274,6 @@ test('when the cleanup fails too, both are told, and DEL still knows what ADD ha
   assert.match(describe(err), /its cleanup: .*no rules.*and the DEL after it: .*no undo/);
   assert.ok(plugins.calls().includes('DEL bridge'), 'the cleanup stopped early');
   assert.deepEqual(cacheFiles(), ['pods-c1-eth0.json']);
-  assert.equal(cni.cachedResult('c1', 'eth0'), undefined);
   await assert.rejects(cni.add(pod(), never), { kind: 'precondition', message: /attached already/ });
   configure({ name: 'other' });
   plugins.behave = () => undefined;
@@ -318,6 +314,25 @@ test('a missing plugin is named', async () => {
     kind: 'precondition',
     message: /"tuning" failed ADD.*no such program in .*bin/,
   });
+});
+
+test('a plugin that stays missing keeps no pod from going, and the others do their part', async () => {
+  configure();
+  await start();
+  await cni.add(pod(), never);
+  plugins.runs.length = 0;
+  const missing = new Set(['tuning']);
+  plugins.behave = ({ plugin }) => {
+    if (missing.has(plugin)) return Promise.reject(new BerthError('notFound', 'ENOENT'));
+    return plugin === 'portmap' && missing.has('rules') ? pluginError(100, 'busy') : undefined;
+  };
+  missing.add('rules');
+  await assert.rejects(cni.del(pod(), never), { plugin: 'portmap', code: 100 });
+  missing.delete('rules');
+  await cni.del(pod(), never);
+  assert.deepEqual(plugins.calls().slice(-3), ['DEL portmap', 'DEL tuning', 'DEL bridge']);
+  assert.equal(plugins.calls().filter((call) => call === 'DEL tuning').length, 5, 'it may be there again in a moment');
+  assert.deepEqual(cacheFiles(), []);
 });
 
 test('bad input is refused before any plugin runs', async () => {
@@ -442,6 +457,36 @@ test('GC waits for an ADD, and leaves alone what it made meanwhile', async () =>
   assert.deepEqual(counted, ['ADD ok', 'GC ok'], 'GC did not wait');
 });
 
+test('GC is ended early, and the time that an ADD waits for it is not its own', async () => {
+  configure({ cniVersion: '1.1.0', plugins: [{ type: 'bridge' }] });
+  await start({ gcMs: 200, verbMs: 100 });
+  plugins.behave = (run) => (run.verb === 'GC' ? hang(run) : undefined);
+  const collecting = cni.gc([], never);
+  const adding = cni.add(pod(), never);
+  await assert.rejects(collecting, { kind: 'deadline' });
+  await adding;
+});
+
+test('GC is put off while an ADD takes long, and holds up no other', async () => {
+  configure({ cniVersion: '1.1.0', plugins: [{ type: 'bridge' }] });
+  await start({ gcPatienceMs: 20, gcPauseMs: 20 });
+  const entered = Promise.withResolvers<void>();
+  const leave = Promise.withResolvers<undefined>();
+  plugins.behave = ({ env }) => {
+    if (env['CNI_CONTAINERID'] !== 'slow') return undefined;
+    entered.resolve();
+    return leave.promise.then(() => ({ stdout: '{}' }));
+  };
+  const adding = cni.add(pod('slow'), never);
+  await entered.promise;
+  const collecting = cni.gc([{ containerId: 'slow', ifName: 'eth0' }], never);
+  await cni.add(pod('other'), never);
+  assert.ok(!plugins.calls().includes('GC bridge'));
+  leave.resolve(undefined);
+  await Promise.all([adding, collecting]);
+  assert.deepEqual(plugins.calls().slice(-1), ['GC bridge']);
+});
+
 test('GC does not detach again what is being detached', async () => {
   configure({ plugins: [{ type: 'bridge' }] });
   await start();
@@ -473,7 +518,6 @@ test('without STATUS no plugin runs for the status', async () => {
   await start();
   assert.equal((await cni.status(never)).ready, true);
   assert.deepEqual(plugins.calls(), []);
-  assert.deepEqual(cni.networks(), ['pods']);
 });
 
 test('no network: not ready, with what to do; ADD says the same', async () => {
@@ -500,9 +544,13 @@ test('cache files that were tampered with or cut short are left alone', async ()
   writeFileSync(join(dir, 'pods-bad-eth0.json'), text.replaceAll('good', '../../bad'));
   writeFileSync(join(dir, '1-1.tmp'), text);
   await restart();
-  assert.equal(cni.cachedResult('good', 'eth0')?.ips[0]?.address, '10.9.0.2');
-  for (const id of ['cut', 'other', '../../bad']) assert.equal(cni.cachedResult(id, 'eth0'), undefined);
   assert.ok(!cacheFiles().includes('1-1.tmp'));
+  await cni.gc([], never);
+  assert.deepEqual(
+    plugins.runs.map(({ env }) => env['CNI_CONTAINERID']),
+    ['good', 'good', 'good'],
+  );
+  assert.match(JSON.stringify(plugins.runs[0]?.request['prevResult']), /10\.9\.0\.2/);
 });
 
 test('closing ends what plugins do', async () => {

@@ -27,10 +27,16 @@ export type { CniAttachment } from './attachment.ts';
 
 /** Durations in milliseconds; tests hand in shorter ones. */
 export interface CniTimes {
-  /** The longest that one ADD, CHECK or GC may take. */
+  /** The longest that one ADD or CHECK may take; what it waits for others before does not count. */
   readonly verbMs: number;
   /** The longest that one DEL may take, with all its tries. */
   readonly delMs: number;
+  /** The longest that a network's GC may take, because ADD and DEL wait for it. */
+  readonly gcMs: number;
+  /** How long a GC waits for ADDs and DELs to end, which has later ones wait too; then it is put off. */
+  readonly gcPatienceMs: number;
+  /** For how long. */
+  readonly gcPauseMs: number;
   /** The pauses between the tries of a DEL that fails. */
   readonly delPausesMs: readonly number[];
   /** From the first change of a configuration folder to its reading. */
@@ -71,6 +77,9 @@ export interface NetworkStatus {
 const defaultTimes: CniTimes = Object.freeze({
   verbMs: 60_000,
   delMs: 60_000,
+  gcMs: 10_000,
+  gcPatienceMs: 1000,
+  gcPauseMs: 30_000,
   delPausesMs: Object.freeze([200, 1000, 3000]),
   settleMs: 50,
   statusFreshMs: 4000,
@@ -127,11 +136,6 @@ export class Cni {
     await Promise.all([this.#networks.close(), this.#probe.close()]);
   }
 
-  /** The names of all valid networks; the first is the one for pods unless another is configured. */
-  networks(): string[] {
-    return this.#networks.all().map((network) => network.name);
-  }
-
   /** Whether pods can get a network now. Asks the plugins when they speak 1.1, at most every few seconds. */
   async status(signal: AbortSignal): Promise<NetworkStatus> {
     await this.#networks.refresh();
@@ -146,12 +150,6 @@ export class Cni {
     await this.#networks.whenReady(signal);
   }
 
-  /** What ADD gave an attachment, also in an earlier run; undefined when it is not attached. */
-  cachedResult(containerId: string, ifName: string): CniResult | undefined {
-    const attached = this.#cache.find({ containerId, ifName });
-    return attached?.result && cniResult(attached.result, attached.network.name, ifName);
-  }
-
   /**
    * Attaches a pod to the network for pods. When a plugin fails, all are run with DEL, so that nothing is left; if that
    * fails too, del() finds what it needs in the cache. Throws `invalid` for what plugins cannot be given, `precondition`
@@ -162,46 +160,39 @@ export class Cni {
     if (a.netns === '')
       throw new BerthError('precondition', `container ${a.containerId} has no network namespace to attach`);
     const attached = this.#attachedFrom(a, network);
-    using limited = this.#limited('ADD', a, this.#times.verbMs, signal);
-    // Awaited here: the deadline ends with this block.
-    return await this.#measured('ADD', () => this.#exclusively(a, limited, () => this.#add(attached, limited)));
+    return await this.#exclusively('ADD', a, signal, (limited) => this.#add(attached, limited));
   }
 
   /**
    * Detaches a pod, with the configuration that it was attached with. Tries again a few times. What was never attached,
    * or is detached already, is success; the plugins of the current network get their chance to free what they know.
-   * Throws a CniError when the plugins keep failing: then the attachment stays known and del() can be repeated.
+   * Throws a CniError when the plugins keep failing: then the attachment stays known and del() can be repeated. A plugin
+   * that stays missing is passed over in the end: a pod must be able to go when its network has been uninstalled.
    */
   async del(a: CniAttachment, signal: AbortSignal): Promise<void> {
     checkKey(a);
-    using limited = this.#limited('DEL', a, this.#times.delMs, signal);
-    await this.#measured('DEL', () =>
-      this.#exclusively(a, limited, async () => {
-        const attached = this.#cache.find(a);
-        if (attached) await this.#delUntilDone({ ...attached, netns: a.netns }, limited);
-        else await this.#delUnknown(a, limited);
-      }),
-    );
+    await this.#exclusively('DEL', a, signal, async (limited) => {
+      const attached = this.#cache.find(a);
+      if (attached) await this.#delUntilDone({ ...attached, netns: a.netns }, limited);
+      else await this.#delUnknown(a, limited);
+    });
   }
 
   /** Asks the plugins whether an attachment is as they made it. Throws a CniError when not, `notFound` when unknown. */
   async check(a: CniAttachment, signal: AbortSignal): Promise<void> {
     checkKey(a);
-    using limited = this.#limited('CHECK', a, this.#times.verbMs, signal);
-    await this.#measured('CHECK', () =>
-      this.#exclusively(a, limited, async () => {
-        const attached = this.#cache.find(a);
-        if (!attached?.result)
-          throw new BerthError('notFound', `container ${a.containerId} is not attached to a network`);
-        await this.#chain.check({ ...attached, netns: a.netns }, limited);
-      }),
-    );
+    await this.#exclusively('CHECK', a, signal, async (limited) => {
+      const attached = this.#cache.find(a);
+      if (!attached?.result)
+        throw new BerthError('notFound', `container ${a.containerId} is not attached to a network`);
+      await this.#chain.check({ ...attached, netns: a.netns }, limited);
+    });
   }
 
   /**
    * Frees what attachments hold that are not in `valid`: those that Berth knows by DEL, others by the plugins' own GC
-   * (CNI 1.1). `valid` must name every sandbox there is, also those being made, and be taken in the same tick. Goes on
-   * past failures, then throws the first.
+   * (CNI 1.1). `valid` must name every sandbox there is, also those being made, and be taken in the same tick. While ADDs
+   * and DELs do not let a GC come in between, it is put off. Goes on past failures, then throws the first.
    */
   async gc(valid: readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
     const isValid = new Set(valid.map(keyOf));
@@ -246,7 +237,7 @@ export class Cni {
 
   /** Undoes an ADD that failed; the caller's signal may be what ended it, so it has a time of its own. */
   async #cleanedUp(attached: Attached, reason: unknown): Promise<unknown> {
-    using limited = this.#limited('DEL', attached, this.#times.delMs);
+    using limited = this.#limited('DEL', attached, this.#until());
     const failures = await this.#measured('DEL', () => this.#chain.delAll(attached, limited));
     if (failures.length === 0) {
       this.#cache.remove(attached);
@@ -270,8 +261,11 @@ export class Cni {
         this.#cache.remove(attached);
         return;
       } catch (err) {
-        const isPassing = findCause(err, CniError)?.code === cniCodes.tryAgainLater;
+        const failure = findCause(err, CniError);
+        const isPassing = failure?.code === cniCodes.tryAgainLater;
         const pauseMs = delPausesMs[attempt] ?? (isPassing ? delPausesMs.at(-1) : undefined);
+        if (pauseMs === undefined && failure?.isProgramMissing)
+          return await this.#delWithout(attached, failure, signal);
         if (pauseMs === undefined || signal.aborted) throw err;
         this.#deps.log.debug(
           { container: attached.containerId, err: describe(err), pauseMs },
@@ -283,6 +277,17 @@ export class Cni {
         });
       }
     }
+  }
+
+  /** Detaches with the plugins that are still there. */
+  async #delWithout(attached: Attached, missing: CniError, signal: AbortSignal): Promise<void> {
+    const [failure] = await this.#chain.delAll(attached, signal);
+    if (failure !== undefined) throw failure;
+    this.#cache.remove(attached);
+    this.#deps.log.warn(
+      { container: attached.containerId, err: describe(missing) },
+      'a CNI plugin is missing: what it made for the pod may be left',
+    );
   }
 
   // Every ADD is in the cache before its plugins run, so that this one holds nothing that Berth knows of. A failure
@@ -299,14 +304,11 @@ export class Cni {
   }
 
   async #delStale(attached: Attached, signal: AbortSignal): Promise<void> {
-    using limited = this.#limited('DEL', attached, this.#times.delMs, signal);
     const netns = existsSync(attached.netns) ? attached.netns : '';
-    await this.#measured('DEL', () =>
-      this.#exclusively(attached, limited, async () => {
-        // A DEL may have come first, even a new ADD.
-        if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
-      }),
-    );
+    await this.#exclusively('DEL', attached, signal, async (limited) => {
+      // A DEL may have come first, even a new ADD.
+      if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
+    });
     this.#deps.log.info(
       { container: attached.containerId, network: attached.network.name },
       'freed a CNI attachment that nothing owned',
@@ -314,14 +316,19 @@ export class Cni {
   }
 
   async #gcNetwork(network: NetworkConfig, valid: readonly AttachmentKey[], signal: AbortSignal): Promise<unknown[]> {
-    using limited = withDeadline(`CNI GC of network "${network.name}"`, this.#times.verbMs, this.#until(signal));
-    return await this.#measured('GC', () =>
-      this.#gate.alone(limited, () => {
+    const { gcMs, gcPatienceMs, gcPauseMs } = this.#times;
+    const until = this.#until(signal);
+    for (;;) {
+      const failures = await this.#gate.alone(gcPatienceMs, until, async () => {
+        using limited = withDeadline(`CNI GC of network "${network.name}"`, gcMs, until);
         // Those that were made while this waited are valid too.
         const all = new Map([...valid, ...this.#cache.all()].map((key) => [keyOf(key), key]));
-        return this.#chain.gc(network, [...all.values()], limited);
-      }),
-    );
+        // Awaited here: the deadline ends with this block.
+        return await this.#measured('GC', () => this.#chain.gc(network, [...all.values()], limited));
+      });
+      if (failures) return failures;
+      await sleep(gcPauseMs, until);
+    }
   }
 
   #attachedFrom(a: CniAttachment, network: NetworkConfig): Attached {
@@ -336,12 +343,28 @@ export class Cni {
     };
   }
 
-  async #exclusively<T>(key: AttachmentKey, signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
-    return this.#locks.withKey(key.containerId, signal, () => this.#gate.shared(signal, fn));
+  /** Does one thing to a container's attachment at a time. The deadline begins when it is its turn. */
+  async #exclusively<T>(
+    verb: CniVerb,
+    key: AttachmentKey,
+    signal: AbortSignal,
+    fn: (limited: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const until = this.#until(signal);
+    return await this.#measured(verb, () =>
+      this.#locks.withKey(key.containerId, until, () =>
+        this.#gate.shared(until, async () => {
+          using limited = this.#limited(verb, key, until);
+          // Awaited here: the deadline ends with this block.
+          return await fn(limited);
+        }),
+      ),
+    );
   }
 
-  #limited(verb: CniVerb, key: AttachmentKey, timeoutMs: number, signal?: AbortSignal): AbortSignal & Disposable {
-    return withDeadline(`CNI ${verb} of container ${key.containerId}`, timeoutMs, this.#until(signal));
+  #limited(verb: CniVerb, { containerId }: AttachmentKey, until: AbortSignal): AbortSignal & Disposable {
+    const { delMs, verbMs } = this.#times;
+    return withDeadline(`CNI ${verb} of container ${containerId}`, verb === 'DEL' ? delMs : verbMs, until);
   }
 
   #until(signal?: AbortSignal): AbortSignal {

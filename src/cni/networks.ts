@@ -1,13 +1,13 @@
 import { join, resolve } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
+import { raceSignal } from '../base/deadline.ts';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { type ConfDir, emptyConfDir, readConfDir } from './conf-dir.ts';
 import { FolderWatch } from './folder-watch.ts';
 import type { NetworkConfig } from './network-config.ts';
 import type { PluginBinaries } from './plugin-binaries.ts';
-import { until } from './until.ts';
 
 /** What Networks needs. */
 export interface NetworksDeps {
@@ -104,7 +104,7 @@ export class Networks {
     const either = AbortSignal.any([signal, this.#closing.signal]);
     while (!this.#state.network) {
       try {
-        await until(this.#ready.promise, either);
+        await raceSignal(this.#ready.promise, either);
       } catch (err) {
         throw wrap(this.problem, err);
       }

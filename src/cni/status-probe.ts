@@ -1,8 +1,7 @@
 import type { Clock } from '../base/clock.ts';
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { NetworkConfig } from './network-config.ts';
-import { until } from './until.ts';
 
 /** What StatusProbe needs; durations in milliseconds. */
 export interface StatusProbeDeps {
@@ -48,7 +47,7 @@ export class StatusProbe {
     const { promise: lostPatience, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, patienceMs);
     try {
-      await until(Promise.race([this.#ask(network), lostPatience]), signal);
+      await raceSignal(Promise.race([this.#ask(network), lostPatience]), signal);
     } finally {
       clearTimeout(timer);
     }

@@ -1,3 +1,5 @@
+import { raceSignal } from '../base/deadline.ts';
+
 /**
  * Joins calls that ask for the same thing, and ends the work when nobody waits for it any more. (InFlight of base
  * never ends it: there the result is worth having even without a waiter.)
@@ -16,13 +18,9 @@ export class JoinedWork<T> {
     signal.throwIfAborted();
     const shared = this.#running.get(key) ?? this.#start(key, start);
     shared.waiters += 1;
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
     try {
-      return await Promise.race([shared.work, aborted]);
+      return await raceSignal(shared.work, signal);
     } finally {
-      signal.removeEventListener('abort', onAbort);
       shared.waiters -= 1;
       if (shared.waiters === 0) await this.#abandon(key, shared, signal.reason);
     }

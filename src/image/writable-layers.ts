@@ -1,4 +1,5 @@
 import type { Clock, UnixMicros } from '../base/clock.ts';
+import { raceSignal } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Snapshots } from './snapshots.ts';
@@ -71,11 +72,7 @@ export class WritableLayers {
   async wait(containerId: string, signal: AbortSignal): Promise<WrittenUsage | undefined> {
     const layer = this.#layer(containerId);
     if (!layer.walked && !signal.aborted) {
-      const { promise: aborted, resolve } = Promise.withResolvers<void>();
-      const onAbort = (): void => resolve();
-      signal.addEventListener('abort', onAbort, { once: true });
-      await Promise.race([this.#ask(layer).catch(() => {}), aborted]);
-      signal.removeEventListener('abort', onAbort);
+      await raceSignal(this.#ask(layer), signal).catch(() => {});
     }
     return layer.walked?.usage;
   }

@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
@@ -119,16 +119,11 @@ export class Processes {
   }
 
   async #untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
     try {
-      return await Promise.race([child.exited, aborted]);
+      return await raceSignal(child.exited, signal);
     } catch (err) {
       await child.terminate(killGraceMs);
       throw err;
-    } finally {
-      signal.removeEventListener('abort', onAbort);
     }
   }
 

@@ -1,6 +1,6 @@
 import type { Writable } from 'node:stream';
 
-import { sleep, withDeadline } from '../base/deadline.ts';
+import { raceSignal, sleep, withDeadline } from '../base/deadline.ts';
 import { because } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { isErrno } from '../sys/errno.ts';
@@ -9,7 +9,6 @@ import { connectMessages } from '../sys/unix-socket.ts';
 import type { ClientStreams, WindowSize } from './client-streams.ts';
 import { forwardInput } from './forward.ts';
 import { tellMonitor } from './monitor-control.ts';
-import { raceSignal } from './race-signal.ts';
 import { onWindowSize } from './window-size.ts';
 
 /** A created or running container, as far as its streams go. */

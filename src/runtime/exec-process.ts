@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { sleep, withDeadline } from '../base/deadline.ts';
+import { raceSignal, sleep, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, invalid, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
@@ -17,7 +17,6 @@ import { processJson } from './oci-json.ts';
 import { globalArgs } from './oci-runtime.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { killMarked, newMark } from './process-tree.ts';
-import { raceSignal } from './race-signal.ts';
 import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
 
 /** One command to run in a running container. */

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 
+import { raceSignal } from '../base/deadline.ts';
 import { addCarriageReturns, setWindowSize } from '../sys/fd-calls.ts';
 import { FdStream } from '../sys/fd-stream.ts';
 import { DescriptorSocket } from '../sys/unix-socket.ts';
@@ -8,7 +9,6 @@ import type { ClientStreams, WindowSize } from './client-streams.ts';
 import { ExecPipes, LAST_OUTPUT_BYTES } from './exec-pipes.ts';
 import { type ExecDeps, ExecProcess, type ExecRequest, execProcess } from './exec-process.ts';
 import { forwardInput, forwardOutput } from './forward.ts';
-import { raceSignal } from './race-signal.ts';
 import { onWindowSize } from './window-size.ts';
 
 /** What ends a streamed command early. */

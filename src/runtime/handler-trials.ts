@@ -13,14 +13,13 @@ import {
 import { release } from 'node:os';
 import { join } from 'node:path';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handler } from './handler.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
-import { raceSignal } from './race-signal.ts';
 import { runtimeMessage } from './runtime-output.ts';
 import { buildMounts } from './spec-mounts.ts';
 

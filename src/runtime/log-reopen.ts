@@ -1,11 +1,10 @@
 import { chmodSync, readdirSync, statSync, watch } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { invalid } from '../base/errors.ts';
 import { LOG_FILE_MODE } from './log-path.ts';
 import { tellMonitor } from './monitor-control.ts';
-import { raceSignal } from './race-signal.ts';
 
 /** What a container's log is reopened with. */
 export interface ReopenRequest {

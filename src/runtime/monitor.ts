@@ -1,6 +1,6 @@
 import { closeSync, openSync, readFileSync } from 'node:fs';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, invalid, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
@@ -13,7 +13,6 @@ import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { findNamedIn, identify, type ProcessIdentity } from './process-identity.ts';
-import { raceSignal } from './race-signal.ts';
 import { refusedLimit, runtimeMessage, saysNoCommand } from './runtime-output.ts';
 
 /** What a monitor is started for. The bundle is written, the log file is there. */

@@ -1,4 +1,4 @@
-import { withDeadline } from '../../base/deadline.ts';
+import { raceSignal, withDeadline } from '../../base/deadline.ts';
 import { BerthError, isKind } from '../../base/errors.ts';
 import type { DbusMessage, DbusValue } from './dbus-codec.ts';
 import { type DbusConnection, openDbus } from './dbus-connection.ts';
@@ -133,18 +133,10 @@ class JobResults {
   }
 
   async resultOf(job: string, signal: AbortSignal): Promise<string> {
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      for (;;) {
-        signal.throwIfAborted();
-        const result = this.#results.get(job);
-        if (result !== undefined) return result;
-        await Promise.race([this.#wake.promise, aborted]);
-      }
-    } finally {
-      signal.removeEventListener('abort', onAbort);
+    for (;;) {
+      const result = this.#results.get(job);
+      if (result !== undefined) return result;
+      await raceSignal(this.#wake.promise, signal);
     }
   }
 
