@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe as suite, test } from 'node:test';
 
-import { BerthError, findCause } from './errors.ts';
+import { BerthError, findCause, kindOf } from './errors.ts';
 import { type Journal, RollbackError, runSteps, type Step } from './steps.ts';
 
 /** A pipeline of three steps that writes down what happens to it. */
@@ -61,6 +61,7 @@ suite('runSteps', () => {
     const events: string[] = [];
     const failure = runSteps(pipeline(events, { run: 'three', undo: 'two' }), null, never, silentJournal);
     await assert.rejects(failure, (err) => {
+      assert.equal(kindOf(err), 'unavailable', 'what the client hears is why the step failed');
       assert.match(findCause(err, RollbackError)?.message ?? '', /three broke; undo two/);
       return true;
     });

@@ -1,4 +1,4 @@
-import { kindOf, wrap } from './errors.ts';
+import { because, kindOf, wrap } from './errors.ts';
 import type { Outcome } from './meter.ts';
 
 /**
@@ -13,11 +13,11 @@ export interface Step<C> {
 
 /** Where a pipeline writes down how far it got, so that a restart can undo it, and where its times are kept. */
 export interface Journal {
-  /** Called before a step runs. */
+  /** Called before a step runs. Throws when it cannot be written: nothing would undo the step after a crash. */
   begin(step: string): void;
-  /** Called after a step ran or failed, with its duration in milliseconds. */
+  /** Called after a step ran or failed, with its duration in milliseconds. Never throws. */
   end(step: string, outcome: Outcome, durationMs: number): void;
-  /** Called after a step's undo succeeded. */
+  /** Called after a step's undo succeeded. Never throws: an undo may run twice, and a rollback must not stop here. */
   undone(step: string, durationMs: number): void;
 }
 
@@ -49,7 +49,8 @@ export async function runSteps<C>(
   } catch (cause) {
     const failed = begun.at(-1)?.name ?? 'before the first step';
     await undoSteps(begun, ctx, journal).catch((undoError: unknown) => {
-      throw wrap(
+      throw because(
+        kindOf(cause),
         `${failed} failed, and so did its rollback`,
         new RollbackError([cause, undoError], both(cause, undoError)),
       );
@@ -67,8 +68,7 @@ export async function undoSteps<C>(begun: readonly Step<C>[], ctx: C, journal: J
     } catch (err) {
       throw wrap(`undo ${step.name}`, err);
     }
-    // An undo may run twice, so a row too many is harmless; a rollback that stops here is not.
-    unlessFails(() => journal.undone(step.name, performance.now() - startedMs));
+    journal.undone(step.name, performance.now() - startedMs);
   }
 }
 
@@ -78,17 +78,8 @@ async function timed(name: string, journal: Journal, run: () => Promise<void> | 
     await run();
     journal.end(name, 'ok', performance.now() - startedMs);
   } catch (err) {
-    unlessFails(() => journal.end(name, kindOf(err), performance.now() - startedMs));
+    journal.end(name, kindOf(err), performance.now() - startedMs);
     throw err;
-  }
-}
-
-/** Writes down what is good to know, and no reason to fail for. */
-function unlessFails(write: () => void): void {
-  try {
-    write();
-  } catch {
-    // The failure that led here says more than that of the journal.
   }
 }
 

@@ -160,8 +160,8 @@ export class Daemon {
     const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, log }));
     const written = new WritableLayers({ snapshots, log, clock: systemClock });
     const filesystems = new ImageFilesystems({ root, layers, written });
-    const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all());
-    const sandboxes = new RecordIndex<SandboxRecord>('sandbox', store.sandboxes, store.sandboxes.all());
+    const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all(), log);
+    const sandboxes = new RecordIndex<SandboxRecord>('sandbox', store.sandboxes, store.sandboxes.all(), log);
     const images = this.#own(
       'images',
       new Images({

@@ -1,4 +1,4 @@
-import { sleep } from '../base/deadline.ts';
+import { raceSignal, sleep } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
@@ -6,11 +6,16 @@ import { isSameProcess } from '../sys/process.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerExit, ContainerRecord, ExitReason } from './records.ts';
 
-/** The monitor writes the exit file within a moment of the exit, unless the machine is very busy. */
-const EXIT_FILE_WAIT_MS = 5_000;
-/** Of one that lives and still writes nothing, nothing is expected any more. */
-const STUCK_MONITOR_MS = 120_000;
-const LONGEST_WAIT_MS = 1_000;
+/** How long an exit file is waited for after the end of the first process, in milliseconds. */
+export interface ExitWaits {
+  /** The monitor writes it within a moment: without it there is none. */
+  readonly deadMonitorMs: number;
+  /** It may take its time while the machine is very busy, but not for ever. */
+  readonly liveMonitorMs: number;
+}
+
+const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorMs: 120_000 });
+const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
 
@@ -21,11 +26,17 @@ const UNSEEN_EXIT_CODE = 255;
 export class ContainerExits {
   readonly #deps: PodDeps;
   readonly #shutdown: AbortSignal;
+  readonly #waits: ExitWaits;
   readonly #waiters = new Map<string, PromiseWithResolvers<void>>();
 
-  constructor(deps: PodDeps, shutdown: AbortSignal) {
+  constructor(deps: PodDeps, shutdown: AbortSignal, waits = EXIT_WAITS) {
     this.#deps = deps;
     this.#shutdown = shutdown;
+    this.#waits = waits;
+    // Whoever ends, or removes, a container: who waits for its end need not wait any more.
+    deps.containers.watch((before, after) => {
+      if (before && !(after && isAlive(after))) this.#wake(before.id);
+    });
   }
 
   /** Follows a live container's first process until it ends. Call it once per container and daemon. */
@@ -43,25 +54,16 @@ export class ContainerExits {
   onExitFile(id: string, exit: SeenExit): void {
     const record = this.#deps.containers.find(id);
     // A container that is still being created and fails is cleaned up by its own pipeline.
-    // What fails here is tried again by the watch of its first process.
     if (record && isAlive(record)) this.#record(record, exit);
   }
 
-  /** Resolves when the container has ended and its record says so; at once when it has. */
+  /** Resolves when the container has ended and its record says so, or is removed; at once when it has. */
   async ended(id: string, signal: AbortSignal): Promise<void> {
     const record = this.#deps.containers.find(id);
     if (!record || !isAlive(record)) return;
-    signal.throwIfAborted();
     const waiter = this.#waiters.get(id) ?? Promise.withResolvers<void>();
     this.#waiters.set(id, waiter);
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      await Promise.race([waiter.promise, aborted]);
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-    }
+    await raceSignal(waiter.promise, signal);
   }
 
   async #follow(id: ContainerId): Promise<void> {
@@ -71,73 +73,47 @@ export class ContainerExits {
     const shutdown = this.#shutdown;
     if (init) await this.#deps.processes.exitOf(init.pid, init.startTime, shutdown);
     const sinceMs = performance.now();
-    for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_WAIT_MS)) {
+    for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_PAUSE_MS)) {
       const record = this.#deps.containers.find(id);
       if (!record || !isAlive(record)) return;
-      const waitedMs = performance.now() - sinceMs;
-      const limitMs = isMonitorAlive(record) ? STUCK_MONITOR_MS : EXIT_FILE_WAIT_MS;
-      if (this.#tryRecord(record, waitedMs > limitMs)) return;
+      const seen = this.#deps.runtime.exits.read(id);
+      const limitMs = isMonitorAlive(record) ? this.#waits.liveMonitorMs : this.#waits.deadMonitorMs;
+      if (seen || performance.now() - sinceMs > limitMs) return this.#record(record, seen);
       await sleep(waitMs, shutdown);
     }
   }
 
-  /** False when there is nothing to record yet, or it could not be stored: then it is tried again. */
-  #tryRecord(record: ContainerRecord, isLost: boolean): boolean {
-    try {
-      const seen = this.#deps.runtime.exits.read(record.id);
-      if (seen) this.#record(record, seen);
-      else if (isLost) this.#recordUnseen(record);
-      else return false;
-      return true;
-    } catch (err) {
-      this.#deps.log.error(
-        { container: record.id, err: describe(err) },
-        'the end of a container cannot be recorded yet',
-      );
-      return false;
-    }
-  }
-
-  /** The container is removed: who waits for its end has waited long enough. */
-  forgotten(id: string): void {
-    this.#waiters.get(id)?.resolve();
-    this.#waiters.delete(id);
-  }
-
-  #recordUnseen(record: ContainerRecord): void {
-    this.#deps.log.warn({ container: record.id }, 'container ended and its monitor left no exit code');
-    this.#record(record, undefined);
-  }
-
   #record(record: ContainerRecord, seen: SeenExit | undefined): void {
     const deps = this.#deps;
-    const oomKills = this.#readOomKills(record);
+    if (!seen) deps.log.warn({ container: record.id }, 'container ended and its monitor left no exit code');
     const exit = toExit(
       seen,
-      oomKills,
+      this.#ranOutOfMemory(record),
       Math.max(record.startedAtUs ?? record.createdAtUs, seen?.finishedAtUs ?? deps.clock.nowUs()),
     );
     if (exit.reason === 'OOMKilled') deps.meter.oomKilled();
     this.#endStragglers(record);
-    deps.containers.put({ ...record, state: 'exited', exit });
+    deps.containers.putFact({ ...record, state: 'exited', exit });
     deps.log.info(
       { container: record.id, sandbox: record.sandboxId, exitCode: exit.code, reason: exit.reason },
       'container ended',
     );
     deps.runtime.endExecs(record.id);
-    this.forgotten(record.id);
   }
 
-  // Before anything removes the cgroup: it is the only place that knows.
-  #readOomKills(record: ContainerRecord): number {
+  #wake(id: string): void {
+    this.#waiters.get(id)?.resolve();
+    this.#waiters.delete(id);
+  }
+
+  // The cgroup knows best, but systemd removes it with its last process; the monitor leaves a note that stays.
+  #ranOutOfMemory(record: ContainerRecord): boolean {
+    if (this.#deps.runtime.bundles.hasRunOutOfMemory(record.id)) return true;
     try {
-      return this.#cgroupOf(record).oomKills();
+      return this.#cgroupOf(record).oomKills() > 0;
     } catch (err) {
-      this.#deps.log.warn(
-        { container: record.id, err: describe(err) },
-        'cannot tell whether the container ran out of memory',
-      );
-      return 0;
+      this.#deps.log.debug({ container: record.id, err: describe(err) }, 'the OOM kills of the container are unknown');
+      return false;
     }
   }
 
@@ -166,7 +142,7 @@ export function isAlive(record: ContainerRecord): boolean {
   return record.state === 'created' || record.state === 'running';
 }
 
-function toExit(seen: SeenExit | undefined, oomKills: number, atUs: number): ContainerExit {
+function toExit(seen: SeenExit | undefined, ranOutOfMemory: boolean, atUs: number): ContainerExit {
   if (!seen)
     return {
       code: UNSEEN_EXIT_CODE,
@@ -174,7 +150,7 @@ function toExit(seen: SeenExit | undefined, oomKills: number, atUs: number): Con
       reason: 'Unknown',
       message: 'the monitor was lost, and the exit code with it',
     };
-  const reason = oomKills > 0 ? 'OOMKilled' : ownReason(seen.exitCode);
+  const reason = ranOutOfMemory ? 'OOMKilled' : ownReason(seen.exitCode);
   return { code: seen.exitCode, atUs, reason, message: '' };
 }
 

@@ -22,10 +22,10 @@ interface Context {
 
 const never = new AbortController().signal;
 
-/** Three steps, of which the last shows the thing; a test names what shall fail: `run two`, `undo one`. */
+/** Three steps, of which the last shows the thing; a test names what shall fail: `run two`, `undo one`, `store`. */
 class Bench {
   readonly log: string[] = [];
-  readonly things = new RecordIndex<Thing>('sandbox', { put() {}, delete() {} }, []);
+  readonly things = new RecordIndex<Thing>('sandbox', { put: () => this.#store(), delete: () => this.#store() }, []);
   readonly failing = new Set<string>();
   readonly #deps = {
     log: silentLogger,
@@ -52,6 +52,10 @@ class Bench {
 
   get state(): string {
     return this.things.find('a')?.state ?? 'gone';
+  }
+
+  #store(): void {
+    if (this.failing.has('store')) throw new Error('the database is locked');
   }
 
   #set(state: string): void {
@@ -129,3 +133,17 @@ test('what was claimed is not undone', async () => {
   await made.discard();
   assert.equal(bench.state, 'ready');
 });
+
+for (const undo of ['works', 'fails']) {
+  test(`a store that takes nothing during a rollback that ${undo} hides nothing`, async () => {
+    const bench = new Bench();
+    const made = await bench.make();
+    bench.failing.add('run show').add('store');
+    if (undo === 'fails') bench.failing.add('undo one');
+    await assert.rejects(made.claim(), { message: 'run sandbox web (a)' });
+    assert.deepEqual([bench.state, bench.log.at(-1)], ['unknown', 'undo one']);
+    bench.failing.delete('store');
+    bench.things.delete('a');
+    assert.equal(bench.state, 'gone');
+  });
+}

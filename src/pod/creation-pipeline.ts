@@ -106,10 +106,11 @@ async function undoAll<R extends Creating, C extends Subject>(
 ): Promise<void> {
   try {
     await undoSteps(pipeline.steps, ctx, journal);
-    pipeline.forget(ctx);
   } catch (err) {
     keepAsUnknown(pipeline, ctx, err);
+    return;
   }
+  forget(pipeline, ctx);
 }
 
 /** Ends a pipeline that failed: nothing is left, or it stays as `unknown` with what could not be undone. */
@@ -119,19 +120,29 @@ function settleFailure<R extends Creating, C extends Subject>(
   err: unknown,
 ): void {
   if (findCause(err, RollbackError)) keepAsUnknown(pipeline, ctx, err);
-  else pipeline.forget(ctx);
+  else forget(pipeline, ctx);
 }
 
+function forget<R extends Creating, C extends Subject>(pipeline: CreationPipeline<R, C>, ctx: C): void {
+  try {
+    pipeline.forget(ctx);
+  } catch (err) {
+    keepAsUnknown(pipeline, ctx, err);
+  }
+}
+
+// The one state in which nobody sees it, and nobody can remove it, must not last: whatever happens, this one is shown.
 function keepAsUnknown<R extends Creating, C extends Subject>(
   pipeline: CreationPipeline<R, C>,
   { deps, id }: C,
   err: unknown,
 ): void {
   const records = pipeline.records(deps);
-  records.put(pipeline.withState(records.get(id), 'unknown'));
+  const unknown = pipeline.withState(records.get(id), 'unknown');
   const fields = { [pipeline.kind]: id, err: describe(err) };
   deps.log.error(fields, `${pipeline.kind} could not be rolled back; remove it to try again`);
-  deps.journals.finish(pipeline.name, id);
+  // While the store has it as `creating`, the journal stays open: after a restart it is undone once more.
+  if (records.putFact(unknown)) deps.journals.finish(pipeline.name, id);
 }
 
 function noting(journal: Journal, onStep: (step: string) => void): Journal {

@@ -1,3 +1,4 @@
+import { raceSignal } from '../base/deadline.ts';
 import { BerthError, because, describe, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
@@ -205,13 +206,10 @@ export class Creations<Spec, R> {
   }
 
   async #untilAborted<T>(creation: Creation<Spec, R>, work: Promise<T>, signal: AbortSignal): Promise<T> {
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(this.#stalled(creation, signal.reason));
-    signal.addEventListener('abort', onAbort, { once: true });
     try {
-      return await Promise.race([work, aborted]);
-    } finally {
-      signal.removeEventListener('abort', onAbort);
+      return await raceSignal(work, signal);
+    } catch (err) {
+      throw signal.aborted && err === signal.reason ? this.#stalled(creation, err) : err;
     }
   }
 

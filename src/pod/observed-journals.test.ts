@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { BerthError } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import { runSteps } from '../base/steps.ts';
@@ -46,4 +47,30 @@ test('every step is kept, counted by its outcome, and logged; so is its undo', a
     'step undone one',
     'forget p',
   ]);
+});
+
+test('a store that takes no notes stops no rollback, but the beginning of a step', async () => {
+  const refuse = (): never => {
+    throw new BerthError('unavailable', 'database is locked');
+  };
+  let canBegin = true;
+  const kept = {
+    open: () => ({ begin: () => (canBegin ? undefined : refuse()), end: refuse, undone: refuse }),
+    finish: refuse,
+    forget: refuse,
+  };
+  const journals = new ObservedJournals(kept, silentMeter, silentLogger);
+  const undone: string[] = [];
+  const undo = (name: string) => () => void undone.push(name);
+  const steps = [
+    { name: 'one', run() {}, undo: undo('one') },
+    { name: 'two', run: () => Promise.reject(new BerthError('invalid', 'x')), undo: undo('two') },
+  ];
+  const { signal } = new AbortController();
+  await assert.rejects(runSteps(steps, null, signal, journals.open('Run', 'p')), { kind: 'invalid' });
+  assert.deepEqual(undone, ['two', 'one']);
+  journals.finish('Run', 'p');
+  journals.forget('p');
+  canBegin = false;
+  await assert.rejects(runSteps(steps, null, signal, journals.open('Run', 'p')), { kind: 'unavailable' });
 });

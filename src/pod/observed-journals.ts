@@ -1,9 +1,14 @@
+import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import type { Journal } from '../base/steps.ts';
 import type { Journals } from './pod-deps.ts';
 
-/** Journals that also count each step and write it to the log: what the store keeps is gone with its pod. */
+/**
+ * Journals that also count each step and write it to the log: what the store keeps is gone with its pod. What the store
+ * does not take (another process may hold the database) fails nothing but the beginning of a step: a row too many has
+ * something undone or looked at twice, which is harmless.
+ */
 export class ObservedJournals implements Journals {
   readonly #kept: Journals;
   readonly #meter: Meter;
@@ -20,22 +25,30 @@ export class ObservedJournals implements Journals {
     return {
       begin: (step) => kept.begin(step),
       end: (step, outcome, durationMs) => {
-        kept.end(step, outcome, durationMs);
+        this.#attempt(subject, () => kept.end(step, outcome, durationMs));
         this.#meter.step(pipeline, step, outcome, durationMs / 1000);
         this.#log.debug({ pipeline, step, subject, outcome, ms: Math.round(durationMs * 100) / 100 }, 'step ended');
       },
       undone: (step, durationMs) => {
-        kept.undone(step, durationMs);
+        this.#attempt(subject, () => kept.undone(step, durationMs));
         this.#log.info({ pipeline, step, subject, ms: Math.round(durationMs * 100) / 100 }, 'step undone');
       },
     };
   }
 
   finish(pipeline: string, subject: string): void {
-    this.#kept.finish(pipeline, subject);
+    this.#attempt(subject, () => this.#kept.finish(pipeline, subject));
   }
 
   forget(subject: string): void {
-    this.#kept.forget(subject);
+    this.#attempt(subject, () => this.#kept.forget(subject));
+  }
+
+  #attempt(subject: string, write: () => void): void {
+    try {
+      write();
+    } catch (err) {
+      this.#log.warn({ subject, err: describe(err) }, 'the journal does not take a note');
+    }
   }
 }

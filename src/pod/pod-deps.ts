@@ -73,8 +73,10 @@ export interface SecurityParts {
 
 /** Opens and closes the journal of one pipeline on one sandbox or container. */
 export interface Journals {
+  /** Throws when it cannot be written. */
   open(pipeline: string, subject: string): Journal;
-  /** The pipeline is through or fully undone: nothing is left for reconcile. Its times stay until forget(). */
+  /** The pipeline is through or fully undone: nothing is left for reconcile. Its times stay until forget(). Never throws. */
   finish(pipeline: string, subject: string): void;
+  /** Never throws. */
   forget(subject: string): void;
 }

@@ -46,6 +46,7 @@ export class Pods {
   readonly #watch: SandboxWatch;
   readonly #work = new InFlight<unknown>();
   readonly #creations: PodCreations;
+  #asked = 0;
 
   constructor(deps: PodDeps, shutdown: AbortSignal) {
     this.#deps = deps;
@@ -142,7 +143,6 @@ export class Pods {
     if (!container) return;
     const ctx = { deps: this.#deps, id: container.id };
     await this.#work.join(`remove ${container.id}`, signal, () => removeContainer(ctx, this.#shutdown));
-    this.#exits.forgotten(container.id);
   }
 
   /** The container with that id or beginning of one. Throws `notFound`. */
@@ -177,13 +177,14 @@ export class Pods {
 
   /** Changes a container's limits. */
   async updateContainer(id: string, update: LinuxResources, signal: AbortSignal): Promise<void> {
-    await abandonable(updateContainerResources(this.#context(id), update, this.#shutdown), signal);
+    const ctx = this.#context(id);
+    await this.#each(`update ${ctx.id}`, signal, () => updateContainerResources(ctx, update, this.#shutdown));
   }
 
   /** Changes what a sandbox may use as a whole. */
   async updateSandbox(id: string, update: PodResources, signal: AbortSignal): Promise<void> {
     const ctx = { deps: this.#deps, id: this.getSandbox(id).id };
-    await abandonable(updateSandboxResources(ctx, update, this.#shutdown), signal);
+    await this.#each(`update ${ctx.id}`, signal, () => updateSandboxResources(ctx, update, this.#shutdown));
   }
 
   /** Facts about a sandbox for a verbose status. */
@@ -229,9 +230,7 @@ export class Pods {
   async #removeSandbox(id: SandboxId, signal: AbortSignal): Promise<void> {
     await this.#stopSandbox(id, signal);
     const ctx = { deps: this.#deps, id };
-    const own = this.#deps.containers.all().filter(({ sandboxId }) => sandboxId === id);
     await this.#work.join(`remove ${id}`, signal, () => removeSandbox(ctx, this.#shutdown));
-    for (const container of own) this.#exits.forgotten(container.id);
   }
 
   /** Gives back what plugins hold for sandboxes that are gone: an earlier daemon may have died in between. */
@@ -249,14 +248,15 @@ export class Pods {
     }
   }
 
+  /** Work that goes on when its client leaves, and that is done as often as it is asked for. */
+  async #each(what: string, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+    this.#asked += 1;
+    await this.#work.join(`${what} (${this.#asked})`, signal, work);
+  }
+
   #context(id: string): ContainerContext {
     return { deps: this.#deps, id: this.getContainer(id).id };
   }
-}
-
-/** Waits for work that goes on when the client leaves. */
-async function abandonable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return await new InFlight<T>().join('', signal, () => work);
 }
 
 /** What can be stopped and removed. What is still being made belongs to the request that makes it. */

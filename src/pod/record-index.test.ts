@@ -71,3 +71,26 @@ test('tells of each change what was and what is, once it is stored', () => {
     ['n-a', undefined, 3],
   ]);
 });
+
+test('a fact is there even if it could not be stored, and is stored with the next record', () => {
+  const stored: string[] = [];
+  let isFull = true;
+  const store = {
+    put: ({ id }: { id: string }) => {
+      if (isFull) throw new Error('disk full');
+      stored.push(id);
+    },
+    delete() {},
+  };
+  const index = new RecordIndex('sandbox', store, [record('a'), record('b')]);
+  const told: unknown[] = [];
+  index.watch((before, after) => told.push([before?.name, after?.name]));
+  assert.equal(index.putFact(record('a', 'ended')), false);
+  assert.equal(index.putFact(record('b', 'ended too')), false);
+  assert.deepEqual([index.get('a').name, told.length, stored], ['ended', 2, []]);
+  index.delete('b');
+  isFull = false;
+  assert.equal(index.putFact(record('c')), true);
+  index.put(record('d'));
+  assert.deepEqual(stored, ['c', 'a', 'd']);
+});

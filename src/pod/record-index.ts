@@ -1,4 +1,5 @@
-import { BerthError } from '../base/errors.ts';
+import { BerthError, describe } from '../base/errors.ts';
+import { type Logger, silentLogger } from '../base/log.ts';
 
 /** What the index needs of a record. */
 interface Indexed {
@@ -25,11 +26,14 @@ export class RecordIndex<R extends Indexed> {
   readonly #byId = new Map<string, R>();
   readonly #idByName = new Map<string, string>();
   readonly #listeners: ChangeListener<R>[] = [];
+  readonly #unstored = new Set<string>();
+  readonly #log: Logger;
 
   /** `kind` is how errors call a record: `sandbox` or `container`. */
-  constructor(kind: string, store: RecordStore<R>, records: Iterable<R>) {
+  constructor(kind: string, store: RecordStore<R>, records: Iterable<R>, log: Logger = silentLogger) {
     this.#kind = kind;
     this.#store = store;
+    this.#log = log;
     for (const record of records) this.#remember(record);
   }
 
@@ -45,9 +49,29 @@ export class RecordIndex<R extends Indexed> {
       throw new BerthError('alreadyExists', `${this.#kind} name ${record.name} is taken by ${holder}`);
     }
     this.#store.put(record);
-    const before = this.#byId.get(record.id);
-    this.#remember(record);
-    for (const listener of this.#listeners) listener(before, record);
+    this.#unstored.delete(record.id);
+    this.#replace(record);
+    this.#storeLate();
+  }
+
+  /**
+   * As put, for what has happened whether the store takes it or not, and what a restart would find out again: a process
+   * has ended. When the store refuses (its disk is full, another process holds it), clients see it all the same, and it
+   * is stored with the next record. False then.
+   */
+  putFact(record: R): boolean {
+    try {
+      this.put(record);
+      return true;
+    } catch (err) {
+      this.#log.error(
+        { [this.#kind]: record.id, err: describe(err) },
+        `the state of a ${this.#kind} is not stored yet`,
+      );
+      this.#unstored.add(record.id);
+      this.#replace(record);
+      return false;
+    }
   }
 
   /** Forgets a record and frees its name. Unknown ids are fine. */
@@ -55,6 +79,7 @@ export class RecordIndex<R extends Indexed> {
     const record = this.#byId.get(id);
     if (!record) return;
     this.#store.delete(id);
+    this.#unstored.delete(id);
     this.#byId.delete(id);
     this.#idByName.delete(record.name);
     for (const listener of this.#listeners) listener(record, undefined);
@@ -98,6 +123,24 @@ export class RecordIndex<R extends Indexed> {
 
   all(): R[] {
     return [...this.#byId.values()];
+  }
+
+  #replace(record: R): void {
+    const before = this.#byId.get(record.id);
+    this.#remember(record);
+    for (const listener of this.#listeners) listener(before, record);
+  }
+
+  #storeLate(): void {
+    for (const id of this.#unstored) {
+      const record = this.#byId.get(id);
+      try {
+        if (record) this.#store.put(record);
+        this.#unstored.delete(id);
+      } catch {
+        return;
+      }
+    }
   }
 
   #remember(record: R): void {

@@ -49,19 +49,28 @@ async function settleFailure(ctx: ContainerContext, err: unknown): Promise<boole
   using signal = withDeadline(`settle start of container ${id}`, SETTLE_TIMEOUT_MS);
   const { handler, init } = deps.containers.get(id);
   const known = await deps.runtime.findState(deps.handlers.get(handler), id, signal).catch(() => undefined);
-  const record = deps.containers.get(id);
-  if (known?.status === 'running' && record.state === 'created') {
+  if (known?.status === 'running' && deps.containers.get(id).state === 'created') {
     deps.log.warn({ container: id, err: describe(err) }, 'the runtime failed to say so, but the container runs');
-    deps.containers.put({ ...record, state: 'running' });
+    recordRunning(ctx);
     return true;
   }
-  if (init) {
-    killProcess(init.pid, init.startTime, 'SIGKILL');
-    // One that does not die is recorded when it does.
-    await deps.processes.exitOf(init.pid, init.startTime, signal);
+  try {
+    if (init) {
+      killProcess(init.pid, init.startTime, 'SIGKILL');
+      await deps.processes.exitOf(init.pid, init.startTime, signal);
+    }
+    recordStartError(ctx, err);
+  } catch (unsettled) {
+    // It is recorded when it does end.
+    deps.log.error({ container: id, err: describe(unsettled) }, 'a container whose start failed has not ended yet');
   }
-  recordStartError(ctx, err);
   return false;
+}
+
+// What it was `created` for has happened: a program that runs must not be taken for one that waits.
+function recordRunning({ deps, id }: ContainerContext): void {
+  const now = deps.containers.get(id);
+  if (now.state === 'created') deps.containers.putFact({ ...now, state: 'running' });
 }
 
 function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
@@ -69,7 +78,7 @@ function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
   // Its first process may have ended by itself meanwhile, and that is known better.
   if (record?.state !== 'created') return;
   const atUs = deps.clock.nowUs();
-  deps.containers.put({
+  deps.containers.putFact({
     ...record,
     state: 'exited',
     startedAtUs: atUs,
@@ -86,8 +95,7 @@ const startInRuntime: Step<ContainerContext> = {
     const { handler, restoreFrom } = record;
     if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
     else await restore({ deps, id }, restoreFrom, signal);
-    const now = deps.containers.get(id);
-    if (now.state === 'created') deps.containers.put({ ...now, state: 'running' });
+    recordRunning({ deps, id });
   },
 };
 

@@ -1,3 +1,4 @@
+import { raceSignal } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import { killProcess } from '../sys/process.ts';
 import { type ContainerExits, isAlive } from './container-exits.ts';
@@ -12,6 +13,7 @@ const LONGEST_KILL_WAIT_MS = 120_000;
 const STUCK_AFTER_MS = 5_000;
 
 interface Stop {
+  /** Resolves when the container has ended. Rejects with what keeps it from being stopped. */
   readonly done: Promise<void>;
   /** Ends the grace period `timeoutMs` from now, if that is earlier than before. */
   hasten(timeoutMs: number): void;
@@ -35,18 +37,19 @@ export class ContainerStops {
 
   /**
    * Sends the container's stop signal, and SIGKILL after `timeoutMs`; 0 kills at once. Returns when the container has
-   * ended, or throws the signal's reason while the stop goes on. A container that does not run is fine.
+   * ended, or throws what keeps it from being stopped, or the signal's reason while the stop goes on. A container that
+   * does not run is fine.
    */
   async stop(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const record = this.#deps.containers.find(id);
     if (!record || !isAlive(record)) return;
     const known = this.#stops.get(id);
-    if (known) known.hasten(timeoutMs);
-    else this.#begin(record, timeoutMs);
-    await this.#exits.ended(id, signal);
+    known?.hasten(timeoutMs);
+    const { done } = known ?? this.#begin(record, timeoutMs);
+    await raceSignal(done, signal);
   }
 
-  #begin(record: ContainerRecord, timeoutMs: number): void {
+  #begin(record: ContainerRecord, timeoutMs: number): Stop {
     const graceOver = new AbortController();
     let endsAtMs = performance.now() + timeoutMs;
     let timer = setTimeout(() => graceOver.abort(), timeoutMs);
@@ -58,16 +61,17 @@ export class ContainerStops {
       timer = setTimeout(() => graceOver.abort(), laterTimeoutMs);
     };
     if (timeoutMs === 0) graceOver.abort();
-    const done = this.#run(record, graceOver.signal)
-      .catch((err: unknown) => {
-        if (!this.#shutdown.aborted)
-          this.#deps.log.error({ container: record.id, err: describe(err) }, 'container cannot be stopped');
-      })
-      .finally(() => {
-        clearTimeout(timer);
-        this.#stops.delete(record.id);
-      });
-    this.#stops.set(record.id, { done, hasten });
+    const done = this.#run(record, graceOver.signal).finally(() => {
+      clearTimeout(timer);
+      this.#stops.delete(record.id);
+    });
+    done.catch((err: unknown) => {
+      if (!this.#shutdown.aborted)
+        this.#deps.log.error({ container: record.id, err: describe(err) }, 'container cannot be stopped');
+    });
+    const stop = { done, hasten };
+    this.#stops.set(record.id, stop);
+    return stop;
   }
 
   async #run(record: ContainerRecord, graceOver: AbortSignal): Promise<void> {

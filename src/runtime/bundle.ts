@@ -79,6 +79,11 @@ export class Bundles {
     return existsSync(this.paths(containerId).config);
   }
 
+  /** True when the monitor has seen the OOM killer end a process of the container. */
+  hasRunOutOfMemory(containerId: string): boolean {
+    return existsSync(this.paths(containerId).oom);
+  }
+
   /** The container's config.json. Throws `notFound`. */
   readSpec(containerId: string): OciSpec {
     const { config } = this.paths(containerId);

@@ -41,7 +41,6 @@ describe('OciRuntime', () => {
   it('speaks the command line of the specification', async () => {
     const { asked, runtime } = runtimeThatSays({});
     await runtime.start('c', signal);
-    await runtime.kill('c', 'SIGTERM', signal);
     await runtime.delete('c', { force: true }, signal);
     await runtime.update('c', { cpu: { shares: 2 } }, signal);
     const global = ['--root=/state/runc', '--log-format=json'];
@@ -49,7 +48,6 @@ describe('OciRuntime', () => {
       asked.map(({ args }) => args),
       [
         [...global, 'start', 'c'],
-        [...global, 'kill', 'c', 'SIGTERM'],
         [...global, 'delete', '--force', 'c'],
         [...global, 'update', '--resources', '-', 'c'],
       ],

@@ -48,11 +48,6 @@ export class OciRuntime {
     throw this.#error('start', containerId, result);
   }
 
-  /** Sends a signal through the runtime. killProcess() of src/sys does the same for less, where the pid is known. */
-  async kill(containerId: string, signalName: string, signal: AbortSignal): Promise<void> {
-    this.#check('kill', containerId, await this.#run('kill', [containerId, signalName], signal));
-  }
-
   /** Removes what the runtime keeps of a container; `force` kills it first. An unknown container is fine. */
   async delete(containerId: string, options: { readonly force: boolean }, signal: AbortSignal): Promise<void> {
     const args = options.force ? ['--force', containerId] : [containerId];

@@ -23,7 +23,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true }));
 
-test('v2: makes parent and cgroup, hands missing controllers down, and asks for the least share', async () => {
+test('v2: makes parent and cgroup, hands missing controllers down', async () => {
   const cgroup = await cgroups.createSandbox({ parent: '/pods/one', sandboxId: 'abc' });
   assert.deepEqual(cgroup, { driver: 'cgroupfs', path: '/pods/one/berth-abc', unit: '' });
   assert.equal(cgroups.mode, 'v2');
@@ -53,7 +53,6 @@ test('v2: counts OOM kills, lists processes of the cgroup and below, and kills a
   const container = cgroups.container('/pods', 'c1');
   assert.equal(container.path, '/pods/berth-c1');
   assert.equal(cgroups.containerCgroupsPath('pods', 'c1'), '/pods/berth-c1');
-  assert.equal(container.exists(), false);
   assert.throws(() => container.oomKills(), /cgroup \/pods\/berth-c1 is gone/);
   assert.deepEqual(container.pids(), []);
   const folder = join(root, 'pods/berth-c1');

@@ -65,6 +65,7 @@ export class CgroupfsDriver implements Cgroups {
     this.#limit(path, resources);
   }
 
+  /** The cgroup.procs files that a process is put into the sandbox by. */
   procsFiles(cgroup: SandboxCgroup): readonly string[] {
     return this.#tree.populated.map((hierarchy) => cgroupFile(hierarchy, cgroup.path, 'cgroup.procs'));
   }

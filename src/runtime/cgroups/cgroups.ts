@@ -29,8 +29,6 @@ export interface Cgroups {
    * `invalid` for limits that the kernel makes no sense of.
    */
   updatePod(parent: string, resources: LinuxResources, signal: AbortSignal): Promise<void>;
-  /** The cgroup.procs files that a process is put into the sandbox by; none with systemd, which does it itself. */
-  procsFiles(cgroup: SandboxCgroup): readonly string[];
   /** How a thread can have children that are born in the sandbox's cgroup. */
   threadPlacement(cgroup: SandboxCgroup): ThreadPlacement;
   /** Puts a process into the sandbox's cgroup. A process that is there already stays. */
@@ -97,7 +95,6 @@ export interface ThreadPlacement {
 export interface ContainerCgroup {
   /** Below each hierarchy's mount point. */
   readonly path: string;
-  exists(): boolean;
   /** Processes that the OOM killer ended, in the container's cgroup and below. Throws notFound when it is gone. */
   oomKills(): number;
   /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */

@@ -20,10 +20,6 @@ export class ContainerCgroupFiles implements ContainerCgroup {
     this.#tree = tree;
   }
 
-  exists(): boolean {
-    return this.#tree.exists(this.path);
-  }
-
   oomKills(): number {
     const memory = this.#tree.withController('memory');
     if (!memory) return 0;

@@ -70,10 +70,6 @@ export class SystemdDriver implements Cgroups {
     await this.#manager.setProperties(slice, sliceProperties(this.mode, resources), signal);
   }
 
-  procsFiles(): readonly string[] {
-    return [];
-  }
-
   threadPlacement(): ThreadPlacement {
     return { enter: [], leave: [], procs: [] };
   }

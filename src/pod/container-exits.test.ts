@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import type { ContainerId } from '../base/ids.ts';
+import { silentLogger } from '../base/log.ts';
+import { silentMeter } from '../base/meter.ts';
+import type { SeenExit } from '../runtime/exit-watch.ts';
+import { readProcessStartTime } from '../sys/process.ts';
+import { ContainerExits } from './container-exits.ts';
+import type { PodDeps } from './pod-deps.ts';
+import { RecordIndex } from './record-index.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
+import { ContainerStops } from './stop-container.ts';
+
+const never = new AbortController().signal;
+const self = { pid: process.pid, startTime: readProcessStartTime(process.pid) ?? 0 };
+/** No process has it: pids begin at 1. */
+const dead = { pid: 1, startTime: -1 };
+
+/** One running container, whose first process and monitor do what a test says. */
+class Bench {
+  readonly id = 'c' as ContainerId;
+  readonly init = Promise.withResolvers<void>();
+  file: SeenExit | undefined;
+  isStoreBroken = false;
+  stored: string[] = [];
+  oomKills: () => number = () => 0;
+  hasOomNote = false;
+  readonly containers: RecordIndex<ContainerRecord>;
+  readonly exits: ContainerExits;
+  readonly stops: ContainerStops;
+
+  constructor({ monitor = dead, waits = { deadMonitorMs: 20, liveMonitorMs: 20_000 } } = {}) {
+    const record = {
+      id: this.id,
+      name: 'c',
+      sandboxId: 'pod',
+      state: 'running',
+      createdAtUs: 1,
+      stopSignal: 'SIGTERM',
+      spec: { security: { namespaces: { pid: 'container' } } },
+      init: dead,
+      monitor,
+    } as unknown as ContainerRecord;
+    const store = {
+      put: ({ state }: ContainerRecord) => {
+        if (this.isStoreBroken) throw new Error('database is locked');
+        this.stored.push(state);
+      },
+      delete: () => {},
+    };
+    this.containers = new RecordIndex('container', store, [record]);
+    const sandbox = { id: 'pod', name: 'pod', spec: { cgroupParent: '' } } as unknown as SandboxRecord;
+    const deps = {
+      log: silentLogger,
+      meter: silentMeter,
+      clock: { nowUs: () => 5, monotonicMs: () => 0 },
+      sandboxes: new RecordIndex('sandbox', store, [sandbox]),
+      containers: this.containers,
+      processes: { exitOf: () => this.init.promise },
+      cgroups: { container: () => ({ oomKills: () => this.oomKills(), killAll() {} }) },
+      runtime: {
+        exits: { read: () => this.file },
+        bundles: { hasRunOutOfMemory: () => this.hasOomNote },
+        endExecs() {},
+      },
+    } as unknown as PodDeps;
+    this.exits = new ContainerExits(deps, never, waits);
+    this.stops = new ContainerStops(deps, this.exits, never);
+    this.exits.follow(this.id);
+  }
+
+  get state(): string {
+    return this.containers.find(this.id)?.state ?? 'gone';
+  }
+
+  async end(exitCode: number): Promise<string> {
+    this.file = { exitCode, finishedAtUs: 9 };
+    this.init.resolve();
+    return await this.ended();
+  }
+
+  async ended(): Promise<string> {
+    await this.exits.ended(this.id, AbortSignal.timeout(5000));
+    const { code, reason } = this.containers.get(this.id).exit ?? {};
+    return `${code} ${reason}`;
+  }
+}
+
+test('an exit is known by its code', async () => {
+  assert.equal(await new Bench().end(0), '0 Completed');
+  assert.equal(await new Bench().end(7), '7 Error');
+});
+
+test('an exit that the store does not take is seen all the same, and stored when it does', async () => {
+  const bench = new Bench();
+  bench.isStoreBroken = true;
+  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
+  assert.equal(await bench.end(7), '7 Error');
+  await stop;
+  assert.deepEqual([bench.state, bench.stored], ['exited', []]);
+  bench.isStoreBroken = false;
+  bench.containers.put({ ...bench.containers.get(bench.id), id: 'd' as ContainerId, name: 'd', state: 'creating' });
+  assert.deepEqual(bench.stored, ['creating', 'exited']);
+});
+
+test('a stop does not wait for a container that was removed', async () => {
+  const bench = new Bench();
+  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
+  const other = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
+  bench.containers.delete(bench.id);
+  await Promise.all([stop, other]);
+});
+
+test('a stop that cannot be done says why, to all who wait for it, and can be tried again', async () => {
+  const bench = new Bench();
+  bench.containers.put({ ...bench.containers.get(bench.id), stopSignal: 'SIGNONE' });
+  const stops = [60_000, 50_000].map((ms) => bench.stops.stop(bench.id, ms, AbortSignal.timeout(5000)));
+  for (const stop of stops) await assert.rejects(stop, /SIGNONE/);
+  const again = bench.stops.stop(bench.id, 0, AbortSignal.timeout(5000));
+  await bench.end(137);
+  await again;
+});
+
+test('a monitor that lives is waited for; one that is lost takes the code with it', async () => {
+  const slow = new Bench({ monitor: self });
+  slow.init.resolve();
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  assert.equal(slow.state, 'running');
+  assert.equal(await slow.end(7), '7 Error');
+  for (const bench of [new Bench(), new Bench({ monitor: self, waits: { deadMonitorMs: 20, liveMonitorMs: 40 } })]) {
+    bench.init.resolve();
+    assert.equal(await bench.ended(), '255 Unknown');
+  }
+});
+
+test('the OOM killer is known from the cgroup, or from what the monitor has left when that is gone', async () => {
+  const counted = new Bench();
+  counted.oomKills = () => 1;
+  assert.equal(await counted.end(137), '137 OOMKilled');
+  const noted = new Bench();
+  noted.hasOomNote = true;
+  noted.oomKills = () => {
+    throw new Error('the cgroup is gone');
+  };
+  assert.equal(await noted.end(137), '137 OOMKilled');
+  noted.hasOomNote = false;
+  const killed = new Bench();
+  killed.oomKills = noted.oomKills;
+  assert.equal(await killed.end(137), '137 Error');
+});
