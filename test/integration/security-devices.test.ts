@@ -54,7 +54,7 @@ for (const handler of ['runc', 'crun'] as const) {
 
     const notes = (): string[] =>
       existsSync(join(folder, 'notes')) ? readFileSync(join(folder, 'notes'), 'utf8').trim().split('\n') : [];
-    const writeCdi = (name: string, devices: object, containerEdits?: object): void =>
+    const writeCdi = (name: string, devices: Readonly<Record<string, object>>, containerEdits?: object): void =>
       writeFileSync(
         join(cdi, name),
         JSON.stringify({
@@ -62,7 +62,7 @@ for (const handler of ['runc', 'crun'] as const) {
           kind: 'example.com/device',
           devices: Object.entries(devices as Readonly<Record<string, unknown>>).map(([device, edits]) => ({
             name: device,
-            containerEdits: edits as object,
+            containerEdits: edits,
           })),
           ...(containerEdits ? { containerEdits } : {}),
         }),
