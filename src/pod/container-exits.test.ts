@@ -55,7 +55,7 @@ class Bench {
       log: silentLogger,
       meter: silentMeter,
       clock: { nowUs: () => 5, monotonicMs: () => 0 },
-      sandboxes: new RecordIndex('sandbox', store, [sandbox]),
+      sandboxes: new RecordIndex<SandboxRecord>('sandbox', { put() {}, delete() {} }, [sandbox]),
       containers: this.containers,
       processes: { exitOf: () => this.init.promise },
       cgroups: { container: () => ({ oomKills: () => this.oomKills(), killAll() {} }) },

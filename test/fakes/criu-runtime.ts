@@ -4,7 +4,8 @@ import { join } from 'node:path';
 /**
  * An OCI runtime that can checkpoint where CRIU cannot run: runc, but that a dump is one file with the container's id in
  * it, and a restored container runs the command `go-on` of its image. Its calls are in `<folder>/calls`; a file
- * `<folder>/fail-<verb>` makes that verb fail with its text, `<folder>/hang-<verb>` makes it hang.
+ * `<folder>/fail-<verb>` makes that verb fail with its text, `<folder>/hang-<verb>` makes it hang, with its pid in
+ * `<folder>/hanging`.
  */
 export function buildCriuRuntime(folder: string): { readonly path: string; readonly binDir: string } {
   mkdirSync(folder, { recursive: true });
@@ -15,7 +16,7 @@ folder=${folder}
 args=("$@"); verb=; for arg in "$@"; do case $arg in -*) ;; *) verb=$arg; break ;; esac; done
 case $verb in pause|resume|checkpoint|restore) echo "$verb \${@: -1}" >> $folder/calls ;; esac
 [ -e "$folder/fail-$verb" ] && { cat "$folder/fail-$verb" >&2; exit 1; }
-[ -e "$folder/hang-$verb" ] && exec sleep 1000
+[ -e "$folder/hang-$verb" ] && { echo $$ > "$folder/hanging"; exec sleep 1000; }
 case $verb in
   features)
     echo '{"mountOptions":[],"linux":{"namespaces":["mount"]},"annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"}}' ;;

@@ -52,10 +52,20 @@ export function readMounts(): string[] {
     .sort();
 }
 
+/** True while a process is there and has not ended: one that nobody has reaped yet is no process any more. */
+export function isAlive(pid: number | string): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
 /** Network, IPC, UTS and PID namespaces that a process lives in; pinned ones without a process show as mounts. */
 function readNamespaces(): string[] {
   const found = new Set<string>();
-  for (const pid of pids()) {
+  // What has ended still has its PID namespace until it is reaped, and not every machine's first process hurries.
+  for (const pid of pids().filter(isAlive)) {
     for (const kind of ['net', 'ipc', 'uts', 'pid', 'mnt']) {
       try {
         found.add(readlinkSync(`/proc/${pid}/ns/${kind}`));

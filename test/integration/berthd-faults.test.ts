@@ -10,6 +10,7 @@ import Database from 'better-sqlite3';
 
 import { ContainerState, PodSandboxState, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { eventually } from '../harness/cri-lab.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
@@ -43,7 +44,7 @@ suite('faults beside a request', { timeout: 200_000 }, () => {
     database.exec('BEGIN IMMEDIATE');
     const { pid } = await lab.info(id);
     await lab.exec(id, 'touch', '/dev/shm/end').catch(() => undefined);
-    await eventually('the program has ended', () => (existsSync(`/proc/${pid}`) ? undefined : true));
+    await eventually('the program has ended', () => (isAlive(pid) ? undefined : true));
     await lab.berthd.call(runtime.version, { version: '' });
     database.exec('ROLLBACK');
     database.close();

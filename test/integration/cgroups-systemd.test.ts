@@ -86,7 +86,6 @@ test('the first process starts the scope in its slice, and the answer waits for 
     CollectMode: { signature: 's', value: 'inactive-or-failed' },
     KillSignal: { signature: 'i', value: 13 },
     TasksMax: { signature: 't', value: 18446744073709551615n },
-    CPUWeight: { signature: 't', value: 1n },
   });
 });
 

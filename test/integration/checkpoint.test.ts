@@ -181,6 +181,7 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     await eventually('the container is paused', async () => ((await isPaused(id)) ? true : undefined));
     await lab.berthd.end('SIGKILL');
     await lost;
+    process.kill(Number(readFileSync(join(folder, 'criu', 'hanging'), 'utf8')), 'SIGKILL');
     await lab.berthd.start();
     assert.equal(await isPaused(id), false);
     assert.deepEqual(readdirSync(out), []);

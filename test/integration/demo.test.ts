@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe as suite, test } from 'node:test';
@@ -142,14 +142,19 @@ suite('the demo', { timeout: 500_000 }, () => {
     const work = mkdtempSync(join(tmpdir(), 'berth-readme-'));
     try {
       const path = 'path' in crictl ? dirname(crictl.path) : '';
-      const { stdout } = await promisify(execFile)('sh', ['-eux', '-c', readmeCommands(work)], {
+      writeFileSync(join(work, 'commands'), readmeCommands(work));
+      // On a terminal, as a person would: the shell in the container wants one.
+      const onTerminal = ['--quiet', '--return', '--command', 'sh -eux commands', '/dev/null'];
+      const shown = promisify(execFile)('script', onTerminal, {
         cwd: work,
         env: { ...process.env, PATH: `${path}:${process.env['PATH']}` },
         timeout: 120_000,
       });
-      assert.match(stdout, /berth\.example\/web:demo .*Running +shell .* mine +default$/m);
-      assert.match(stdout, /^mine$/m, 'hostname in the pod');
-      assert.match(stdout, /^Removed sandbox [0-9a-f]{64}$/m);
+      shown.child.stdin?.write('hostname\nexit\n');
+      const said = (await shown).stdout.replaceAll('\r', '');
+      assert.match(said, /berth\.example\/web:demo .*Running +shell .* mine +default$/m);
+      assert.match(said, /^mine$/m, 'hostname in the pod');
+      assert.match(said, /^Removed sandbox [0-9a-f]{64}$/m);
     } finally {
       rmSync(work, { recursive: true });
     }

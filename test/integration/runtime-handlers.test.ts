@@ -53,7 +53,7 @@ describe('handlers of this machine', () => {
     const handlers = await Handlers.probe({ ...deps(), defaultRuntime: 'runc' }, signal);
     const trials = new HandlerTrials(deps());
     const first = await trials.run([handlers.get('runc')], signal);
-    assert.deepEqual(first.get('runc'), { passed: true, reason: '' });
+    assert.deepEqual(first.get('runc'), { passed: true, reason: '', isFinal: true });
     assert.deepEqual(
       readdirSync(folder).filter((name) => name.startsWith('trial-')),
       [],
@@ -73,8 +73,8 @@ describe('handlers of this machine', () => {
     // In a cgroup namespace of its own nobody may mount a new hierarchy; crun may do without one there.
     if (!hugetlb && !results.get('crun')?.passed) return t.skip('no v1 hugetlb hierarchy can be mounted here');
     assert.deepEqual(Object.fromEntries(results), {
-      runc: { passed: true, reason: '' },
-      crun: { passed: true, reason: '' },
+      runc: { passed: true, reason: '', isFinal: true },
+      crun: { passed: true, reason: '', isFinal: true },
     });
   });
 

@@ -20,7 +20,8 @@ import {
   Signal,
 } from '../../../proto/gen/cri/api.ts';
 import { eventually } from '../../harness/cri-lab.ts';
-import { isAlive, Server } from './server.ts';
+import { isAlive } from '../../harness/machine-state.ts';
+import { Server } from './server.ts';
 
 const UNKNOWN = 'f'.repeat(64);
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });

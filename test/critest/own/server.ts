@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -107,12 +107,3 @@ export const WEB_SERVER: readonly string[] = [
   '-c',
   'mkdir /www; echo page > /www/index.html; exec httpd -f -p 8080 -h /www',
 ];
-
-/** True while a process is there and has not ended. */
-export function isAlive(pid: number): boolean {
-  try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return false;
-  }
-}

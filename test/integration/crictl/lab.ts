@@ -55,9 +55,12 @@ export class CrictlLab {
   }
 
   async close(): Promise<void> {
-    await this.berthd[Symbol.asyncDispose]();
-    await this.registry.close();
-    rmSync(this.work, { recursive: true });
+    try {
+      await this.berthd[Symbol.asyncDispose]();
+    } finally {
+      await this.registry.close();
+      rmSync(this.work, { recursive: true });
+    }
   }
 
   /** Removes what a test left running. */
