@@ -133,7 +133,8 @@ export function bindMount(source: Name, target: Name, options?: { recursive?: bo
 /**
  * Binds `source` to `target` with the ids of files seen through a user namespace: what belongs to `containerId` of its
  * maps on disk belongs to `hostId` here (mount_setattr(2), MOUNT_ATTR_IDMAP: Linux 5.12, and only file systems that
- * know it: overlayfs as a layer 5.19, tmpfs 6.3). `userNamespace` is a file of it such as /proc/PID/ns/user. Throws a
+ * know it: overlayfs as a layer 5.19, tmpfs 6.3). `userNamespace` is a file of it such as /proc/PID/ns/user. Mounts
+ * that come and go below the source are seen at the target, and none of the target's at the source. Throws a
  * `SyscallError`; EINVAL where the file system cannot.
  */
 export function bindMapped(source: Name, target: Name, userNamespace: string, options?: { recursive?: boolean }): void {
@@ -146,6 +147,8 @@ export function bindMapped(source: Name, target: Name, userNamespace: string, op
     try {
       const attributes = Buffer.alloc(32);
       attributes.writeUInt32LE(MOUNT_ATTR_IDMAP, 0);
+      // As a peer of the source, taking away what is mounted below the target would take it from the source too.
+      attributes.writeUInt32LE(MS_SLAVE, 16);
       attributes.writeUInt32LE(namespace, 24);
       const at = AT_EMPTY_PATH | recursive;
       check('mount_setattr', what, fn.syscall(SYS_MOUNT_SETATTR, tree, '', at, attributes, attributes.length));

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   closeSync,
   existsSync,
@@ -15,6 +17,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 
 import {
+  bindMapped,
   bindMount,
   MS_NODEV,
   MS_NOEXEC,
@@ -116,6 +119,29 @@ test('recursive binds take what is mounted below along, read-only all the way do
   bindMount(source, flat, { readonly: true });
   assert.throws(() => writeFileSync(join(flat, 'y'), ''), { code: 'EROFS' });
   writeFileSync(join(source, 'sub/y'), '');
+});
+
+test('a tree under other ids goes without taking along what is mounted in the original, which stays shared', async (t) => {
+  const [source, target] = [folder('shared'), folder('mapped')];
+  mount({ source: 'none', target: source, type: 'tmpfs' });
+  setPropagation(source, 'shared');
+  const below = folder('shared/below');
+  mount({ source: 'none', target: below, type: 'tmpfs' });
+  writeFileSync(join(below, 'kept'), '');
+  const holder = spawn('unshare', ['--user', '--', 'sh', '-c', 'echo; exec sleep 1000'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  t.after(() => holder.kill('SIGKILL'));
+  await once(holder.stdout, 'data');
+  for (const map of ['uid_map', 'gid_map']) writeFileSync(`/proc/${holder.pid}/${map}`, '0 100000 65536\n');
+  bindMapped(source, target, `/proc/${holder.pid}/ns/user`, { recursive: true });
+  assert.ok(existsSync(join(target, 'below/kept')));
+  mount({ source: 'none', target: folder('shared/later'), type: 'tmpfs' });
+  const isMounted = (path: string): boolean => mountsBelow().some(({ mountPoint }) => mountPoint === path);
+  assert.ok(isMounted(join(target, 'later')), 'what comes later is seen');
+  unmount(target);
+  assert.ok(existsSync(join(below, 'kept')), 'the original has lost what was mounted in it');
+  assert.ok(isMounted(below) && isMounted(join(source, 'later')));
 });
 
 test('a failed bind leaves nothing', () => {
