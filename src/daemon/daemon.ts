@@ -29,6 +29,7 @@ import { PodEvents } from '../pod/pod-events.ts';
 import { PodStats } from '../pod/pod-stats.ts';
 import { PodStreams } from '../pod/pod-streams.ts';
 import { Pods } from '../pod/pods.ts';
+import { settleReboot } from '../pod/reboot.ts';
 import { reconcile } from '../pod/reconcile.ts';
 import { RecordIndex } from '../pod/record-index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
@@ -43,6 +44,7 @@ import { StreamServer } from '../server/streaming/stream-server.ts';
 import { TlsFiles } from '../server/streaming/tls-files.ts';
 import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
+import { readBootId } from '../sys/boot-id.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
@@ -55,6 +57,9 @@ interface Stored {
   readonly container: ContainerRecord;
   readonly image: StoredImage;
 }
+
+/** The fact under which the store has the boot of the machine that its records are of. */
+const BOOT_ID = 'boot id';
 
 /** Beside the compiled program, in dist/native. */
 const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
@@ -121,6 +126,7 @@ export class Daemon {
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
     const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
+    for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
     const processes = this.#own('processes', new Processes({ log, meter }));
@@ -224,6 +230,7 @@ export class Daemon {
       host,
       security,
     };
+    this.#noticeReboot(store, deps);
     const report = await reconcile(deps, store.journal.unfinished(), signal);
     const events = new PodEvents(deps, signal);
     const pods = this.#own('pods', new Pods(deps, signal));
@@ -272,6 +279,16 @@ export class Daemon {
       'berthd serves',
     );
     this.#notify('READY=1');
+  }
+
+  // Of one transaction: whoever dies in it sees the restart again.
+  #noticeReboot(store: Store<Stored>, deps: PodDeps): void {
+    const [before, now] = [store.facts.find(BOOT_ID), readBootId()];
+    if (before === now) return;
+    store.transaction(() => {
+      if (before !== undefined) settleReboot(deps);
+      store.facts.put(BOOT_ID, now);
+    });
   }
 
   // A service manager that does not listen is no reason not to start, and none to stop halfway.

@@ -18,6 +18,7 @@ const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorM
 const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
+const MONITOR_LOST = 'the monitor was lost, and the exit code with it';
 
 /**
  * The one authority on container exits. It hears of an exit from the monitor's file and from the kernel (the pidfd of
@@ -86,11 +87,8 @@ export class ContainerExits {
   #record(record: ContainerRecord, seen: SeenExit | undefined): void {
     const deps = this.#deps;
     if (!seen) deps.log.warn({ container: record.id }, 'container ended and its monitor left no exit code');
-    const exit = toExit(
-      seen,
-      this.#ranOutOfMemory(record),
-      Math.max(record.startedAtUs ?? record.createdAtUs, seen?.finishedAtUs ?? deps.clock.nowUs()),
-    );
+    const atUs = endOf(record, seen, deps.clock.nowUs());
+    const exit = seen ? toExit(seen, this.#ranOutOfMemory(record), atUs) : unseenExit(MONITOR_LOST, atUs);
     if (exit.reason === 'OOMKilled') deps.meter.oomKilled();
     this.#endStragglers(record);
     deps.containers.putFact({ ...record, state: 'exited', exit });
@@ -133,6 +131,14 @@ export class ContainerExits {
   }
 }
 
+/** The end of a container that ran when the host went down; its monitor may have come to write it down. */
+export function exitAtReboot({ runtime, clock }: PodDeps, record: ContainerRecord): ContainerExit {
+  const seen = runtime.exits.read(record.id);
+  const atUs = endOf(record, seen, clock.nowUs());
+  if (!seen) return unseenExit('the host was restarted while the container was there', atUs);
+  return toExit(seen, runtime.bundles.hasRunOutOfMemory(record.id), atUs);
+}
+
 function isMonitorAlive({ monitor }: ContainerRecord): boolean {
   return monitor !== undefined && isSameProcess(monitor.pid, monitor.startTime);
 }
@@ -142,14 +148,16 @@ export function isAlive(record: ContainerRecord): boolean {
   return record.state === 'created' || record.state === 'running';
 }
 
-function toExit(seen: SeenExit | undefined, ranOutOfMemory: boolean, atUs: number): ContainerExit {
-  if (!seen)
-    return {
-      code: UNSEEN_EXIT_CODE,
-      atUs,
-      reason: 'Unknown',
-      message: 'the monitor was lost, and the exit code with it',
-    };
+/** When a container ended: never before it began, whatever happened to the clock. */
+function endOf({ startedAtUs, createdAtUs }: ContainerRecord, seen: SeenExit | undefined, nowUs: number): number {
+  return Math.max(startedAtUs ?? createdAtUs, seen?.finishedAtUs ?? nowUs);
+}
+
+function unseenExit(message: string, atUs: number): ContainerExit {
+  return { code: UNSEEN_EXIT_CODE, atUs, reason: 'Unknown', message };
+}
+
+function toExit(seen: SeenExit, ranOutOfMemory: boolean, atUs: number): ContainerExit {
   const reason = ranOutOfMemory ? 'OOMKilled' : ownReason(seen.exitCode);
   return { code: seen.exitCode, atUs, reason, message: '' };
 }

@@ -18,6 +18,7 @@ import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
+import { readBootId } from '../sys/boot-id.ts';
 import type { Handler } from './handler.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { runtimeMessage } from './runtime-output.ts';
@@ -179,13 +180,12 @@ export class HandlerTrials {
 
 /** What makes runtimes change their minds: another kernel, another boot, cgroup controllers elsewhere. */
 function hostKey(): string {
-  const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n');
   // Name, hierarchy and whether it is enabled; the third field counts cgroups and changes all the time.
   const controllers = readFileSync('/proc/cgroups', 'utf8')
     .replace(/^(\S+\s+\S+)\s+\S+/gm, '$1')
     .split('\n');
-  return [release(), boot, ...mounts.filter((line) => / cgroup2? /.test(line)), ...controllers].join('|');
+  return [release(), readBootId(), ...mounts.filter((line) => / cgroup2? /.test(line)), ...controllers].join('|');
 }
 
 // All that a real container has of the kernel's file systems and controllers: one of them may be the one that fails.

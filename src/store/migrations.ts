@@ -62,6 +62,28 @@ const MIGRATIONS: readonly string[] = Object.freeze([
     PRIMARY KEY (subject, pipeline, position)
   ) STRICT, WITHOUT ROWID;
   `,
+  // No container without its sandbox: neither could be removed.
+  `
+  CREATE TABLE facts (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE containers_of_sandboxes (
+    id TEXT PRIMARY KEY,
+    sandbox_id TEXT NOT NULL REFERENCES sandboxes (id),
+    name TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL,
+    body TEXT NOT NULL CHECK (json_valid(body))
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO containers_of_sandboxes (id, sandbox_id, name, state, created_at_us, body)
+    SELECT id, sandbox_id, name, state, created_at_us, body FROM containers
+    WHERE sandbox_id IN (SELECT id FROM sandboxes);
+  DROP TABLE containers;
+  ALTER TABLE containers_of_sandboxes RENAME TO containers;
+  CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
+  `,
 ]);
 
 /** Brings a database to this version's schema. Throws `precondition` for one that a newer Berth has written. */

@@ -75,10 +75,10 @@ suite('Store', () => {
   test('keeps records over a restart, whole', () => {
     const sandbox = { ...record('a'), ips: ['10.0.0.1'], spec: { labels: { "it's": '"quoted"\n' } } };
     store.sandboxes.put(sandbox);
-    store.containers.put(record('c'));
+    store.containers.put({ ...record('c'), sandboxId: 'a' });
     reopen();
     assert.deepEqual(store.sandboxes.all(), [sandbox]);
-    assert.deepEqual(store.containers.all(), [record('c')]);
+    assert.deepEqual(store.containers.all(), [{ ...record('c'), sandboxId: 'a' }]);
   });
 
   test('is what a map would be, whatever is put and deleted, with restarts in between', () => {
@@ -239,33 +239,119 @@ suite('Store', () => {
     assert.equal(readFileSync(join(root, 'berthd.pid'), 'utf8'), `${process.pid}\n`);
   });
 
-  test('a file that is no database is named, and nothing stays open or held', () => {
-    for (const name of ['berth.db', 'berthd.lock']) {
-      const other = join(root, `with-bad-${name}`);
-      mkdirSync(other);
-      writeFileSync(join(other, name), 'not a database '.repeat(100));
-      assert.throws(
-        () => Store.open(other, systemClock),
-        (err) => err instanceof Error && err.message.includes(join(other, name)) && kindOf(err) === 'internal',
-      );
-      assert.deepEqual(
-        openFiles().filter((path) => path.startsWith(other)),
-        [],
-      );
-      rmSync(join(other, name));
-      Store.open(other, systemClock).close();
-    }
+  test('a lock file that is none is named, and nothing stays open or held', () => {
+    const other = join(root, 'other');
+    const lock = join(other, 'berthd.lock');
+    mkdirSync(other);
+    writeFileSync(lock, 'not a database '.repeat(100));
+    assert.throws(
+      () => Store.open(other, systemClock),
+      (err) => err instanceof Error && err.message.includes(lock) && kindOf(err) === 'internal',
+    );
+    assert.deepEqual(
+      openFiles().filter((path) => path.startsWith(other)),
+      [],
+    );
+    rmSync(lock);
+    Store.open(other, systemClock).close();
   });
 
-  test('a record that cannot be read names its table and id', () => {
-    store.images.put({ id: 'sha256:1', sizeBytes: 1, createdAtUs: 1 });
-    store.sandboxes.put(record('a'));
-    const shell = new Database(join(root, 'berth.db'));
-    shell.pragma('ignore_check_constraints = ON');
-    shell.exec(`UPDATE images SET body = '{"id":'; UPDATE sandboxes SET body = '{"id":"b"}'`);
-    shell.close();
-    assert.throws(() => store.images.all(), { kind: 'internal', message: /^read images sha256:1: / });
-    assert.throws(() => store.sandboxes.all(), { kind: 'internal', message: /^read sandboxes a: / });
+  const shell = (sql: string): void => {
+    const db = new Database(join(root, 'berth.db'));
+    db.pragma('ignore_check_constraints = ON');
+    db.pragma('foreign_keys = OFF');
+    db.exec(sql);
+    db.close();
+  };
+
+  test('a record that cannot be read is dropped, with what hangs on it, and the others stay', () => {
+    for (const id of ['a', 'b']) {
+      store.images.put({ id: `sha256:${id}`, sizeBytes: 1, createdAtUs: 1 });
+      store.sandboxes.put(record(id));
+      store.containers.put({ ...record(`in-${id}`), sandboxId: id });
+    }
+    store.containers.put({ ...record('other-in-b'), sandboxId: 'b' });
+    shell(`UPDATE images SET body = '{"id":' WHERE id = 'sha256:a'; UPDATE sandboxes SET body = '{"id":"b"}'
+      WHERE id = 'a'; UPDATE containers SET body = '"other-in-b"' WHERE id = 'other-in-b'`);
+    reopen();
+    const ids = (records: { id: string }[]) => records.map(({ id }) => id);
+    assert.deepEqual(
+      [ids(store.images.all()), ids(store.sandboxes.all()), ids(store.containers.all())],
+      [['sha256:b'], ['b'], ['in-b']],
+    );
+    const named = ['sandboxes a', 'containers other-in-b', 'images sha256:a', 'containers in-a'];
+    for (const [index, name] of named.entries()) assert.ok(store.mended[index]?.startsWith(name), store.mended[index]);
+    reopen();
+    assert.deepEqual(store.mended, []);
+  });
+
+  test('a container cannot outlive its sandbox', () => {
+    store.sandboxes.put(record('s'));
+    store.containers.put(record('c'));
+    assert.throws(() => store.sandboxes.delete('s'), /delete sandboxes s/);
+    assert.throws(() => store.containers.put({ ...record('d'), sandboxId: 'gone' }), /write containers d/);
+    store.sandboxes.put(record('s', 'stopped'));
+    store.containers.delete('c');
+    store.sandboxes.delete('s');
+  });
+
+  test('the containers of an older schema are taken over, except those without a sandbox', () => {
+    for (const id of ['s', 't']) store.sandboxes.put(record(id));
+    store.containers.put(record('c'));
+    store.close();
+    shell(`DROP TABLE facts; ALTER TABLE containers RENAME TO newer;
+      CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL, name TEXT NOT NULL UNIQUE,
+        state TEXT NOT NULL, created_at_us INTEGER NOT NULL, body TEXT NOT NULL CHECK (json_valid(body)))
+        STRICT, WITHOUT ROWID;
+      INSERT INTO containers (id, sandbox_id, name, state, created_at_us, body)
+        SELECT id, sandbox_id, name, state, created_at_us, body FROM newer;
+      INSERT INTO containers VALUES ('d', 'gone', 'name-d', 'ready', 1, '{"id":"d"}');
+      DROP TABLE newer; CREATE INDEX containers_by_sandbox ON containers (sandbox_id); PRAGMA user_version = 1`);
+    store = Store.open(root, systemClock);
+    assert.deepEqual(store.containers.all(), [record('c')]);
+    assert.throws(() => store.sandboxes.delete('s'));
+    store.sandboxes.delete('t');
+  });
+
+  test('facts are kept over a restart', () => {
+    assert.equal(store.facts.find('boot id'), undefined);
+    store.facts.put('boot id', 'one');
+    store.facts.put('boot id', 'two');
+    reopen();
+    assert.equal(store.facts.find('boot id'), 'two');
+  });
+
+  test('a damaged database is kept aside and begun anew, whatever has happened to it', () => {
+    const file = join(root, 'berth.db');
+    for (let index = 0; index < 300; index++)
+      store.sandboxes.put({ ...record(`id-${index}`), ...{ x: 'x'.repeat(200) } });
+    store.close();
+    const sound = readFileSync(file);
+    const flip = (from: number, length: number): Buffer => {
+      const bytes = Buffer.from(sound);
+      for (let at = from; at < from + length; at++) bytes[at] = (bytes[at] ?? 0) ^ 0x55;
+      return bytes;
+    };
+    const damaged = {
+      'cut to a part': sound.subarray(0, 3 * 4096 + 100),
+      'no database': Buffer.from('not a database '.repeat(1000)),
+      'pages flipped': flip(4096, 20_000),
+      'schema flipped': flip(100, 200),
+    };
+    for (const [what, bytes] of Object.entries(damaged)) {
+      writeFileSync(file, bytes);
+      store = Store.open(root, systemClock);
+      const [aside = ''] = readdirSync(root).filter((name) => name.startsWith('berth.db.damaged-'));
+      assert.match(store.mended[0] ?? '', new RegExp(`^database ${file} is damaged, kept as .*${aside}`), what);
+      assert.deepEqual(readFileSync(join(root, aside)), bytes, what);
+      assert.deepEqual(store.sandboxes.all(), [], what);
+      store.sandboxes.put(record('a'));
+      store.close();
+      rmSync(join(root, aside));
+    }
+    store = Store.open(root, systemClock);
+    assert.deepEqual(store.mended, []);
+    assert.equal(store.sandboxes.all().length, 1);
   });
 
   test('a shell that writes does not stop the daemon for long, which says so', () => {
@@ -295,7 +381,7 @@ suite('Store', () => {
     db.close();
     assert.throws(() => Store.open(root, systemClock), { kind: 'precondition', message: /schema 99/ });
     const again = new Database(join(root, 'berth.db'));
-    again.pragma('user_version = 1');
+    again.pragma('user_version = 2');
     again.close();
     store = Store.open(root, systemClock);
   });

@@ -5,12 +5,14 @@ import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
 import { wrap } from '../base/errors.ts';
+import { FactTable } from './fact-table.ts';
 import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
 import { migrate } from './migrations.ts';
 import { RecordTable, type StoredRecord } from './record-table.ts';
 import { reserveRoom } from './reserve.ts';
+import { checkPages, dropBadRows, openSound } from './sound-database.ts';
 import { inStore, storeError } from './store-error.ts';
 
 /** How long a write waits for another process's (someone's sqlite3 shell): it holds up the event loop. */
@@ -33,22 +35,28 @@ export class Store<T extends StoredTypes> {
   readonly images: ImageTable<T['image']>;
   readonly layers: LayerTable;
   readonly journal: JournalTable;
+  readonly facts: FactTable;
+  /** What was wrong with the database when it was opened, in words: that much of it is lost. */
+  readonly mended: readonly string[];
   readonly #db: Database.Database;
   readonly #hold: FolderHold;
 
-  private constructor(db: Database.Database, hold: FolderHold, clock: Clock) {
+  private constructor(db: Database.Database, hold: FolderHold, clock: Clock, mended: readonly string[]) {
     this.#db = db;
     this.#hold = hold;
+    this.mended = mended;
     this.sandboxes = new RecordTable(db, 'sandboxes');
     this.containers = new RecordTable(db, 'containers', { sandbox_id: (record) => record.sandboxId });
     this.images = new ImageTable(db);
     this.layers = new LayerTable(db);
     this.journal = new JournalTable(db, clock);
+    this.facts = new FactTable(db);
   }
 
   /**
    * Opens `<root>/berth.db`, makes it where it is missing, and holds it until close(). Throws `precondition` naming the
-   * process that holds it already, or when a newer Berth has written it.
+   * process that holds it already, or when a newer Berth has written it. A damaged one is kept aside and begun anew; see
+   * `mended`.
    */
   static open<T extends StoredTypes>(root: string, clock: Clock): Store<T> {
     try {
@@ -62,10 +70,12 @@ export class Store<T extends StoredTypes> {
     let db: Database.Database | undefined;
     try {
       const file = join(root, 'berth.db');
-      db = openDatabase(file);
+      const mended: string[] = [];
+      db = openSound(file, () => openDatabase(file), clock.nowUs(), mended);
       migrate(db, file);
+      dropBadRows(db, mended);
       reserveRoom(db);
-      return new Store<T>(db, hold, clock);
+      return new Store<T>(db, hold, clock, mended);
     } catch (err) {
       db?.close();
       hold.close();
@@ -93,6 +103,7 @@ function openDatabase(file: string): Database.Database {
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = NORMAL');
     db.pragma('foreign_keys = ON');
+    checkPages(db, file);
     return db;
   } catch (err) {
     db?.close();

@@ -1,10 +1,13 @@
 /** What runs outlives berthd, whatever moment it is killed in; what was half made does not. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+
+import Database from 'better-sqlite3';
 
 import {
   AttachRequest,
@@ -16,8 +19,10 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { readProcessStartTime } from '../../src/sys/process.ts';
 import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const MIB = 1n << 20n;
@@ -273,6 +278,35 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
       );
     assert.deepEqual(await lab.status(ended.id), ended);
     await lab.removePod(pod);
+  });
+
+  test('processes of another boot are nobody that berthd knows: none is adopted, and none is killed', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    const ended = await lab.run(pod, script('exit 5'));
+    await lab.berthd.end('SIGKILL');
+    // After a reboot their pids may be a stranger's, whose start time may be the same: it counts from the boot.
+    const stranger = spawn('sleep', ['1000']);
+    const identity = JSON.stringify({ pid: stranger.pid, startTime: readProcessStartTime(stranger.pid ?? 0) });
+    const database = new Database(join(lab.berthd.root, 'berth.db'));
+    database.exec(`UPDATE facts SET value = 'another' WHERE name = 'boot id';
+      UPDATE sandboxes SET body = json_set(body, '$.pause', json('${identity}'));
+      UPDATE containers SET body = json_set(body, '$.init', json('${identity}'), '$.monitor', json('${identity}'))`);
+    database.close();
+    await lab.berthd.start();
+    assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
+    const { exitCode, reason, message } = await lab.status(id);
+    assert.deepEqual([exitCode, reason], [255, 'Unknown']);
+    assert.match(message, /restarted/);
+    assert.deepEqual(await lab.status(ended.id), ended);
+    dropRules(pod);
+    await lab.removePod(pod);
+    assert.ok(isAlive(stranger.pid ?? 0));
+    stranger.kill();
+    const again = await lab.runPod();
+    await lab.berthd.end('SIGKILL');
+    await lab.berthd.start();
+    assert.equal((await lab.podStatus(again)).status?.state, PodSandboxState.SANDBOX_READY);
   });
 
   /** A reboot takes packet rules along, and so the bridge plugin leaves them when the namespace is gone. */
