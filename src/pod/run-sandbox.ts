@@ -205,6 +205,7 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   checkNamespaces(spec, handler);
   // Pause runs under a filter of its own, stricter than any profile; a profile that cannot be had is told all the same.
   if (!spec.security.privileged) deps.security.seccomp.resolve(spec.security.seccomp, []);
+  deps.security.selinux.checkDemand(spec.security.selinux, 'config.linux.security_context.selinux_options');
   deps.cgroups.validateParent(spec.cgroupParent);
   return {
     id,

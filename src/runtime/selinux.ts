@@ -33,6 +33,8 @@ export interface LabelRequest {
 }
 
 const FILES = Object.freeze({ enforce: '/sys/fs/selinux/enforce', folder: '/etc/selinux' });
+/** The type of "super privileged containers" in every policy that knows containers (container_selinux(8)). */
+const UNCONFINED_TYPE = 'spc_t';
 /** Categories c0 to c1023, as the targeted policy has them. */
 const CATEGORIES = 1024;
 const MAX_TRIES = 10_000;
@@ -40,9 +42,17 @@ const MAX_TRIES = 10_000;
 /** SELinux labels for containers, where the kernel has it and the host's policy knows containers. */
 export class Selinux {
   readonly #contexts: { readonly process: Label; readonly files: Label } | undefined;
+  readonly #whyOff: string = 'the SELinux policy of this host has no labels for containers';
 
   constructor({ isWanted, log, files = FILES }: SelinuxDeps) {
-    if (!isWanted || !existsSync(files.enforce)) return;
+    if (!existsSync(files.enforce)) {
+      this.#whyOff = 'this kernel has no SELinux, or it is turned off';
+      return;
+    }
+    if (!isWanted) {
+      this.#whyOff = 'runtime.selinux is false in the configuration';
+      return;
+    }
     const text = readContexts(files.folder);
     const [process, own] = [parseLabel(contextOf(text, 'process')), parseLabel(contextOf(text, 'file'))];
     if (process && own) this.#contexts = { process, files: own };
@@ -69,7 +79,18 @@ export class Selinux {
     throw new BerthError('exhausted', 'no SELinux level is left for another pod');
   }
 
-  /** The labels of a container; undefined where SELinux is off: then no demand means anything, as the peers have it. */
+  /**
+   * Throws `precondition` when labels are demanded that nothing here enforces: a pod that relies on being confined must
+   * not run without. `spc_t` asks for no confinement, which is what one has then: many charts of node agents say so
+   * whatever the node is.
+   */
+  checkDemand(options: SelinuxOptions | undefined, field: string): void {
+    if (this.#contexts || !options || options.type === UNCONFINED_TYPE) return;
+    const asked = [options.user, options.role, options.type, options.level].join(':');
+    throw new BerthError('precondition', `${field}: SELinux label ${asked} is asked for, and ${this.#whyOff}`);
+  }
+
+  /** The labels of a container; undefined where SELinux is off: see checkDemand(). */
   labelsFor({ options, level, isUnbounded }: LabelRequest): SelinuxLabels | undefined {
     if (!this.#contexts) return undefined;
     const { process, files } = this.#contexts;

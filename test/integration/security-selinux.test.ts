@@ -7,6 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
+import { status } from '@grpc/grpc-js';
+
 import { RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { relabelFile, relabelTree } from '../../src/runtime/relabel.ts';
 import { AT_FDCWD, closeFd, O_PATH, openat } from '../../src/sys/at.ts';
@@ -94,8 +96,27 @@ suite('containers and SELinux', { timeout: 300_000 }, () => {
   after(() => lab.close());
   const show: ContainerFields = { command: ['cat', '/proc/self/attr/current'] };
 
-  test('without SELinux a demand means nothing', { skip: isOn && 'this kernel has it' }, async () => {
-    const selinuxOptions = { user: 'u', role: 'r', type: 'spc_t', level: 's0:c1' };
+  test('without SELinux a label that is demanded is refused, and leaves nothing', {
+    skip: isOn && 'this kernel has it',
+  }, async () => {
+    const selinuxOptions = { user: '', role: '', type: 'container_t', level: 's0:c1,c2' };
+    const security = { linux: { securityContext: { selinuxOptions } } };
+    const said = /selinux_options: SELinux label ::container_t:s0:c1,c2 is asked for, and this kernel has no SELinux/;
+    const refused = await lab.berthd.fails(runtime.runPodSandbox, {
+      config: lab.podConfig(security),
+      runtimeHandler: '',
+    });
+    assert.deepEqual([refused.code, said.test(refused.details)], [status.FAILED_PRECONDITION, true], refused.details);
+    const pod = await lab.runPod();
+    const container = await lab.refused(pod, security);
+    assert.deepEqual([container.code, said.test(container.details)], [status.FAILED_PRECONDITION, true]);
+    assert.deepEqual((await lab.berthd.call(runtime.listContainers, { filter: undefined })).containers, []);
+  });
+
+  test('without SELinux one that asks for no confinement runs, and its volumes stay as they are', {
+    skip: isOn && 'this kernel has it',
+  }, async () => {
+    const selinuxOptions = { user: '', role: '', type: 'spc_t', level: 's0' };
     const pod = await lab.runPod(lab.podConfig({ linux: { securityContext: { selinuxOptions } } }));
     const volume = mkdtempSync(join(lab.berthd.root, 'volume-'));
     const mounts = [{ containerPath: '/data', hostPath: volume, selinuxRelabel: true }];
