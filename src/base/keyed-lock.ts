@@ -26,6 +26,11 @@ export class KeyedLock {
     }
   }
 
+  /** True while somebody holds `key` or waits for it. */
+  isHeld(key: string): boolean {
+    return this.#tails.has(key);
+  }
+
   /** How many keys are held or waited for. */
   get size(): number {
     return this.#tails.size;

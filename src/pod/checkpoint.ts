@@ -1,4 +1,5 @@
-import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
@@ -63,14 +64,14 @@ export async function undoCheckpoint(deps: PodDeps, id: ContainerId | SandboxId)
     await resumeAll(ctx);
     removePartials(ctx);
   }
-  removeWorkFolder({ deps, id });
+  await removeWorkFolder({ deps, id });
 }
 
 const makeWorkFolder: Step<CheckpointContext> = {
   name: 'make work folder',
-  run({ deps, id, request }) {
+  async run({ deps, id, request }) {
     const folder = workFolder(deps, id);
-    removeWorkFolder({ deps, id });
+    await removeWorkFolder({ deps, id });
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     writeFileSync(join(folder, 'request.json'), JSON.stringify(request), { mode: 0o600 });
   },
@@ -133,7 +134,7 @@ async function describeContainer(deps: PodDeps, id: ContainerId, folder: string,
     binds.map(({ source, destination }) => ({ source, destination })),
   );
   if (record.logFile !== '' && existsSync(record.logFile))
-    copyFileSync(record.logFile, join(folder, ARCHIVE_NAMES.log));
+    await copyFile(record.logFile, join(folder, ARCHIVE_NAMES.log));
   const list = join(folder, 'files');
   const { deleted, opaque, upper } = await deps.snapshots.changes(id, list);
   write(ARCHIVE_NAMES.deleted, deleted);
@@ -201,8 +202,9 @@ function handlerOf(deps: PodDeps, id: ContainerId) {
   return deps.handlers.get(deps.containers.get(id).handler);
 }
 
-function removeWorkFolder({ deps, id }: Pick<CheckpointContext, 'deps' | 'id'>): void {
-  rmSync(workFolder(deps, id), { recursive: true, force: true });
+// In a pool thread: to give back gigabytes takes a file system its time.
+async function removeWorkFolder({ deps, id }: Pick<CheckpointContext, 'deps' | 'id'>): Promise<void> {
+  await rm(workFolder(deps, id), { recursive: true, force: true });
 }
 
 function containerFolder(deps: PodDeps, id: string, containerId: string): string {

@@ -1,4 +1,3 @@
-import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
@@ -13,7 +12,6 @@ import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
-import { workFolder } from './checkpoint-archive.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
@@ -23,7 +21,7 @@ import { mapVolumes, unmountVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
-import { diffOf, isArchive, openRestoreSource, type RestoreSource } from './restore-container.ts';
+import { diffOf, isArchive, openRestoreSource, type RestoreSource, removeRestoreSource } from './restore-container.ts';
 import { sandboxPaths } from './sandbox-files.ts';
 import { selinuxLabels } from './selinux-labels.ts';
 
@@ -62,8 +60,14 @@ export async function makeContainer(
   const { reference } = spec.image;
   if (isArchive(reference)) onStep('open checkpoint');
   const source = isArchive(reference) ? await openRestoreSource(deps, id, sandbox, reference, signal) : undefined;
-  const record = newRecord(deps, sandbox, spec, id, source);
-  return await makeUnclaimed(pipeline, record, { deps, id }, onStep, signal);
+  try {
+    const record = newRecord(deps, sandbox, spec, id, source);
+    return await makeUnclaimed(pipeline, record, { deps, id }, onStep, signal);
+  } catch (err) {
+    // Without a record nobody else knows of it.
+    if (source && !deps.containers.find(id)) await removeRestoreSource(source.folder);
+    throw err;
+  }
 }
 
 /** Drops the record and the journal of a container that has nothing left on the machine. */
@@ -106,11 +110,14 @@ function filesLabel({ deps, id }: ContainerContext): string | undefined {
   return selinuxLabels(deps, deps.sandboxes.get(sandboxId), spec.security)?.files;
 }
 
-/** Unmounts the container's root filesystem and removes what it wrote. Safe to repeat. */
+/** Unmounts the container's root filesystem and removes what it wrote, or was to go on from. Safe to repeat. */
 export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
   deps.snapshots.unmount(id);
   await deps.snapshots.remove(id);
-  rmSync(workFolder(deps, id), { recursive: true, force: true });
+  const { restoreFrom } = deps.containers.get(id);
+  if (restoreFrom === undefined) return;
+  releaseVolumes({ deps, id });
+  await removeRestoreSource(restoreFrom);
 }
 
 const writeSpec: Step<CreateContext> = {
@@ -126,8 +133,13 @@ const writeSpec: Step<CreateContext> = {
     ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
     deps.containers.put({ ...deps.containers.get(id), user });
   },
-  undo: (ctx) => unmountVolumes(volumesFolder(ctx)),
+  undo: releaseVolumes,
 };
+
+/** Lets go of the volumes of a container that has copies of its own, or will never need any. Safe to repeat. */
+export function releaseVolumes(ctx: ContainerContext): void {
+  unmountVolumes(volumesFolder(ctx));
+}
 
 /** Where volumes are mounted that the container takes over when it is created. */
 function volumesFolder({ deps, id }: ContainerContext): string {
@@ -139,13 +151,13 @@ const createUnderMonitor: Step<CreateContext> = {
   async run({ deps, id, ociSpec }, signal) {
     if (!ociSpec) throw new BerthError('internal', `container ${id} has no spec`);
     if (deps.containers.get(id).restoreFrom !== undefined) {
-      // Its processes come back when it is started.
+      // Its processes come back when it is started, and need its volumes then.
       deps.runtime.prepareRestore(id, ociSpec);
       return;
     }
     const { init, monitor } = await deps.runtime.create(creation({ deps, id }, ociSpec, signal), signal);
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
-    unmountVolumes(volumesFolder({ deps, id }));
+    releaseVolumes({ deps, id });
   },
   async undo(ctx) {
     await endContainer(ctx);
@@ -245,6 +257,7 @@ function newRecord(
       `sandbox ${sandbox.id} takes no privileged container, since it was not made for one`,
     );
   }
+  deps.security.selinux.checkDemand(spec.security.selinux, 'config.linux.security_context.selinux_options');
   const image = source?.image ?? requestedImage(deps, spec);
   return {
     id,

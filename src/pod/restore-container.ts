@@ -1,7 +1,8 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { invalid, wrap } from '../base/errors.ts';
+import { BerthError, invalid, wrap } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { ImageRecord } from '../image/image-record.ts';
 import type { RestoredDiff } from '../image/snapshots.ts';
@@ -39,6 +40,11 @@ export async function openRestoreSource(
 ): Promise<RestoreSource> {
   const { name, features } = deps.handlers.get(sandbox.handler);
   checkCriu(name, features.checkpoint);
+  if (sandbox.spec.security.namespaces.user)
+    throw new BerthError(
+      'precondition',
+      `sandbox ${sandbox.id} has a user namespace, in which nothing can be restored`,
+    );
   if (!existsSync(archive)) throw invalid('config.image.image', `${archive} is not there`);
   const folder = workFolder(deps, id);
   try {
@@ -60,12 +66,17 @@ export async function openRestoreSource(
     if (diff === undefined) writeFileSync(join(folder, 'diff.tar'), EMPTY_TAR);
     else renameSync(diff, join(folder, 'diff.tar'));
     writeFileSync(join(folder, 'hidden.json'), JSON.stringify(opened.hidden()));
-    rmSync(join(folder, 'members'), { recursive: true });
+    await rm(join(folder, 'members'), { recursive: true });
     return { folder, image };
   } catch (err) {
-    rmSync(folder, { recursive: true, force: true });
+    await removeRestoreSource(folder);
     throw wrap(`restore from ${archive}`, err);
   }
+}
+
+/** Removes what openRestoreSource() has made. Safe to repeat. */
+export async function removeRestoreSource(folder: string): Promise<void> {
+  await rm(folder, { recursive: true, force: true });
 }
 
 /** The folder of CRIU's images. */

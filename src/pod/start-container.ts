@@ -1,11 +1,9 @@
-import { rmSync } from 'node:fs';
-
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
 import { killProcess } from '../sys/process.ts';
-import { type ContainerContext, checkReady, creation } from './create-container.ts';
-import { imagesOf } from './restore-container.ts';
+import { type ContainerContext, checkReady, creation, releaseVolumes } from './create-container.ts';
+import { imagesOf, removeRestoreSource } from './restore-container.ts';
 
 const START_TIMEOUT_MS = 120_000;
 /** For the runtime to answer, and for a killed program to end. */
@@ -96,6 +94,7 @@ const startInRuntime: Step<ContainerContext> = {
     if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
     else await restore({ deps, id }, restoreFrom, signal);
     recordRunning({ deps, id });
+    if (restoreFrom !== undefined) await releaseSource({ deps, id }, restoreFrom);
   },
 };
 
@@ -104,7 +103,16 @@ async function restore({ deps, id }: ContainerContext, folder: string, signal: A
   const request = creation({ deps, id }, deps.runtime.bundles.readSpec(id), signal);
   const { init, monitor } = await deps.runtime.restore(request, imagesOf(folder), signal);
   deps.containers.put({ ...deps.containers.get(id), init, monitor, restoreFrom: undefined });
-  rmSync(folder, { recursive: true, force: true });
+}
+
+/** What a restored container does not need any more. It runs, whatever becomes of this. */
+async function releaseSource({ deps, id }: ContainerContext, folder: string): Promise<void> {
+  try {
+    releaseVolumes({ deps, id });
+    await removeRestoreSource(folder);
+  } catch (err) {
+    deps.log.warn({ container: id, folder, err: describe(err) }, 'what a container was restored from is left');
+  }
 }
 
 /** StartContainer, in order. */

@@ -77,6 +77,8 @@ export class ContainerStops {
   async #run(record: ContainerRecord, graceOver: AbortSignal): Promise<void> {
     if (!graceOver.aborted) {
       this.#signal(record, record.stopSignal);
+      // Whoever pauses it holds its lock, and lets it go on; otherwise it was left paused, and nobody else will.
+      if (!this.#deps.locks.isHeld(record.id)) this.#thaw(record);
       const grace = AbortSignal.any([graceOver, this.#shutdown]);
       await this.#exits.ended(record.id, grace).catch(() => this.#shutdown.throwIfAborted());
     }
@@ -89,6 +91,7 @@ export class ContainerStops {
       const now = this.#deps.containers.find(record.id);
       if (!now || !isAlive(now)) return;
       this.#signal(now, 'SIGKILL');
+      this.#thaw(now);
       const pause = AbortSignal.any([AbortSignal.timeout(waitMs), this.#shutdown]);
       await this.#exits.ended(record.id, pause).catch(() => this.#shutdown.throwIfAborted());
       const killingMs = performance.now() - sinceMs;
@@ -98,6 +101,14 @@ export class ContainerStops {
           'container survives SIGKILL: is it waiting for a disk or a network file system?',
         );
       }
+    }
+  }
+
+  #thaw({ id, sandboxId }: ContainerRecord): void {
+    try {
+      this.#deps.cgroups.container(this.#deps.sandboxes.get(sandboxId).spec.cgroupParent, id).thaw();
+    } catch (err) {
+      this.#deps.log.warn({ container: id, err: describe(err) }, 'it cannot be told whether the container is paused');
     }
   }
 

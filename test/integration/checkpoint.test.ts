@@ -140,6 +140,48 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     assert.equal((await lab.status(restored)).exitCode, 137);
   });
 
+  test('its image volumes are there when it comes back, and nobody holds them afterwards', async () => {
+    const pod = await lab.runPod();
+    const location = join(out, 'one.tar');
+    await lab.berthd.call(runtime.checkpointContainer, checkpoint(await lab.start(pod), location));
+    const image = { image: lab.image };
+    const mounts = [{ containerPath: '/volume', image, readonly: true }];
+    const volumes = (): string[] => readdirSync(join(lab.berthd.state, 'volumes'));
+    const restored = await lab.create(pod, { image: { image: location }, mounts });
+    assert.deepEqual(volumes(), [restored]);
+    await lab.berthd.call(runtime.startContainer, { containerId: restored });
+    assert.equal(await lab.exec(restored, 'cat', '/volume/etc/old'), 'old');
+    assert.deepEqual(volumes(), []);
+    const never = await lab.create(pod, { metadata: { name: 'never' }, image: { image: location }, mounts });
+    await lab.berthd.call(runtime.removeContainer, { containerId: never });
+    assert.deepEqual(volumes(), []);
+  });
+
+  test('a container that nobody lets go on is stopped all the same', async () => {
+    const pod = await lab.runPod();
+    const root = ['--root', join(lab.berthd.state, 'runtime/criu')];
+    const polite = await lab.start(pod, { command: ['sh', '-c', "trap 'exit 7' TERM; while :; do sleep 0.1; done"] });
+    const stubborn = await lab.start(pod, { command: ['sh', '-c', "trap '' TERM; while :; do sleep 0.1; done"] });
+    for (const id of [polite, stubborn]) execFileSync('runc', [...root, 'pause', id]);
+    await lab.berthd.call(runtime.stopContainer, { containerId: polite, timeout: 30n });
+    assert.equal((await lab.status(polite)).exitCode, 7, 'it had its grace');
+    execFileSync('runc', [...root, 'pause', await lab.start(pod)]);
+    await lab.berthd.call(runtime.stopContainer, { containerId: stubborn, timeout: 1n });
+    assert.equal((await lab.status(stubborn)).exitCode, 137);
+  });
+
+  test('one that is killed while it is dumped ends at once, and the dump with it', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    breakVerb('hang', 'checkpoint');
+    const given = lab.berthd.fails(runtime.checkpointContainer, { ...checkpoint(id, join(out, 'x')), timeout: 10n });
+    await eventually('it is paused', async () => (await isPaused(id)) || undefined);
+    await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 0n });
+    assert.equal((await lab.status(id)).exitCode, 137);
+    await given;
+    assert.deepEqual(readdirSync(out), []);
+  });
+
   test('one that is never started goes without a trace', async () => {
     const pod = await lab.runPod();
     const id = await lab.start(pod);
@@ -258,6 +300,13 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     writeFileSync(join(out, 'junk.tar'), 'junk');
     const junk = await lab.refused(pod, { image: { image: join(out, 'junk.tar') } });
     assert.equal(junk.code, status.INVALID_ARGUMENT, junk.details);
+    const location = join(out, 'good.tar');
+    await lab.berthd.call(runtime.checkpointContainer, checkpoint(id, location));
+    calls();
+    const securityContext = { privileged: true };
+    const late = await lab.refused(pod, { image: { image: location }, linux: { securityContext } });
+    assert.match(late.details, /takes no privileged container/);
+    assertNoWork();
     const missing = await lab.refused(pod, { image: { image: join(out, 'missing.tar') } });
     assert.match(missing.details, /config\.image\.image: .*missing\.tar is not there/);
     const config = lab.podConfig();

@@ -105,6 +105,8 @@ export interface ContainerCgroup {
   pids(): number[];
   /** SIGKILL to all of them. It doesn't wait for their end. */
   killAll(): void;
+  /** Lets processes go on that were paused; paused ones take no signal (of v1, not even SIGKILL). Gone is fine. */
+  thaw(): void;
   /** Removes what the runtime left. Gone is success; processes that are left are a `precondition` error. */
   remove(signal: AbortSignal): Promise<void>;
 }

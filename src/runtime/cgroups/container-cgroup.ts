@@ -58,8 +58,12 @@ export class ContainerCgroupFiles implements ContainerCgroup {
         if (alive.length === 0) return;
       }
     } finally {
-      this.#freeze('THAWED');
+      this.thaw();
     }
+  }
+
+  thaw(): void {
+    this.#freeze('THAWED');
   }
 
   async remove(signal: AbortSignal): Promise<void> {
