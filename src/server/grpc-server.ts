@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { Server, ServerCredentials, type ServiceDefinition, type UntypedServiceImplementation } from '@grpc/grpc-js';
 
 import { BerthError, wrap } from '../base/errors.ts';
+import { readingCarefully } from './request-bytes.ts';
 
 /** As large as the largest list that peers allow. */
 const MAX_SEND_BYTES = 80 * 1024 * 1024;
@@ -27,7 +28,7 @@ export class GrpcServer {
   });
 
   constructor(services: readonly ServedService[]) {
-    for (const { definition, handlers } of services) this.#server.addService(definition, handlers);
+    for (const { definition, handlers } of services) this.#server.addService(readingCarefully(definition), handlers);
   }
 
   /**

@@ -4,6 +4,7 @@ import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
 import type { LogFields, Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import { type Call, ClientCall } from './client-call.ts';
+import { BadRequest } from './request-bytes.ts';
 import { sendStream } from './send-stream.ts';
 
 /** Answers one RPC. Throws BerthError; the boundary turns it into a status. */
@@ -72,6 +73,7 @@ export class RpcBoundary {
       let messages = 0;
       const send = async (): Promise<void> => {
         using open = clientCall;
+        refuseBad(call.request);
         await sendStream(call, handler(call.request, open), signal, () => {
           messages += 1;
         });
@@ -100,6 +102,7 @@ export class RpcBoundary {
     const startedMs = performance.now();
     using call = clientCall;
     try {
+      refuseBad(request);
       const response = await handler(request, call);
       this.#succeeded(method, request, subjectOf(response), startedMs);
       return response;
@@ -126,6 +129,10 @@ export class RpcBoundary {
       this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
     else this.#log.warn(fields, 'rpc failed');
   }
+}
+
+function refuseBad(request: unknown): void {
+  if (request instanceof BadRequest) throw request.error;
 }
 
 // Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.

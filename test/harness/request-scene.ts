@@ -1,0 +1,139 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import {
+  ContainerState,
+  ListContainersRequest,
+  ListPodSandboxRequest,
+  NamespaceMode,
+  PodSandboxState,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
+import type { ContainerFields } from './cri-lab.ts';
+import { PodLab } from './pod-lab.ts';
+
+/** What stands for an id or place in a generated request: those of a run are not those of its repetition. */
+const WORD = /@(pod|stopped|running|exited|created|image|registry|scratch|cgroup|unique)(?:#(\d+))?/g;
+const ENDS_AT_ONCE = ['sh', '-c', 'trap "exit 0" TERM; sleep 1000 & wait'];
+
+/**
+ * What generated requests speak of: a pod with a container that runs, one that has ended and one that was never started,
+ * and a stopped pod. Whatever a request has changed is put back.
+ */
+export class RequestScene implements AsyncDisposable {
+  readonly lab: PodLab;
+  /** Folder for all that requests write to. */
+  readonly scratch: string;
+  readonly #ids = new Map<string, string>();
+  #uniques = 0;
+
+  private constructor(lab: PodLab, scratch: string) {
+    this.lab = lab;
+    this.scratch = scratch;
+  }
+
+  /** The only registry that can be reached is `registry`, `host:port` without TLS. */
+  static async start(registry: string): Promise<RequestScene> {
+    const scratch = mkdtempSync(join(tmpdir(), 'berth-requests-'));
+    mkdirSync(join(scratch, 'data'));
+    writeFileSync(join(scratch, 'profile.json'), '{"defaultAction":"SCMP_ACT_ALLOW"}');
+    const registries = join(scratch, 'registries.conf');
+    writeFileSync(registries, registriesConf(registry));
+    const scene = new RequestScene(
+      await PodLab.start({ config: `[image]\nregistries_conf = "${registries}"` }),
+      scratch,
+    );
+    scene.#ids.set('image', scene.lab.imageId);
+    scene.#ids.set('registry', registry);
+    await scene.#build();
+    return scene;
+  }
+
+  /** A text with what its words stand for: ids, the beginning of one (`@pod#12`), folders, `@unique` for a new number. */
+  resolve(text: string): string {
+    return text.replaceAll(WORD, (_whole, word: string, chars: string | undefined) => {
+      if (word === 'scratch') return this.scratch;
+      if (word === 'cgroup') return this.lab.cgroupParent;
+      if (word === 'unique') return String(++this.#uniques);
+      const id = this.#ids.get(word) ?? assert.fail(`no id for @${word}`);
+      return chars === undefined ? id : id.slice(0, Number(chars));
+    });
+  }
+
+  /** The pods and containers that are not of this scene. */
+  async strangers(): Promise<{ pods: string[]; containers: string[] }> {
+    const own = new Set(this.#ids.values());
+    const { items } = await this.lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    const { containers } = await this.lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
+    return {
+      pods: items.flatMap(({ id }) => (own.has(id) ? [] : [id])),
+      containers: containers.flatMap(({ id }) => (own.has(id) ? [] : [id])),
+    };
+  }
+
+  /** Removes what requests have made, each by its id, and makes new what they have ended, removed or (`isDirty`) changed. */
+  async putBack(isDirty: boolean): Promise<void> {
+    const { pods, containers } = await this.strangers();
+    for (const containerId of containers) await this.lab.berthd.call(runtime.removeContainer, { containerId });
+    for (const pod of pods) await this.lab.removePod(pod);
+    if (!isDirty && (await this.#isWhole())) return;
+    await this.#clear();
+    await this.#build();
+  }
+
+  /** Removes all of it and looks whether anything is left. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.#clear();
+      this.lab.berthd.assertNoTraces();
+    } finally {
+      rmSync(this.scratch, { recursive: true });
+      await this.lab.close();
+    }
+  }
+
+  /** How many files berthd holds open. */
+  openFiles(): number {
+    return readdirSync(`/proc/${this.lab.berthd.pid}/fd`).length;
+  }
+
+  async #build(): Promise<void> {
+    const { lab } = this;
+    const pod = await lab.runPod();
+    const container = (fields: ContainerFields): ContainerFields => ({ command: ENDS_AT_ONCE, ...fields });
+    const running = await lab.start(pod, container({}));
+    const exited = await lab.start(pod, container({ command: ['true'] }));
+    const created = await lab.create(pod, container({}));
+    const onHost = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
+    const stopped = await lab.runPod(lab.podConfig({ linux: { securityContext: onHost } }));
+    await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: stopped });
+    await lab.ended(exited);
+    for (const [word, id] of Object.entries({ pod, running, exited, created, stopped })) this.#ids.set(word, id);
+  }
+
+  async #clear(): Promise<void> {
+    for (const word of ['pod', 'stopped']) await this.lab.removePod(this.#ids.get(word) ?? '');
+  }
+
+  async #isWhole(): Promise<boolean> {
+    const { items } = await this.lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    const { containers } = await this.lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
+    const pods = new Map(items.map(({ id, state }) => [id, state]));
+    const states = new Map(containers.map(({ id, state }) => [id, state]));
+    return (
+      pods.get(this.resolve('@pod')) === PodSandboxState.SANDBOX_READY &&
+      pods.get(this.resolve('@stopped')) === PodSandboxState.SANDBOX_NOTREADY &&
+      states.get(this.resolve('@running')) === ContainerState.CONTAINER_RUNNING &&
+      states.get(this.resolve('@exited')) === ContainerState.CONTAINER_EXITED &&
+      states.get(this.resolve('@created')) === ContainerState.CONTAINER_CREATED
+    );
+  }
+}
+
+function registriesConf(registry: string): string {
+  const blocked = ['docker.io', 'example.com', '*.com', '*.io', '*.net', '*.org'];
+  const tables = blocked.map((prefix) => `[[registry]]\nprefix = "${prefix}"\nblocked = true`);
+  return [...tables, `[[registry]]\nlocation = "${registry}"\ninsecure = true`].join('\n');
+}
