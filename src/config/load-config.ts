@@ -16,6 +16,8 @@ export interface Config {
   readonly image: {
     readonly registriesConf: string;
     readonly registriesConfDir: string;
+    readonly hostsDirs: readonly string[];
+    readonly certsDirs: readonly string[];
     readonly authFile: string;
     readonly signaturePolicy: string;
     readonly pauseImage: string;
@@ -150,6 +152,8 @@ function toConfig(values: Values, sources: readonly string[]): Config {
     image: {
       registriesConf: image('registries_conf'),
       registriesConfDir: image('registries_conf_dir'),
+      hostsDirs: list('image', 'hosts_dirs'),
+      certsDirs: list('image', 'certs_dirs'),
       authFile: image('auth_file'),
       signaturePolicy: image('signature_policy'),
       pauseImage: image('pause_image'),

@@ -60,6 +60,16 @@ export const TABLES = {
       '/etc/containers/registries.conf.d',
       'Drop-ins for registries_conf, read in lexical order.',
     ),
+    hosts_dirs: key(
+      { type: 'list', of: path },
+      ['/etc/containerd/certs.d'],
+      "Folders of containerd's hosts.toml, one below them for each registry (_default: for the rest). They count for registries that registries_conf does not name.",
+    ),
+    certs_dirs: key(
+      { type: 'list', of: path },
+      ['/etc/containers/certs.d', '/etc/docker/certs.d'],
+      'Certificates for registries: HOST:PORT/*.crt are authorities, *.cert and *.key what berthd shows. The first folder for a registry counts.',
+    ),
     auth_file: key(
       optionalPath,
       '',

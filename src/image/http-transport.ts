@@ -5,8 +5,10 @@
 
 import type { Agent } from 'undici';
 
-import { BerthError } from '../base/errors.ts';
+import { BerthError, findCause } from '../base/errors.ts';
+import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { RegistryError } from './registry-error.ts';
+import type { TlsMaterial } from './tls-material.ts';
 
 /** One request. */
 export interface HttpRequest {
@@ -16,6 +18,8 @@ export interface HttpRequest {
   readonly body?: string;
   /** True when the certificate of this host need not be valid. */
   readonly insecure: boolean;
+  /** Certificates for this host; what we show of ourselves goes to no other. */
+  readonly tls?: TlsMaterial | undefined;
 }
 
 /** An answer. Its body must be read, or `discard`ed. */
@@ -30,14 +34,6 @@ export interface HttpResponse {
   discard(): Promise<void>;
 }
 
-/** How long a silent peer is waited for. */
-export interface HttpTimeouts {
-  readonly connectMs: number;
-  readonly headersMs: number;
-  /** Longest silence within a body. */
-  readonly progressMs: number;
-}
-
 /** What suits a registry on the internet. */
 export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
   connectMs: 10_000,
@@ -47,25 +43,38 @@ export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
 
 const MAX_REDIRECTS = 5;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
+const UNKNOWN_AUTHORITY =
+  /^(?:UNABLE_TO_GET_ISSUER_CERT(?:_LOCALLY)?|UNABLE_TO_VERIFY_LEAF_SIGNATURE|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT)$/;
+const MAX_VOUCHED = 1000;
+/** What another origin than the first may see; the rest may be a password, however it is called. */
+const PUBLIC_HEADERS: ReadonlySet<string> = new Set([
+  'accept',
+  'accept-encoding',
+  'content-type',
+  'if-range',
+  'range',
+  'user-agent',
+]);
 const TLS_CODES = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|ECONNRESET$|ECONNREFUSED$|EPIPE$|UND_ERR_SOCKET$)/;
 
 /** Keeps the connections. Close it when done. */
 export class HttpTransport {
-  readonly #timeouts: HttpTimeouts;
-  readonly #agents = new Map<boolean, Agent>();
+  readonly #agents: HttpAgents;
+  /** Hosts that the machine's own authorities vouch for, beside those built in or named. */
+  readonly #vouchedByMachine = new Set<string>();
 
   constructor(timeouts: HttpTimeouts = defaultHttpTimeouts) {
-    this.#timeouts = timeouts;
+    this.#agents = new HttpAgents(timeouts);
   }
 
   /**
-   * Sends a request and follows its redirects, without the Authorization header as soon as they lead to another
-   * origin, and never from HTTPS to HTTP. Throws RegistryError (`unavailable`) when no answer comes.
+   * Sends a request and follows its redirects, without anything that is meant for the first host as soon as they lead to
+   * another origin, and never from HTTPS to HTTP. Throws RegistryError (`unavailable`) when no answer comes.
    */
   async send(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
-    let { url, headers, insecure } = request;
+    let { url, headers, insecure, tls } = request;
     for (let redirects = 0; ; redirects += 1) {
-      const response = await this.#sendOnce({ ...request, url, headers, insecure }, signal);
+      const response = await this.#sendVouched({ ...request, url, headers, insecure, tls }, signal);
       const location = response.header('location');
       if (!REDIRECTS.has(response.status) || location === undefined) {
         return { ...response, sameOrigin: url.origin === request.url.origin };
@@ -78,8 +87,10 @@ export class HttpTransport {
       // Credentials in a URL would become a header by another road.
       [next.username, next.password] = ['', ''];
       if (next.origin !== url.origin) {
-        headers = withoutAuthorization(headers);
+        headers = withoutPrivate(headers);
         insecure = false;
+        // Its storage is often signed by the same authority.
+        tls = tls && { ...tls, clients: [], id: `${tls.id} without ours` };
       }
       url = next;
     }
@@ -87,14 +98,31 @@ export class HttpTransport {
 
   /** Ends all connections. */
   async close(): Promise<void> {
-    const agents = [...this.#agents.values()];
-    this.#agents.clear();
-    await Promise.all(agents.map((agent) => agent.destroy()));
+    await this.#agents.close();
   }
 
-  async #sendOnce(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
+  /**
+   * Sends trusting the authorities built into Node, or those named for the host; when these do not know the certificate,
+   * the machine's own as well, which take some milliseconds to read.
+   */
+  async #sendVouched(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
+    const key = `${request.url.origin} ${request.tls?.id ?? ''}`;
+    if (this.#vouchedByMachine.has(key)) return await this.#sendOnce(request, 'machine', signal);
+    try {
+      return await this.#sendOnce(request, 'quick', signal);
+    } catch (err) {
+      const failure = findCause(err, RegistryError);
+      if (request.insecure || !failure || !UNKNOWN_AUTHORITY.test(codeOf(failure.cause))) throw err;
+    }
+    const response = await this.#sendOnce(request, 'machine', signal);
+    if (this.#vouchedByMachine.size >= MAX_VOUCHED) this.#vouchedByMachine.clear();
+    this.#vouchedByMachine.add(key);
+    return response;
+  }
+
+  async #sendOnce(request: HttpRequest, authorities: Authorities, signal: AbortSignal): Promise<HttpResponse> {
     const { request: send } = await import('undici');
-    const dispatcher = await this.#agent(request.insecure);
+    const dispatcher: Agent = await this.#agents.get({ authorities, insecure: request.insecure, tls: request.tls });
     const { url, method, headers, body } = request;
     const toError = (err: unknown): Error => transportError(request, err, signal);
     let response: Awaited<ReturnType<typeof send>>;
@@ -126,21 +154,6 @@ export class HttpTransport {
       },
     };
   }
-
-  /** The one place where TLS options are made. */
-  async #agent(insecure: boolean): Promise<Agent> {
-    const { Agent: AgentClass } = await import('undici');
-    const existing = this.#agents.get(insecure);
-    if (existing) return existing;
-    const agent = new AgentClass({
-      headersTimeout: this.#timeouts.headersMs,
-      bodyTimeout: this.#timeouts.progressMs,
-      keepAliveTimeout: 10_000,
-      connect: { timeout: this.#timeouts.connectMs, rejectUnauthorized: !insecure },
-    });
-    this.#agents.set(insecure, agent);
-    return agent;
-  }
 }
 
 /** Reads a whole body of at most `limitBytes`. Throws RegistryError when there is more. */
@@ -165,8 +178,8 @@ function failure(request: HttpRequest, problem: string): RegistryError {
   return new RegistryError('unavailable', `${nameOf(request)}: ${problem}`);
 }
 
-function withoutAuthorization(headers: Readonly<Record<string, string>>): Record<string, string> {
-  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== 'authorization'));
+function withoutPrivate(headers: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => PUBLIC_HEADERS.has(name.toLowerCase())));
 }
 
 function transportError(request: HttpRequest, err: unknown, signal: AbortSignal): Error {

@@ -29,6 +29,8 @@ function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] =
     settings: {
       registriesConf: join(root, 'registries.conf'),
       registriesConfDir: '',
+      hostsDirs: [],
+      certsDirs: [],
       authFile: '',
       pinnedImages,
       maxParallelDownloads: 3,
@@ -147,6 +149,21 @@ describe('Images.pull', () => {
     assert.equal(registry.paths().filter((path) => path === '/app/manifests/latest').length, 2);
   });
 
+  it('tries search registries in turn, and tells what each of them said', async () => {
+    const image = fakeImage(['x']);
+    await using first = await FakeRegistry.start();
+    registry.add('team/app', image, 'v1');
+    const both = `["${first.host}", "${registry.host}"]`;
+    const conf = join(root, 'registries.conf');
+    await writeFile(conf, `unqualified-search-registries = ${both}`);
+    await rejectsWith(images.pull('team/app:v1', undefined, never), 'invalid', /ambiguous/);
+    await writeFile(conf, `short-name-mode = "disabled"\nunqualified-search-registries = ${both}`);
+    assert.deepEqual((await images.pull('team/app:v1', undefined, never)).tags, [name('team/app:v1')]);
+    assert.deepEqual(first.paths(), ['/team/app/manifests/v1']);
+    const hosts = new RegExp(`${first.host}.*${registry.host}`);
+    await rejectsWith(images.pull('team/other', undefined, never), 'notFound', hosts);
+  });
+
   it('goes on while someone waits, and stops when the last one leaves', async () => {
     const image = fakeImage(['x']);
     registry.add('app', image, 'latest');
@@ -163,7 +180,8 @@ describe('Images.pull', () => {
     one.abort(new BerthError('cancelled', 'the first left'));
     await assert.rejects(pulled[0] ?? Promise.resolve(), /the first left/);
     two.abort(new BerthError('cancelled', 'the second left'));
-    gate.resolve();
+    // The abort comes to the unpack first.
+    setImmediate(() => gate.resolve());
     await assert.rejects(pulled[1] ?? Promise.resolve(), /the second left/);
     assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
     assert.deepEqual(

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, isKind, kindOf, wrap } from '../base/errors.ts';
+import { BerthError, describe, isKind, kindOf, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
@@ -25,7 +25,7 @@ import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { type PullProgress, pullImage } from './pull.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
-import { RegistriesConf } from './registries-conf.ts';
+import { Registries } from './registries.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
 
@@ -33,6 +33,8 @@ import type { ResolvedImage } from './resolve-image.ts';
 export interface ImageSettings {
   readonly registriesConf: string;
   readonly registriesConfDir: string;
+  readonly hostsDirs: readonly string[];
+  readonly certsDirs: readonly string[];
   readonly authFile: string;
   readonly pinnedImages: readonly string[];
   readonly maxParallelDownloads: number;
@@ -85,7 +87,7 @@ export class Images {
   readonly #holds: LayerHolds;
   readonly #ingest: BlobIngest;
   readonly #authFile: AuthFile;
-  readonly #registries: RegistriesConf;
+  readonly #registries: Registries;
   readonly #pulls = new JoinedWork<ImageRecord>();
   readonly #progress = new Set<PullProgress>();
 
@@ -99,7 +101,8 @@ export class Images {
     this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
     this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
     this.#authFile = new AuthFile(settings.authFile);
-    this.#registries = new RegistriesConf({ file: settings.registriesConf, dir: settings.registriesConfDir, log });
+    const { registriesConf: conf, registriesConfDir: confDir, hostsDirs, certsDirs } = settings;
+    this.#registries = new Registries({ conf, confDir, hostsDirs, certsDirs }, log);
   }
 
   /** Makes memory and disk agree: forgets images whose layers are gone, removes layers and blobs of unfinished pulls. */
@@ -116,7 +119,7 @@ export class Images {
     await this.#holds
       .removeUnused(layers.all().map((layer) => layer.diffId))
       .catch((err: unknown) => log.warn({ err }, 'layers without an image not removed'));
-    await this.#registries.load().catch((err: unknown) => log.warn({ err }, 'registries.conf not usable'));
+    await this.#registries.loadRules().catch((err: unknown) => log.warn({ err }, 'registries.conf not usable'));
   }
 
   /** Ends running pulls, which leave nothing visible. */
@@ -132,11 +135,12 @@ export class Images {
    * "RegistryUnavailable". A caller that leaves does not stop the pull as long as another one waits for it.
    */
   async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<ImageRecord> {
-    const rules = await this.#registries.load();
-    const reference = resolveReference(text, rules);
+    const references = resolveReference(text, await this.#registries.loadRules());
     const credentials = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? ''];
-    const key = JSON.stringify([formatReference(reference), ...credentials]);
-    return await this.#pulls.join(key, signal, (shared) => this.#pull(reference, auth, shared));
+    return await firstThatPulls(references, signal, async (reference) => {
+      const key = JSON.stringify([formatReference(reference), ...credentials]);
+      return await this.#pulls.join(key, signal, (shared) => this.#pull(reference, auth, shared));
+    });
   }
 
   /** The images that are here. */
@@ -154,7 +158,7 @@ export class Images {
     let references: ImageReference[] = [];
     let problem: unknown;
     try {
-      references = candidateReferences(text, this.#registries.current);
+      references = candidateReferences(text, this.#registries.rules);
     } catch (err) {
       if (!isKind(err, 'invalid')) throw err;
       problem = err;
@@ -238,16 +242,16 @@ export class Images {
     let outcome: Outcome = 'ok';
     try {
       using signal = withDeadline(`pull ${name}`, settings.pullTimeoutMs, shared);
-      const rules = this.#registries.current;
       const deps = {
         ...this.#deps,
         ingest: this.#ingest,
         authFile: this.#authFile,
+        registries: this.#registries,
         platform: this.#platform,
         maxParallelDownloads: settings.maxParallelDownloads,
         log: log.child({ image: name }),
       };
-      const request = { reference, auth, rules, holds: this.#holds, progress };
+      const request = { reference, auth, holds: this.#holds, progress };
       const record = await pullImage(deps, request, signal, (image) => this.#appear(reference, image));
       const ms = Math.round(clock.monotonicMs() - startedMs);
       log.info({ image: name, id: record.id, bytes: progress.bytesDone, ms }, 'image pulled');
@@ -332,4 +336,26 @@ export class Images {
       throw new BerthError('precondition', `${what}: the archive's layers are not those of the image's config`);
     }
   }
+}
+
+/** A short name may stand for several references; the registries say which of them there is. */
+async function firstThatPulls<T>(
+  references: readonly ImageReference[],
+  signal: AbortSignal,
+  pull: (reference: ImageReference) => Promise<T>,
+): Promise<T> {
+  const failures: unknown[] = [];
+  for (const reference of references) {
+    try {
+      return await pull(reference);
+    } catch (err) {
+      signal.throwIfAborted();
+      failures.push(err);
+      if (!isKind(err, 'notFound', 'permission', 'unavailable')) break;
+    }
+  }
+  const [first, ...more] = failures;
+  if (more.length === 0) throw first;
+  const last = more.at(-1);
+  throw wrap(`no search registry has it (${failures.slice(0, -1).map(describe).join('; ')})`, last);
 }

@@ -15,12 +15,18 @@ export class PullSource {
   }
 
   /**
-   * What the first place that can do it returns. Throws the failure of the registry itself (the last place in the
+   * What the first place that can do it returns; places that the configuration does not allow it are not asked. Throws the failure of the registry itself (the last place in the
    * configured order), with those of the mirrors in its message.
    */
-  async first<T>(signal: AbortSignal, step: (access: Access) => Promise<T>): Promise<T> {
+  async first<T>(
+    signal: AbortSignal,
+    step: (access: Access) => Promise<T>,
+    ability: 'resolves' | 'pulls' = 'pulls',
+  ): Promise<T> {
     const failures: { access: Access; err: unknown }[] = [];
-    for (const access of [...this.#accesses]) {
+    const able = this.#accesses.filter(({ endpoint }) => endpoint.special?.[ability] ?? true);
+    if (able.length === 0) throw new BerthError('precondition', `hosts.toml names no host that ${ability}`);
+    for (const access of able) {
       try {
         const result = await step(access);
         this.#prefer(access);
@@ -29,7 +35,7 @@ export class PullSource {
         signal.throwIfAborted();
         if (!mayBeElsewhere(err)) throw err;
         failures.push({ access, err });
-        const more = failures.length < this.#accesses.length;
+        const more = failures.length < able.length;
         if (more) this.#log.warn({ err, endpoint: formatEndpoint(access.endpoint) }, 'mirror failed, asking the next');
       }
     }

@@ -5,14 +5,14 @@ import type { Logger } from '../base/log.ts';
 import { type AuthFile, credentialFor, type RegistryAuth } from './auth.ts';
 import type { BlobIngest } from './blob-download.ts';
 import type { Digest } from './digest.ts';
-import { type Endpoint, endpointsFor } from './endpoints.ts';
+import type { Endpoint } from './endpoints.ts';
 import type { LayerFolders, LayerHolds } from './layer-holds.ts';
 import type { LayerDescriptor } from './manifest.ts';
 import { allOrAbort, Slots } from './parallel.ts';
 import type { Platform } from './platform.ts';
 import { PullSource } from './pull-source.ts';
 import { formatReference, type ImageReference } from './reference.ts';
-import type { RegistryRules } from './registries-conf.ts';
+import type { Registries } from './registries.ts';
 import type { Access, RegistryClient } from './registry-client.ts';
 import { isRegistryUnavailable } from './registry-error.ts';
 import { type ResolvedImage, resolveImage } from './resolve-image.ts';
@@ -23,6 +23,7 @@ export interface PullDeps {
   readonly ingest: BlobIngest;
   readonly layers: LayerFolders;
   readonly authFile: AuthFile;
+  readonly registries: Registries;
   readonly platform: Platform;
   readonly maxParallelDownloads: number;
   readonly log: Logger;
@@ -51,7 +52,6 @@ export async function pullImage<T>(
   request: {
     readonly reference: ImageReference;
     readonly auth: RegistryAuth | undefined;
-    readonly rules: RegistryRules;
     readonly holds: LayerHolds;
     readonly progress: PullProgress;
   },
@@ -60,7 +60,7 @@ export async function pullImage<T>(
 ): Promise<T> {
   const name = formatReference(request.reference);
   try {
-    const endpoints = endpointsFor(request.reference, request.rules);
+    const endpoints = await deps.registries.endpoints(request.reference);
     const source = new PullSource(await accessesFor(endpoints, request.auth, deps.authFile), deps.log);
     const image = await resolveImage({ ...deps, source }, request.reference, signal);
     return await request.holds.during(image.document.diffIds, signal, async () => {

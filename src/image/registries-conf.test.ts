@@ -6,13 +6,18 @@ import { describe, it } from 'node:test';
 
 import { silentLogger } from '../base/log.ts';
 import { candidateReferences, endpointsFor, formatEndpoint, resolveReference } from './endpoints.ts';
-import { formatReference, parseReference } from './reference.ts';
+import { formatReference, type ImageReference, parseReference } from './reference.ts';
 import { mergeRules, NO_RULES, parseRegistriesFile, RegistriesConf, type RegistryRules } from './registries-conf.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 
 async function rules(...texts: string[]): Promise<RegistryRules> {
   return mergeRules(texts.map((text, at) => parseRegistriesFile(text, `file${at}.conf`)));
+}
+
+function only(references: readonly ImageReference[]): string {
+  assert.equal(references.length, 1);
+  return references.map(formatReference).join();
 }
 
 function places(reference: string, from: RegistryRules): string[] {
@@ -75,14 +80,47 @@ describe('registries.conf', () => {
       'unqualified-search-registries = ["a.org"]\n[aliases]\nweb = "quay.io/team/web"\nold = "x.org/y"',
       '[aliases]\nold = ""',
     );
-    assert.equal(formatReference(resolveReference('web:v2', found)), 'quay.io/team/web:v2');
-    assert.equal(formatReference(resolveReference('old', found)), 'a.org/old:latest');
-    assert.equal(formatReference(resolveReference('quay.io/app', found)), 'quay.io/app:latest');
-    assert.equal(formatReference(resolveReference('app', NO_RULES)), 'docker.io/library/app:latest');
+    assert.equal(only(resolveReference('web:v2', found)), 'quay.io/team/web:v2');
+    assert.equal(only(resolveReference('old', found)), 'a.org/old:latest');
+    assert.equal(only(resolveReference('quay.io/app', found)), 'quay.io/app:latest');
+    assert.equal(only(resolveReference('app', NO_RULES)), 'docker.io/library/app:latest');
     const two = await rules('unqualified-search-registries = ["a.org", "docker.io"]');
     assert.throws(() => resolveReference('app', two), /ambiguous.*a\.org, docker\.io/);
     const candidates = candidateReferences('app', two).map(formatReference);
     assert.deepEqual(candidates, ['a.org/app:latest', 'docker.io/library/app:latest']);
+  });
+
+  it('asks several search registries in turn when the mode says so', async () => {
+    for (const mode of ['permissive', 'disabled']) {
+      const found = await rules(`short-name-mode = "${mode}"\nunqualified-search-registries = ["a.org", "b.org"]`);
+      assert.deepEqual(resolveReference('app', found).map(formatReference), ['a.org/app:latest', 'b.org/app:latest']);
+    }
+    const later = await rules('short-name-mode = "disabled"', 'unqualified-search-registries = ["a.org", "b.org"]');
+    assert.equal(resolveReference('app', later).length, 2);
+    const last = await rules('short-name-mode = "disabled"', 'short-name-mode = "enforcing"');
+    assert.equal(last.shortNameMode, 'enforcing');
+  });
+
+  it('refuses aliases that are no names', async () => {
+    for (const line of [
+      '"a.org/x" = "b.org/x"',
+      '"x:v1" = "b.org/x"',
+      'x = "y"',
+      'x = "b.org/y:v1"',
+      'x = "b.org/Y"',
+    ]) {
+      await assert.rejects(rules(`[aliases]\n${line}`), /file0\.conf: aliases/, line);
+    }
+  });
+
+  it('may be about one tag', async () => {
+    const found = await rules(
+      '[[registry]]\nprefix = "a.org/x:bad"\nblocked = true\n[[registry]]\nprefix = "a.org/y:v1"\nlocation = "b.org/z:v1"',
+    );
+    assert.throws(() => places('a.org/x:bad', found), /blocked/);
+    assert.deepEqual(places('a.org/x:good', found), ['a.org/x']);
+    assert.deepEqual(places('a.org/y:v1', found), ['b.org/z']);
+    await assert.rejects(rules('[[registry]]\nprefix = "a.org/y:v1"\nlocation = "b.org/z:v2"'), /has a tag/);
   });
 
   it('refuses version 1, broken TOML and bad values, naming file and key', async () => {

@@ -3,7 +3,7 @@
  * The files are shared with those tools, so keys that Berth does not use are left alone.
  */
 
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import * as v from 'valibot';
@@ -11,6 +11,8 @@ import * as v from 'valibot';
 import { BerthError, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { parseToml } from '../config/parse-toml.ts';
+import { isMissing, LastGood } from './last-good.ts';
+import { isShortName, parseReference, tagOf } from './reference.ts';
 
 /** Which pulls a mirror serves. */
 export type PullFromMirror = 'all' | 'digest-only' | 'tag-only';
@@ -31,7 +33,12 @@ export interface RegistryRule {
   readonly insecure: boolean;
   readonly blocked: boolean;
   readonly mirrors: readonly MirrorRule[];
+  /** The file that says so. */
+  readonly file: string;
 }
+
+/** What becomes of a short name that several search registries could have. */
+export type ShortNameMode = 'enforcing' | 'permissive' | 'disabled';
 
 /** All files put together. */
 export interface RegistryRules {
@@ -39,10 +46,20 @@ export interface RegistryRules {
   readonly searchRegistries: readonly string[];
   /** Short name to `registry/path`. */
   readonly aliases: ReadonlyMap<string, string>;
+  /**
+   * enforcing: it is refused, since there is nobody to ask. permissive, disabled: the registries are asked in turn.
+   */
+  readonly shortNameMode: ShortNameMode;
 }
 
 /** What holds when no file says anything. */
-export const NO_RULES: RegistryRules = { registries: [], searchRegistries: [], aliases: new Map() };
+export const NO_RULES: RegistryRules = {
+  registries: [],
+  searchRegistries: [],
+  aliases: new Map(),
+  // Unlike containers-registries.conf(5), as CRI-O does: nobody is there who could choose.
+  shortNameMode: 'enforcing',
+};
 
 const place = v.pipe(
   v.string(),
@@ -65,6 +82,7 @@ const fileSchema = v.object({
   'unqualified-search-registries': v.optional(v.array(place)),
   registry: v.optional(v.array(registrySchema), []),
   aliases: v.optional(v.record(v.string(), v.string()), {}),
+  'short-name-mode': v.optional(v.picklist(['', 'enforcing', 'permissive', 'disabled']), ''),
 });
 // Version 1 has one table per purpose where version 2 has an array of registries.
 const v1Schema = v.object({ registries: v.record(v.string(), v.unknown()) });
@@ -73,6 +91,7 @@ interface FileRules {
   readonly registries: readonly RegistryRule[];
   readonly searchRegistries: readonly string[] | undefined;
   readonly aliases: Readonly<Record<string, string>>;
+  readonly shortNameMode: ShortNameMode | '';
 }
 
 /** Parses one file. Throws `invalid` naming `file` and the key (or, for broken TOML, the line). */
@@ -93,8 +112,22 @@ export function parseRegistriesFile(text: string, file: string): FileRules {
   return {
     registries: result.output.registry.map((table) => registryRule(table, file)),
     searchRegistries: result.output['unqualified-search-registries'],
-    aliases: result.output.aliases,
+    aliases: checkedAliases(result.output.aliases, file),
+    shortNameMode: result.output['short-name-mode'],
   };
+}
+
+/** An alias is a name without registry, tag and digest, and stands for one with a registry; empty takes it away. */
+function checkedAliases(aliases: Readonly<Record<string, string>>, file: string): Readonly<Record<string, string>> {
+  for (const [name, target] of Object.entries(aliases)) {
+    const fail = (problem: string): BerthError => new BerthError('invalid', `${file}: aliases."${name}": ${problem}`);
+    if (!isShortName(name) || /[:@]/.test(name)) throw fail('a short name has no registry, tag or digest');
+    if (target === '') continue;
+    if (isShortName(target)) throw fail(`"${target}" names no registry`);
+    if (target.includes('@') || tagOf(target) !== undefined) throw fail(`"${target}" has a tag or digest`);
+    parseReference(target, `${file}: aliases."${name}"`);
+  }
+  return aliases;
 }
 
 function registryRule(table: v.InferOutput<typeof registrySchema>, file: string): RegistryRule {
@@ -105,18 +138,26 @@ function registryRule(table: v.InferOutput<typeof registrySchema>, file: string)
   if (prefix.startsWith('*.') && !/^\*\.[A-Za-z0-9.-]+(?::[0-9]+)?$/.test(prefix)) {
     throw fail('a wildcard prefix is *.domain and no more');
   }
+  const tag = tagOf(prefix);
+  const tagged = tag !== undefined && prefix.includes('/');
+  if (tagged && tagOf(table.location || prefix) !== tag) throw fail('has a tag, and location has not the same');
   const digestOnly = table['mirror-by-digest-only'];
   const mirrors = table.mirror.map((mirror): MirrorRule => {
     const own = mirror['pull-from-mirror'] || 'all';
     if (digestOnly && own !== 'all') throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
     return {
-      location: mirror.location,
+      location: tagged ? withoutTag(mirror.location, tag) : mirror.location,
       insecure: mirror.insecure,
       pullFromMirror: digestOnly ? 'digest-only' : own,
     };
   });
-  const location = table.location === '' && !prefix.startsWith('*.') ? prefix : table.location;
-  return { prefix, location, insecure: table.insecure, blocked: table.blocked, mirrors };
+  const whole = table.location === '' && !prefix.startsWith('*.') ? prefix : table.location;
+  const location = tagged ? withoutTag(whole, tag) : whole;
+  return { prefix, location, insecure: table.insecure, blocked: table.blocked, mirrors, file };
+}
+
+function withoutTag(location: string, tag: string): string {
+  return location.endsWith(`:${tag}`) ? location.slice(0, -tag.length - 1) : location;
 }
 
 /** Lays files over each other, the later one winning: a registry by its prefix, an alias by its name. */
@@ -124,52 +165,51 @@ export function mergeRules(files: readonly FileRules[]): RegistryRules {
   const registries = new Map<string, RegistryRule>();
   const aliases = new Map<string, string>();
   let searchRegistries: readonly string[] = [];
+  let { shortNameMode } = NO_RULES;
   for (const file of files) {
     for (const rule of file.registries) registries.set(rule.prefix, rule);
     searchRegistries = file.searchRegistries ?? searchRegistries;
+    shortNameMode = file.shortNameMode || shortNameMode;
     for (const [name, target] of Object.entries(file.aliases)) {
       // An empty target takes the alias of an earlier file away.
       if (target === '') aliases.delete(name);
       else aliases.set(name, target);
     }
   }
-  return { registries: [...registries.values()], searchRegistries, aliases };
+  return { registries: [...registries.values()], searchRegistries, aliases, shortNameMode };
 }
 
 /** The rules on disk, read again when a file has changed. */
 export class RegistriesConf {
   readonly #file: string;
   readonly #dir: string;
-  readonly #log: Logger;
-  #fingerprint = '';
-  #rules: RegistryRules = NO_RULES;
+  readonly #rules: LastGood<RegistryRules>;
 
   /** `file` and `dir` may be missing on disk, or empty strings for "none". */
   constructor(options: { readonly file: string; readonly dir: string; readonly log: Logger }) {
     this.#file = options.file;
     this.#dir = options.dir;
-    this.#log = options.log;
+    this.#rules = new LastGood('registries.conf', options.log);
   }
 
-  /** What was read last; nothing before the first `load`. */
+  /** What was understood last; nothing before the first `load`. */
   get current(): RegistryRules {
-    return this.#rules;
+    return this.#rules.current ?? NO_RULES;
   }
 
-  /** The rules as the files have them now. Throws `invalid` naming the file, the key and what is wrong. */
+  /** Why the files as they are now do not hold; undefined when they do. */
+  get problem(): string | undefined {
+    return this.#rules.problem;
+  }
+
+  /**
+   * The rules as the files have them now, or had them when they could last be understood. Throws `invalid` naming the
+   * file, the key and what is wrong when they never could.
+   */
   async load(): Promise<RegistryRules> {
-    const files = await this.#paths();
-    const fingerprint = (await Promise.all(files.map(fingerprintOf))).join('\n');
-    if (fingerprint === this.#fingerprint) return this.#rules;
-    const parsed: FileRules[] = [];
-    for (const file of files) {
-      const text = await readFile(file, 'utf8').catch(missingIsEmpty(file));
-      parsed.push(parseRegistriesFile(text, file));
-    }
-    this.#rules = mergeRules(parsed);
-    this.#fingerprint = fingerprint;
-    this.#log.debug({ files, registries: this.#rules.registries.length }, 'registries read');
-    return this.#rules;
+    return await this.#rules.load(await this.#paths(), (files) =>
+      mergeRules(files.map(({ path, text }) => parseRegistriesFile(text, path))),
+    );
   }
 
   async #paths(): Promise<string[]> {
@@ -179,25 +219,9 @@ export class RegistriesConf {
   }
 }
 
-async function fingerprintOf(file: string): Promise<string> {
-  const found = await stat(file, { bigint: true }).catch(() => undefined);
-  return found ? `${file} ${found.ino} ${found.size} ${found.mtimeNs}` : `${file} missing`;
-}
-
-function missingIsEmpty(path: string): (err: unknown) => string {
-  return (err) => {
-    if (isMissing(err)) return '';
-    throw wrap(`read ${path}`, err);
-  };
-}
-
 function missingIsNone(path: string): (err: unknown) => string[] {
   return (err) => {
     if (isMissing(err)) return [];
     throw wrap(`read ${path}`, err);
   };
-}
-
-function isMissing(err: unknown): boolean {
-  return err instanceof Error && 'code' in err && (err.code === 'ENOENT' || err.code === 'ENOTDIR');
 }

@@ -8,13 +8,8 @@ import type { Credential } from './auth.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
 import { type Digest, digestOf, verifyDigest } from './digest.ts';
 import { type Endpoint, formatEndpoint } from './endpoints.ts';
-import {
-  defaultHttpTimeouts,
-  type HttpResponse,
-  type HttpTimeouts,
-  HttpTransport,
-  readCapped,
-} from './http-transport.ts';
+import type { HttpTimeouts } from './http-agents.ts';
+import { defaultHttpTimeouts, type HttpResponse, HttpTransport, readCapped } from './http-transport.ts';
 import { MAX_DOCUMENT_BYTES } from './manifest.ts';
 import { MANIFEST_ACCEPT, mediaTypeOf } from './media-types.ts';
 import { RegistryError } from './registry-error.ts';
@@ -136,8 +131,8 @@ export class RegistryClient {
       const scope = `repository:${endpoint.repository}:pull`;
       const realm = bearer.parameters.get('realm') ?? '';
       const service = bearer.parameters.get('service') ?? '';
-      const insecureHost = endpoint.insecure ? endpoint.host : '';
-      return `Bearer ${await this.#tokens.get({ realm, service, scope, credential, insecureHost }, signal)}`;
+      const asked = { realm, service, scope, credential, host: endpoint.host, insecure: endpoint.insecure };
+      return `Bearer ${await this.#tokens.get({ ...asked, tls: endpoint.tls }, signal)}`;
     }
     const basic = challenges.some((challenge) => challenge.scheme === 'basic');
     return basic && credential?.kind === 'basic' ? basicHeader(credential) : undefined;
@@ -153,12 +148,15 @@ export class RegistryClient {
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
   ): Promise<HttpResponse> {
-    const { host, repository, insecure } = endpoint;
+    const { host, repository, insecure, special, tls } = endpoint;
     const send = async (scheme: 'https:' | 'http:'): Promise<HttpResponse> => {
-      const url = new URL(`${scheme}//${host}/v2/${repository}/${path}`);
-      const common = { 'accept-encoding': 'identity', 'user-agent': 'berth' };
-      return await this.#transport.send({ method: 'GET', url, headers: { ...common, ...headers }, insecure }, signal);
+      const url = new URL(`${scheme}//${host}${special?.basePath ?? '/v2'}/${repository}/${path}`);
+      if (special && special.namespace !== '') url.searchParams.set('ns', special.namespace);
+      const common = { 'accept-encoding': 'identity', 'user-agent': 'berth', ...special?.headers };
+      const request = { method: 'GET' as const, url, headers: { ...common, ...headers }, insecure, tls };
+      return await this.#transport.send(request, signal);
     };
+    if (special?.scheme) return await send(special.scheme);
     if (!insecure) return await send('https:');
     const known = this.#schemes.get(host);
     try {

@@ -45,11 +45,15 @@ export async function resolveImage(
 ): Promise<ResolvedImage> {
   const { client, source, platform } = deps;
   const name = formatReference(reference);
-  const root = await source.first(signal, async (access) => {
-    const what = reference.digest ?? reference.tag ?? 'latest';
-    const { bytes, digest, mediaType } = await client.manifest(access, what, signal);
-    return { digest, document: parseDocument(bytes, mediaType, describe(what, access)) };
-  });
+  const what = reference.digest ?? reference.tag ?? 'latest';
+  const root = await source.first(
+    signal,
+    async (access) => {
+      const { bytes, digest, mediaType } = await client.manifest(access, what, signal);
+      return { digest, document: parseDocument(bytes, mediaType, describe(what, access)) };
+    },
+    reference.digest === undefined ? 'resolves' : 'pulls',
+  );
   let document = root.document;
   for (let depth = 0; document.kind === 'index'; depth += 1) {
     if (depth === MAX_DEPTH)

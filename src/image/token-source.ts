@@ -12,6 +12,7 @@ import { type HttpRequest, type HttpTransport, readCapped } from './http-transpo
 import { isLoopbackHost } from './reference.ts';
 import { RegistryError } from './registry-error.ts';
 import { retryAfterMs } from './retry.ts';
+import type { TlsMaterial } from './tls-material.ts';
 
 /** What a registry's challenge asks for. */
 export interface TokenRequest {
@@ -19,8 +20,11 @@ export interface TokenRequest {
   readonly service: string;
   readonly scope: string;
   readonly credential: Credential | undefined;
-  /** The registry's host when it may be talked to without verified TLS, or else empty. */
-  readonly insecureHost: string;
+  /** The registry's host, and whether it may be talked to without verified TLS. */
+  readonly host: string;
+  readonly insecure: boolean;
+  /** The registry's certificates. */
+  readonly tls?: TlsMaterial | undefined;
 }
 
 const MAX_TOKEN_BYTES = 1024 * 1024;
@@ -53,7 +57,8 @@ export class TokenSource {
    * credential, and RegistryError when it does not work.
    */
   async get(request: TokenRequest, signal: AbortSignal): Promise<string> {
-    const key = JSON.stringify([request.realm, request.service, request.scope, credentialKey(request.credential)]);
+    const { realm, service, scope, credential, tls } = request;
+    const key = JSON.stringify([realm, service, scope, credentialKey(credential), tls?.id]);
     const cached = this.#cached.get(key);
     if (cached && cached.expiresMs > this.#monotonicMs()) return cached.token;
     return await this.#fetching.join(key, signal, () => this.#fetch(key, request));
@@ -95,12 +100,15 @@ function tokenHttpRequest(request: TokenRequest): HttpRequest {
   if (!url || !/^https?:$/.test(url.protocol)) {
     throw new RegistryError('unavailable', 'the registry names a token server that is no URL');
   }
-  if (url.protocol === 'http:' && request.insecureHost === '' && !isLoopbackHost(url.host)) {
+  if (url.protocol === 'http:' && !request.insecure && !isLoopbackHost(url.host)) {
     throw new BerthError('permission', `the registry wants a token from ${url.origin}, which is not encrypted`);
   }
   const headers = { accept: 'application/json', 'accept-encoding': 'identity', 'user-agent': 'berth' };
-  // An unverified certificate is accepted from the registry's own machine, not from whatever else it names.
-  const insecure = URL.parse(`https://${request.insecureHost}`)?.hostname === url.hostname;
+  // An unverified certificate is accepted from the registry's own machine, not from whatever else it names; and only
+  // that machine sees who we are. Its authority may well have signed for both.
+  const own = URL.parse(`https://${request.host}`)?.hostname === url.hostname;
+  const tls = own || !request.tls ? request.tls : { ...request.tls, clients: [], id: `${request.tls.id} without ours` };
+  const insecure = request.insecure && own;
   if (credential?.kind === 'identity') {
     const form = { grant_type: 'refresh_token', service, scope, client_id: 'berth', refresh_token: credential.token };
     return {
@@ -109,13 +117,14 @@ function tokenHttpRequest(request: TokenRequest): HttpRequest {
       headers: { ...headers, 'content-type': 'application/x-www-form-urlencoded' },
       body: new URLSearchParams(form).toString(),
       insecure,
+      tls,
     };
   }
   if (service !== '') url.searchParams.set('service', service);
   if (scope !== '') url.searchParams.set('scope', scope);
-  if (credential?.kind !== 'basic') return { method: 'GET', url, headers, insecure };
+  if (credential?.kind !== 'basic') return { method: 'GET', url, headers, insecure, tls };
   url.searchParams.set('account', credential.username);
-  return { method: 'GET', url, headers: { ...headers, authorization: basicHeader(credential) }, insecure };
+  return { method: 'GET', url, headers: { ...headers, authorization: basicHeader(credential) }, insecure, tls };
 }
 
 /** The Authorization header of a user and password. */

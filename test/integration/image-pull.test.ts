@@ -48,6 +48,8 @@ describe('pull from docker-registry', {
       settings: {
         registriesConf: '',
         registriesConfDir: '',
+        hostsDirs: [],
+        certsDirs: [],
         authFile,
         pinnedImages: [],
         maxParallelDownloads: 3,

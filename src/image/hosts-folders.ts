@@ -1,0 +1,74 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { because } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { type HostsFile, parseHostsFile } from './hosts-toml.ts';
+import { isMissing, LastGood } from './last-good.ts';
+import { certificatesIn } from './tls-material.ts';
+
+// A registry's name comes from a client.
+const MAX_REMEMBERED = 1000;
+
+/** The folders in which containerd looks for hosts.toml, one below them for each registry. */
+export class HostsFolders {
+  readonly #dirs: readonly string[];
+  readonly #log: Logger;
+  readonly #files = new Map<string, LastGood<HostsFile>>();
+
+  constructor(dirs: readonly string[], log: Logger) {
+    this.#dirs = dirs;
+    this.#log = log;
+  }
+
+  /** Why files that were read do not hold as they are now, by path. */
+  problems(): { readonly file: string; readonly problem: string }[] {
+    return [...this.#files].flatMap(([file, { problem }]) => (problem === undefined ? [] : [{ file, problem }]));
+  }
+
+  /**
+   * What holds for a registry (`host[:port]`): the file of its own folder, or of `_default`. A folder without a
+   * hosts.toml has the registry's certificates. Undefined when there is no folder. Throws `invalid` for a file that
+   * could never be understood.
+   */
+  async find(registry: string): Promise<HostsFile | undefined> {
+    for (const dir of this.#dirs) {
+      for (const name of folderNames(registry)) {
+        const folder = join(dir, name);
+        if (await isFolder(folder)) return await this.#read(folder);
+      }
+    }
+    return undefined;
+  }
+
+  async #read(folder: string): Promise<HostsFile> {
+    const path = join(folder, 'hosts.toml');
+    let file = this.#files.get(path);
+    if (!file) {
+      const oldest = this.#files.keys().next();
+      if (this.#files.size >= MAX_REMEMBERED && !oldest.done) this.#files.delete(oldest.value);
+      file = new LastGood<HostsFile>(path, this.#log);
+      this.#files.set(path, file);
+    }
+    const parsed = await file.load([path], ([read]) => parseHostsFile(read?.text ?? '', path, folder));
+    const own = parsed.hosts.at(-1);
+    if (parsed.hosts.length > 1 || !own || own.server || own.tls.authorities.length > 0) return parsed;
+    const tls = await certificatesIn(folder);
+    return tls ? { ...parsed, hosts: [{ ...own, tls }] } : parsed;
+  }
+}
+
+/** `host:port` is also written `host_port_`, for file systems that know no colon. */
+function folderNames(registry: string): string[] {
+  const portable = registry.replace(/^(.+):([0-9]+)$/, '$1_$2_');
+  return [...(portable === registry ? [] : [portable]), registry, '_default'];
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (err) {
+    if (isMissing(err)) return false;
+    throw because('precondition', `${path} cannot be read`, err);
+  }
+}

@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises';
+import { createSecureContext, rootCertificates, type SecureContext, type SecureContextOptions } from 'node:tls';
+
+import type { Agent } from 'undici';
+
+import { because } from '../base/errors.ts';
+import type { TlsMaterial } from './tls-material.ts';
+
+/**
+ * Who may sign a server's certificate. `quick`: those named for the registry, or else those built into Node, which cost
+ * nothing. `machine`: those named, and the machine's own.
+ */
+export type Authorities = 'quick' | 'machine';
+
+/** How long a silent peer is waited for. */
+export interface HttpTimeouts {
+  readonly connectMs: number;
+  readonly headersMs: number;
+  /** Longest silence within a body. */
+  readonly progressMs: number;
+}
+
+/** What tells connections apart. */
+export interface AgentChoice {
+  readonly authorities: Authorities;
+  readonly insecure: boolean;
+  readonly tls: TlsMaterial | undefined;
+}
+
+// Renewed certificates make new agents; the old ones end with their last request.
+const MAX_AGENTS = 32;
+
+/** Where distributions keep the authorities that an administrator trusts; the first one there is used. */
+const MACHINE_AUTHORITIES: readonly string[] = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/ssl/ca-bundle.pem',
+  '/etc/pki/tls/cacert.pem',
+  '/etc/ssl/cert.pem',
+];
+
+/** The connections to registries: one pool for each way to do TLS. The one place where TLS options are made. */
+export class HttpAgents {
+  readonly #timeouts: HttpTimeouts;
+  readonly #agents = new Map<string, Promise<Agent>>();
+
+  constructor(timeouts: HttpTimeouts) {
+    this.#timeouts = timeouts;
+  }
+
+  /** The pool for a choice. Throws `precondition` naming the files when one is no certificate. */
+  async get(choice: AgentChoice): Promise<Agent> {
+    const key = `${choice.authorities} ${choice.insecure} ${choice.tls?.id ?? ''}`;
+    const existing = this.#agents.get(key);
+    if (existing) return await existing;
+    const made = this.#make(choice);
+    this.#agents.set(key, made);
+    made.catch(() => this.#agents.delete(key));
+    const oldest = this.#agents.entries().next();
+    if (this.#agents.size > MAX_AGENTS && !oldest.done) {
+      this.#agents.delete(oldest.value[0]);
+      void oldest.value[1].then((agent) => agent.close()).catch(() => {});
+    }
+    return await made;
+  }
+
+  /** Ends all connections. */
+  async close(): Promise<void> {
+    const agents = [...this.#agents.values()];
+    this.#agents.clear();
+    await Promise.all(agents.map(async (agent) => await (await agent).destroy()));
+  }
+
+  async #make({ authorities, insecure, tls }: AgentChoice): Promise<Agent> {
+    const { Agent: AgentClass } = await import('undici');
+    const secureContext = await contextOf(authorities, tls);
+    return new AgentClass({
+      headersTimeout: this.#timeouts.headersMs,
+      bodyTimeout: this.#timeouts.progressMs,
+      keepAliveTimeout: 10_000,
+      connect: {
+        timeout: this.#timeouts.connectMs,
+        rejectUnauthorized: !insecure,
+        ...(secureContext ? { secureContext } : {}),
+      },
+    });
+  }
+}
+
+/** Made once for all connections of a pool, because it takes some milliseconds. */
+async function contextOf(authorities: Authorities, tls: TlsMaterial | undefined): Promise<SecureContext | undefined> {
+  const options: SecureContextOptions = {};
+  const named = tls?.authorities ?? [];
+  if (authorities === 'machine') options.ca = [...named, await machineAuthorities()];
+  else if (named.length > 0) options.ca = [...named];
+  if (tls && tls.clients.length > 0) {
+    options.cert = tls.clients.map(({ cert }) => cert);
+    options.key = tls.clients.map(({ key }) => key);
+  }
+  if (Object.keys(options).length === 0) return undefined;
+  try {
+    return createSecureContext(options);
+  } catch (err) {
+    const files = [...(tls?.files.authorities ?? []), ...(tls?.files.clients.map(({ cert }) => cert) ?? [])];
+    throw because('precondition', `certificates cannot be used: ${files.join(', ') || "the machine's own"}`, err);
+  }
+}
+
+async function machineAuthorities(): Promise<string> {
+  const own = process.env['SSL_CERT_FILE'] ?? '';
+  for (const path of [...(own === '' ? [] : [own]), ...MACHINE_AUTHORITIES]) {
+    const text = await readFile(path, 'utf8').catch(() => '');
+    if (text !== '') return text;
+  }
+  return rootCertificates.join('\n');
+}

@@ -1,0 +1,64 @@
+import type { Logger } from '../base/log.ts';
+import { type Endpoint, endpointsFor, hasRule } from './endpoints.ts';
+import { HostsFolders } from './hosts-folders.ts';
+import type { ImageReference } from './reference.ts';
+import { RegistriesConf, type RegistryRules } from './registries-conf.ts';
+import { findCertificates, loadTlsMaterial } from './tls-material.ts';
+
+/** Where registries are described. Files and folders may be missing on disk. */
+export interface RegistriesPlaces {
+  /** registries.conf and the folder of its drop-ins; empty for none. */
+  readonly conf: string;
+  readonly confDir: string;
+  /** Folders of containerd's hosts.toml. */
+  readonly hostsDirs: readonly string[];
+  /** Folders of certificates, one below them for each registry. */
+  readonly certsDirs: readonly string[];
+}
+
+/** All that the files on this node say about registries, followed as they change. */
+export class Registries {
+  readonly #conf: RegistriesConf;
+  readonly #hosts: HostsFolders;
+  readonly #certsDirs: readonly string[];
+
+  constructor(places: RegistriesPlaces, log: Logger) {
+    this.#conf = new RegistriesConf({ file: places.conf, dir: places.confDir, log });
+    this.#hosts = new HostsFolders(places.hostsDirs, log);
+    this.#certsDirs = places.certsDirs;
+  }
+
+  /** The rules of registries.conf as they were understood last. */
+  get rules(): RegistryRules {
+    return this.#conf.current;
+  }
+
+  /** The rules as the files have them now. Throws `invalid` when they never could be understood. */
+  async loadRules(): Promise<RegistryRules> {
+    return await this.#conf.load();
+  }
+
+  /** Files that do not hold as they are now, and why. */
+  problems(): { readonly file: string; readonly problem: string }[] {
+    const { problem } = this.#conf;
+    return [...(problem === undefined ? [] : [{ file: 'registries.conf', problem }]), ...this.#hosts.problems()];
+  }
+
+  /**
+   * The places to ask for a reference, in order, with their certificates. Throws `permission` for a blocked registry,
+   * `invalid` or `precondition` for a file that is of no use, naming it.
+   */
+  async endpoints(reference: ImageReference): Promise<Endpoint[]> {
+    const rules = await this.#conf.load();
+    const hosts = hasRule(reference, rules) ? undefined : await this.#hosts.find(reference.registry);
+    const endpoints = endpointsFor(reference, rules, hosts);
+    return await Promise.all(endpoints.map(async (endpoint) => await this.#withTls(endpoint)));
+  }
+
+  async #withTls(endpoint: Endpoint): Promise<Endpoint> {
+    const own = endpoint.special && (await loadTlsMaterial(endpoint.special.tls));
+    if (own) return { ...endpoint, tls: own };
+    const files = await findCertificates(this.#certsDirs, endpoint.registry);
+    return files ? { ...endpoint, tls: await loadTlsMaterial(files) } : endpoint;
+  }
+}
