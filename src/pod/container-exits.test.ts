@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import type { ContainerId } from '../base/ids.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
 import { silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
@@ -58,7 +59,8 @@ class Bench {
       sandboxes: new RecordIndex<SandboxRecord>('sandbox', { put() {}, delete() {} }, [sandbox]),
       containers: this.containers,
       processes: { exitOf: () => this.init.promise },
-      cgroups: { container: () => ({ oomKills: () => this.oomKills(), killAll() {} }) },
+      cgroups: { container: () => ({ oomKills: () => this.oomKills(), killAll() {}, thaw() {} }) },
+      locks: new KeyedLock(),
       runtime: {
         exits: { read: () => this.file },
         bundles: { hasRunOutOfMemory: () => this.hasOomNote },

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { mergeResources, withSwap } from './update-resources.ts';
+import { lowersMemory, mergeResources, withSwap } from './update-resources.ts';
 
 test('an update changes what it says and keeps the rest', () => {
   const old = {
@@ -39,4 +39,23 @@ test('a new memory limit keeps the swap that was allowed, as far as it can', () 
   assert.equal(swapAfter({ memoryLimitBytes: 20, memorySwapLimitBytes: 25 }), 25);
   assert.equal(swapAfter({ cpuShares: 2 }), undefined);
   assert.equal(withSwap(none, { ...none, memoryLimitBytes: 5 }).memorySwapLimitBytes, undefined);
+});
+
+test('memory is taken away by a limit that is lower than before, or the first', () => {
+  const limit = (memoryLimitBytes?: number) => ({
+    hugepageLimits: [],
+    unified: {},
+    ...(memoryLimitBytes === undefined ? {} : { memoryLimitBytes }),
+  });
+  const cases: [number | undefined, number | undefined, boolean][] = [
+    [10, 9, true],
+    [10, 10, false],
+    [10, 11, false],
+    [10, -1, false],
+    [10, undefined, false],
+    [undefined, 10, true],
+    [-1, 10, true],
+  ];
+  for (const [old, update, expected] of cases)
+    assert.equal(lowersMemory(limit(old), limit(update)), expected, `${old} to ${update}`);
 });

@@ -30,7 +30,13 @@ export async function updateContainerResources(
     const record = getInState({ deps, id }, 'created', 'running');
     const complete = withSwap(record.resources, update);
     checkMemoryUsage(deps, record, complete);
-    await setLimits(deps, record, complete, signal);
+    try {
+      await setLimits(deps, record, complete, signal);
+    } catch (err) {
+      // One that has ended meanwhile is the reason, whatever the runtime makes of it.
+      getInState({ deps, id }, 'created', 'running');
+      throw err;
+    }
     if (update.oomScoreAdj !== undefined) setOomScore(deps, record, update.oomScoreAdj);
     const now = deps.containers.get(id);
     deps.containers.put({ ...now, resources: mergeResources(now.resources, complete) });
@@ -96,10 +102,28 @@ async function setLimits(
   const { cpuQuotaUs, ...others } = update;
   // crun 1.8 cannot write the -1 that lifts a quota on v1.
   const lift = deps.host.cgroupVersion === 1 && cpuQuotaUs !== undefined && cpuQuotaUs < 0;
-  const limits = toOciResources(lift ? others : update, deps.host);
+  const limits = toOciResources({ ...(lift ? others : update), hugepageLimits: [] }, deps.host);
   const handler = deps.handlers.get(record.handler);
-  if (Object.keys(limits).length > 0) await deps.runtime.updateContainer(handler, record.id, limits, signal);
-  if (lift) cgroupOf(deps, record).liftCpuQuota();
+  const cgroup = cgroupOf(deps, record);
+  const pages = limitsOnHost(deps, mergeResources(record.resources, update));
+  const takeBack = limitHugepages(cgroup, pages);
+  try {
+    if (Object.keys(limits).length > 0) await deps.runtime.updateContainer(handler, record.id, limits, signal);
+    if (lift) cgroup.liftCpuQuota();
+  } catch (err) {
+    takeBack();
+    throw err;
+  }
+  // runc has set them to what they were when it created the container.
+  limitHugepages(cgroup, pages);
+}
+
+function limitHugepages(cgroup: ContainerCgroup, { hugepageLimits }: LinuxResources): () => void {
+  try {
+    return cgroup.limitHugepages(hugepageLimits);
+  } catch (err) {
+    throw wrap('linux.hugepage_limits', err);
+  }
 }
 
 function cgroupOf(deps: PodDeps, record: ContainerRecord): ContainerCgroup {
@@ -107,14 +131,24 @@ function cgroupOf(deps: PodDeps, record: ContainerRecord): ContainerCgroup {
 }
 
 // On v2 the kernel would not refuse: it would kill.
-function checkMemoryUsage(deps: PodDeps, record: ContainerRecord, { memoryLimitBytes }: LinuxResources): void {
-  if (!memoryLimitBytes || memoryLimitBytes < 0) return;
+function checkMemoryUsage(deps: PodDeps, record: ContainerRecord, update: LinuxResources): void {
+  const { memoryLimitBytes = 0 } = update;
+  if (!lowersMemory(record.resources, update)) return;
   const usedBytes = cgroupOf(deps, record).memoryUsageBytes();
   if (usedBytes === undefined || usedBytes <= memoryLimitBytes) return;
   throw new BerthError(
     'precondition',
     `linux.memory_limit_in_bytes: ${memoryLimitBytes} is less than the ${usedBytes} that container ${record.id} uses`,
   );
+}
+
+/**
+ * Whether an update takes memory away. The kubelet says every limit with each change, and the kernel lets a cgroup exceed
+ * its limit for a moment: one that stays must not stand in the way of the others.
+ */
+export function lowersMemory(old: LinuxResources, { memoryLimitBytes = 0 }: LinuxResources): boolean {
+  const inForce = old.memoryLimitBytes ?? 0;
+  return memoryLimitBytes > 0 && (inForce <= 0 || memoryLimitBytes < inForce);
 }
 
 /** A pod's limits without those of page sizes that this host cannot limit, as for containers. */

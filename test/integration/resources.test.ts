@@ -29,7 +29,7 @@ function readCgroup(path: string, controller: string, v1: string, v2: string): s
 
 for (const handler of ['runc', 'crun'] as const) {
   suite(`resources by ${handler}`, { timeout: 300_000 }, () => {
-    const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
+    const hugetlb = mountHugetlb();
     let lab: PodLab;
     let pod: string;
     let parent: string;
@@ -151,6 +151,24 @@ for (const handler of ['runc', 'crun'] as const) {
       assert.equal((await limitsOf(id))?.memorySwapLimitInBytes, 160n * MIB);
       await update(id, { memoryLimitInBytes: 200n * MIB });
       assert.equal((await limitsOf(id))?.memorySwapLimitInBytes, 200n * MIB);
+    });
+
+    test('huge pages are limited anew, or all stays as it was', {
+      skip: hugetlb === undefined && 'this host cannot limit huge pages',
+    }, async () => {
+      const file = (id: string): string =>
+        readCgroup(path(id), 'hugetlb', 'hugetlb.2MB.limit_in_bytes', 'hugetlb.2MB.max');
+      const pages = (mib: bigint) => [{ pageSize: '2MB', limit: mib * MIB }];
+      const id = await lab.start(pod, { linux: { resources: { hugepageLimits: pages(2n) } } });
+      assert.equal(file(id), String(2n * MIB));
+      await update(id, { hugepageLimits: pages(8n), cpuShares: 300n });
+      assert.equal(file(id), String(8n * MIB));
+      await update(id, { cpuShares: 400n });
+      assert.equal(file(id), String(8n * MIB), 'another limit leaves them');
+      const refused = await refusal(id, { hugepageLimits: pages(4n), cpusetCpus: '4000' });
+      assert.equal(refused.code, status.INVALID_ARGUMENT, refused.details);
+      assert.equal(file(id), String(8n * MIB));
+      assert.deepEqual((await limitsOf(id))?.hugepageLimits, pages(8n));
     });
 
     test('updates outlive berthd', async () => {

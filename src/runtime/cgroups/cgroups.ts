@@ -1,4 +1,4 @@
-import type { LinuxResources } from '../container-spec.ts';
+import type { HugepageLimit, LinuxResources } from '../container-spec.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
 import type { CgroupMode } from './hierarchies.ts';
 
@@ -99,6 +99,11 @@ export interface ContainerCgroup {
   oomKills(): number;
   /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */
   memoryUsageBytes(): number | undefined;
+  /**
+   * Limits huge pages, all sizes or none, and returns what takes that back: `runc update` knows none. Throws
+   * `precondition` for a limit below what the container uses.
+   */
+  limitHugepages(limits: readonly HugepageLimit[]): () => void;
   /** Takes away a v1 cgroup's limit on processor time. */
   liftCpuQuota(): void;
   /** All processes in the cgroup and below; empty when it is gone. */

@@ -3,9 +3,11 @@ import { join } from 'node:path';
 
 import { BerthError } from '../../base/errors.ts';
 import { isErrno } from '../../sys/errno.ts';
+import type { HugepageLimit } from '../container-spec.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
 import type { ContainerCgroup } from './cgroups.ts';
 import { cgroupFile } from './hierarchies.ts';
+import { hugepageLimitFiles, writeLimits } from './pod-limits.ts';
 
 /** Rounds of reading pids and killing them where the kernel cannot freeze or kill a whole cgroup. */
 const KILL_ROUNDS = 5;
@@ -38,6 +40,10 @@ export class ContainerCgroupFiles implements ContainerCgroup {
     const file = this.#tree.mode === 'v2' ? 'memory.current' : 'memory.usage_in_bytes';
     const text = this.#tree.read(this.path, 'memory', file);
     return text === undefined ? undefined : Number(text);
+  }
+
+  limitHugepages(limits: readonly HugepageLimit[]): () => void {
+    return writeLimits(this.#tree, this.path, hugepageLimitFiles(this.#tree.mode, limits));
   }
 
   liftCpuQuota(): void {

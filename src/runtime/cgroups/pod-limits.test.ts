@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe as suite, test } from 'node:test';
 import { kindOf, wrap } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
 import { CgroupTree } from './cgroup-tree.ts';
-import { type LimitFile, podLimitFiles, writeLimits } from './pod-limits.ts';
+import { hugepageLimitFiles, type LimitFile, podLimitFiles, writeLimits } from './pod-limits.ts';
 
 const NOTHING: LinuxResources = { hugepageLimits: [], unified: {} };
 const shown = (files: readonly LimitFile[]): string[] => files.map(({ file, value }) => `${file}=${value}`);
@@ -77,6 +77,43 @@ suite('writeLimits', () => {
       { controller: 'hugetlb', file: 'hugetlb.1GB.max', value: '0' },
     ]);
     assert.equal(readFileSync(at('cpu.weight'), 'utf8'), '7');
+  });
+
+  test('refuses a memory limit below what is used, which v2 would kill for, unless it was as low before', () => {
+    writeFileSync(at('memory.current'), '5000\n');
+    writeFileSync(at('memory.max'), 'max\n');
+    writeFileSync(at('cpu.weight'), '100\n');
+    const limits = (bytes: number): LimitFile[] =>
+      podLimitFiles('v2', { ...NOTHING, cpuShares: 2, memoryLimitBytes: bytes });
+    assert.throws(() => writeLimits(tree, '/pod', limits(4999)), {
+      kind: 'precondition',
+      message: 'limits of cgroup /pod: memory.max: 4999 is less than the 5000 bytes that it uses',
+    });
+    assert.equal(readFileSync(at('cpu.weight'), 'utf8'), '100\n');
+    writeLimits(tree, '/pod', limits(5000));
+    writeFileSync(at('memory.current'), '5001\n');
+    writeLimits(tree, '/pod', limits(5000));
+    writeLimits(tree, '/pod', podLimitFiles('v2', { ...NOTHING, memoryLimitBytes: -1 }));
+    assert.equal(readFileSync(at('memory.max'), 'utf8'), 'max');
+  });
+
+  test('what was written can be taken back; of huge pages, those that are set aside are limited too', () => {
+    const files = ['hugetlb.2MB.max', 'hugetlb.2MB.rsvd.max'];
+    for (const file of files) writeFileSync(at(file), 'max\n');
+    const undo = writeLimits(tree, '/pod', hugepageLimitFiles('v2', [{ pageSize: '2MB', limitBytes: 4 }]));
+    assert.deepEqual(
+      files.map((file) => readFileSync(at(file), 'utf8')),
+      ['4', '4'],
+    );
+    undo();
+    assert.deepEqual(
+      files.map((file) => readFileSync(at(file), 'utf8')),
+      ['max', 'max'],
+    );
+    assert.deepEqual(shown(hugepageLimitFiles('hybrid', [{ pageSize: '1GB', limitBytes: 0 }])), [
+      'hugetlb.1GB.limit_in_bytes=0',
+      'hugetlb.1GB.rsvd.limit_in_bytes=0',
+    ]);
   });
 
   test('takes back what it wrote when a later one is refused', () => {

@@ -1,4 +1,4 @@
-import { type BerthError, because, describe, invalid } from '../../base/errors.ts';
+import { BerthError, because, describe, invalid } from '../../base/errors.ts';
 import { isErrno } from '../../sys/errno.ts';
 import type { HugepageLimit, LinuxResources } from '../container-spec.ts';
 import type { CgroupTree } from './cgroup-tree.ts';
@@ -20,11 +20,23 @@ export function podLimitFiles(mode: CgroupTree['mode'], resources: LinuxResource
   return filesOfV1(resources);
 }
 
+/** Limits of huge pages as files of the host's cgroup version: of those in use, and of those set aside (Linux 5.7). */
+export function hugepageLimitFiles(mode: CgroupTree['mode'], limits: readonly HugepageLimit[]): LimitFile[] {
+  const suffix = mode === 'v2' ? 'max' : 'limit_in_bytes';
+  return [...hugepageFiles(limits, suffix), ...hugepageFiles(limits, `rsvd.${suffix}`)];
+}
+
 /**
- * Writes limits into a cgroup, as far as the host has the controllers; all of them or none. Throws `precondition` when
- * the kernel refuses one because of what the cgroup uses or holds, `invalid` when it makes no sense of one.
+ * Writes limits into a cgroup, as far as the host has the controllers; all of them or none. Returns what takes them back.
+ * Throws `precondition` when one does not fit what the cgroup uses or holds, `invalid` when the kernel makes no sense of
+ * one.
  */
-export function writeLimits(tree: Pick<CgroupTree, 'read' | 'write'>, path: string, files: readonly LimitFile[]): void {
+export function writeLimits(
+  tree: Pick<CgroupTree, 'read' | 'write'>,
+  path: string,
+  files: readonly LimitFile[],
+): () => void {
+  for (const limit of files) if (limit.file === 'memory.max') checkUsage(tree, path, limit.value);
   const written: LimitFile[] = [];
   // A memory limit and the one of memory and swap must fit each other at every moment, so each order has its turn.
   for (const pending = [...files]; pending.length > 0; ) {
@@ -48,6 +60,17 @@ export function writeLimits(tree: Pick<CgroupTree, 'read' | 'write'>, path: stri
     takeBack(tree, path, written);
     throw refused(path, refusal);
   }
+  return () => takeBack(tree, path, written);
+}
+
+// v1 refuses a limit below what is used; v2 takes it, and kills until it fits.
+function checkUsage(tree: Pick<CgroupTree, 'read'>, path: string, wanted: string): void {
+  const bytesOf = (text = 'max'): number => (text === 'max' ? Number.POSITIVE_INFINITY : Number(text));
+  if (bytesOf(wanted) >= bytesOf(tree.read(path, 'memory', 'memory.max'))) return;
+  const used = tree.read(path, 'memory', 'memory.current');
+  if (used === undefined || Number(used) <= bytesOf(wanted)) return;
+  const problem = `memory.max: ${wanted} is less than the ${used} bytes that it uses`;
+  throw new BerthError('precondition', `limits of cgroup ${path}: ${problem}`);
 }
 
 /** A v2 weight (1 to 10000) for v1 shares (2 to 262144): KEP-2254's line, which runc and crun draw too. */
@@ -85,8 +108,8 @@ function filesOfV1({ cpuShares, cpuQuotaUs, cpuPeriodUs, ...resources }: LinuxRe
   ];
 }
 
-// The CRI, as v1, counts memory and swap together; v2 counts swap alone, and 0 is a limit there.
-function swapAlone(bothBytes: number, memoryBytes: number): string {
+/** The CRI, as v1, counts memory and swap together; v2 counts swap alone, and 0 is a limit there: as memory.swap.max. */
+export function swapAlone(bothBytes: number, memoryBytes: number): string {
   return bothBytes < 0 ? 'max' : String(Math.max(bothBytes - Math.max(memoryBytes, 0), 0));
 }
 
@@ -123,7 +146,7 @@ function takeBack(tree: Pick<CgroupTree, 'write'>, path: string, written: readon
 
 function refused(path: string, err: unknown): BerthError {
   const cause = err instanceof Error ? err.cause : undefined;
-  const text = `limits of pod cgroup ${path}: ${describe(err)}`;
+  const text = `limits of cgroup ${path}: ${describe(err)}`;
   if (isErrno(cause, 'EBUSY', 'ENOSPC', 'EACCES')) return because('precondition', text, err);
   if (isErrno(cause, 'EINVAL', 'ERANGE', 'ENODEV')) return because('invalid', text, err);
   return because('internal', text, err);

@@ -16,7 +16,7 @@ import type {
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
-import { podLimitFiles, weightOf, writeLimits } from './pod-limits.ts';
+import { podLimitFiles, swapAlone, weightOf, writeLimits } from './pod-limits.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 const DEFAULT_SLICE = 'system.slice';
@@ -159,7 +159,7 @@ export class SystemdDriver implements Cgroups {
 
 /** The limits that a unit can have (systemd.resource-control(5)), by their names on D-Bus. */
 export function sliceProperties(mode: CgroupMode, resources: LinuxResources): UnitProperty[] {
-  const { cpuShares, cpuQuotaUs, cpuPeriodUs, memoryLimitBytes } = resources;
+  const { cpuShares, cpuQuotaUs, cpuPeriodUs, memoryLimitBytes, memorySwapLimitBytes } = resources;
   const property = (name: string, value: bigint): UnitProperty => ({ name, signature: 't', value });
   const properties: UnitProperty[] = [];
   if (cpuShares) {
@@ -175,6 +175,10 @@ export function sliceProperties(mode: CgroupMode, resources: LinuxResources): Un
   if (memoryLimitBytes) {
     const limit = memoryLimitBytes > 0 ? BigInt(memoryLimitBytes) : NO_LIMIT;
     properties.push(property(mode === 'v2' ? 'MemoryMax' : 'MemoryLimit', limit));
+  }
+  if (memorySwapLimitBytes && mode === 'v2') {
+    const swap = swapAlone(memorySwapLimitBytes, memoryLimitBytes ?? 0);
+    properties.push(property('MemorySwapMax', swap === 'max' ? NO_LIMIT : BigInt(swap)));
   }
   return properties;
 }
