@@ -28,6 +28,8 @@ export interface CreationPipeline<R extends Creating, C extends Subject> {
   readonly steps: readonly Step<C>[];
   readonly records: (deps: PodDeps) => RecordIndex<R>;
   readonly withState: (record: R, state: 'unknown') => R;
+  /** Throws when others have what the record claims. From then on others see its claim: nothing comes in between. */
+  readonly admit?: (deps: PodDeps, record: R) => void;
   /** Drops the record and the journal of something that has nothing left on the machine. */
   readonly forget: (ctx: C) => void;
 }
@@ -47,6 +49,7 @@ export async function makeUnclaimed<R extends Creating, C extends Subject>(
   const { deps, id } = ctx;
   const records = pipeline.records(deps);
   return await deps.locks.withKey(id, signal, async () => {
+    pipeline.admit?.(deps, record);
     // Before the first step: the journal's rows must find their record after a crash.
     records.put(record);
     const journal = deps.journals.open(pipeline.name, id);

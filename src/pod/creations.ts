@@ -26,13 +26,22 @@ export interface Unclaimed<R> {
   discard(): Promise<void>;
 }
 
-/** Makes what a request asks for, up to the claim; tells the step that it is at. Ends soon when the signal aborts. */
-export type Make<R> = (onStep: (step: string) => void, signal: AbortSignal) => Promise<Unclaimed<R>>;
+/**
+ * Makes what a request asks for, up to the claim; tells the step that it is at. Ends soon when the signal aborts. What it
+ * takes the place of is being undone meanwhile, until `replaced` settles.
+ */
+export type Make<R> = (
+  onStep: (step: string) => void,
+  signal: AbortSignal,
+  replaced: Promise<unknown>,
+) => Promise<Unclaimed<R>>;
 
 interface Creation<Spec, R> {
   readonly request: CreationRequest<Spec>;
   readonly startedMs: number;
   readonly giveUp: AbortController;
+  /** Settles when what it takes the place of is gone. Never rejects. */
+  readonly replaced: Promise<unknown>;
   readonly result: PromiseWithResolvers<R>;
   /** How many clients wait for it. */
   waiters: number;
@@ -108,10 +117,14 @@ export class Creations<Spec, R> {
   }
 
   #begin(request: CreationRequest<Spec>, make: Make<R>): Creation<Spec, R> {
+    const replaced = [...this.#creations.values()]
+      .filter((other) => other.request.group === request.group && other.waiters === 0)
+      .map((other) => this.#discard(other, `${request.name} takes its place`));
     const creation: Creation<Spec, R> = {
       request,
       startedMs: performance.now(),
       giveUp: new AbortController(),
+      replaced: Promise.all(replaced),
       result: Promise.withResolvers(),
       waiters: 0,
       step: 'wait for its turn',
@@ -121,10 +134,6 @@ export class Creations<Spec, R> {
     };
     // Who still waits gets it; nobody may.
     creation.result.promise.catch(() => {});
-    for (const other of this.#creations.values()) {
-      if (other.request.group === request.group && other.waiters === 0)
-        void this.#discard(other, `${request.name} takes its place`);
-    }
     this.#creations.set(request.name, creation);
     creation.work = this.#make(creation, make);
     return creation;
@@ -136,7 +145,7 @@ export class Creations<Spec, R> {
       creation.step = step;
     };
     try {
-      const made = await make(onStep, signal);
+      const made = await make(onStep, signal, creation.replaced);
       if (creation.waiters > 0 && !signal.aborted) await this.#claim(creation, made);
       else this.#park(creation, made);
     } catch (err) {

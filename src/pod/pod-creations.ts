@@ -1,10 +1,11 @@
 import { isDeepStrictEqual } from 'node:util';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, because, kindOf } from '../base/errors.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { CREATE_CONTAINER, makeContainer } from './create-container.ts';
 import { Creations, type Unclaimed } from './creations.ts';
+import { wantsHostPorts } from './host-ports.ts';
 import { containerName, sandboxName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
@@ -60,9 +61,11 @@ export class PodCreations {
     const group = [spec.namespace, spec.name, spec.uid].join('/');
     return await this.#sandboxes.get(
       { name, group, owner: '', spec },
-      async (onStep, work) => {
+      async (onStep, work, replaced) => {
         const known = await this.#knownSandbox(name, spec, work);
         if (known) return alreadyThere(known);
+        // An earlier attempt has them until it is undone.
+        if (wantsHostPorts(spec)) await raceSignal(replaced, work);
         const made = await makeSandbox(this.#deps, spec, onStep, work);
         return {
           ...made,

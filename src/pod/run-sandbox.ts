@@ -16,6 +16,7 @@ import { killProcess } from '../sys/process.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
 import { findPause } from './find-pause.ts';
+import { checkHostPorts, warnOfBoundPorts } from './host-ports.ts';
 import { sandboxName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { SandboxRecord } from './records.ts';
@@ -155,6 +156,7 @@ const attachNetwork: Step<SandboxContext> = {
     const record = deps.sandboxes.get(id);
     let ips: readonly string[] = [];
     if (ownsNetwork(record)) {
+      warnOfBoundPorts(record, deps.log);
       const result = await deps.cni.add(cniAttachment(deps, record), signal);
       ips = result.ips.map((ip) => ip.address);
       deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
@@ -196,6 +198,7 @@ const pipeline: CreationPipeline<SandboxRecord, SandboxContext> = {
   steps: runSandboxSteps,
   records: (deps) => deps.sandboxes,
   withState: (record, state) => ({ ...record, state }),
+  admit: (deps, record) => checkHostPorts(record, deps.sandboxes.all()),
   forget: forgetSandbox,
 };
 

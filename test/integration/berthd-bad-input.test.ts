@@ -100,6 +100,21 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       { portMappings: [{ containerPort: 80, protocol: 9 as never }] },
       /^config\.port_mappings\[0\]\.protocol/,
     ],
+    [
+      'a host port that leads to no port',
+      { portMappings: [{ hostPort: 28_000 }] },
+      /^config\.port_mappings\[0\]\.container_port/,
+    ],
+    [
+      'a host port on an address that is none',
+      { portMappings: [{ containerPort: 80, hostPort: 28_000, hostIp: 'eth0' }] },
+      /^config\.port_mappings\[0\]\.host_ip/,
+    ],
+    [
+      'a host port for two of its ports',
+      { portMappings: [80, 81].map((containerPort) => ({ containerPort, hostPort: 28_000 })) },
+      /^config\.port_mappings\[1\]\.host_port: is that of config\.port_mappings\[0\]/,
+    ],
     ['a target for its processes', options({ pid: NamespaceMode.TARGET, targetId: 'a' }), /namespace_options\.pid/],
     ['a network per container', options({ network: NamespaceMode.CONTAINER }), /namespace_options\.network/],
     ['a user namespace', options({ usernsOptions: { mode: NamespaceMode.POD } }), /namespace_options\.userns_options/],

@@ -110,6 +110,13 @@ suite('retries', { timeout: 300_000 }, () => {
     return Object.fromEntries([...found].map(([, step = '', count]) => [step, Number(count)]));
   };
 
+  test('the next attempt gets the host port of the one that nobody waits for', async () => {
+    const config = lab.podConfig({ portMappings: [{ containerPort: 80, hostPort: 28_320 }] });
+    await parked(config);
+    const pod = await lab.runPod(withAttempt(config, 1));
+    assert.deepEqual(await listed(), [pod]);
+  });
+
   test('a pod that takes longer than its client waits: told why, and there for the retry', async () => {
     const before = (await stalls())['attach network'] ?? 0;
     const config = lab.podConfig();

@@ -1,5 +1,8 @@
+import { isIP } from 'node:net';
+
 import { type PodSandboxConfig, Protocol, type PortMapping as ProtoPortMapping } from '../../../proto/gen/cri/api.ts';
 import { invalid } from '../../base/errors.ts';
+import { isSameHostPort } from '../../pod/host-ports.ts';
 import type { DnsConfig, PortMapping, SandboxSpec } from '../../pod/sandbox-spec.ts';
 import { resourcesFromProto } from './resources.ts';
 import { sandboxSecurityFromProto } from './security.ts';
@@ -20,7 +23,7 @@ export function sandboxSpecFromProto(config: PodSandboxConfig | undefined, runti
     hostname: hostname(config.hostname),
     logDirectory: logDirectory(config.logDirectory),
     dns: config.dnsConfig ? dnsFromProto(config.dnsConfig) : undefined,
-    portMappings: config.portMappings.map((mapping, index) => portFromProto(mapping, `config.port_mappings[${index}]`)),
+    portMappings: portsFromProto(config.portMappings, 'config.port_mappings'),
     labels: { ...config.labels },
     annotations: { ...config.annotations },
     cgroupParent: linux?.cgroupParent ?? '',
@@ -81,6 +84,18 @@ const PROTOCOLS: Readonly<Record<number, PortMapping['protocol']>> = Object.free
   [Protocol.SCTP]: 'sctp',
 });
 
+function portsFromProto(protos: readonly ProtoPortMapping[], field: string): PortMapping[] {
+  const mappings = protos.map((mapping, index) => portFromProto(mapping, `${field}[${index}]`));
+  for (const [index, mapping] of mappings.entries()) {
+    const twin = mappings.findIndex(
+      (other) => isSameHostPort(mapping, other) && other.containerPort !== mapping.containerPort,
+    );
+    // Said twice it is the same; said in two ways, one of them would not work.
+    if (twin >= 0 && twin < index) throw invalid(`${field}[${index}].host_port`, `is that of ${field}[${twin}] too`);
+  }
+  return mappings;
+}
+
 function portFromProto(proto: ProtoPortMapping, field: string): PortMapping {
   const protocol = PROTOCOLS[proto.protocol];
   if (!protocol) throw invalid(`${field}.protocol`, `${proto.protocol} is not a protocol`);
@@ -91,5 +106,8 @@ function portFromProto(proto: ProtoPortMapping, field: string): PortMapping {
   ] as const) {
     if (port < 0 || port > 65_535) throw invalid(`${field}.${name}`, `${port} is not a port`);
   }
+  if (proto.hostPort > 0 && proto.containerPort === 0) throw invalid(`${field}.container_port`, '0 is not a port');
+  if (proto.hostIp !== '' && isIP(proto.hostIp) === 0)
+    throw invalid(`${field}.host_ip`, `${JSON.stringify(proto.hostIp)} is not an IP address`);
   return { protocol, containerPort: proto.containerPort, hostPort: proto.hostPort, hostIp: proto.hostIp };
 }

@@ -1,0 +1,75 @@
+import { isIPv6 } from 'node:net';
+
+import { closeFd } from './at.ts';
+import { check, lastErrno } from './errno.ts';
+import { libc } from './libc.ts';
+
+const fn = {
+  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (
+    family: number,
+    type: number,
+    protocol: number,
+  ) => number,
+  bind: libc.func('bind', 'int', ['int', 'void *', 'uint']) as (
+    fd: number,
+    address: Uint8Array,
+    size: number,
+  ) => number,
+  setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
+    fd: number,
+    level: number,
+    name: number,
+    value: Uint8Array,
+    size: number,
+  ) => number,
+  inet_pton: libc.func('inet_pton', 'int', ['int', 'str', 'void *']) as (
+    family: number,
+    text: string,
+    bytes: Uint8Array,
+  ) => number,
+};
+
+const AF_INET = 2;
+const AF_INET6 = 10;
+const SOCK_CLOEXEC = 0o2000000;
+const typeNumber = Object.freeze({ tcp: 1, udp: 2 });
+const SOL_SOCKET = 1;
+const SO_REUSEADDR = 2;
+const IPPROTO_IPV6 = 41;
+const IPV6_V6ONLY = 26;
+const ON = Buffer.from([1, 0, 0, 0]);
+
+/**
+ * True when a socket of this network namespace has a port for itself: one that listens (TCP), or one that is bound (UDP).
+ * `ip` is an address, unspecified ones included. False for an address that this host does not have, or a family that its
+ * kernel does not know. Found out by binding for a moment (ip(7)); nothing is ever listened on.
+ */
+export function isPortBound(protocol: 'tcp' | 'udp', ip: string, port: number): boolean {
+  const address = socketAddress(ip, port);
+  const family = address.readUInt16LE(0);
+  const fd = fn.socket(family, typeNumber[protocol] | SOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  try {
+    // With it, a connection that ended lately is in nobody's way, but one that listens still is.
+    if (protocol === 'tcp') setOption(fd, SOL_SOCKET, SO_REUSEADDR);
+    // The IPv4 half is asked for by itself.
+    if (family === AF_INET6) setOption(fd, IPPROTO_IPV6, IPV6_V6ONLY);
+    return fn.bind(fd, address, address.length) < 0 && lastErrno() === 'EADDRINUSE';
+  } finally {
+    closeFd(fd);
+  }
+}
+
+function setOption(fd: number, level: number, name: number): void {
+  check('setsockopt', String(name), fn.setsockopt(fd, level, name, ON, ON.length));
+}
+
+/** sockaddr_in of ip(7), sockaddr_in6 of ipv6(7). */
+function socketAddress(ip: string, port: number): Buffer {
+  const family = isIPv6(ip) ? AF_INET6 : AF_INET;
+  const address = Buffer.alloc(family === AF_INET6 ? 28 : 16);
+  address.writeUInt16LE(family, 0);
+  address.writeUInt16BE(port, 2);
+  fn.inet_pton(family, ip, family === AF_INET6 ? address.subarray(8) : address.subarray(4));
+  return address;
+}
