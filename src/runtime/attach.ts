@@ -98,7 +98,10 @@ export class Attaches {
     const { promise: ended, resolve, reject } = Promise.withResolvers<void>();
     const take = (message: Buffer): void => {
       const to = message[0] === STDERR ? client.stderr : client.stdout;
-      if (!to?.writable || to.write(message.subarray(1))) return;
+      if (!to?.writable) return;
+      to.write(message.subarray(1));
+      // What it says of itself is that it wants one piece at a time; what counts is whether that one has gone.
+      if (to.writableLength === 0) return;
       monitor.pause();
       this.#drained(target, to, signal).then(() => monitor.resume(), reject);
     };

@@ -39,7 +39,11 @@ export class PortForwards {
     this.#running.set(target.sandboxId, running.add(stopped));
     try {
       const either = AbortSignal.any([signal, stopped.signal]);
-      await join(client, await this.#connect(target, either), either, target);
+      const onClose = (): void => stopped.abort(clientLeft(target));
+      client.once('close', onClose);
+      if (client.destroyed) onClose();
+      const socket = await this.#connect(target, either).finally(() => client.off('close', onClose));
+      await join(client, socket, either, target);
     } finally {
       running.delete(stopped);
       if (running.size === 0) this.#running.delete(target.sandboxId);
@@ -75,7 +79,9 @@ export class PortForwards {
     const fd =
       netns === undefined ? openTcpSocket(family) : await this.#namespaces.openSocket({ netns, family }, signal);
     await connectLoopback(fd, family, port, signal);
-    return new Socket({ fd, readable: true, writable: true, allowHalfOpen: true });
+    // One piece ahead each way: the kernel holds small ones together, while each would be a buffer here.
+    const ahead: object = { readableHighWaterMark: 1, writableHighWaterMark: 1 };
+    return new Socket({ ...ahead, fd, readable: true, writable: true, allowHalfOpen: true });
   }
 }
 
@@ -86,8 +92,7 @@ async function join(client: Duplex, socket: Socket, signal: AbortSignal, target:
   const finished = Promise.all([once(socket, 'close'), once(client, 'finish')]);
   const onAbort = (): void => reject(signal.reason);
   const onClientClose = (): void => {
-    if (!client.readableEnded || !client.writableFinished)
-      reject(new BerthError('cancelled', `client of ${where} left`));
+    if (!client.readableEnded || !client.writableFinished) reject(clientLeft(target));
   };
   signal.addEventListener('abort', onAbort, { once: true });
   if (signal.aborted) onAbort();
@@ -108,6 +113,10 @@ async function join(client: Duplex, socket: Socket, signal: AbortSignal, target:
     signal.removeEventListener('abort', onAbort);
     client.off('close', onClientClose);
   }
+}
+
+function clientLeft({ port, sandboxId }: ForwardTarget): BerthError {
+  return new BerthError('cancelled', `client of port ${port} of sandbox ${sandboxId} left`);
 }
 
 async function once(stream: Duplex, event: 'close' | 'finish'): Promise<void> {

@@ -40,6 +40,23 @@ describe('FdStream', () => {
     assert.deepEqual([isOpen(readFd), isOpen(writeFd)], [false, false]);
   });
 
+  it('leaves small pieces to the kernel while nobody takes them', async () => {
+    const { readFd, writeFd } = createPipe();
+    const from = new FdStream(readFd, { readable: true });
+    let seen = 0;
+    from.once('data', ({ length }: Buffer) => {
+      seen = length;
+      from.pause();
+    });
+    for (let count = 0; count < 1000; count++) {
+      writeSync(writeFd, 'x');
+      await turn();
+    }
+    assert.ok(from.readableLength < 10, `${from.readableLength} pieces are held`);
+    closeSync(writeFd);
+    assert.equal(seen + (await text(from)).length, 1000);
+  });
+
   it('does not read while nobody takes', async () => {
     const { readFd, writeFd } = createPipe();
     const from = new FdStream(readFd, { readable: true });

@@ -10,6 +10,11 @@ import { readableBytes, readFd, shutdownRead, shutdownWrite, writeFd } from './f
 const LONGEST_READ_BYTES = 64 * 1024;
 const SHORTEST_READ_BYTES = 512;
 const MOST_MESSAGES = 16;
+/**
+ * What is read before somebody wants it, and written before it is taken: one piece, of whatever size. The kernel holds
+ * small pieces together, while here each of a byte would take some five hundred times as much.
+ */
+const AHEAD_BYTES = 1;
 /** Reads in one turn of the event loop; others want their turn too. */
 const MOST_READS = 8;
 /** epoll reports a hang-up for as long as it lasts, so a terminal that nobody has open is asked now and then. */
@@ -59,7 +64,8 @@ export class FdStream extends Duplex {
     super({
       ...sides,
       readableObjectMode: messages,
-      readableHighWaterMark: messages ? MOST_MESSAGES : LONGEST_READ_BYTES,
+      readableHighWaterMark: messages ? MOST_MESSAGES : AHEAD_BYTES,
+      writableHighWaterMark: AHEAD_BYTES,
     });
     this.#fd = fd;
     this.#options = options;

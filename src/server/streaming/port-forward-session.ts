@@ -1,6 +1,6 @@
 import type { Duplex, Writable } from 'node:stream';
 
-import { describe } from '../../base/errors.ts';
+import { describe, isKind } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import type { PodStreams } from '../../pod/pod-streams.ts';
 
@@ -33,7 +33,9 @@ export async function forwardConnection(
     if (!data.writableEnded) data.end();
     error.end();
   } catch (err) {
-    log.warn({ sandbox: sandboxId, port, err: describe(err) }, 'port-forward failed');
+    // A client that leaves is how connections end: kubectl resets those that the pod has ended.
+    const level = isKind(err, 'cancelled') ? 'debug' : 'warn';
+    log[level]({ sandbox: sandboxId, port, err: describe(err) }, 'connection of a port-forward failed');
     if (data.destroyed) error.end();
     else error.end(`error forwarding port ${port} to sandbox ${sandboxId}: ${describe(err)}`);
     data.destroy(err instanceof Error ? err : undefined);

@@ -11,8 +11,9 @@ import type { PortForwardStreams } from './stream-request.ts';
 /** The protocol of port-forward over SPDY. */
 export const SPDY_PORT_FORWARD_PROTOCOL = 'portforward.k8s.io';
 
-/** Two for each connection that is carried at a time. */
-const MAX_STREAMS = 2048;
+/** Connections that are carried at a time, those included whose streams the client has given up already. */
+const MAX_CONNECTIONS = 1024;
+const MAX_STREAMS = 2 * MAX_CONNECTIONS;
 const MAX_REQUEST_ID_CHARS = 64;
 
 /** The two streams of one connection; the client opens them one after the other. */
@@ -36,6 +37,7 @@ export async function serveSpdyPortForward(
 ): Promise<string> {
   const ended = new AbortController();
   const pairs = new Map<string, Pair>();
+  let carried = 0;
   const connection = new SpdyConnection(transport, {
     maxStreams: MAX_STREAMS,
     idleTimeoutMs: times.idleTimeoutMs,
@@ -48,25 +50,29 @@ export async function serveSpdyPortForward(
         return;
       }
       const id = requestId(stream, type);
-      const pair = pairs.get(id) ?? {
-        port,
-        timer: setTimeout(() => expire(pairs, id), times.creationTimeoutMs).unref(),
-      };
-      if (pair[type] || pair.port !== port) {
+      const known = pairs.get(id);
+      if (carried >= MAX_CONNECTIONS || known?.[type] || (known && known.port !== port)) {
         stream.reset(RST_STATUS.refusedStream);
         return;
       }
+      const pair = known ?? {
+        port,
+        timer: setTimeout(() => expire(pairs, id), times.creationTimeoutMs).unref(),
+      };
       pairs.set(id, pair);
       pair[type] = stream;
+      stream.once('close', () => forget(pairs, id, pair));
       stream.accept();
       // The client has nothing to say on it.
       if (type === 'error') stream.resume();
       const { data, error } = pair;
       if (!data || !error) return;
-      clearTimeout(pair.timer);
-      pairs.delete(id);
+      forget(pairs, id, pair);
       const { sandboxId } = request;
-      void forwardConnection({ sandboxId, port, data, error }, deps, ended.signal);
+      carried++;
+      void forwardConnection({ sandboxId, port, data, error }, deps, ended.signal).finally(() => {
+        carried--;
+      });
     },
   });
   const stop = (): void => connection.close('berthd is stopping');
@@ -84,6 +90,13 @@ function expire(pairs: Map<string, Pair>, id: string): void {
   pairs.delete(id);
   pair?.error?.end('timed out waiting for the data stream');
   pair?.data?.reset(RST_STATUS.cancel);
+}
+
+// A client that gives up the first stream will hardly open the second one; nothing of it shall stay meanwhile.
+function forget(pairs: Map<string, Pair>, id: string, pair: Pair): void {
+  if (pairs.get(id) !== pair) return;
+  clearTimeout(pair.timer);
+  pairs.delete(id);
 }
 
 // Old clients send no id; their streams come in pairs, error first, with consecutive odd numbers.

@@ -69,6 +69,7 @@ class FakePods implements Pick<PodStreams, 'exec' | 'attach' | 'portForward'> {
       client.destroy(err);
       throw err;
     }
+    if (port === 3) await aborted(signal);
     client.write(`port ${port}\n`);
     await pipeline(client, client, { signal });
   }
@@ -383,6 +384,37 @@ suite('older protocols', () => {
     assert.deepEqual(failed.subarray(0, 2), Buffer.from([1, 0]));
     assert.match(failed.subarray(2).toString(), /connection refused/);
     client.socket.terminate();
+  });
+
+  test('a stream that the client gives up before it has opened the other one is forgotten', async () => {
+    const url = await server.urlFor({ kind: 'portforward', sandboxId: 's', ports: [] });
+    const client = await SpdyClient.connect(url, ['portforward.k8s.io']);
+    const headers = { port: '80', requestid: '0' };
+    client.reset(await client.open({ streamtype: 'error', ...headers }));
+    // Would complete the pair of the stream that is gone, if that one had stayed.
+    await client.open({ streamtype: 'data', ...headers });
+    assert.equal(pods.signals.length, 0);
+    const error = await client.open({ streamtype: 'error', ...headers });
+    error.end();
+    assert.equal(pods.signals.length, 1);
+    client.close();
+    await client.closed;
+  });
+
+  test('connections that the client resets count as long as they are carried', async () => {
+    const url = await server.urlFor({ kind: 'portforward', sandboxId: 's', ports: [] });
+    const client = await SpdyClient.connect(url, ['portforward.k8s.io']);
+    const connect = async (id: number): Promise<void> => {
+      const headers = { port: '3', requestid: String(id) };
+      const error = await client.open({ streamtype: 'error', ...headers });
+      client.reset(await client.open({ streamtype: 'data', ...headers }));
+      client.reset(error);
+    };
+    await Promise.all(Array.from({ length: 1024 }, (_, id) => connect(id)));
+    await assert.rejects(connect(1024), /status 3/);
+    assert.equal(pods.signals.length, 1024);
+    client.close();
+    await client.closed;
   });
 
   test('old port-forward clients give no request id', async () => {

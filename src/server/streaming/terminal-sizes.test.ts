@@ -39,6 +39,12 @@ suite('terminal sizes', () => {
     test(`${text} is no size`, () => assert.deepEqual(read(text), []));
   }
 
+  test('a flood of sizes takes no longer than the last of them', () => {
+    const startedMs = performance.now();
+    assert.deepEqual(read(`${'{}'.repeat(1_000_000)}{"Width":7,"Height":9}`), ['7x9']);
+    assert.ok(performance.now() - startedMs < 100);
+  });
+
   test('who listens late hears the newest size', () => {
     const sizes = new TerminalSizes();
     sizes.feed(Buffer.from('{"Width":80,"Height":24}'));

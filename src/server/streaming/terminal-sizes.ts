@@ -22,7 +22,8 @@ export class TerminalSizes {
 
   /** Takes what has come in. */
   feed(bytes: Buffer): void {
-    this.#kept += bytes.toString('latin1');
+    // Only the newest size counts, and it is at the end, however much a client sends at once.
+    this.#kept = (this.#kept + bytes.subarray(-MAX_KEPT_CHARS).toString('latin1')).slice(-MAX_KEPT_CHARS);
     const end = this.#kept.lastIndexOf('}') + 1;
     // Each object is flat, so it ends with the first closing brace. Of several at once only the last one counts.
     const sizes = this.#kept
@@ -31,7 +32,7 @@ export class TerminalSizes {
       .map(parseSize);
     const newest = sizes.findLast((size) => size !== undefined);
     if (newest) this.#publish(newest);
-    this.#kept = this.#kept.slice(Math.max(end, this.#kept.length - MAX_KEPT_CHARS));
+    this.#kept = this.#kept.slice(end);
   }
 
   #publish(size: WindowSize): void {

@@ -1,9 +1,9 @@
-import { Duplex } from 'node:stream';
 import { finished } from 'node:stream/promises';
 
 import type { RawData, WebSocket } from 'ws';
 
 import { BerthError } from '../../base/errors.ts';
+import { FedDuplex } from './fed-duplex.ts';
 
 /** How channels share a WebSocket: each message begins with the number of its channel. */
 export interface ChannelFormat {
@@ -17,7 +17,7 @@ const CLOSE_CHANNEL = 255;
 /** What one channel holds of what came in before the socket is read no further. */
 const CHANNEL_BUFFER_BYTES = 256 * 1024;
 /** What may wait to be sent before those who write are held back. */
-const SEND_BUFFER_BYTES = 256 * 1024;
+const SEND_BUFFER_BYTES = 64 * 1024;
 /** How long a client may take to answer a goodbye that it did not expect. */
 const FAREWELL_MS = 5_000;
 /** Codes of RFC 6455, 7.4.1. */
@@ -26,21 +26,20 @@ const PROTOCOL_ERROR = 1002;
 const GOING_AWAY = 1001;
 
 /** One channel: what the client sends on it, and what is sent to the client. Its 'end' is the client's half-close. */
-export class Channel extends Duplex {
+export class Channel extends FedDuplex {
   readonly #send: (bytes: Buffer, done: (err?: Error | null) => void) => void;
   readonly #wanted: (channel: Channel) => void;
   #hasInput = true;
 
   constructor(send: (bytes: Buffer, done: (err?: Error | null) => void) => void, wanted: (channel: Channel) => void) {
-    super({ readableHighWaterMark: CHANNEL_BUFFER_BYTES, allowHalfOpen: true });
+    super(CHANNEL_BUFFER_BYTES);
     this.#send = send;
     this.#wanted = wanted;
-    this.on('error', () => {});
   }
 
   /** For the socket: what has come in. False when no more should come for now. */
   receive(bytes: Buffer): boolean {
-    return this.destroyed || !this.#hasInput || bytes.length === 0 || this.push(bytes);
+    return this.destroyed || !this.#hasInput || bytes.length === 0 || this.feed(bytes);
   }
 
   /** For the socket: the client has ended its side. */
@@ -49,7 +48,7 @@ export class Channel extends Duplex {
     this.#hasInput = false;
   }
 
-  override _read(): void {
+  protected override wanted(): void {
     this.#wanted(this);
   }
 

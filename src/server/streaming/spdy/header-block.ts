@@ -5,9 +5,9 @@ import { HEADER_DICTIONARY, HEADER_DICTIONARY_ID } from './dictionary.ts';
 import type { SpdyHeaders } from './frames.ts';
 import { protocolError } from './protocol-error.ts';
 
-/** What one header block may be inflated to. Clients of Kubernetes send less than 100 bytes. */
-const MAX_BLOCK_BYTES = 64 * 1024;
-const MAX_HEADERS = 100;
+/** What one header block may be inflated to, and a stream keeps. Clients of Kubernetes send less than 100 bytes. */
+const MAX_BLOCK_BYTES = 4 * 1024;
+const MAX_HEADERS = 32;
 /** How far back deflate can point (RFC 1951). */
 const WINDOW_BYTES = 32 * 1024;
 const ZLIB_HEADER_BYTES = 2;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { type Duplex, duplexPair } from 'node:stream';
-import { text } from 'node:stream/consumers';
+import { buffer, text } from 'node:stream/consumers';
 import { finished } from 'node:stream/promises';
 import { describe as suite, test } from 'node:test';
 
@@ -188,6 +188,23 @@ suite('a SPDY connection', () => {
     const said = text(second);
     assert.equal(await Promise.race([said, answeredOrStuck(client)]), 'stuck');
     first.resume();
+    assert.equal(await said, 'late');
+  });
+
+  test('a stream is also full of many small pieces, and loses none', async () => {
+    const { client, streams } = connected();
+    const [full, other] = [await client.open({}), await client.open({})];
+    const sent = Buffer.alloc(20_000, 'in many pieces');
+    const frames = Buffer.concat([...sent].flatMap((byte) => [dataHead(full.id, 1, false), Buffer.from([byte])]));
+    for (let at = 0; at < frames.length; at += 4096) client.transport.write(frames.subarray(at, at + 4096));
+    full.end();
+    other.end('late');
+    const [first, second] = streams as [SpdyStream, SpdyStream];
+    await once(first, 'readable');
+    const said = text(second);
+    assert.equal(await Promise.race([said, answeredOrStuck(client)]), 'stuck');
+    assert.ok(first.readableLength < 2000, `${first.readableLength} pieces are held`);
+    assert.deepEqual(await buffer(first), sent);
     assert.equal(await said, 'late');
   });
 

@@ -34,8 +34,8 @@ export interface SpdyOptions {
 const STREAM_BUFFER_BYTES = 256 * 1024;
 /** What all streams together hold; with many of them, each holds less. */
 const CONNECTION_BUFFER_BYTES = 8 * 1024 * 1024;
-/** Frames that are handled before other connections get their turn: a header block takes tens of microseconds. */
-const FRAMES_AT_ONCE = 64;
+/** How long frames are handled before other connections get their turn; a header block takes a tenth of it. */
+const SLICE_MS = 2;
 /** Answers to a client that does not read them: as many are held, then nothing more is read from it. */
 const MAX_ANSWERS = 1000;
 const PROBE_INTERVAL_MS = 10_000;
@@ -121,7 +121,7 @@ export class SpdyConnection {
     const frames = this.#frames;
     if (!frames || this.#closeReason !== undefined) return;
     try {
-      for (let count = 0; count < FRAMES_AT_ONCE; count++) {
+      for (const endMs = performance.now() + SLICE_MS; performance.now() < endMs; ) {
         const next = frames.next();
         if (next.done) {
           this.#frames = undefined;

@@ -1,6 +1,5 @@
-import { Duplex } from 'node:stream';
-
 import { BerthError } from '../../../base/errors.ts';
+import { FedDuplex } from '../fed-duplex.ts';
 import { RST_STATUS, type SpdyHeaders } from './frames.ts';
 
 /** What a stream asks of its connection. */
@@ -21,9 +20,9 @@ export interface StreamLink {
 
 /**
  * One stream of a SPDY connection. Its 'end' is the client's half-close, and `end()` is ours. Destroying it before both
- * have happened resets it. An 'error' of a stream concerns its own user alone and ends in nothing if there is none.
+ * have happened resets it.
  */
-export class SpdyStream extends Duplex {
+export class SpdyStream extends FedDuplex {
   readonly id: number;
   readonly headers: SpdyHeaders;
   readonly #link: StreamLink;
@@ -32,12 +31,11 @@ export class SpdyStream extends Duplex {
   /** What came in and was not reported as consumed. */
   #unreportedBytes = 0;
 
-  constructor(id: number, headers: SpdyHeaders, link: StreamLink, highWaterBytes: number) {
-    super({ readableHighWaterMark: highWaterBytes, allowHalfOpen: true });
+  constructor(id: number, headers: SpdyHeaders, link: StreamLink, bufferBytes: number) {
+    super(bufferBytes);
     this.id = id;
     this.headers = headers;
     this.#link = link;
-    this.on('error', () => {});
   }
 
   /** Takes the stream that the client wants to open. Until then nothing may be sent. */
@@ -61,7 +59,7 @@ export class SpdyStream extends Duplex {
       return true;
     }
     this.#unreportedBytes += bytes.length;
-    const hasRoom = bytes.length === 0 || this.push(bytes);
+    const hasRoom = bytes.length === 0 || this.feed(bytes);
     this.#report(this.readableLength);
     if (fin) {
       this.#hasFin = true;
@@ -77,12 +75,12 @@ export class SpdyStream extends Duplex {
   }
 
   override read(size?: number): Buffer | null {
-    const bytes = super.read(size) as Buffer | null;
+    const bytes = super.read(size);
     this.#report(this.readableLength);
     return bytes;
   }
 
-  override _read(): void {
+  protected override wanted(): void {
     this.#link.wanted(this);
   }
 
