@@ -19,6 +19,7 @@ export interface Config {
     readonly hostsDirs: readonly string[];
     readonly certsDirs: readonly string[];
     readonly authFile: string;
+    readonly namespacedAuthDir: string;
     readonly signaturePolicy: string;
     readonly pauseImage: string;
     readonly pinnedImages: readonly string[];
@@ -155,6 +156,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       hostsDirs: list('image', 'hosts_dirs'),
       certsDirs: list('image', 'certs_dirs'),
       authFile: image('auth_file'),
+      namespacedAuthDir: image('namespaced_auth_dir'),
       signaturePolicy: image('signature_policy'),
       pauseImage: image('pause_image'),
       pinnedImages: list('image', 'pinned_images'),

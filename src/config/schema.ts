@@ -73,7 +73,12 @@ export const TABLES = {
     auth_file: key(
       optionalPath,
       '',
-      'Credentials for registries, as podman login or docker login write them. Empty: none but those of the kubelet.',
+      'Credentials for registries, as podman login or docker login write them, with credential helpers. Empty: none but those of the kubelet.',
+    ),
+    namespaced_auth_dir: key(
+      optionalPath,
+      '',
+      'Where a credential provider of the kubelet leaves auth files for one pull each, NAMESPACE-SHA256.json. They are removed as they are read. Empty: nowhere.',
     ),
     signature_policy: key(path, '/etc/containers/policy.json', 'Which images are trusted.'),
     pause_image: key(

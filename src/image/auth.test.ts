@@ -6,10 +6,12 @@ import { after, before, describe, it } from 'node:test';
 
 import fc from 'fast-check';
 
-import { AuthFile, credentialFor, credentialFromRequest, credentialKey } from './auth.ts';
+import { credentialFor, credentialFromRequest, credentialKey } from './auth.ts';
+import { AuthFile } from './auth-file.ts';
 import { parseChallenges } from './challenge.ts';
 import type { Endpoint } from './endpoints.ts';
 
+const never = new AbortController().signal;
 const basic = (pair: string): string => Buffer.from(pair).toString('base64');
 
 describe('credentialFromRequest', () => {
@@ -79,7 +81,7 @@ describe('AuthFile', () => {
   after(async () => await rm(dir, { recursive: true }));
 
   const nameOf = async (registry: string, repository: string): Promise<string | undefined> => {
-    const found = await new AuthFile(path).find({ registry, repository });
+    const found = await new AuthFile(path).find({ registry, repository }, never);
     return found?.kind === 'basic' ? found.username : found?.token;
   };
 
@@ -95,10 +97,10 @@ describe('AuthFile', () => {
   });
 
   it('is none when it is missing, and says where it is broken without quoting it', async () => {
-    assert.equal(await new AuthFile(join(dir, 'missing')).find({ registry: 'a', repository: 'b' }), undefined);
+    assert.equal(await new AuthFile(join(dir, 'missing')).find({ registry: 'a', repository: 'b' }, never), undefined);
     const broken = join(dir, 'broken.json');
     await writeFile(broken, '{"auths": {"a.org": {"auth": "SECRET" oops');
-    await assert.rejects(new AuthFile(broken).find({ registry: 'a.org', repository: 'b' }), (err: Error) => {
+    await assert.rejects(new AuthFile(broken).find({ registry: 'a.org', repository: 'b' }, never), (err: Error) => {
       assert.match(err.message, /broken\.json is not JSON/);
       assert.ok(!JSON.stringify([err.message, String(err.cause)]).includes('SECRET'));
       return true;
@@ -116,7 +118,7 @@ describe('AuthFile', () => {
     const primary = endpoint('example.com', false);
     const auth = { username: 'me', password: 'x' };
     const nameAt = async (place: Endpoint, more = {}): Promise<string | undefined> => {
-      const found = await credentialFor(place, { auth: { ...auth, ...more }, primary }, new AuthFile(path));
+      const found = await credentialFor(place, { auth: { ...auth, ...more }, primary }, [new AuthFile(path)], never);
       return found?.kind === 'basic' ? found.username : undefined;
     };
     assert.equal(await nameAt(primary), 'me');

@@ -1,15 +1,11 @@
 /**
- * Credentials for registries: those that a pull brings along (the CRI's AuthConfig), and those of an auth file
- * (containers-auth.json(5), which is also Docker's config.json). Secrets never get into messages or logs; messages
- * name where a credential came from.
+ * Credentials for registries that a pull brings along (the CRI's AuthConfig); those of files are in auth-file.ts.
+ * Secrets never get into messages or logs; messages name where a credential came from.
  */
 
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 
-import * as v from 'valibot';
-
-import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { invalid } from '../base/errors.ts';
 import type { Endpoint } from './endpoints.ts';
 
 /** What a pull request may bring along. All fields may be empty: then the pull is anonymous. */
@@ -55,7 +51,7 @@ export function credentialFromRequest(auth: RegistryAuth | undefined): Credentia
 }
 
 /** Decodes base64 of `user:password`; undefined when it is not that. */
-function decodeBasic(encoded: string): { username: string; password: string } | undefined {
+export function decodeBasic(encoded: string): { username: string; password: string } | undefined {
   if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(encoded.trim())) return undefined;
   const text = Buffer.from(encoded, 'base64').toString('utf8');
   const colon = text.indexOf(':');
@@ -75,110 +71,41 @@ export function credentialKey(credential: Credential | undefined): string {
   return createHash('sha256').update(JSON.stringify(secret)).digest('hex');
 }
 
-const entrySchema = v.object({
-  auth: v.nullish(v.string(), ''),
-  username: v.nullish(v.string(), ''),
-  password: v.nullish(v.string(), ''),
-  identitytoken: v.nullish(v.string(), ''),
-  registrytoken: v.nullish(v.string(), ''),
-});
-const fileSchema = v.object({ auths: v.nullish(v.record(v.string(), entrySchema), {}) });
-
-/** The auth file on disk. It is read at each pull, so that a rotated password counts at once. */
-export class AuthFile {
-  readonly #path: string;
-
-  /** An empty path means that there is none; a missing file means the same. */
-  constructor(path: string) {
-    this.#path = path;
-  }
-
-  /**
-   * The credential for an endpoint: the entry whose key is the longest of `host/path/repo`, `host/path`, ..., `host`.
-   * Throws `precondition` when the file cannot be understood.
-   */
-  async find(endpoint: Pick<Endpoint, 'registry' | 'repository'>): Promise<Credential | undefined> {
-    const entries = await this.#entries();
-    for (const key of lookupKeys(endpoint)) {
-      const entry = entries.get(key);
-      if (!entry) continue;
-      const credential = credentialOf(entry, `${this.#path} (${key})`);
-      if (credential) return credential;
-    }
-    return undefined;
-  }
-
-  async #entries(): Promise<Map<string, v.InferOutput<typeof entrySchema>>> {
-    if (this.#path === '') return new Map();
-    let json: unknown;
-    try {
-      json = JSON.parse(await readFile(this.#path, 'utf8'));
-    } catch (cause) {
-      if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return new Map();
-      // The parser's own message quotes the text, which is a secret: it is not passed on.
-      if (cause instanceof SyntaxError) throw unusable(this.#path, 'is not JSON');
-      throw wrap(`read auth file ${this.#path}`, cause);
-    }
-    const result = v.safeParse(fileSchema, json);
-    if (!result.success) {
-      throw unusable(this.#path, 'is malformed: "auths" is not a table of entries');
-    }
-    const entries = new Map<string, v.InferOutput<typeof entrySchema>>();
-    for (const [key, entry] of Object.entries(result.output.auths)) {
-      const name = normaliseKey(key);
-      // A plain key says more than the URL form that old Docker versions wrote for the same host.
-      if (!entries.has(name) || name === key) entries.set(name, entry);
-    }
-    return entries;
-  }
+/** Somewhere that credentials are kept. */
+export interface CredentialSource {
+  /** The credential for an endpoint; undefined when there is none. */
+  find(endpoint: Pick<Endpoint, 'registry' | 'repository'>, signal: AbortSignal): Promise<Credential | undefined>;
 }
 
-function unusable(path: string, problem: string): BerthError {
-  return new BerthError('precondition', `auth file ${path} ${problem}`);
-}
-
-function lookupKeys({ registry, repository }: Pick<Endpoint, 'registry' | 'repository'>): string[] {
-  const parts = repository.split('/');
-  return [...parts.keys(), parts.length].toReversed().map((count) => [registry, ...parts.slice(0, count)].join('/'));
-}
-
-/** `https://index.docker.io/v1/` and its like, as Docker writes them, become the host. */
-function normaliseKey(key: string): string {
+/** The name under which a registry is looked up: `https://index.docker.io/v1/` and its like become the host. */
+export function registryKey(key: string): string {
   const isUrl = /^https?:\/\//.test(key);
   const bare = key.replace(/^https?:\/\//, '').replace(/\/+$/, '');
   const name = isUrl ? (bare.split('/', 1)[0] ?? bare) : bare;
   return name === 'index.docker.io' || name === 'registry-1.docker.io' ? 'docker.io' : name;
 }
 
-function credentialOf(entry: v.InferOutput<typeof entrySchema>, source: string): Credential | undefined {
-  if (entry.identitytoken !== '') return { kind: 'identity', token: entry.identitytoken, source };
-  if (entry.registrytoken !== '') return { kind: 'bearer', token: entry.registrytoken, source };
-  if (entry.auth === '') {
-    return entry.username === ''
-      ? undefined
-      : { kind: 'basic', username: entry.username, password: entry.password, source };
-  }
-  const pair = decodeBasic(entry.auth);
-  if (!pair) throw new BerthError('precondition', `${source}: "auth" is not base64 of "user:password"`);
-  return { kind: 'basic', ...pair, source };
-}
-
 /**
  * The credential to use at one endpoint of a pull. What the request brought is for the registry that the image names:
- * a mirror elsewhere gets it only when `serverAddress` says so. All else comes from the auth file.
+ * a mirror elsewhere gets it only when `serverAddress` says so. All else comes from the first source that has one.
  */
 export async function credentialFor(
   endpoint: Endpoint,
   request: { readonly auth: RegistryAuth | undefined; readonly primary: Endpoint },
-  file: AuthFile,
+  sources: readonly CredentialSource[],
+  signal: AbortSignal,
 ): Promise<Credential | undefined> {
   const brought = credentialFromRequest(request.auth);
   if (brought) {
-    const address = normaliseKey(request.auth?.serverAddress ?? '');
+    const address = registryKey(request.auth?.serverAddress ?? '');
     const host = address.split('/', 1)[0] ?? '';
     if (host === '' ? endpoint.host === request.primary.host : host === endpoint.registry || host === endpoint.host) {
       return brought;
     }
   }
-  return await file.find(endpoint);
+  for (const source of sources) {
+    const found = await source.find(endpoint, signal);
+    if (found) return found;
+  }
+  return undefined;
 }

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { inspect } from 'node:util';
 
 import { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
 import { answerError, describeBlob, FakeRegistry, fakeBlob, fakeImage, fakeIndex } from '../../test/fakes/registry.ts';
 import { systemClock } from '../base/clock.ts';
 import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
-import { silentLogger } from '../base/log.ts';
+import { type Logger, silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import { type ArchiveImage, Images, type ImagesDeps } from './images.ts';
 import { RegistryClient } from './registry-client.ts';
@@ -23,7 +25,11 @@ let users: string[];
 let pulls: [string, number][];
 let images: Images;
 
-function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] = []): Images {
+function build(
+  more: Partial<ImagesDeps> = {},
+  pinnedImages: readonly string[] = [],
+  settings: Partial<ImagesDeps['settings']> = {},
+): Images {
   return new Images({
     root,
     settings: {
@@ -31,10 +37,12 @@ function build(more: Partial<ImagesDeps> = {}, pinnedImages: readonly string[] =
       registriesConfDir: '',
       hostsDirs: [],
       certsDirs: [],
+      namespacedAuthDir: '',
       authFile: '',
       pinnedImages,
       maxParallelDownloads: 3,
       pullTimeoutMs: 20_000,
+      ...settings,
     },
     store,
     layers,
@@ -147,6 +155,64 @@ describe('Images.pull', () => {
     );
     await Promise.all(all);
     assert.equal(registry.paths().filter((path) => path === '/app/manifests/latest').length, 2);
+  });
+
+  it('takes the auth file that was left for one pull of one namespace, and removes it', async () => {
+    registry.add('team/app', fakeImage(['x']), 'v1');
+    registry.auth = { kind: 'basic', username: 'me', password: 'SECRET' };
+    const namespaced = build({}, [], { namespacedAuthDir: root });
+    const text = name('team/app:v1');
+    const file = join(root, `blue-${createHash('sha256').update(text).digest('hex')}.json`);
+    const auths = { [registry.host]: { username: 'me', password: 'SECRET' } };
+    await writeFile(file, JSON.stringify({ auths }));
+    await rejectsWith(namespaced.pull(text, undefined, never, 'green'), 'permission', /without credentials/);
+    await rejectsWith(namespaced.pull(text, undefined, never, '../blue'), 'permission', /without credentials/);
+    // What asks at the same time without the file does not ride along.
+    const both = await Promise.allSettled(['blue', ''].map((space) => namespaced.pull(text, undefined, never, space)));
+    assert.deepEqual(
+      both.map(({ status }) => status),
+      ['fulfilled', 'rejected'],
+    );
+    assert.ok(!(await readdir(root)).includes(basename(file)));
+    await rejectsWith(namespaced.pull(text, undefined, never, 'blue'), 'permission', /without credentials/);
+    await namespaced.close();
+  });
+
+  it('tells nobody a secret, however it came and whatever goes wrong', async () => {
+    const said: string[] = [];
+    const note = (fields: object, message: string): void => {
+      const err = 'err' in fields ? inspect(fields.err, { depth: 9 }) : '';
+      said.push(message, JSON.stringify(fields), err);
+    };
+    const log: Logger = { debug: note, info: note, warn: note, error: note, child: () => log };
+    await writeFile(
+      join(root, 'registries.conf'),
+      `[[registry]]\nlocation = "${registry.host}"
+      [[registry.mirror]]\nlocation = "${registry.host}/mirror"`,
+    );
+    const talking = build({ log });
+    await talking.start();
+    const encoded = Buffer.from('me:SECRET').toString('base64');
+    const forms = [
+      { username: 'me', password: 'SECRET' },
+      { auth: encoded },
+      { auth: 'SECRET without a colon' },
+      { identityToken: 'SECRET' },
+      { registryToken: 'SECRET' },
+      { username: 'me', password: 'SECRET', serverAddress: `https://me:SECRET@${registry.host}` },
+    ];
+    const refuse = { kind: 'bearer' as const, issue: () => undefined };
+    for (const auth of [{ kind: 'none' as const }, refuse, { kind: 'basic' as const, username: 'x', password: 'y' }]) {
+      for (const form of forms) {
+        registry.auth = auth;
+        await talking.pull(name('app'), form, never).catch((err: unknown) => said.push(inspect(err, { depth: 9 })));
+      }
+    }
+    registry.misbehave = (_req, res) => Boolean(res.writeHead(500).end(`SECRET ${encoded}`));
+    await talking.pull(name('app'), forms[0], never).catch((err: unknown) => said.push(inspect(err, { depth: 9 })));
+    await talking.close();
+    assert.ok(said.length > 20);
+    for (const text of said) assert.ok(!text.includes('SECRET') && !text.includes(encoded), text);
   });
 
   it('tries search registries in turn, and tells what each of them said', async () => {

@@ -11,8 +11,10 @@ import { BerthError, describe, isKind, kindOf, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
-import { AuthFile, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
+import { type CredentialSource, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
+import { AuthFile } from './auth-file.ts';
 import { BlobIngest } from './blob-download.ts';
+import type { CredentialHelpers } from './credential-helpers.ts';
 import { digestOf, isDigest } from './digest.ts';
 import { candidateReferences, resolveReference } from './endpoints.ts';
 import { ImageCatalog } from './image-catalog.ts';
@@ -21,6 +23,7 @@ import type { ImageRecord } from './image-record.ts';
 import { JoinedWork } from './joined-work.ts';
 import { type LayerFolders, LayerHolds } from './layer-holds.ts';
 import { type ConfigDocument, parseImageConfig } from './manifest.ts';
+import { takeNamespacedAuth } from './namespaced-auth.ts';
 import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { type PullProgress, pullImage } from './pull.ts';
@@ -36,6 +39,7 @@ export interface ImageSettings {
   readonly hostsDirs: readonly string[];
   readonly certsDirs: readonly string[];
   readonly authFile: string;
+  readonly namespacedAuthDir: string;
   readonly pinnedImages: readonly string[];
   readonly maxParallelDownloads: number;
   /** Bound on one whole pull, in milliseconds. */
@@ -50,6 +54,8 @@ export interface ImagesDeps {
   readonly store: ImageStore;
   readonly layers: LayerFolders;
   readonly client: RegistryClient;
+  /** Runs the programs that auth files name; without it they count for nothing. */
+  readonly credentialHelpers?: CredentialHelpers;
   readonly readArchive: (path: string, signal: AbortSignal) => Promise<readonly ArchiveImage[]>;
   /** The containers that were made from an image: it stays while there are any. */
   readonly usersOf: (imageId: string) => readonly string[];
@@ -79,6 +85,13 @@ export interface LoadedImage {
   readonly names: readonly string[];
 }
 
+/** One pull, as it was asked for. */
+interface AskedPull {
+  readonly reference: ImageReference;
+  readonly auth: RegistryAuth | undefined;
+  readonly credentials: readonly CredentialSource[];
+}
+
 /** All images of this node. */
 export class Images {
   readonly #deps: ImagesDeps;
@@ -100,7 +113,7 @@ export class Images {
     for (const image of deps.store.images.all()) this.#catalog.put(image);
     this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
     this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
-    this.#authFile = new AuthFile(settings.authFile);
+    this.#authFile = new AuthFile(settings.authFile, deps.credentialHelpers);
     const { registriesConf: conf, registriesConfDir: confDir, hostsDirs, certsDirs } = settings;
     this.#registries = new Registries({ conf, confDir, hostsDirs, certsDirs }, log);
   }
@@ -132,14 +145,18 @@ export class Images {
   /**
    * Pulls an image, or joins a pull of the same reference with the same credentials. Throws `invalid` for a bad
    * reference, and errors that say which step failed where; those of an unavailable registry begin with
-   * "RegistryUnavailable". A caller that leaves does not stop the pull as long as another one waits for it.
+   * "RegistryUnavailable". A caller that leaves does not stop the pull as long as another one waits for it. `namespace`
+   * is that of the pod that the pull is for, empty when there is none.
    */
-  async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<ImageRecord> {
+  async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal, namespace = ''): Promise<ImageRecord> {
+    const { settings, credentialHelpers } = this.#deps;
     const references = resolveReference(text, await this.#registries.loadRules());
-    const credentials = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? ''];
+    const own = await takeNamespacedAuth(settings.namespacedAuthDir, { namespace, image: text }, credentialHelpers);
+    const proof = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? '', own?.key];
+    const credentials = own ? [own, this.#authFile] : [this.#authFile];
     return await firstThatPulls(references, signal, async (reference) => {
-      const key = JSON.stringify([formatReference(reference), ...credentials]);
-      return await this.#pulls.join(key, signal, (shared) => this.#pull(reference, auth, shared));
+      const key = JSON.stringify([formatReference(reference), ...proof]);
+      return await this.#pulls.join(key, signal, (shared) => this.#pull({ reference, auth, credentials }, shared));
     });
   }
 
@@ -225,8 +242,9 @@ export class Images {
     return [...this.#progress];
   }
 
-  async #pull(reference: ImageReference, auth: RegistryAuth | undefined, shared: AbortSignal): Promise<ImageRecord> {
+  async #pull(asked: AskedPull, shared: AbortSignal): Promise<ImageRecord> {
     const { clock, meter, log, settings } = this.#deps;
+    const { reference } = asked;
     const name = formatReference(reference);
     const startedMs = clock.monotonicMs();
     const progress: PullProgress = {
@@ -245,13 +263,12 @@ export class Images {
       const deps = {
         ...this.#deps,
         ingest: this.#ingest,
-        authFile: this.#authFile,
         registries: this.#registries,
         platform: this.#platform,
         maxParallelDownloads: settings.maxParallelDownloads,
         log: log.child({ image: name }),
       };
-      const request = { reference, auth, holds: this.#holds, progress };
+      const request = { ...asked, holds: this.#holds, progress };
       const record = await pullImage(deps, request, signal, (image) => this.#appear(reference, image));
       const ms = Math.round(clock.monotonicMs() - startedMs);
       log.info({ image: name, id: record.id, bytes: progress.bytesDone, ms }, 'image pulled');

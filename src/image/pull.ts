@@ -2,7 +2,7 @@
 
 import { BerthError, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
-import { type AuthFile, credentialFor, type RegistryAuth } from './auth.ts';
+import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { BlobIngest } from './blob-download.ts';
 import type { Digest } from './digest.ts';
 import type { Endpoint } from './endpoints.ts';
@@ -22,7 +22,6 @@ export interface PullDeps {
   readonly client: RegistryClient;
   readonly ingest: BlobIngest;
   readonly layers: LayerFolders;
-  readonly authFile: AuthFile;
   readonly registries: Registries;
   readonly platform: Platform;
   readonly maxParallelDownloads: number;
@@ -52,6 +51,8 @@ export async function pullImage<T>(
   request: {
     readonly reference: ImageReference;
     readonly auth: RegistryAuth | undefined;
+    /** Asked in order for what the request does not bring. */
+    readonly credentials: readonly CredentialSource[];
     readonly holds: LayerHolds;
     readonly progress: PullProgress;
   },
@@ -61,7 +62,7 @@ export async function pullImage<T>(
   const name = formatReference(request.reference);
   try {
     const endpoints = await deps.registries.endpoints(request.reference);
-    const source = new PullSource(await accessesFor(endpoints, request.auth, deps.authFile), deps.log);
+    const source = new PullSource(await accessesFor(endpoints, request, signal), deps.log);
     const image = await resolveImage({ ...deps, source }, request.reference, signal);
     return await request.holds.during(image.document.diffIds, signal, async () => {
       request.progress.phase = 'downloading';
@@ -77,15 +78,15 @@ export async function pullImage<T>(
 
 async function accessesFor(
   endpoints: readonly Endpoint[],
-  auth: RegistryAuth | undefined,
-  authFile: AuthFile,
+  { auth, credentials }: { readonly auth: RegistryAuth | undefined; readonly credentials: readonly CredentialSource[] },
+  signal: AbortSignal,
 ): Promise<Access[]> {
   const primary = endpoints.find((endpoint) => !endpoint.mirror);
   if (!primary) throw new BerthError('internal', 'no endpoint to pull from');
   return await Promise.all(
     endpoints.map(async (endpoint) => ({
       endpoint,
-      credential: await credentialFor(endpoint, { auth, primary }, authFile),
+      credential: await credentialFor(endpoint, { auth, primary }, credentials, signal),
     })),
   );
 }

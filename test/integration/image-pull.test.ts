@@ -50,6 +50,7 @@ describe('pull from docker-registry', {
         registriesConfDir: '',
         hostsDirs: [],
         certsDirs: [],
+        namespacedAuthDir: '',
         authFile,
         pinnedImages: [],
         maxParallelDownloads: 3,

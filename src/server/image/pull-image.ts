@@ -6,9 +6,10 @@ import type { Handler } from '../unary.ts';
 
 /** PullImage: the answer is the image's id, the same that statuses and containers show. */
 export function pullImage(images: Images): Handler<PullImageRequest, PullImageResponse> {
-  return async ({ image, auth }, { signal }) => {
+  return async ({ image, auth, sandboxConfig }, { signal }) => {
     const { reference } = imageFromProto(image, 'image');
-    const record = await images.pull(reference, auth ? authFromProto(auth) : undefined, signal);
+    const namespace = sandboxConfig?.metadata?.namespace ?? '';
+    const record = await images.pull(reference, auth ? authFromProto(auth) : undefined, signal, namespace);
     return { imageRef: record.id };
   };
 }
