@@ -10,6 +10,8 @@ let present: string[];
 let reads: string[];
 let forgotten: string[];
 let failing: Set<string>;
+/** How long one reading takes. */
+let readMs: number;
 let sampler: Sampler<number>;
 
 function start(options: { readonly inBackground?: boolean; readonly delayed?: Promise<void> } = {}): Sampler<number> {
@@ -17,6 +19,7 @@ function start(options: { readonly inBackground?: boolean; readonly delayed?: Pr
     ids: () => present,
     read: (id: string): number | undefined | Promise<number | undefined> => {
       reads.push(id);
+      nowMs += readMs;
       if (failing.has(id)) throw new Error(`${id} is broken`);
       const sample = present.includes(id) ? nowMs : undefined;
       return options.delayed === undefined ? sample : options.delayed.then(() => sample);
@@ -43,7 +46,7 @@ async function flush(): Promise<void> {
 
 beforeEach(() => {
   mock.timers.enable({ apis: ['setTimeout'] });
-  [nowMs, present, reads, forgotten, failing] = [1_000_000, ['a', 'b'], [], [], new Set()];
+  [nowMs, present, reads, forgotten, failing, readMs] = [1_000_000, ['a', 'b'], [], [], new Set(), 0];
   sampler = start();
 });
 afterEach(() => {
@@ -134,6 +137,19 @@ test('without background work samples are taken when they are asked for', async 
   await pass(10_000);
   assert.equal(reads.length, 2);
   assert.equal((await sampler.all()).get('a'), nowMs);
+});
+
+test('a round that takes long lets others have their turn', async () => {
+  readMs = 4;
+  const seen: number[] = [];
+  const answer = sampler.all();
+  setImmediate(() => {
+    seen.push(reads.length);
+    setImmediate(() => seen.push(reads.length));
+  });
+  await answer;
+  await new Promise(setImmediate);
+  assert.deepEqual(seen, [1, 2]);
 });
 
 test('those who ask at the same time share one round', async () => {

@@ -64,7 +64,7 @@ export class Sampler<S> {
   /** A sample of one, taken now; undefined when it is gone. */
   async one(id: string): Promise<S | undefined> {
     this.#touch();
-    await this.#take(id, new Slice());
+    await this.#take(id, new Slice(this.#clock));
     return this.#samples.get(id);
   }
 
@@ -116,7 +116,7 @@ export class Sampler<S> {
   }
 
   async #takeAll(ids: readonly string[]): Promise<void> {
-    const slice = new Slice();
+    const slice = new Slice(this.#clock);
     for (const id of ids) {
       await this.#take(id, slice);
       if (slice.isUsed) await slice.breathe();
@@ -148,16 +148,22 @@ export class Sampler<S> {
 
 /** A stretch of work on the event loop. */
 class Slice {
-  #startedMs = performance.now();
+  readonly #clock: Pick<Clock, 'monotonicMs'>;
+  #startedMs: number;
+
+  constructor(clock: Pick<Clock, 'monotonicMs'>) {
+    this.#clock = clock;
+    this.#startedMs = clock.monotonicMs();
+  }
 
   get isUsed(): boolean {
-    return performance.now() - this.#startedMs > SLICE_MS;
+    return this.#clock.monotonicMs() - this.#startedMs > SLICE_MS;
   }
 
   /** Lets others have their turn, when this one was long enough. */
   async breathe(): Promise<void> {
     if (!this.isUsed) return;
     await nextTurn();
-    this.#startedMs = performance.now();
+    this.#startedMs = this.#clock.monotonicMs();
   }
 }
