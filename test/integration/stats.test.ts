@@ -1,7 +1,7 @@
 /** What pods and containers are said to use is what they do use: burners, eaters, writers and talkers. */
 
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, globSync, readdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
@@ -21,13 +21,48 @@ import {
   StreamPodSandboxStatsRequest,
   UpdateContainerResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
+import { readMounts } from '../../src/sys/mount.ts';
 import type { Method } from '../harness/cri-connection.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
+import { mountHugetlb } from './runtime-lab.ts';
 
 const MIB = 1024 * 1024;
 /** What a program that never waits gets of a core at least, however busy the machine is. */
 const BUSY_NANO_CORES = 20_000_000n;
+/** What every metric is labelled with, then those with labels of their own. */
+const BASE_LABELS = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
+const METRICS: Readonly<Record<string, readonly string[]>> = {
+  ...Object.fromEntries(
+    `cpu_user_seconds_total cpu_system_seconds_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total
+    cpu_cfs_throttled_seconds_total fs_inodes_free fs_inodes_total fs_limit_bytes fs_usage_bytes memory_cache memory_rss
+    memory_kernel_usage memory_mapped_file memory_swap memory_failcnt memory_usage_bytes memory_max_usage_bytes
+    memory_working_set_bytes memory_total_active_file_bytes memory_total_inactive_file_bytes file_descriptors processes
+    sockets threads threads_max oom_events_total last_seen start_time_seconds spec_memory_limit_bytes
+    spec_memory_reservation_limit_bytes spec_memory_swap_limit_bytes spec_cpu_period spec_cpu_quota spec_cpu_shares
+    pressure_cpu_stalled_seconds_total pressure_cpu_waiting_seconds_total pressure_memory_stalled_seconds_total
+    pressure_memory_waiting_seconds_total pressure_io_stalled_seconds_total pressure_io_waiting_seconds_total`
+      .split(/\s+/)
+      .map((name) => [`container_${name}`, []]),
+  ),
+  ...Object.fromEntries(
+    ['receive', 'transmit'].flatMap((way) =>
+      ['bytes', 'packets', 'packets_dropped', 'errors'].map((what) => [
+        `container_network_${way}_${what}_total`,
+        ['interface'],
+      ]),
+    ),
+  ),
+  ...Object.fromEntries(
+    ['reads_bytes', 'reads', 'writes_bytes', 'writes'].map((what) => [`container_fs_${what}_total`, ['device']]),
+  ),
+  container_cpu_usage_seconds_total: ['cpu'],
+  container_memory_failures_total: ['failure_type', 'scope'],
+  container_blkio_device_usage_total: ['device', 'major', 'minor', 'operation'],
+  container_hugetlb_usage_bytes: ['pagesize'],
+  container_hugetlb_max_usage_bytes: ['pagesize'],
+  container_ulimits_soft: ['ulimit'],
+};
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 const limited = (memoryLimitInBytes: bigint) => ({ linux: { resources: { memoryLimitInBytes } } });
 const num = (value: { value: bigint } | undefined): number => {
@@ -35,8 +70,20 @@ const num = (value: { value: bigint } | undefined): number => {
   return Number(value.value);
 };
 
+/** Puts a container's only process back where berthd is, and takes its cgroups away. */
+function loseCgroup(pid: number, containerId: string): void {
+  for (const { mountPoint, type } of readMounts()) {
+    if (!type.startsWith('cgroup')) continue;
+    const [folder] = globSync(join(mountPoint, `*/berth-${containerId}*`));
+    if (folder === undefined) continue;
+    writeFileSync(join(mountPoint, 'cgroup.procs'), String(pid));
+    rmdirSync(folder);
+  }
+}
+
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`statistics of containers by ${handler}`, { timeout: 200_000 }, () => {
+  suite(`statistics of containers by ${handler}`, { timeout: 300_000 }, () => {
+    const hugetlb = mountHugetlb();
     let lab: PodLab;
     /** A pod with a cgroup that is its alone, as the kubelet makes them. */
     let pod: string;
@@ -55,7 +102,10 @@ for (const handler of ['runc', 'crun'] as const) {
       await Promise.all(containers.map(({ id }) => lab.berthd.call(runtime.removeContainer, { containerId: id })));
       await lab.afterTest(t, [pod]);
     });
-    after(async () => await lab.close());
+    after(async () => {
+      await lab.close();
+      await hugetlb?.[Symbol.asyncDispose]();
+    });
 
     type ContainerFilter = Parameters<typeof ListContainerStatsRequest.create>[0];
     type SandboxFilter = Parameters<typeof ListPodSandboxStatsRequest.create>[0];
@@ -283,16 +333,18 @@ for (const handler of ['runc', 'crun'] as const) {
         assert.ok(help.length > 10 && labelKeys.length >= 6, name);
       }
       const id = await lab.start(pod, {
-        ...script('echo x > /data; sync; exec sleep 1000'),
+        ...script('echo x > /data; exec sleep 1000'),
         linux: {
           resources: { cpuPeriod: 100_000n, cpuQuota: 20_000n, cpuShares: 512n, memoryLimitInBytes: 64n << 20n },
         },
       });
       await lab.exec(id, 'ip', 'addr');
-      const found = await eventually('the layer was walked', async () => {
+      const found = await eventually('the layer was walked, and the shell has become sleep', async () => {
         const metrics = await metricsOf(pod);
-        const names = metrics?.containerMetrics[0]?.metrics.map(({ name }) => name) ?? [];
-        return names.includes('container_fs_usage_bytes') ? metrics : undefined;
+        const figures = metrics?.containerMetrics[0]?.metrics ?? [];
+        const isWalked = figures.some(({ name }) => name === 'container_fs_usage_bytes');
+        const processes = figures.find(({ name }) => name === 'container_processes');
+        return isWalked && processes?.value?.value === 1n ? metrics : undefined;
       });
       const [container] = found.containerMetrics;
       assert.equal(container?.containerId, id);
@@ -334,6 +386,127 @@ for (const handler of ['runc', 'crun'] as const) {
       const types = new Map(all.map(({ name, metricType }) => [name, metricType]));
       assert.equal(types.get('container_memory_rss'), MetricType.GAUGE);
       assert.equal(types.get('container_network_receive_bytes_total'), MetricType.COUNTER);
+    });
+
+    test('the metrics are those that cAdvisor has, by the same names and labels', async () => {
+      const { descriptors } = await lab.berthd.call(runtime.listMetricDescriptors, {});
+      const own = new Map(descriptors.map(({ name, labelKeys }) => [name, labelKeys.slice(BASE_LABELS.length)]));
+      for (const { name, labelKeys } of descriptors)
+        assert.deepEqual(labelKeys.slice(0, BASE_LABELS.length), BASE_LABELS, name);
+      assert.deepEqual([...own.keys()].toSorted(), Object.keys(METRICS).toSorted());
+      for (const [name, labels] of Object.entries(METRICS)) assert.deepEqual(own.get(name), labels, name);
+    });
+
+    test('who waits for a processor is seen waiting, where the kernel tells', async (t) => {
+      const id = await lab.start(pod, {
+        ...script('while :; do :; done & while :; do :; done & wait'),
+        linux: { resources: { cpusetCpus: '0' } },
+      });
+      const cgroup = readFileSync(`/proc/${(await lab.info(id)).pid}/cgroup`, 'utf8').match(/^0::(.*)$/m)?.[1];
+      const mount = existsSync('/sys/fs/cgroup/cgroup.controllers') ? '/sys/fs/cgroup' : '/sys/fs/cgroup/unified';
+      if (!cgroup?.includes(id) || !existsSync(join(mount, cgroup, 'cpu.pressure'))) {
+        assert.equal((await statsOf(id)).cpu?.psi, undefined);
+        t.skip('the kernel does not tell the pressure of this container');
+        return;
+      }
+      const { cpu, memory, io } = await eventually('two loops on one processor wait', async () => {
+        const stats = await statsOf(id);
+        return (stats.cpu?.psi?.Some?.Total ?? 0n) > 50_000_000n ? stats : undefined;
+      });
+      assert.ok(cpu?.psi?.Some && cpu.psi.Full && memory?.psi?.Some && io?.psi?.Some);
+      assert.ok(cpu.psi.Some.Total <= BigInt(Date.now()) * 1_000_000n && cpu.psi.Full.Total <= cpu.psi.Some.Total);
+      for (const { Avg10, Avg60, Avg300 } of [cpu.psi.Some, cpu.psi.Full, memory.psi.Some, io.psi.Some])
+        for (const share of [Avg10, Avg60, Avg300]) assert.ok(share >= 0 && share <= 100);
+      const waiting = await eventually('the metrics say so too', async () => {
+        const metrics = (await metricsOf(pod))?.containerMetrics[0]?.metrics ?? [];
+        return metrics.find(
+          ({ name, value }) => name === 'container_pressure_cpu_waiting_seconds_total' && value?.value,
+        );
+      });
+      assert.equal(waiting.metricType, MetricType.COUNTER);
+    });
+
+    test('what a container writes to a device is counted by device', async (t) => {
+      const id = await lab.start(pod, script('sleep 1000'));
+      const wrote = await lab.tryExec(id, 'dd', 'if=/dev/zero', 'of=/file', 'bs=1M', 'count=4', 'oflag=direct');
+      if (wrote.exitCode !== 0) return t.skip('this file system knows no direct writes');
+      const isCounted = globSync([
+        `/sys/fs/cgroup/blkio${ownCgroup}/berth-${id}/blkio.*.io_service_bytes_recursive`,
+        `/sys/fs/cgroup${ownCgroup}/berth-${id}/io.stat`,
+      ]).some((file) => /^\d+:\d+ /m.test(readFileSync(file, 'utf8')));
+      if (!isCounted) return t.skip('this kernel does not count what a cgroup writes to its disk');
+      const metrics = await eventually('four megabytes are there', async () => {
+        const all =
+          (await metricsOf(pod))?.containerMetrics.find(({ containerId }) => containerId === id)?.metrics ?? [];
+        const written = all.filter(({ name }) => name === 'container_fs_writes_bytes_total');
+        return written.some((metric) => num(metric.value) >= 4 * MIB) ? all : undefined;
+      });
+      const device = metrics
+        .find(({ name, value }) => name === 'container_fs_writes_bytes_total' && num(value) >= 4 * MIB)
+        ?.labelValues.at(-1);
+      assert.match(device ?? '', /^\/dev\/|^\d+:\d+$/);
+      const count = metrics.find(
+        ({ name, labelValues }) => name === 'container_fs_writes_total' && labelValues.at(-1) === device,
+      );
+      assert.ok(num(count?.value) >= 1);
+      const usage = metrics.filter(({ name }) => name === 'container_blkio_device_usage_total');
+      const written = usage.find(({ labelValues }) => labelValues[6] === device && labelValues.at(-1) === 'Write');
+      assert.ok(num(written?.value) >= 4 * MIB);
+      assert.match(written?.labelValues.slice(7, 9).join(':') ?? '', /^\d+:\d+$/);
+    });
+
+    test('huge pages are told by their size', {
+      skip: hugetlb === undefined && 'this host cannot count them',
+    }, async () => {
+      const id = await lab.start(pod);
+      const metrics = (await metricsOf(pod))?.containerMetrics.find(({ containerId }) => containerId === id)?.metrics;
+      for (const wanted of ['container_hugetlb_usage_bytes', 'container_hugetlb_max_usage_bytes']) {
+        const found = metrics?.find(({ name, labelValues }) => name === wanted && labelValues.at(-1) === '2MB');
+        assert.equal(num(found?.value), 0, wanted);
+      }
+    });
+
+    test('a process that is killed for lack of memory is counted', async () => {
+      const id = await lab.start(pod, {
+        ...script('while :; do sh -c \'x=$(head -c 60000000 /dev/zero | tr "\\\\0" x)\'; sleep 0.2; done'),
+        ...limited(BigInt(24 * MIB)),
+      });
+      await eventually('the kernel has killed one', async () => {
+        const metrics = (await metricsOf(pod))?.containerMetrics.find(({ containerId }) => containerId === id)?.metrics;
+        const killed = metrics?.find(({ name }) => name === 'container_oom_events_total')?.value;
+        return (killed?.value ?? 0n) > 0n || undefined;
+      });
+    });
+
+    test('one whose cgroup is not to be read costs the others nothing', async () => {
+      const [good, bad] = [await lab.start(pod), await lab.start(pod)];
+      const { pid } = await lab.info(bad);
+      loseCgroup(pid, bad);
+      assert.deepEqual(idsOf(await list()), [good]);
+      const whole = (await listPods())[0];
+      assert.deepEqual(idsOf(whole?.linux?.containers ?? []), [good]);
+      assert.ok(num(whole?.linux?.cpu?.usageCoreNanoSeconds) > 0);
+      assert.deepEqual(
+        (await metricsOf(pod))?.containerMetrics.map(({ containerId }) => containerId),
+        [good],
+      );
+      const { cpu, writableLayer } = await statsOf(bad);
+      assert.equal(cpu, undefined);
+      assert.ok(writableLayer);
+      process.kill(pid, 'SIGKILL');
+    });
+
+    test('a berthd that is started anew tells the same', async () => {
+      const id = await lab.start(pod, script('while :; do :; done'));
+      const before = num((await statsOf(id)).cpu?.usageCoreNanoSeconds);
+      await lab.berthd.end('SIGKILL');
+      await lab.berthd.start();
+      const again = await eventually('it has a rate again', async () => {
+        const found = (await list({ filter: { id } }))[0];
+        return (found?.cpu?.usageNanoCores?.value ?? 0n) > BUSY_NANO_CORES ? found : undefined;
+      });
+      assert.ok(num(again.cpu?.usageCoreNanoSeconds) > before);
+      await eventually('its layer is walked again', async () => (await list({ filter: { id } }))[0]?.writableLayer);
     });
 
     test('lists go on while containers come and go, and nothing is kept of those that went', async () => {

@@ -107,6 +107,23 @@ function open(mode: 'hybrid' | 'v1' | 'v2', path = '/pods/a'): CgroupFigures {
 }
 
 describe('figures of cgroup v1', () => {
+  it('count what BFQ has scheduled, where it does', () => {
+    const bfq = (what: string, text: string): Record<string, string> => ({
+      [`blkio/pods/a/blkio.bfq.${what}_recursive`]: text,
+    });
+    write({ ...V1, ...bfq('io_service_bytes', 'Total 0\n'), ...bfq('io_serviced', 'Total 0\n') });
+    const figures = open('v1');
+    assert.deepEqual(figures.details().devices, DEVICES, 'it schedules no disk here');
+    write({
+      ...V1,
+      ...bfq('io_service_bytes', '8:0 Read 7\n8:0 Write 8\n8:0 Total 15\nTotal 15\n'),
+      ...bfq('io_serviced', '8:0 Read 2\n8:0 Write 3\nTotal 5\n'),
+    });
+    const counted = { major: 8, minor: 0, readBytes: 7, writtenBytes: 8, reads: 2, writes: 3 };
+    assert.deepEqual(figures.details().devices, [counted]);
+    figures.close();
+  });
+
   it('are what the files say, with pressure from the cgroup2 mount', () => {
     write(V1);
     const figures = open('hybrid');

@@ -106,8 +106,11 @@ export class FiguresV1 implements CgroupFigures {
     };
   }
 
+  // Newer kernels count for throttling only where a limit was ever set; disks that BFQ schedules have counts of its own.
   // Those with what is below the cgroup came with Linux 4.17.
   #readBlkio(what: 'io_service_bytes' | 'io_serviced'): string | undefined {
+    const scheduled = this.#place.read('blkio', `blkio.bfq.${what}_recursive`);
+    if (scheduled !== undefined && /^\d/.test(scheduled)) return scheduled;
     return (
       this.#place.read('blkio', `blkio.throttle.${what}_recursive`) ??
       this.#place.read('blkio', `blkio.throttle.${what}`)
