@@ -190,7 +190,7 @@ function checkAbility(deps: PodDeps, id: ContainerId): void {
   const { user } = deps.sandboxes.get(record.sandboxId).spec.security.namespaces;
   if (user)
     throw new BerthError('precondition', `container ${id} is in a user namespace, which cannot be checkpointed`);
-  checkCriu(handler.name, handler.features.checkpoint);
+  checkCriu(handler.name, deps.handlers);
 }
 
 async function tar(deps: PodDeps, args: readonly string[], signal: AbortSignal): Promise<void> {

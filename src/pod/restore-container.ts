@@ -38,8 +38,7 @@ export async function openRestoreSource(
   archive: string,
   signal: AbortSignal,
 ): Promise<RestoreSource> {
-  const { name, features } = deps.handlers.get(sandbox.handler);
-  checkCriu(name, features.checkpoint);
+  checkCriu(sandbox.handler, deps.handlers);
   if (sandbox.spec.security.namespaces.user)
     throw new BerthError(
       'precondition',

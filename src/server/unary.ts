@@ -35,6 +35,8 @@ const QUIET = /^(List|Stream|Version|Status|.*Status|.*Stats|ImageFsInfo|Runtime
 
 /** HTTP/2 headers carry the text of an error; beyond this, clients drop the whole answer. */
 const MAX_DETAILS_CHARS = 4096;
+/** Of an id or a name that a client sent; valid ones are shorter. */
+const MAX_LOGGED_CHARS = 300;
 
 /** Wraps every handler: the only place where calls are logged and counted, and where an error becomes a status. */
 export class RpcBoundary {
@@ -143,12 +145,29 @@ function toDetails(err: unknown): string {
   return short.toWellFormed();
 }
 
+/** What a request or an answer is about: ids, and the names of what has no id yet. */
 function subjectOf(message: unknown): Record<string, string> {
-  if (typeof message !== 'object' || message === null) return {};
-  const fields: Record<string, string> = {};
-  if ('podSandboxId' in message && typeof message.podSandboxId === 'string') fields['sandbox'] = message.podSandboxId;
-  if ('containerId' in message && typeof message.containerId === 'string') fields['container'] = message.containerId;
-  return fields;
+  const metadata = at(at(message, 'config'), 'metadata');
+  const [name, namespace] = [textAt(metadata, 'name'), textAt(metadata, 'namespace')];
+  const isPod = name !== undefined && namespace !== undefined;
+  const subject = {
+    sandbox: textAt(message, 'podSandboxId'),
+    container: textAt(message, 'containerId'),
+    pod: isPod ? `${namespace}/${name}` : undefined,
+    containerName: isPod ? undefined : name,
+    image: textAt(at(message, 'image'), 'image'),
+  };
+  const said = Object.entries(subject).filter((entry): entry is [string, string] => entry[1] !== undefined);
+  return Object.fromEntries(said);
+}
+
+function at(value: unknown, key: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined;
+}
+
+function textAt(value: unknown, key: string): string | undefined {
+  const text = at(value, key);
+  return typeof text === 'string' && text !== '' ? text.slice(0, MAX_LOGGED_CHARS) : undefined;
 }
 
 function round(ms: number): number {

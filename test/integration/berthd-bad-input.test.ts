@@ -96,6 +96,11 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       /^config\.port_mappings\[1\]\.container_port/,
     ],
     [
+      'an address of the host that is none',
+      { portMappings: [{ containerPort: 80, hostPort: 80, hostIp: 'zz' }] },
+      /^config\.port_mappings\[0\]\.host_ip/,
+    ],
+    [
       'a protocol that is none',
       { portMappings: [{ containerPort: 80, protocol: 9 as never }] },
       /^config\.port_mappings\[0\]\.protocol/,

@@ -451,6 +451,13 @@ suite('berthd', { timeout: 500_000 }, () => {
     );
   });
 
+  test('a request that fails is in the log with the names of what has no id yet', async () => {
+    const metadata = { name: 'refused', namespace: 'here', uid: 'u', attempt: 0 };
+    const request = RunPodSandboxRequest.create({ config: { metadata }, runtimeHandler: 'none-such' });
+    await berthd.fails(runtime.runPodSandbox, request);
+    assert.match(berthd.log(), /"rpc":"RunPodSandbox","pod":"here\/refused","kind":"invalid".*"msg":"rpc failed"/);
+  });
+
   test('a second berthd on the same root is refused, and names the first', () => {
     const second = spawnSync(
       fileURLToPath(new URL('../../bin/berthd', import.meta.url)),
