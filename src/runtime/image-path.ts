@@ -29,8 +29,10 @@ export function resolveImagePath(root: string, path: string, field: string): str
     if (kind !== constants.S_IFDIR && kind !== constants.S_IFREG)
       throw invalid(field, `${JSON.stringify(path)} is neither a folder nor a file in the image`);
     // Nobody can change a part of it any more: the image is read-only.
-    const real = readlinkSync(`/proc/self/fd/${fd}`);
-    if (real === root || real.startsWith(`${root}/`)) return real;
+    const real = realPathOf(fd);
+    // The state folder may be named by a link, /var/run for one.
+    const top = realPathOf(rootFd);
+    if (real === top || real.startsWith(`${top}/`)) return real;
     throw new BerthError('internal', `${field}: ${real} is not in ${root}`);
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENOTDIR')) throw invalid(field, `the image has no ${JSON.stringify(path)}`);
@@ -40,4 +42,8 @@ export function resolveImagePath(root: string, path: string, field: string): str
     if (fd >= 0) closeFd(fd);
     closeFd(rootFd);
   }
+}
+
+function realPathOf(fd: number): string {
+  return readlinkSync(`/proc/self/fd/${fd}`);
 }
