@@ -153,12 +153,12 @@ export const TABLES = {
     cdi_spec_dirs: key(
       { type: 'list', of: path },
       ['/etc/cdi', '/var/run/cdi'],
-      'Where CDI describes devices; a later folder wins over an earlier one. Changes are seen at once.',
+      'Where CDI describes devices; a later folder wins over an earlier one. Changes are seen at once; files that others than root may change are not used.',
     ),
     hooks_dirs: key(
       { type: 'list', of: path },
       ['/usr/share/containers/oci/hooks.d', '/etc/containers/oci/hooks.d'],
-      'Where hooks for containers are (oci-hooks(5)); in a later folder, a file replaces one of the same name. Changes are seen at once.',
+      'Where hooks for containers are (oci-hooks(5)); in a later folder, a file replaces one of the same name. Changes are seen at once; files that others than root may change are not used.',
     ),
     apparmor_profile: key(
       text,
@@ -168,7 +168,7 @@ export const TABLES = {
     selinux: key(
       { type: 'switch' },
       true,
-      'Whether containers get SELinux labels, where the kernel has SELinux and its policy knows containers.',
+      'Whether containers get SELinux labels, where the kernel has SELinux and its policy knows containers. Without them, pods that demand a label are refused.',
     ),
     default_env: key(
       { type: 'list', of: { type: 'setting' } },

@@ -9,13 +9,20 @@ import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import { isSameProcess } from '../sys/process.ts';
 import { CHECKPOINT, undoCheckpoint } from './checkpoint.ts';
 import { workFolder } from './checkpoint-archive.ts';
-import { type ContainerContext, CREATE_CONTAINER, createContainerSteps, forgetContainer } from './create-container.ts';
+import {
+  type ContainerContext,
+  CREATE_CONTAINER,
+  createContainerSteps,
+  endContainer,
+  forgetContainer,
+} from './create-container.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { REMOVE_CONTAINER, removeContainer } from './remove-container.ts';
 import { REMOVE_SANDBOX, removeSandbox } from './remove-sandbox.ts';
 import { forgetSandbox, RUN_SANDBOX, runSandboxSteps, type SandboxContext } from './run-sandbox.ts';
 import { removeSandboxFolders, sandboxPaths, unmountSandboxFiles } from './sandbox-files.ts';
+import { recordStartError, START_CONTAINER } from './start-container.ts';
 import { STOP_SANDBOX } from './stop-sandbox.ts';
 
 const PARALLEL = 16;
@@ -72,6 +79,9 @@ export async function reconcile(
   showHalfMade(deps, of(CREATE_CONTAINER, RUN_SANDBOX));
   await forEachLimited(containers, PARALLEL, (record) =>
     settle(`container ${record.id}`, () => adoptContainer(deps, record, signal)),
+  );
+  await forEachLimited(of(START_CONTAINER), PARALLEL, (item) =>
+    settle(`restore of container ${item.subject}`, () => endRestore(deps, item)),
   );
   for (const item of of(STOP_SANDBOX)) await settle(`stop of sandbox ${item.subject}`, () => admitStop(deps, item));
   for (const record of deps.sandboxes.all()) await settle(`sandbox ${record.id}`, () => adoptSandbox(deps, record));
@@ -135,6 +145,16 @@ async function endCheckpoint(deps: PodDeps, { subject }: UnfinishedPipeline): Pr
   const record = deps.containers.find(subject) ?? deps.sandboxes.find(subject);
   if (record) await undoCheckpoint(deps, record.id);
   deps.journals.finish(CHECKPOINT, subject);
+}
+
+// What a daemon that died was bringing back may run or not, without a monitor that is known; the archive is there still,
+// and so a client that wants it makes another container from it.
+async function endRestore(deps: PodDeps, { subject }: UnfinishedPipeline): Promise<void> {
+  const record = deps.containers.find(subject);
+  if (record?.state !== 'created' || record.restoreFrom === undefined) return;
+  await endContainer({ deps, id: record.id });
+  recordStartError({ deps, id: record.id }, 'berthd ended while the container was restored');
+  deps.journals.finish(START_CONTAINER, record.id);
 }
 
 async function undoSandbox(deps: PodDeps, { subject, begun }: UnfinishedPipeline, signal: AbortSignal): Promise<void> {

@@ -57,7 +57,7 @@ async function settleFailure(ctx: ContainerContext, err: unknown): Promise<boole
       killProcess(init.pid, init.startTime, 'SIGKILL');
       await deps.processes.exitOf(init.pid, init.startTime, signal);
     }
-    recordStartError(ctx, err);
+    recordStartError(ctx, describe(err));
   } catch (unsettled) {
     // It is recorded when it does end.
     deps.log.error({ container: id, err: describe(unsettled) }, 'a container whose start failed has not ended yet');
@@ -71,7 +71,8 @@ function recordRunning({ deps, id }: ContainerContext): void {
   if (now.state === 'created') deps.containers.putFact({ ...now, state: 'running' });
 }
 
-function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
+/** Notes that a created container's program could not be started, in the words of `message`. */
+export function recordStartError({ deps, id }: ContainerContext, message: string): void {
   const record = deps.containers.find(id);
   // Its first process may have ended by itself meanwhile, and that is known better.
   if (record?.state !== 'created') return;
@@ -80,7 +81,7 @@ function recordStartError({ deps, id }: ContainerContext, err: unknown): void {
     ...record,
     state: 'exited',
     startedAtUs: atUs,
-    exit: { code: START_ERROR_CODE, atUs, reason: 'StartError', message: describe(err) },
+    exit: { code: START_ERROR_CODE, atUs, reason: 'StartError', message },
   });
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -49,6 +49,26 @@ describe('ParsedFolders', () => {
     rmSync(join(top, 'b/1.json'));
     assert.deepEqual(await read(), { files: ['2 1.json changed', '2 2.json two'], problems: [] });
     assert.deepEqual(parsed.slice(3), ['1.json']);
+  });
+
+  it('takes nothing that others than root may have written', async (t) => {
+    write('a/own.json', 'own');
+    write('a/public.json', 'public');
+    chmodSync(join(top, 'a/public.json'), 0o646);
+    assert.deepEqual(await read(), {
+      files: ['2 own.json own'],
+      problems: ['/a/public.json: everybody may change it'],
+    });
+    chmodSync(join(top, 'a/public.json'), 0o644);
+    assert.deepEqual((await read()).problems, []);
+    if (process.getuid?.() !== 0) return t.skip('only root gives files away');
+    chownSync(join(top, 'a/own.json'), 1000, 0);
+    chownSync(join(top, 'a/public.json'), 0, 1000);
+    chmodSync(join(top, 'a/public.json'), 0o664);
+    assert.deepEqual((await read()).problems, [
+      '/a/own.json: it belongs to user 1000, not to root',
+      '/a/public.json: group 1000 may change it',
+    ]);
   });
 
   it('says of each bad file why, every time, and uses the others', async () => {

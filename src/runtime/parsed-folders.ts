@@ -1,4 +1,4 @@
-import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { type BigIntStats, closeSync, constants, fstatSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { BerthError, describe } from '../base/errors.ts';
@@ -112,6 +112,7 @@ export class ParsedFolders<T> {
   async #readOpened(fd: number, path: string, name: string): Promise<KnownFile<T>> {
     const facts = fstatSync(fd, { bigint: true });
     if (!facts.isFile()) throw new BerthError('invalid', 'it is not a file');
+    checkOwner(facts);
     if (facts.size > FILE_LIMIT_BYTES) throw new BerthError('invalid', `it has more than ${FILE_LIMIT_BYTES} bytes`);
     const version = `${facts.dev} ${facts.ino} ${facts.size} ${facts.mtimeNs} ${facts.ctimeNs}`;
     const known = this.#known.get(path);
@@ -126,4 +127,13 @@ export class ParsedFolders<T> {
       return { problem: describe(err) };
     }
   }
+}
+
+/** What these files say is done as root. Throws `invalid` for one that others than root, or berthd's user, may change. */
+function checkOwner({ uid, gid, mode }: Pick<BigIntStats, 'uid' | 'gid' | 'mode'>): void {
+  if (uid !== 0n && Number(uid) !== process.geteuid?.())
+    throw new BerthError('invalid', `it belongs to user ${uid}, not to root`);
+  if ((mode & 0o002n) !== 0n) throw new BerthError('invalid', 'everybody may change it');
+  if ((mode & 0o020n) !== 0n && gid !== 0n && Number(gid) !== process.getegid?.())
+    throw new BerthError('invalid', `group ${gid} may change it`);
 }

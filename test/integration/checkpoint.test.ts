@@ -30,6 +30,7 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const path = process.env['PATH'] ?? '';
@@ -228,6 +229,28 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     assert.equal(await isPaused(id), false);
     assert.deepEqual(readdirSync(out), []);
     assert.equal(await lab.exec(id, 'echo', 'alive'), 'alive');
+  });
+
+  test('a berthd that is killed while it restores leaves a container that could not be started', async () => {
+    const pod = await lab.runPod();
+    const location = join(out, 'one.tar');
+    await lab.berthd.call(runtime.checkpointContainer, checkpoint(await lab.start(pod), location));
+    const restored = await lab.create(pod, { image: { image: location } });
+    breakVerb('hang', 'restore');
+    rmSync(join(folder, 'criu/hanging'), { force: true });
+    const lost = lab.berthd.fails(runtime.startContainer, { containerId: restored });
+    const hanging = await eventually('the runtime is at it', async () =>
+      existsSync(join(folder, 'criu/hanging')) ? Number(readFileSync(join(folder, 'criu/hanging'), 'utf8')) : undefined,
+    );
+    await lab.berthd.end('SIGKILL');
+    await lost;
+    await lab.berthd.start();
+    const { state, reason, exitCode, message } = await lab.status(restored);
+    assert.deepEqual([state, reason, exitCode], [ContainerState.CONTAINER_EXITED, 'StartError', 128]);
+    assert.match(message, /while the container was restored/);
+    assert.equal(isAlive(hanging), false);
+    await lab.berthd.call(runtime.removeContainer, { containerId: restored });
+    assertNoWork();
   });
 
   test('a pod: all are paused before the first is dumped, and the whole comes back', async () => {
