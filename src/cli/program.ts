@@ -75,7 +75,15 @@ export function buildProgram(parts: ProgramParts): Command {
     .description('show the configuration, and what is wrong with it or with this node')
     .option('--config <file>', 'the file, if it is not /etc/berth/berth.toml')
     .action(withSession((session, options: { config?: string }) => checkConfig(session, options)));
-  program.command('pods').description('pods, newest first').action(withSession(showPods));
+  program
+    .command('pods')
+    .description('pods, newest first')
+    .option(
+      '--check',
+      'ask the network plugins whether the pods still have what they were given; exit code 1 if not',
+      false,
+    )
+    .action(withSession((session, options: { check: boolean }) => showPods(session, options)));
   program
     .command('ps')
     .description('running containers, newest first')

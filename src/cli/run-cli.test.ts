@@ -53,6 +53,18 @@ function node(): FakeCaller {
 }
 
 suite('what is there', () => {
+  test('pods with what the network plugins say', async () => {
+    const answering = (checked: boolean, problem: string): FakeCaller =>
+      node().on(AdminService.checkPodNetwork, () => ({ checked, problem }));
+    const shown = async (caller: FakeCaller): Promise<[number, string]> => {
+      const { exitCode, out } = await runWith(caller, 'pods', '--check');
+      return [exitCode, out.trimEnd().split('\n').at(-1)?.split(/ {2,}/).at(-1) ?? ''];
+    };
+    assert.deepEqual(await shown(answering(true, '')), [0, 'ok']);
+    assert.deepEqual(await shown(answering(false, '')), [0, '-']);
+    assert.deepEqual(await shown(answering(true, 'no such link')), [1, 'no such link']);
+  });
+
   test('pods, containers and images are tables for people', async () => {
     assert.equal(
       (await runWith(node(), 'pods')).out,
@@ -222,6 +234,26 @@ suite('commands in containers', () => {
     assert.equal((await runWith(caller, 'exec', 'web', 'x')).exitCode, 1);
   });
 
+  test('of containers of a name in one pod the newest is meant, one that runs before the others', async () => {
+    const pod = { podSandboxId: ID.pod };
+    const exited = { ...pod, state: ContainerState.CONTAINER_EXITED };
+    const answering = (...containers: Container[]): FakeCaller =>
+      node()
+        .on(runtime.listContainers, () => ({ containers }))
+        .on(runtime.execSync, ({ containerId }) => ({
+          stdout: Buffer.from(containerId.slice(0, 1)),
+          stderr: Buffer.alloc(0),
+          exitCode: 0,
+        }));
+    const [first, second, third] = [
+      container({ ...exited, id: '1'.repeat(64), createdAt: 1n }),
+      container({ ...pod, id: '2'.repeat(64), createdAt: 2n }),
+      container({ ...exited, id: '3'.repeat(64), createdAt: 3n }),
+    ];
+    assert.equal((await runWith(answering(third, second, first), 'exec', 'web', 'x')).out, '2');
+    assert.equal((await runWith(answering(first, third), 'exec', 'web', 'x')).out, '3');
+  });
+
   test('of several containers of a name the one that runs is meant, and of several such none', async () => {
     const caller = node()
       .on(runtime.listContainers, () => ({
@@ -240,7 +272,7 @@ suite('commands in containers', () => {
     assert.equal((await runWith(caller, 'exec', '33', 'x')).out, '3');
     assert.match((await runWith(caller, 'exec', '4', 'x')).err, /no container is called 4/);
     const twice = node().on(runtime.listContainers, () => ({
-      containers: ['1', '2'].map((digit) => container({ id: digit.repeat(64) })),
+      containers: ['1', '2'].map((digit) => container({ id: digit.repeat(64), podSandboxId: digit })),
     }));
     assert.match((await runWith(twice, 'exec', 'web', 'x')).err, /2 containers are called web: 1{12}, 2{12}/);
   });

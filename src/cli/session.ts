@@ -60,14 +60,15 @@ export async function getContainer(session: Session, text: string): Promise<Cont
 }
 
 /**
- * The one container that a person means by a name or the beginning of an id; of equal names the only running one.
- * Throws CliError when several are called so, or several ids begin so.
+ * The one container that a person means by a name or the beginning of an id: of equal names in one pod the newest, one
+ * that runs before one that does not. Throws CliError when several pods have one of that name, or several ids begin so.
  */
 export async function findContainer(session: Session, text: string): Promise<Container | undefined> {
   const all = await listContainers(session);
   const byName = all.filter(({ metadata }) => metadata?.name === text);
   const running = byName.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
-  return single(running, text, 'container') ?? single(byName, text, 'container') ?? pick(all, text, 'container');
+  const candidates = newestOfEachPod(running.length > 0 ? running : byName);
+  return single(candidates, text, 'container') ?? pick(all, text, 'container');
 }
 
 /**
@@ -80,6 +81,16 @@ export async function findSandbox(session: Session, text: string): Promise<PodSa
     [metadata?.name, `${metadata?.namespace}/${metadata?.name}`].includes(text),
   );
   return single(byName, text, 'pod') ?? pick(all, text, 'pod');
+}
+
+/** A container that was made again leaves the earlier ones behind, which nobody means. */
+function newestOfEachPod(containers: readonly Container[]): Container[] {
+  const newest = new Map<string, Container>();
+  for (const container of containers) {
+    const known = newest.get(container.podSandboxId);
+    if (!known || container.createdAt > known.createdAt) newest.set(container.podSandboxId, container);
+  }
+  return [...newest.values()];
 }
 
 function pick<T extends { id: string }>(all: readonly T[], prefix: string, kind: string): T | undefined {

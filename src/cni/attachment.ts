@@ -54,10 +54,10 @@ export function checkKey({ containerId, ifName }: AttachmentKey): void {
 export function cniArgs({ containerId, pod }: Pick<CniAttachment, 'containerId' | 'pod'>): string {
   return [
     'IgnoreUnknown=1',
-    `K8S_POD_NAMESPACE=${argument('metadata.namespace', pod.namespace)}`,
-    `K8S_POD_NAME=${argument('metadata.name', pod.name)}`,
+    `K8S_POD_NAMESPACE=${argument('config.metadata.namespace', pod.namespace)}`,
+    `K8S_POD_NAME=${argument('config.metadata.name', pod.name)}`,
     `K8S_POD_INFRA_CONTAINER_ID=${containerId}`,
-    `K8S_POD_UID=${argument('metadata.uid', pod.uid)}`,
+    `K8S_POD_UID=${argument('config.metadata.uid', pod.uid)}`,
   ].join(';');
 }
 

@@ -79,7 +79,10 @@ test('a value never becomes another argument', () => {
     fc.property(fc.oneof(fc.string(), fc.constantFrom('a;b', 'a=b', 'a\n')), (name) => {
       const pod = { ...attachment.pod, name };
       if (/[;=\p{Cc}]/u.test(name.replace(/[\u0080-\u009f]/g, ''))) {
-        assert.throws(() => cniArgs({ containerId: 'c1', pod }), { kind: 'invalid', message: /^metadata\.name: / });
+        assert.throws(() => cniArgs({ containerId: 'c1', pod }), {
+          kind: 'invalid',
+          message: /^config\.metadata\.name: /,
+        });
       } else assert.equal(cniArgs({ containerId: 'c1', pod }).split(';').length, 5);
     }),
   );

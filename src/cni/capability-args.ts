@@ -60,7 +60,7 @@ function bitsPerSecond(annotations: CniAttachment['annotations'], name: string):
   const text = annotations[name];
   if (text === undefined) return undefined;
   const bits = parseQuantity(text);
-  const field = `annotations["${name}"]`;
+  const field = `config.annotations["${name}"]`;
   if (bits === undefined) throw invalid(field, `${JSON.stringify(text.slice(0, 64))} is no quantity, such as 10M`);
   if (bits < LEAST_BITS || bits > MOST_BITS) throw invalid(field, `${text} is not between 1k and 1P bits per second`);
   return Number(bits);

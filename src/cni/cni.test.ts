@@ -341,7 +341,7 @@ test('bad input is refused before any plugin runs', async () => {
   const wrong: readonly [CniAttachment, RegExp][] = [
     [pod('../x'), /^containerId: /],
     [pod('c', { ifName: 'a/b' }), /^ifName: /],
-    [pod('c', { pod: { namespace: 'a;K8S_POD_NAME=x', name: 'n', uid: '' } }), /^metadata\.namespace: /],
+    [pod('c', { pod: { namespace: 'a;K8S_POD_NAME=x', name: 'n', uid: '' } }), /^config\.metadata\.namespace: /],
   ];
   for (const [attachment, message] of wrong) {
     await assert.rejects(cni.add(attachment, never), { kind: 'invalid', message });

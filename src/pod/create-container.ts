@@ -6,10 +6,12 @@ import { BerthError, invalid } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import type { SnapshotOwner } from '../image/snapshots.ts';
+import { checkLimits } from '../runtime/check-limits.ts';
 import type { CreateContainerRequest } from '../runtime/container-runtime.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
+import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
 import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
@@ -20,7 +22,7 @@ import { mountImageVolumes, requestedImageVolumes } from './image-volumes.ts';
 import { mapVolumes, unmountVolumes } from './mapped-volumes.ts';
 import { containerName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
-import type { ContainerRecord, ProcessIdentity, SandboxRecord } from './records.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { diffOf, isArchive, openRestoreSource, type RestoreSource, removeRestoreSource } from './restore-container.ts';
 import { sandboxPaths } from './sandbox-files.ts';
 import { selinuxLabels } from './selinux-labels.ts';
@@ -257,6 +259,7 @@ function newRecord(
       `sandbox ${sandbox.id} takes no privileged container, since it was not made for one`,
     );
   }
+  checkLimits(spec.resources, deps.host, 'config.linux.resources');
   deps.security.selinux.checkDemand(spec.security.selinux, 'config.linux.security_context.selinux_options');
   const image = source?.image ?? requestedImage(deps, spec);
   return {

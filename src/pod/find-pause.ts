@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 
+import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import { readProcessStartTime } from '../sys/process.ts';
-import type { ProcessIdentity } from './records.ts';
 
 /**
  * The pause process of a sandbox whose record does not name it: its daemon died after it had started it and before it

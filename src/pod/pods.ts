@@ -21,7 +21,7 @@ import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { removeContainer } from './remove-container.ts';
 import { removeSandbox } from './remove-sandbox.ts';
-import { POD_INTERFACE } from './run-sandbox.ts';
+import { networkProblem, POD_INTERFACE } from './run-sandbox.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { SandboxWatch } from './sandbox-watch.ts';
 import { startContainer } from './start-container.ts';
@@ -185,6 +185,12 @@ export class Pods {
   async updateSandbox(id: string, update: PodResources, signal: AbortSignal): Promise<void> {
     const ctx = { deps: this.#deps, id: this.getSandbox(id).id };
     await this.#each(`update ${ctx.id}`, signal, () => updateSandboxResources(ctx, update, this.#shutdown));
+  }
+
+  /** What the network plugins find wrong with a sandbox's network, '' for nothing; undefined for one that has none. */
+  async networkProblem(id: string, signal: AbortSignal): Promise<string | undefined> {
+    const sandbox = this.getSandbox(id);
+    return await networkProblem({ deps: this.#deps, id: sandbox.id }, AbortSignal.any([signal, this.#shutdown]));
   }
 
   /** Facts about a sandbox for a verbose status. */

@@ -2,14 +2,8 @@ import type { UnixMicros } from '../base/clock.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { SandboxCgroup } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
+import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
-
-/** A process as it was when Berth saw it: the start time tells it from a later one with the same pid. */
-export interface ProcessIdentity {
-  readonly pid: number;
-  /** Field 22 of /proc/PID/stat: clock ticks since boot. */
-  readonly startTime: number;
-}
 
 /**
  * A sandbox's life:

@@ -3,11 +3,12 @@ import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError, describe, invalid } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
+import { checkLimits } from '../runtime/check-limits.ts';
 import type { Handler } from '../runtime/handler.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
@@ -177,6 +178,19 @@ export async function detachNetwork({ deps, id }: SandboxContext): Promise<void>
   await deps.cni.del(cniAttachment(deps, record), signal);
 }
 
+/** What CNI CHECK finds wrong with a ready sandbox's network, '' for nothing; undefined for one that has none. */
+export async function networkProblem({ deps, id }: SandboxContext, signal: AbortSignal): Promise<string | undefined> {
+  const record = deps.sandboxes.get(id);
+  if (record.state !== 'ready' || !ownsNetwork(record)) return undefined;
+  try {
+    await deps.cni.check(cniAttachment(deps, record), signal);
+    return '';
+  } catch (err) {
+    signal.throwIfAborted();
+    return describe(err);
+  }
+}
+
 const markReady: Step<SandboxContext> = {
   name: 'mark ready',
   run: ({ deps, id }) => deps.sandboxes.put({ ...deps.sandboxes.get(id), state: 'ready' }),
@@ -210,6 +224,10 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
   if (!spec.security.privileged) deps.security.seccomp.resolve(spec.security.seccomp, []);
   deps.security.selinux.checkDemand(spec.security.selinux, 'config.linux.security_context.selinux_options');
   deps.cgroups.validateParent(spec.cgroupParent);
+  for (const part of ['overhead', 'resources'] as const) {
+    const limits = spec[part];
+    if (limits) checkLimits(limits, deps.host, `config.linux.${part}`);
+  }
   return {
     id,
     name: sandboxName(spec),

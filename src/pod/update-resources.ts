@@ -3,6 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import type { ContainerCgroup } from '../runtime/cgroups/cgroups.ts';
+import { checkLimits } from '../runtime/check-limits.ts';
 import type { LinuxResources } from '../runtime/container-spec.ts';
 import { toOciResources } from '../runtime/spec-resources.ts';
 import { isErrno } from '../sys/errno.ts';
@@ -28,6 +29,7 @@ export async function updateContainerResources(
 ): Promise<void> {
   await deps.locks.withKey(id, signal, async () => {
     const record = getInState({ deps, id }, 'created', 'running');
+    checkLimits(update, deps.host, 'linux');
     const complete = withSwap(record.resources, update);
     checkMemoryUsage(deps, record, complete);
     try {
@@ -55,7 +57,9 @@ export async function updateSandboxResources(
   await deps.locks.withKey(id, signal, async () => {
     const record = deps.sandboxes.get(id);
     if (record.state !== 'ready') throw new BerthError('precondition', `sandbox ${id} is ${record.state}, not ready`);
-    const { resources = NO_UPDATE } = update;
+    const { resources = NO_UPDATE, overhead = NO_UPDATE } = update;
+    checkLimits(resources, deps.host, 'resources');
+    checkLimits(overhead, deps.host, 'overhead');
     await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, resources), signal);
     const now = podResources(deps.sandboxes.get(id));
     const updated = {

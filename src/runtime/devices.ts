@@ -33,6 +33,7 @@ const EVERYTHING = 'rwm';
  */
 export function resolveDevices(specs: readonly DeviceSpec[], all: boolean): ResolvedDevices {
   const nodes = new Map<string, OciDevice>();
+  const own = new Map<string, HostDevice>();
   const rules: OciDeviceRule[] = [{ allow: all, access: EVERYTHING }];
   if (all) for (const device of hostDevices()) nodes.set(device.path, toNode(device.path, device));
   for (const [index, spec] of specs.entries()) {
@@ -41,6 +42,11 @@ export function resolveDevices(specs: readonly DeviceSpec[], all: boolean): Reso
     const containerPath = checkPath(`${field}.container_path`, spec.containerPath || spec.hostPath);
     for (const { device, below } of findDevices(`${field}.host_path`, spec.hostPath)) {
       const path = posix.join(containerPath, below);
+      const known = own.get(path);
+      // Said twice it is the same; OCI runtimes would make one of two, and the rules allow both.
+      if (known && !isSameDevice(known, device))
+        throw invalid(`${field}.container_path`, `${path} is that of another device too, ${known.path}`);
+      own.set(path, device);
       nodes.set(path, toNode(path, device));
       const { type, facts } = device;
       if (!all) rules.push({ allow: true, type, major: facts.rdevMajor, minor: facts.rdevMinor, access });
@@ -117,6 +123,11 @@ function toDevice(path: string, facts: FileFacts): HostDevice | undefined {
   const kind = facts.mode & constants.S_IFMT;
   if (kind === constants.S_IFBLK) return { path, type: 'b', facts };
   return kind === constants.S_IFCHR ? { path, type: 'c', facts } : undefined;
+}
+
+function isSameDevice(one: HostDevice, other: HostDevice): boolean {
+  const { facts, type } = one;
+  return type === other.type && facts.rdevMajor === other.facts.rdevMajor && facts.rdevMinor === other.facts.rdevMinor;
 }
 
 function toNode(path: string, { type, facts }: HostDevice): OciDevice {

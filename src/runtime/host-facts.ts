@@ -4,6 +4,7 @@ import { join } from 'node:path';
 
 import type { Logger } from '../base/log.ts';
 import { hasCapability } from '../sys/capabilities.ts';
+import { readHugepageSizes } from './hugepage-sizes.ts';
 
 /** What this machine allows, as far as a container's config.json depends on it. Read once, at start. */
 export interface HostFacts {
@@ -13,6 +14,8 @@ export interface HostFacts {
   readonly swapAccounting: boolean;
   /** Page sizes that can be limited, such as `2MB`; empty without a usable hugetlb controller. */
   readonly hugepageSizes: readonly string[];
+  /** Page sizes that the kernel has, whether they can be limited or not. */
+  readonly kernelHugepageSizes: readonly string[];
   /** No process may be given an oom_score_adj below this. -1000 on ordinary hosts. */
   readonly oomScoreAdjFloor: number;
   /** The highest hard limits that containers may be given, by getrlimit(2)'s names; what is not named has no ceiling. */
@@ -33,6 +36,7 @@ export function readHostFacts(log: Logger): HostFacts {
     swapAccounting: cgroupVersion === 2 ? hasSwapV2() : existsSync(`${CGROUP_ROOT}/memory/memory.memsw.limit_in_bytes`),
     hugepageSizes:
       cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
+    kernelHugepageSizes: readHugepageSizes(),
     oomScoreAdjFloor: readOomScoreAdjFloor(log),
     rlimitCeilings: readRlimitCeilings(),
     kernelHasRecursiveReadOnly: isKernelAtLeast(release(), 5, 12),

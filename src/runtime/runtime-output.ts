@@ -28,19 +28,27 @@ export function saysNoCommand(message: string): boolean {
   );
 }
 
+/** Files of both cgroup versions, the more special ones first, and the fields of LinuxContainerResources behind them. */
+const LIMIT_FILES: readonly (readonly [RegExp, string])[] = [
+  [/cpuset\.mems/, 'cpuset_mems'],
+  [/cpuset\.cpus/, 'cpuset_cpus'],
+  [/memory\.(memsw|swap)/, 'memory_swap_limit_in_bytes'],
+  [/memory\.(limit_in_bytes|max)/, 'memory_limit_in_bytes'],
+  [/hugetlb\./, 'hugepage_limits'],
+  [/unified/, 'unified'],
+  [/cpu\.cfs_period/, 'cpu_period'],
+  [/cpu\.(cfs_quota|max)/, 'cpu_quota'],
+  [/cpu\.(shares|weight)/, 'cpu_shares'],
+];
+
 /**
- * Which limit a runtime's message says the kernel refused, in the words of the CRI's field; undefined when it is about
+ * Which limit a runtime's message says the kernel refused, as the CRI calls its field; undefined when it is about
  * something else. Both runtimes name the file that they wrote to.
  */
-export function refusedLimit(message: string): 'cpuset' | 'memory' | 'hugepage_limits' | 'unified' | 'cpu' | undefined {
-  if (/memory limit could be too low|container init was OOM-killed/.test(message)) return 'memory';
+export function refusedLimit(message: string): string | undefined {
+  if (/memory limit could be too low|container init was OOM-killed/.test(message)) return 'memory_limit_in_bytes';
   if (!/writ|open|set|invalid|unified/i.test(message)) return undefined;
-  if (/cpuset\.(cpus|mems)/.test(message)) return 'cpuset';
-  if (/memory\.(limit_in_bytes|memsw|max|swap)/.test(message)) return 'memory';
-  if (/hugetlb\./.test(message)) return 'hugepage_limits';
-  if (/unified/.test(message)) return 'unified';
-  if (/cpu\.(cfs_|max|shares|weight|rt_)/.test(message)) return 'cpu';
-  return undefined;
+  return LIMIT_FILES.find(([file]) => file.test(message))?.[1];
 }
 
 function parseErrorLine(line: string): string | undefined {

@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import type { LinuxResources } from './container-spec.ts';
 import { toOciResources } from './spec-resources.ts';
 
-const host = { cgroupVersion: 2, swapAccounting: true, hugepageSizes: ['2MB'] } as const;
+const host = { swapAccounting: true, hugepageSizes: ['2MB'] } as const;
 const none: LinuxResources = { hugepageLimits: [], unified: {} };
 const MiB = 1024 * 1024;
 
@@ -67,12 +67,5 @@ describe('toOciResources', () => {
   it('sets no swap limit where swap is not counted', () => {
     const resources = toOciResources({ ...none, memoryLimitBytes: MiB }, { ...host, swapAccounting: false });
     assert.deepEqual(resources, { memory: { limit: MiB } });
-  });
-
-  it('refuses cgroup v2 files on a v1 host', () => {
-    assert.throws(() => toOciResources({ ...none, unified: { 'memory.high': '1' } }, { ...host, cgroupVersion: 1 }), {
-      kind: 'invalid',
-      message: /unified/,
-    });
   });
 });

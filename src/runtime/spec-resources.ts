@@ -1,24 +1,20 @@
-import { invalid } from '../base/errors.ts';
 import type { LinuxResources } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { OciCpu, OciMemory, OciResources } from './oci-spec.ts';
 
-type Abilities = Pick<HostFacts, 'cgroupVersion' | 'swapAccounting' | 'hugepageSizes'>;
+type Abilities = Pick<HostFacts, 'swapAccounting' | 'hugepageSizes'>;
 
 /**
  * The OCI form of a container's limits, for its creation and for an update: what is absent or zero stays as the kernel
  * or the last update has it, negative is "no limit". A memory limit without a swap limit leaves no swap on top, so that
  * the limit means what it says (as CRI-O does). Page sizes that the host cannot limit are left out: the kubelet names
- * all that the machine has. Throws `invalid` for cgroup v2 files on a v1 host.
+ * all that the machine has. checkLimits() has said what the host cannot have.
  */
 export function toOciResources(resources: LinuxResources, host: Abilities): OciResources {
   const cpu = toCpu(resources);
   const memory = toMemory(resources, host.swapAccounting);
   const hugepages = resources.hugepageLimits.filter((limit) => host.hugepageSizes.includes(limit.pageSize));
   const hasUnified = Object.keys(resources.unified).length > 0;
-  if (hasUnified && host.cgroupVersion !== 2) {
-    throw invalid('linux.resources.unified', 'needs a host with cgroup v2');
-  }
   return {
     ...(Object.keys(cpu).length > 0 ? { cpu } : {}),
     ...(Object.keys(memory).length > 0 ? { memory } : {}),

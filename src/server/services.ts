@@ -12,6 +12,7 @@ import type { PodStreams } from '../pod/pod-streams.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
+import { checkPodNetwork } from './admin/check-pod-network.ts';
 import { loadImage } from './admin/load-image.ts';
 import { podSteps, type StepHistory } from './admin/pod-steps.ts';
 import type { ServedService } from './grpc-server.ts';
@@ -141,6 +142,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
       handlers: {
         loadImage: boundary.unary('LoadImage', loadImage(images)),
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
+        checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
       },
     },

@@ -4,6 +4,7 @@ import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
 import type { LogFields, Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import { type Call, ClientCall } from './client-call.ts';
+import { checkRequiredIds } from './convert/required-ids.ts';
 import { BadRequest } from './request-bytes.ts';
 import { sendStream } from './send-stream.ts';
 
@@ -135,6 +136,7 @@ export class RpcBoundary {
 
 function refuseBad(request: unknown): void {
   if (request instanceof BadRequest) throw request.error;
+  checkRequiredIds(request);
 }
 
 // Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.

@@ -75,21 +75,24 @@ export type WorkerAnswer =
 /** HOST_NAME_MAX of linux/utsname.h. */
 const HOSTNAME_LIMIT_BYTES = 64;
 
-/** Throws `invalid` for a request that the kernel would not take, or that would change the host. */
+/** Throws `invalid`, naming the CRI's field, for a request that the kernel would not take, or that would change the host. */
 export function checkNamespaceRequest({ kinds, hostname, sysctls }: NamespaceRequest): void {
   if (hostname !== '' && !kinds.includes('uts')) {
-    throw invalid('hostname', 'would rename the host: the pod has no UTS namespace of its own');
+    throw invalid('config.hostname', 'would rename the host: the pod has no UTS namespace of its own');
   }
   if (Buffer.byteLength(hostname) > HOSTNAME_LIMIT_BYTES || /[\0\n]/.test(hostname)) {
-    throw invalid('hostname', `must be one line of at most ${HOSTNAME_LIMIT_BYTES} bytes`);
+    throw invalid('config.hostname', `must be one line of at most ${HOSTNAME_LIMIT_BYTES} bytes`);
   }
   for (const [name, value] of Object.entries(sysctls)) {
     const kind = sysctlKind(name);
-    if (kind === undefined) throw invalid(`sysctls[${name}]`, 'belongs to no namespace of a pod');
+    if (kind === undefined) throw invalid(`config.linux.sysctls[${name}]`, 'belongs to no namespace of a pod');
     if (!kinds.includes(kind)) {
-      throw invalid(`sysctls[${name}]`, `would change the host: the pod has no ${kind} namespace of its own`);
+      throw invalid(
+        `config.linux.sysctls[${name}]`,
+        `would change the host: the pod has no ${kind} namespace of its own`,
+      );
     }
-    if (/[\0\n\r]/.test(value)) throw invalid(`sysctls[${name}]`, 'its value must be one line');
+    if (/[\0\n\r]/.test(value)) throw invalid(`config.linux.sysctls[${name}]`, 'its value must be one line');
     sysctlPath(name);
   }
 }
@@ -99,7 +102,7 @@ export function sysctlPath(name: string): string {
   const separator = /[./]/.exec(name)?.[0];
   const parts = name.split(separator ?? '.').map((part) => (separator === '.' ? part.replaceAll('/', '.') : part));
   if (parts.some((part) => part === '' || part === '.' || part === '..' || part.includes('\0'))) {
-    throw invalid(`sysctls[${name}]`, 'is not a sysctl name');
+    throw invalid(`config.linux.sysctls[${name}]`, 'is not a sysctl name');
   }
   return `/proc/sys/${parts.join('/')}`;
 }

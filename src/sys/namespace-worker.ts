@@ -227,7 +227,7 @@ function enterCgroup(file: string, pid: number): void {
 
 /** A name or value that the kernel does not take is the caller's mistake. */
 function writeSysctl(name: string, value: string): void {
-  const field = `sysctls[${name}]`;
+  const field = `config.linux.sysctls[${name}]`;
   try {
     const fd = openSync(sysctlPath(name), constants.O_WRONLY);
     try {

@@ -69,6 +69,7 @@ const plainHost: HostFacts = {
   cgroupVersion: 2,
   swapAccounting: true,
   hugepageSizes: ['2MB'],
+  kernelHugepageSizes: ['2MB', '1GB'],
   oomScoreAdjFloor: -1000,
   rlimitCeilings: new Map(),
   kernelHasRecursiveReadOnly: true,

@@ -120,6 +120,21 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       { portMappings: [80, 81].map((containerPort) => ({ containerPort, hostPort: 28_000 })) },
       /^config\.port_mappings\[1\]\.host_port: is that of config\.port_mappings\[0\]/,
     ],
+    [
+      'a name server that is none',
+      { dnsConfig: { servers: ['10.0.0.1', 'dns.example'] } },
+      /^config\.dns_config\.servers\[1\]/,
+    ],
+    [
+      'more search domains than any resolver takes',
+      { dnsConfig: { searches: Array.from({ length: 1000 }, (_, index) => `domain-${index}.example.com`) } },
+      /^config\.dns_config: has \d+ bytes/,
+    ],
+    [
+      'huge pages of a size that no kernel has',
+      { linux: { resources: { hugepageLimits: [{ pageSize: '3MB', limit: 3n << 20n }] } } },
+      /config\.linux\.resources\.hugepage_limits\[0\]\.page_size: 3MB is not a size/,
+    ],
     ['a target for its processes', options({ pid: NamespaceMode.TARGET, targetId: 'a' }), /namespace_options\.pid/],
     ['a network per container', options({ network: NamespaceMode.CONTAINER }), /namespace_options\.network/],
     ['a user namespace', options({ usernsOptions: { mode: NamespaceMode.POD } }), /namespace_options\.userns_options/],
@@ -130,8 +145,16 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       { linux: { overhead: { memoryLimitInBytes: -5n } } },
       /^config\.linux\.overhead\.memory_limit_in_bytes/,
     ],
-    ['a sysctl that climbs', { linux: { sysctls: { 'net/../kernel/hostname': 'x' } } }, /sysctl/],
-    ['a sysctl that the kernel has not', { linux: { sysctls: { 'net.no.such': '1' } } }, /net\.no\.such/],
+    [
+      'a sysctl that climbs',
+      { linux: { sysctls: { 'net/../kernel/hostname': 'x' } } },
+      /config\.linux\.sysctls\[net\/\.\.\/kernel\/hostname\]/,
+    ],
+    [
+      'a sysctl that the kernel has not',
+      { linux: { sysctls: { 'net.no.such': '1' } } },
+      /config\.linux\.sysctls\[net\.no\.such\]/,
+    ],
     [
       'a value that the kernel refuses',
       { linux: { sysctls: { 'net.ipv4.ip_forward': 'maybe' } } },
@@ -216,6 +239,27 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       { devices: [{ hostPath: '/dev/null', containerPath: '/dev/x', permissions: 'x' }] },
       /^config\.devices\[0\]\.permissions/,
     ],
+    [
+      'two devices in one place',
+      {
+        devices: ['/dev/null', '/dev/zero'].map((hostPath) => ({
+          hostPath,
+          containerPath: '/dev/x',
+          permissions: 'r',
+        })),
+      },
+      /config\.devices\[1\]\.container_path: \/dev\/x is that of another device/,
+    ],
+    [
+      'huge pages of a size that no kernel has',
+      { linux: { resources: { hugepageLimits: [{ pageSize: '3MB', limit: 3n << 20n }] } } },
+      /config\.linux\.resources\.hugepage_limits\[0\]\.page_size: 3MB is not a size/,
+    ],
+    [
+      'CPUs that are not there',
+      { linux: { resources: { cpusetCpus: '4000' } } },
+      /config\.linux\.resources\.cpuset_cpus: /,
+    ],
     ['an absolute log path', { logPath: '/etc/x.log' }, /config\.log_path/],
     ['a log path that climbs inside', { logPath: 'a/../../x.log' }, /config\.log_path/],
     ['a log path that is a folder', { logPath: '.' }, /config\.log_path/],
@@ -270,6 +314,21 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
     test(`a container with ${what}`, async () => expect(await lab.refused(pod, fields), code, details));
   }
 
+  test('what is said twice, and can be had, is no mistake', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'berth-twice-'));
+    for (const name of ['one', 'two']) writeFileSync(join(folder, name), name);
+    const device = { hostPath: '/dev/zero', containerPath: '/dev/x', permissions: 'r' };
+    const printed = await lab.output(pod, {
+      command: ['sh', '-c', 'cat /tmp/x; echo " $NAME"; head -c 1 /dev/x | wc -c'],
+      mounts: ['one', 'two'].map((name) => ({ hostPath: join(folder, name), containerPath: '/tmp/x' })),
+      devices: [device, device],
+      envs: ['first', 'last'].map((value) => ({ key: 'NAME', value: Buffer.from(value) })),
+    });
+    rmSync(folder, { recursive: true });
+    // As with runc under any runtime: the later mount lies on top, the later variable wins.
+    assert.equal(printed, 'two last\n1');
+  });
+
   test('a container in a pod that is stopped, and a second one of the same name', async () => {
     const other = await lab.runPod();
     const containerId = await lab.create(other, { metadata: { name: 'one' } });
@@ -323,8 +382,18 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       /^timeout/,
     );
     await lab.berthd.call(runtime.removeContainer, { containerId });
-    expect(await lab.berthd.fails(runtime.startContainer, { containerId: '' }), status.NOT_FOUND, /container/);
-    await lab.berthd.call(runtime.removePodSandbox, { podSandboxId: '' });
+    for (const method of [runtime.startContainer, runtime.removeContainer] as const)
+      expect(await lab.berthd.fails(method, { containerId: '' }), status.INVALID_ARGUMENT, /^container_id: is empty/);
+    for (const method of [runtime.stopPodSandbox, runtime.removePodSandbox] as const)
+      expect(
+        await lab.berthd.fails(method, { podSandboxId: '' }),
+        status.INVALID_ARGUMENT,
+        /^pod_sandbox_id: is empty/,
+      );
+    expect(await lab.berthd.fails(AdminService.podSteps, { id: '' }), status.INVALID_ARGUMENT, /^id: is empty/);
+    // An id that is unknown is fine all the same.
+    await lab.berthd.call(runtime.removeContainer, { containerId });
+    await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
   });
 });
 

@@ -406,7 +406,7 @@ suite('what Exec, Attach and PortForward refuse', { timeout: 100_000 }, () => {
     const ended = (await lab.run(pod, { command: ['true'] })).id;
     const execs = [
       [{ containerId: 'nothing', cmd: ['ls'], ...OUTPUTS }, grpcStatus.NOT_FOUND],
-      [{ containerId: '', cmd: ['ls'], ...OUTPUTS }, grpcStatus.NOT_FOUND],
+      [{ containerId: '', cmd: ['ls'], ...OUTPUTS }, grpcStatus.INVALID_ARGUMENT],
       [{ containerId: created, cmd: ['ls'], ...OUTPUTS }, grpcStatus.FAILED_PRECONDITION],
       [{ containerId: ended, cmd: ['ls'], ...OUTPUTS }, grpcStatus.FAILED_PRECONDITION],
       [{ containerId: created, cmd: ['ls'] }, grpcStatus.INVALID_ARGUMENT],

@@ -61,6 +61,17 @@ export interface Step {
   startedAtUs: bigint;
 }
 
+export interface CheckPodNetworkRequest {
+  podSandboxId: string;
+}
+
+export interface CheckPodNetworkResponse {
+  /** False for a pod without a network of its own, on the host's or stopped: there is nothing to check. */
+  checked: boolean;
+  /** What the plugins found wrong; empty when nothing. */
+  problem: string;
+}
+
 export interface CheckConfigRequest {
 }
 
@@ -488,6 +499,128 @@ export const Step: MessageFns<Step> = {
   },
 };
 
+function createBaseCheckPodNetworkRequest(): CheckPodNetworkRequest {
+  return { podSandboxId: "" };
+}
+
+export const CheckPodNetworkRequest: MessageFns<CheckPodNetworkRequest> = {
+  encode(message: CheckPodNetworkRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.podSandboxId !== "") {
+      writer.uint32(10).string(message.podSandboxId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckPodNetworkRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckPodNetworkRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.podSandboxId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckPodNetworkRequest>): CheckPodNetworkRequest {
+    return CheckPodNetworkRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckPodNetworkRequest>): CheckPodNetworkRequest {
+    const message = createBaseCheckPodNetworkRequest();
+    message.podSandboxId = object.podSandboxId ?? "";
+    return message;
+  },
+};
+
+function createBaseCheckPodNetworkResponse(): CheckPodNetworkResponse {
+  return { checked: false, problem: "" };
+}
+
+export const CheckPodNetworkResponse: MessageFns<CheckPodNetworkResponse> = {
+  encode(message: CheckPodNetworkResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.checked !== false) {
+      writer.uint32(8).bool(message.checked);
+    }
+    if (message.problem !== "") {
+      writer.uint32(18).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckPodNetworkResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckPodNetworkResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.checked = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckPodNetworkResponse>): CheckPodNetworkResponse {
+    return CheckPodNetworkResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckPodNetworkResponse>): CheckPodNetworkResponse {
+    const message = createBaseCheckPodNetworkResponse();
+    message.checked = object.checked ?? false;
+    message.problem = object.problem ?? "";
+    return message;
+  },
+};
+
 function createBaseCheckConfigRequest(): CheckConfigRequest {
   return {};
 }
@@ -715,6 +848,18 @@ export const AdminService = {
     responseSerialize: (value: PodStepsResponse): Buffer => Buffer.from(PodStepsResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): PodStepsResponse => PodStepsResponse.decode(value),
   },
+  /** Asks the network plugins whether a pod's network is as they made it (CNI CHECK). NotFound for an unknown sandbox. */
+  checkPodNetwork: {
+    path: "/berth.v1.Admin/CheckPodNetwork" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: CheckPodNetworkRequest): Buffer =>
+      Buffer.from(CheckPodNetworkRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): CheckPodNetworkRequest => CheckPodNetworkRequest.decode(value),
+    responseSerialize: (value: CheckPodNetworkResponse): Buffer =>
+      Buffer.from(CheckPodNetworkResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): CheckPodNetworkResponse => CheckPodNetworkResponse.decode(value),
+  },
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig: {
     path: "/berth.v1.Admin/CheckConfig" as const,
@@ -735,6 +880,8 @@ export interface AdminServer extends UntypedServiceImplementation {
   loadImage: handleUnaryCall<LoadImageRequest, LoadImageResponse>;
   /** The timed steps that are kept for a sandbox or container, oldest first. NotFound when there are none. */
   podSteps: handleUnaryCall<PodStepsRequest, PodStepsResponse>;
+  /** Asks the network plugins whether a pod's network is as they made it (CNI CHECK). NotFound for an unknown sandbox. */
+  checkPodNetwork: handleUnaryCall<CheckPodNetworkRequest, CheckPodNetworkResponse>;
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig: handleUnaryCall<CheckConfigRequest, CheckConfigResponse>;
 }
@@ -774,6 +921,22 @@ export interface AdminClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: PodStepsResponse) => void,
+  ): ClientUnaryCall;
+  /** Asks the network plugins whether a pod's network is as they made it (CNI CHECK). NotFound for an unknown sandbox. */
+  checkPodNetwork(
+    request: CheckPodNetworkRequest,
+    callback: (error: ServiceError | null, response: CheckPodNetworkResponse) => void,
+  ): ClientUnaryCall;
+  checkPodNetwork(
+    request: CheckPodNetworkRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: CheckPodNetworkResponse) => void,
+  ): ClientUnaryCall;
+  checkPodNetwork(
+    request: CheckPodNetworkRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: CheckPodNetworkResponse) => void,
   ): ClientUnaryCall;
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig(

@@ -1,3 +1,5 @@
+import { status } from '@grpc/grpc-js';
+
 import { AdminService, PodStepsRequest } from '../../../proto/gen/berth/admin.ts';
 import {
   type Container,
@@ -53,32 +55,47 @@ function parseInfo(text = '{}'): unknown {
   return JSON.parse(text);
 }
 
-/** `berth pods`. */
-export async function showPods(session: Session): Promise<void> {
+/** `berth pods`; with `check` also what the network plugins say, and exit code 1 when they find something wrong. */
+export async function showPods(session: Session, { check }: { check: boolean }): Promise<number> {
   const sandboxes = await listSandboxes(session);
   const rows = await Promise.all(
     sandboxes.map(async (sandbox) => {
       const request = PodSandboxStatusRequest.create({ podSandboxId: sandbox.id });
-      const status = await session.connection
+      const answer = await session.connection
         .call(RuntimeServiceService.podSandboxStatus, request)
         .catch(() => undefined);
       const isReady = sandbox.state === PodSandboxState.SANDBOX_READY;
-      return { ...sandbox, state: isReady ? 'ready' : 'not ready', ip: status?.status?.network?.ip ?? '' };
+      const network = check ? { network: await networkOf(session, sandbox.id) } : {};
+      return { ...sandbox, state: isReady ? 'ready' : 'not ready', ip: answer?.status?.network?.ip ?? '', ...network };
     }),
   );
   print(
     session,
     rows,
-    ['POD', 'NAMESPACE', 'NAME', 'STATE', 'IP', 'AGE'],
-    rows.map(({ id, metadata, state, ip, createdAt }) => [
+    ['POD', 'NAMESPACE', 'NAME', 'STATE', 'IP', 'AGE', ...(check ? ['NETWORK'] : [])],
+    rows.map(({ id, metadata, state, ip, createdAt, network }) => [
       shortId(id),
       metadata?.namespace ?? '',
       metadata?.name ?? '',
       state,
       ip || '-',
       age(createdAt),
+      ...(network === undefined ? [] : [network]),
     ]),
   );
+  return rows.every(({ network = '-' }) => network === 'ok' || network === '-') ? 0 : 1;
+}
+
+/** `ok`, what is wrong, or `-` for a pod without a network of its own. */
+async function networkOf({ connection }: Session, podSandboxId: string): Promise<string> {
+  try {
+    const { checked, problem } = await connection.call(AdminService.checkPodNetwork, { podSandboxId });
+    return checked ? problem || 'ok' : '-';
+  } catch (err) {
+    // It may have been removed in between; what else there is to say is said for this pod alone.
+    if (err instanceof CliError) return err.code === status.NOT_FOUND ? '-' : err.message;
+    throw err;
+  }
 }
 
 const STATES: Readonly<Record<number, string>> = Object.freeze({

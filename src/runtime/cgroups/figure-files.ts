@@ -1,6 +1,6 @@
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { readHugepageSizes } from '../hugepage-sizes.ts';
 import type { KernelFile, KernelFiles } from '../kernel-files.ts';
 import type { CgroupFigures, FigurePlace } from './cgroup-figures.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
@@ -8,15 +8,13 @@ import { FiguresV1 } from './figures-v1.ts';
 import { FiguresV2 } from './figures-v2.ts';
 import { cgroupFile, type Hierarchy } from './hierarchies.ts';
 
-const HUGEPAGES = '/sys/kernel/mm/hugepages';
-
 /** Finds the files of cgroups' figures on this host, whichever cgroup version it has. */
 export class FigureFiles {
   readonly #tree: CgroupTree;
   readonly #files: KernelFiles;
   readonly #pageSizes: readonly string[];
 
-  constructor(tree: CgroupTree, files: KernelFiles, pageSizes: readonly string[] = readPageSizes()) {
+  constructor(tree: CgroupTree, files: KernelFiles, pageSizes: readonly string[] = readHugepageSizes()) {
     this.#tree = tree;
     this.#files = files;
     this.#pageSizes = pageSizes;
@@ -78,20 +76,4 @@ class CgroupPlace implements FigurePlace {
 // 0 stands for a process outside this PID namespace.
 function parsePids(text: string | undefined): number[] {
   return (text ?? '').split('\n').flatMap((line) => (line === '' || line === '0' ? [] : Number(line)));
-}
-
-/** As the cgroup files spell them (mm/hugetlb_cgroup.c). */
-function readPageSizes(): string[] {
-  let names: string[];
-  try {
-    names = readdirSync(HUGEPAGES);
-  } catch {
-    return [];
-  }
-  return names.flatMap((name) => {
-    const kib = Number(/^hugepages-(\d+)kB$/.exec(name)?.[1] ?? 0);
-    if (kib === 0) return [];
-    if (kib >= 1024 * 1024) return `${kib / 1024 / 1024}GB`;
-    return kib >= 1024 ? `${kib / 1024}MB` : `${kib}KB`;
-  });
 }

@@ -1,4 +1,4 @@
-import { BerthError, because, describe, invalid } from '../../base/errors.ts';
+import { BerthError, because, describe } from '../../base/errors.ts';
 import { isErrno } from '../../sys/errno.ts';
 import type { HugepageLimit, LinuxResources } from '../container-spec.ts';
 import type { CgroupTree } from './cgroup-tree.ts';
@@ -12,11 +12,10 @@ export interface LimitFile {
 
 /**
  * Limits of a pod's cgroup as files of the host's cgroup version, in the order in which a kernel takes them when
- * limits grow. What isn't said, or 0, is not named. Throws `invalid` for cgroup v2 files on a v1 host.
+ * limits grow. What isn't said, or 0, is not named, nor is what only cgroup v2 has.
  */
 export function podLimitFiles(mode: CgroupTree['mode'], resources: LinuxResources): LimitFile[] {
   if (mode === 'v2') return filesOfV2(resources);
-  if (Object.keys(resources.unified).length > 0) throw invalid('resources.unified', 'needs a host with cgroup v2');
   return filesOfV1(resources);
 }
 

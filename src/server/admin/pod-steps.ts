@@ -1,4 +1,5 @@
 import type { PodStepsRequest, PodStepsResponse } from '../../../proto/gen/berth/admin.ts';
+import { invalid } from '../../base/errors.ts';
 import type { Pods } from '../../pod/pods.ts';
 import type { Handler } from '../unary.ts';
 
@@ -18,13 +19,17 @@ export interface StepHistory {
 
 /** PodSteps: where the time of a pod's life went. */
 export function podSteps(pods: Pods, history: StepHistory): Handler<PodStepsRequest, PodStepsResponse> {
-  return ({ id }) => ({
-    steps: history.times(pods.getAnyId(id)).map(({ pipeline, step, outcome, durationMs, startedAtUs }) => ({
-      pipeline,
-      name: step,
-      outcome,
-      durationMs,
-      startedAtUs: BigInt(startedAtUs),
-    })),
-  });
+  return ({ id }) => {
+    if (id === '') throw invalid('id', 'is empty');
+    const times = history.times(pods.getAnyId(id));
+    return {
+      steps: times.map(({ pipeline, step, outcome, durationMs, startedAtUs }) => ({
+        pipeline,
+        name: step,
+        outcome,
+        durationMs,
+        startedAtUs: BigInt(startedAtUs),
+      })),
+    };
+  };
 }

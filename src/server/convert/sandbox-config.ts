@@ -10,6 +10,9 @@ import { sandboxSecurityFromProto } from './security.ts';
 /** hostname(7): 64 bytes are the kernel's limit. */
 const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
 
+/** Each pod has its own resolv.conf, in memory. A kubelet's has at most 32 search domains of 2048 characters together. */
+const MAX_DNS_BYTES = 16 * 1024;
+
 /** What a client wants of a sandbox. Throws `invalid` naming the CRI's field. */
 export function sandboxSpecFromProto(config: PodSandboxConfig | undefined, runtimeHandler: string): SandboxSpec {
   if (!config) throw invalid('config', 'is missing');
@@ -71,6 +74,14 @@ function dnsFromProto(dns: DnsConfig): DnsConfig {
     }
     return [...values];
   };
+  for (const [index, server] of dns.servers.entries()) {
+    // resolv.conf(5): an address, with a zone where it needs one; resolvers skip anything else without a word.
+    if (isIP(server) === 0)
+      throw invalid(`config.dns_config.servers[${index}]`, `${JSON.stringify(server)} is not an IP address`);
+  }
+  const bytes = [...dns.servers, ...dns.searches, ...dns.options].reduce((sum, { length }) => sum + length + 1, 0);
+  if (bytes > MAX_DNS_BYTES)
+    throw invalid('config.dns_config', `has ${bytes} bytes in it; ${MAX_DNS_BYTES} are the limit`);
   return {
     servers: words(dns.servers, 'servers'),
     searches: words(dns.searches, 'searches'),
