@@ -24,6 +24,14 @@ describe('buildSpec', () => {
     assert.deepEqual(buildSpec(input).linux.namespaces, [{ type: 'mount' }]);
   });
 
+  it('shows a privileged one all cgroups, unless it has a user namespace', () => {
+    const kinds = (request: Parameters<typeof specInput>[0]): string[] =>
+      buildSpec(specInput({ ...request, security: { privileged: true } })).linux.namespaces.map(({ type }) => type);
+    assert.ok(!kinds({}).includes('cgroup'));
+    const range = [{ hostId: 100_000, containerId: 0, length: 65_536 }];
+    assert.ok(kinds({ userNamespace: { path: '/ns/user', maps: { uids: range, gids: range } } }).includes('cgroup'));
+  });
+
   it('joins the PID namespace of another process', () => {
     const input = specInput({ namespaces: { pid: { path: '/proc/42/ns/pid' } } });
     const found = buildSpec(input).linux.namespaces.find(({ type }) => type === 'pid');

@@ -73,10 +73,13 @@ function choosePaths(wanted: readonly string[] | undefined, defaults: readonly s
   return [...new Set([...wanted, ...defaults])];
 }
 
-function buildNamespaces({ sandbox, host }: SpecInput): OciNamespace[] {
+function buildNamespaces({ spec, sandbox, host }: SpecInput): OciNamespace[] {
   const namespaces: OciNamespace[] = [{ type: 'mount' }];
   if (sandbox.userNamespace) namespaces.push({ type: 'user', path: sandbox.userNamespace.path });
-  if (host.cgroupVersion === 2) namespaces.push({ type: 'cgroup' });
+  // A privileged one sees all cgroups (KEP-2254): agents that manage the node's depend on it. In a user namespace none
+  // of the host's could be mounted.
+  const seesAll = spec.security.privileged && !sandbox.userNamespace;
+  if (host.cgroupVersion === 2 && !seesAll) namespaces.push({ type: 'cgroup' });
   for (const type of ['network', 'ipc', 'uts', 'pid'] as const) {
     const source = sandbox.namespaces[type];
     if (source === 'new') namespaces.push({ type });

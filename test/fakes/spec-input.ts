@@ -18,6 +18,7 @@ export interface SpecChanges {
   readonly ulimits?: SpecInput['ulimits'];
   readonly visibleAnnotations?: readonly string[];
   readonly namespaces?: Partial<SpecInput['sandbox']['namespaces']>;
+  readonly userNamespace?: SpecInput['sandbox']['userNamespace'];
 }
 
 /** A whole input for buildSpec(), for tests. */
@@ -30,7 +31,7 @@ export function specInput(changes: SpecChanges): SpecInput {
       namespace: 'shop',
       uid: 'pod-uid',
       annotations: { 'pod.note': 'p', shared: 'pod' },
-      userNamespace: undefined,
+      userNamespace: changes.userNamespace,
       hostname: 'web-host',
       namespaces: {
         network: { path: '/ns/net' },
