@@ -1,4 +1,9 @@
-import type { RestorePodRequest, RestorePodResponse } from '../../../proto/gen/cri/api.ts';
+import {
+  type ContainerConfig,
+  ImageSpec,
+  type RestorePodRequest,
+  type RestorePodResponse,
+} from '../../../proto/gen/cri/api.ts';
 import { invalid } from '../../base/errors.ts';
 import type { PodCheckpoints } from '../../pod/pod-checkpoints.ts';
 import { containerSpecFromProto } from '../convert/container-config.ts';
@@ -14,7 +19,7 @@ export function restorePod(checkpoints: PodCheckpoints): Handler<RestorePodReque
     const wish = {
       path: checkpointPath,
       sandbox: sandboxSpecFromProto(config, runtimeHandler),
-      containers: containerConfigs.map((container) => containerSpecFromProto(container)),
+      containers: containerConfigs.map((container) => containerSpecFromProto(withImage(container, checkpointPath))),
     };
     const { sandbox, containers } = await checkpoints.restorePod(wish, signal);
     return {
@@ -22,4 +27,10 @@ export function restorePod(checkpoints: PodCheckpoints): Handler<RestorePodReque
       restoredContainers: containers.map(({ id, spec }) => ({ name: spec.name, containerId: id })),
     };
   };
+}
+
+// Its image is the checkpoint's, so a client need not name any.
+function withImage(container: ContainerConfig, checkpointPath: string): ContainerConfig {
+  const image = ImageSpec.create(container.image);
+  return { ...container, image: { ...image, image: image.image || checkpointPath } };
 }
