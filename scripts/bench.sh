@@ -1,7 +1,13 @@
 #!/bin/sh
-# Measures the lives of pods: installs and builds what is missing, then runs bench/pods.ts. --help tells the options.
+# Measures the lives of pods (bench/pods.ts), or with `pulls` first those of images (bench/pulls.ts): installs and builds
+# what is missing before. --help tells the options.
 set -eu
 cd "$(dirname "$0")/.."
+bench=pods
+if [ "${1:-}" = pulls ]; then
+  bench=pulls
+  shift
+fi
 scripts/debian-packages.sh build run demo
 case " $* " in
   *' --with containerd '* | *' --with=containerd '*)
@@ -15,4 +21,4 @@ case " $* " in
 esac
 scripts/npm-packages.sh
 scripts/build.sh
-exec node_modules/.bin/node bench/pods.ts "$@"
+exec node_modules/.bin/node "bench/$bench.ts" "$@"

@@ -7,12 +7,16 @@ import type { Endpoint } from '../measure/rounds.ts';
 import { type BenchLab, repository } from './bench-lab.ts';
 import { type StartedDaemon, startDaemon } from './started-daemon.ts';
 
-/** Starts the berthd of this checkout, as it was built, with folders of its own, and loads the image into it. */
+/**
+ * Starts the berthd of this checkout, as it was built, with folders of its own, and loads the image into it. `more` is
+ * added to its configuration.
+ */
 export async function startBerthd(
   lab: BenchLab,
   layout: string,
   runtime: string,
   signal: AbortSignal,
+  more: readonly string[] = [],
 ): Promise<{ daemon: StartedDaemon; endpoint: Endpoint }> {
   const root = join(lab.root, 'berth');
   const state = join(lab.state, 'berth');
@@ -29,6 +33,7 @@ export async function startBerthd(
     `default_runtime = "${runtime}"`,
     '[log]',
     'format = "json"',
+    ...more,
   ];
   writeFileSync(config, `${keys.join('\n')}\n`);
   const command = [join(repository, 'bin/berthd'), '--config', config];

@@ -28,7 +28,8 @@ export class ByteReader {
     for (let missing = length; missing > 0; ) {
       const part = await this.some(missing);
       if (part.length === 0) break;
-      parts.push(part);
+      // A copy: the source may use its memory again for the next chunk.
+      parts.push(Buffer.from(part));
       missing -= part.length;
     }
     return Buffer.concat(parts);

@@ -40,7 +40,7 @@ export async function extractArchive(
   throwIfCancelled: () => void,
 ): Promise<readonly ExtractedMember[]> {
   mkdirSync(request.target, { mode: 0o700 });
-  const tar = new TarReader(inflate(request.archive, 'detect'), request.limits);
+  const tar = new TarReader(inflate({ path: request.archive, compression: 'detect' }), request.limits);
   const found = new Map<string, ExtractedMember>();
   try {
     for (let member = await tar.next(); member; member = await tar.next()) {

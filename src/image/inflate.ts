@@ -1,47 +1,111 @@
-/** The uncompressed bytes of a blob file: plain, gzip or zstd. */
+/** The uncompressed bytes of a blob file: plain, gzip or zstd. For worker threads: it reads synchronously. */
 
-import { type FileHandle, open } from 'node:fs/promises';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
+import { type IsalGunzip, openIsal } from '../sys/isal.ts';
+import { type SharedArrival, waitForArrival } from './blob-arrival.ts';
 
 /** How a blob is compressed; `detect` looks at its first bytes. */
 export type Compression = 'none' | 'gzip' | 'zstd' | 'detect';
+
+/** A blob's file, and how it is read. */
+export interface BlobInput {
+  readonly path: string;
+  readonly compression: Compression;
+  /** Set for a file that still grows: reading waits for what is not there yet. */
+  readonly arrival?: SharedArrival | undefined;
+  /** The fastest there is for gzip unless a test says otherwise. */
+  readonly gunzip?: 'isal' | 'zlib' | undefined;
+}
 
 const READ_BYTES = 256 * 1024;
 /** Large, so that the pool inflates the next chunk while the last one is being written to disk. */
 const INFLATED_BYTES = 512 * 1024;
 const ZSTD_MAGIC = 0xfd2fb528;
 
+/** Looked for once in each thread. */
+const isal = openIsal();
+
 /**
- * Reads and inflates a file. Gzip may have several members, zstd several frames. Throws `invalid` naming the file for
- * what is damaged or cut off, and the errors of node:fs.
+ * Reads and inflates a file. Gzip may have several members, zstd several frames. A chunk holds until the next one is
+ * asked for: its memory is used again. Throws `invalid` naming the file for what is damaged or cut off, the errors of
+ * node:fs, and what `throwIfCancelled` throws while it waits for bytes.
  */
-export async function* inflate(path: string, compression: Compression): AsyncGenerator<Buffer, void, undefined> {
-  const file = await open(path, 'r');
+export async function* inflate(
+  input: BlobInput,
+  throwIfCancelled: () => void = () => {},
+): AsyncGenerator<Buffer, void, undefined> {
+  const file = new BlobFile(input, throwIfCancelled);
   try {
-    const kind = compression === 'detect' ? await detect(file) : compression;
-    if (kind === 'none') yield* readFrom(file, 0);
-    else if (kind === 'gzip') yield* explained(path, gunzip(file));
-    else yield* explained(path, unzstd(file));
+    const kind = input.compression === 'detect' ? detect(file) : input.compression;
+    if (kind === 'none') yield* readReusing(file);
+    else if (kind === 'gzip') yield* explained(input.path, gunzip(file, input.gunzip));
+    else yield* explained(input.path, unzstd(file));
   } finally {
-    await file.close();
+    file.close();
   }
 }
 
-async function detect(file: FileHandle): Promise<'none' | 'gzip' | 'zstd'> {
-  const magic = (await bytesAt(file, 0, 4)).toString('hex');
+/** A file that may still grow. */
+class BlobFile {
+  readonly #fd: number;
+  readonly #arrival: SharedArrival | undefined;
+  readonly #throwIfCancelled: () => void;
+
+  constructor({ path, arrival }: BlobInput, throwIfCancelled: () => void) {
+    this.#fd = openSync(path, 'r');
+    this.#arrival = arrival;
+    this.#throwIfCancelled = throwIfCancelled;
+  }
+
+  /** Reads bytes at a position; 0 only at the end of the whole file. */
+  read(buffer: Buffer, position: number, limit = buffer.length): number {
+    if (this.#arrival) waitForArrival(this.#arrival, position, this.#throwIfCancelled);
+    return readSync(this.#fd, buffer, 0, limit, position);
+  }
+
+  /** Up to `length` bytes at a position; fewer only at the end. */
+  bytesAt(position: number, length: number): Buffer {
+    const buffer = Buffer.alloc(length);
+    let done = 0;
+    while (done < length) {
+      const bytesRead = this.read(buffer.subarray(done), position + done);
+      if (bytesRead === 0) break;
+      done += bytesRead;
+    }
+    return buffer.subarray(0, done);
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+function detect(file: BlobFile): 'none' | 'gzip' | 'zstd' {
+  const magic = file.bytesAt(0, 4).toString('hex');
   if (magic.startsWith('1f8b')) return 'gzip';
   return magic === '28b52ffd' || /^5.2a4d18$/.test(magic) ? 'zstd' : 'none';
 }
 
-async function* readFrom(file: FileHandle, start: number, firstBytes = READ_BYTES): AsyncGenerator<Buffer, void> {
+async function* readReusing(file: BlobFile): AsyncGenerator<Buffer, void> {
+  const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
+  for (let position = 0; ; ) {
+    const bytesRead = file.read(buffer, position);
+    if (bytesRead === 0) return;
+    position += bytesRead;
+    yield buffer.subarray(0, bytesRead);
+  }
+}
+
+/** Buffers of their own: a stream may still work on the last one. */
+async function* readFrom(file: BlobFile, start: number, firstBytes = READ_BYTES): AsyncGenerator<Buffer, void> {
   let length = firstBytes;
   for (let position = start; ; ) {
-    // A buffer of its own for each read: the consumer may still work on the last one.
     const buffer = Buffer.allocUnsafeSlow(length);
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, position);
+    const bytesRead = file.read(buffer, position);
     if (bytesRead === 0) return;
     position += bytesRead;
     length = READ_BYTES;
@@ -49,16 +113,54 @@ async function* readFrom(file: FileHandle, start: number, firstBytes = READ_BYTE
   }
 }
 
-async function* gunzip(file: FileHandle): AsyncGenerator<Buffer, void> {
-  const inflater = createGunzip({ chunkSize: INFLATED_BYTES });
-  yield* through(readFrom(file, 0), inflater);
-  if (inflater.bytesWritten === 0) throw invalid('gzip', 'is empty');
+async function* gunzip(file: BlobFile, wanted?: 'isal' | 'zlib'): AsyncGenerator<Buffer, void> {
+  if (isal && wanted !== 'zlib') {
+    yield* gunzipByIsal(file, isal.newGunzip());
+  } else if (wanted === 'isal') {
+    throw new BerthError('precondition', 'libisal is not installed');
+  } else {
+    const inflater = createGunzip({ chunkSize: INFLATED_BYTES });
+    yield* through(readFrom(file, 0), inflater);
+    if (inflater.bytesWritten === 0) throw invalid('gzip', 'is empty');
+  }
+}
+
+/** As zlib of Node does it: members follow each other, and zeros after the last one are padding. */
+async function* gunzipByIsal(file: BlobFile, inflater: IsalGunzip): AsyncGenerator<Buffer, void> {
+  const input = Buffer.allocUnsafeSlow(READ_BYTES);
+  const output = Buffer.allocUnsafeSlow(INFLATED_BYTES);
+  let position = 0;
+  let pending = input.subarray(0, 0);
+  let atMemberEnd = false;
+  let isPadding = false;
+  /** A full output may leave more behind than the input shows. */
+  let mayHaveMore = false;
+  for (;;) {
+    if (pending.length === 0 && !mayHaveMore) {
+      const bytesRead = file.read(input, position);
+      if (bytesRead === 0) break;
+      position += bytesRead;
+      pending = input.subarray(0, bytesRead);
+    }
+    isPadding ||= atMemberEnd && pending[0] === 0;
+    if (isPadding) {
+      pending = pending.subarray(pending.length);
+      continue;
+    }
+    const { consumed, produced, memberEnded } = inflater.step(pending, output);
+    pending = pending.subarray(consumed);
+    atMemberEnd = memberEnded;
+    mayHaveMore = produced === output.length && !memberEnded;
+    if (produced > 0) yield output.subarray(0, produced);
+  }
+  if (position === 0) throw invalid('gzip', 'is empty');
+  if (!atMemberEnd) throw invalid('gzip', 'is cut off');
 }
 
 /** Node's decompressor stops after one frame; tools that compress in parallel or for seeking write many. */
-async function* unzstd(file: FileHandle): AsyncGenerator<Buffer, void> {
+async function* unzstd(file: BlobFile): AsyncGenerator<Buffer, void> {
   for (let position = 0; ; ) {
-    const head = await bytesAt(file, position, 8);
+    const head = file.bytesAt(position, 8);
     if (head.length === 0 && position > 0) return;
     const magic = head.length < 4 ? 0 : head.readUInt32LE(0);
     if (magic >>> 4 === 0x184d2a5 && head.length === 8) {
@@ -99,13 +201,7 @@ async function* explained(path: string, source: AsyncGenerator<Buffer, void>): A
     yield* source;
   } catch (err) {
     const code = err instanceof Error && 'code' in err ? String(err.code) : '';
-    const isDamaged = err instanceof BerthError || /^(Z_|ERR_ZLIB|ZSTD_)/.test(code);
+    const isDamaged = (err instanceof BerthError && err.kind === 'invalid') || /^(Z_|ERR_ZLIB|ZSTD_)/.test(code);
     throw isDamaged ? because('invalid', `inflate ${path}`, err) : err;
   }
-}
-
-async function bytesAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
-  const buffer = Buffer.alloc(length);
-  const { bytesRead } = await file.read(buffer, 0, length, position);
-  return buffer.subarray(0, bytesRead);
 }

@@ -26,7 +26,7 @@ import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { statfs } from '../sys/statfs.ts';
 import type { DiskWorkers } from './disk-workers.ts';
-import type { Compression } from './inflate.ts';
+import type { BlobInput } from './inflate.ts';
 import { JoinedWork } from './joined-work.ts';
 import { defaultTarLimits, type TarLimits } from './tar-reader.ts';
 
@@ -138,11 +138,7 @@ export class LayerStore {
    * unpacks to `diffId`. Throws `invalid` naming the member that is refused, `precondition` for another digest,
    * `exhausted` when the disk is full; nothing of it is left then.
    */
-  async unpack(
-    source: { readonly path: string; readonly compression: Compression },
-    diffId: string,
-    signal: AbortSignal,
-  ): Promise<LayerRow> {
+  async unpack(source: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
     return (
       this.#rows.get(diffId) ??
       (await this.#unpacking.join(diffId, signal, (shared) => this.#unpack(source, diffId, shared)))
@@ -171,11 +167,7 @@ export class LayerStore {
     await this.#sweep;
   }
 
-  async #unpack(
-    { path, compression }: { readonly path: string; readonly compression: Compression },
-    diffId: string,
-    signal: AbortSignal,
-  ): Promise<LayerRow> {
+  async #unpack(blob: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
     const { workers, rows, clock, limits, log } = this.#deps;
     const final = join(this.#folder, hexOf(diffId));
     const temporary = this.#temporary();
@@ -183,8 +175,7 @@ export class LayerStore {
     try {
       await mkdir(temporary, { mode: 0o711 });
       const request = {
-        blob: path,
-        compression,
+        blob,
         target: join(temporary, 'diff'),
         diffId,
         limits: limits ?? defaultTarLimits,

@@ -243,8 +243,8 @@ export class Snapshots {
   }
 
   async #unpackDiff(target: string, { file, hidden }: RestoredDiff): Promise<void> {
-    const more = { compression: 'none', diffId: undefined, limits: defaultTarLimits } as const;
-    await this.#deps.workers.run('unpack', { blob: file, target, hidden, ...more });
+    const blob = { path: file, compression: 'none' } as const;
+    await this.#deps.workers.run('unpack', { blob, target, hidden, diffId: undefined, limits: defaultTarLimits });
   }
 
   #mountOverlay(

@@ -22,7 +22,7 @@ import {
 } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { fsetxattr, lsetxattrat } from '../sys/xattr.ts';
-import { type Compression, inflate } from './inflate.ts';
+import { type BlobInput, inflate } from './inflate.ts';
 import { isWhiteout, LayerRoot, type Place } from './layer-root.ts';
 import { showBytes } from './show-bytes.ts';
 import { type TarLimits, type TarMember, type TarMemberType, TarReader } from './tar-reader.ts';
@@ -34,8 +34,7 @@ const { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT } = constants;
 
 /** What to unpack, and where to. */
 export interface UnpackRequest {
-  readonly blob: string;
-  readonly compression: Compression;
+  readonly blob: BlobInput;
   /** The folder to make; it must not exist. */
   readonly target: string;
   /** The sha256 digest that the uncompressed archive must have; undefined where nobody knows it. */
@@ -61,7 +60,7 @@ export interface UnpackedLayer {
 export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () => void): Promise<UnpackedLayer> {
   const hash = createHash('sha256');
   async function* hashed(): AsyncGenerator<Buffer, void> {
-    for await (const chunk of inflate(request.blob, request.compression)) {
+    for await (const chunk of inflate(request.blob, throwIfCancelled)) {
       throwIfCancelled();
       hash.update(chunk);
       yield chunk;
