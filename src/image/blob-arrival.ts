@@ -61,3 +61,8 @@ export function waitForArrival(shared: SharedArrival, position: number, throwIfC
     Atomics.wait(numbers, CHANGES, changes, LOOK_MS);
   }
 }
+
+/** True when the download failed, or began anew. */
+export function hasFailed(shared: SharedArrival): boolean {
+  return Atomics.load(new Int32Array(shared), STATE) === FAILED;
+}

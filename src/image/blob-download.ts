@@ -1,6 +1,7 @@
 /**
- * Blobs on their way from a registry to the layer store. They live in one folder, are visible under their digest only
- * when they are whole and verified, and stay there after a failed pull for the next try, for an hour.
+ * Blobs on their way from a registry to the layer store, in one folder. A blob is visible under its digest only when it
+ * is whole and verified. What a failed or killed pull leaves, whole or in part, stays for an hour: the next one goes on
+ * where it ended, and verifies all of it again.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -9,33 +10,69 @@ import { type FileHandle, mkdir, open, readdir, rename, rm, statfs } from 'node:
 import { basename, join } from 'node:path';
 
 import { BerthError, wrap } from '../base/errors.ts';
+import { KeyedLock } from '../base/keyed-lock.ts';
+import { BlobArrival, type SharedArrival } from './blob-arrival.ts';
 import type { Digest } from './digest.ts';
 import { finishDigest, hashFor } from './digest.ts';
 import { JoinedWork } from './joined-work.ts';
 import type { Descriptor } from './manifest.ts';
 import { RegistryError } from './registry-error.ts';
 
-/** Opens a blob's bytes, again if need be, and hands them to `consume`. */
-export type BlobSource = (consume: (body: AsyncIterable<Uint8Array>) => Promise<void>) => Promise<void>;
+/** A blob's bytes from a position in it. */
+export interface BlobBody {
+  readonly from: number;
+  readonly bytes: AsyncIterable<Uint8Array>;
+}
+
+/**
+ * Opens a blob's bytes, again if need be, and hands them to `consume`. They may begin at `have()`, the number of bytes
+ * that are here by then, or before it.
+ */
+export type BlobSource = (consume: (body: BlobBody) => Promise<void>, have: () => number) => Promise<void>;
+
+/** Hears how a blob comes. */
+export interface BlobObserver {
+  /** So many of its bytes are here, counted from the beginning. */
+  reached(bytes: number): void;
+  /** More bytes came over the network because of this observer; not called when it only joined. */
+  transferred(more: number): void;
+  /** Its file can be read from now on, while it grows. */
+  opened(file: string, arrival: SharedArrival): void;
+}
+
+interface Download {
+  readonly observers: Set<BlobObserver>;
+  bytes: number;
+  open: { readonly file: string; readonly arrival: SharedArrival } | undefined;
+}
 
 const KEEP_UNUSED_MS = 60 * 60 * 1000;
 // Small enough to hash between two other tasks, large enough that the thread pool is not asked for each packet.
 const WRITE_BYTES = 256 * 1024;
+const KEPT = /^sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.partial)?$/;
 
 /** The folder of blobs in flight. */
 export class BlobIngest {
   readonly #dir: string;
   readonly #uses = new Map<Digest, { count: number; discard: boolean }>();
   readonly #downloads = new JoinedWork<void>();
+  readonly #running = new Map<Digest, Download>();
+  /** One that was abandoned may still wind up when the next one begins. */
+  readonly #locks = new KeyedLock();
+  #sweeper: NodeJS.Timeout | undefined;
 
   constructor(dir: string) {
     this.#dir = dir;
   }
 
-  /** Empties the folder of what an earlier process left. */
+  /** Makes the folder, and removes what an earlier process left in it but for blobs of the last hour. */
   async start(): Promise<void> {
-    await rm(this.#dir, { recursive: true, force: true });
     await mkdir(this.#dir, { recursive: true, mode: 0o700 });
+    for (const name of await readdir(this.#dir)) {
+      if (!KEPT.test(name)) await rm(join(this.#dir, name), { recursive: true, force: true });
+    }
+    await this.sweep(Date.now());
+    this.#sweepLater();
   }
 
   /**
@@ -54,37 +91,40 @@ export class BlobIngest {
         if (use.count > 0) return;
         this.#uses.delete(digest);
         if (use.discard) await this.#trash(this.#path(digest));
+        else this.#sweepLater();
       },
     };
   }
 
   /**
-   * Brings a claimed blob into its file: takes what an earlier pull left, if it verifies, or else downloads it. Two who
-   * ask at once share one download. `onBytes` hears how many more bytes arrived; a second try reports the bytes of the
-   * failed one as negative. Throws RegistryError for wrong bytes, `exhausted` when the disk is full.
+   * Brings a claimed blob into its file: takes what an earlier pull left, if it verifies, and downloads the rest. Two who
+   * ask at once share one download. Throws RegistryError for wrong bytes, which do not stay; `exhausted` when the disk is
+   * full.
    */
   async fetch(
     blob: Descriptor,
     source: (signal: AbortSignal) => BlobSource,
-    onBytes: (more: number) => void,
+    observer: BlobObserver,
     signal: AbortSignal,
   ): Promise<void> {
-    await this.#downloads.join(blob.digest, signal, async (shared) => {
-      const file = this.#path(blob.digest);
-      if (await isWhole(file, blob, shared)) return;
-      const partial = `${file}.${randomBytes(6).toString('hex')}.partial`;
-      try {
-        await source(shared)((body) => writeVerified(partial, blob, body, onBytes, shared));
-        await rename(partial, file);
-      } catch (err) {
-        throw await explainDisk(err, this.#dir);
-      } finally {
-        await rm(partial, { force: true });
-      }
-    });
+    const running = this.#running.get(blob.digest);
+    if (running) observe(running, observer);
+    try {
+      await this.#downloads.join(blob.digest, signal, async (shared) => {
+        const download: Download = { observers: new Set([observer]), bytes: 0, open: undefined };
+        this.#running.set(blob.digest, download);
+        try {
+          await this.#locks.withKey(blob.digest, shared, () => this.#fetch(blob, source(shared), download, shared));
+        } finally {
+          if (this.#running.get(blob.digest) === download) this.#running.delete(blob.digest);
+        }
+      });
+    } finally {
+      running?.observers.delete(observer);
+    }
   }
 
-  /** Deletes the finished blobs of failed pulls that nobody came back for within the hour. */
+  /** Deletes blobs of failed pulls that nobody came back for within the hour. */
   async sweep(nowMs: number): Promise<void> {
     for (const name of await readdir(this.#dir).catch(() => [])) {
       const path = join(this.#dir, name);
@@ -96,11 +136,46 @@ export class BlobIngest {
 
   /** Aborts the downloads that run. */
   async close(): Promise<void> {
+    clearTimeout(this.#sweeper);
     await this.#downloads.close(new BerthError('cancelled', 'berth is stopping'));
+  }
+
+  async #fetch(blob: Descriptor, source: BlobSource, download: Download, signal: AbortSignal): Promise<void> {
+    const file = this.#path(blob.digest);
+    const partial = `${file}.partial`;
+    try {
+      if (await isWhole(file, blob, signal)) {
+        for (const observer of download.observers) observer.reached(blob.size);
+        return;
+      }
+      const writer = await PartialBlob.open(partial, blob, download, signal);
+      try {
+        if (!(await writer.isWhole())) {
+          await source(
+            (body) => writer.append(body, signal),
+            () => writer.bytes,
+          );
+        }
+        await rename(partial, file);
+        writer.end(true);
+      } finally {
+        writer.end(false);
+        await writer.close();
+        if (writer.bytes === 0) await rm(partial, { force: true });
+      }
+    } catch (err) {
+      throw await explainDisk(err, this.#dir);
+    }
   }
 
   #path(digest: Digest): string {
     return join(this.#dir, digest.replace(':', '-'));
+  }
+
+  #sweepLater(): void {
+    clearTimeout(this.#sweeper);
+    this.#sweeper = setTimeout(() => void this.sweep(Date.now()).catch(() => {}), KEEP_UNUSED_MS + 1000);
+    this.#sweeper.unref();
   }
 
   /** Takes a file's name away at once, so that a claim a moment later finds nothing, and then its blocks. */
@@ -124,42 +199,137 @@ async function isWhole(file: string, blob: Descriptor, signal: AbortSignal): Pro
   return finishDigest(blob.digest, hash) === blob.digest;
 }
 
-async function writeVerified(
-  file: string,
-  blob: Descriptor,
-  body: AsyncIterable<Uint8Array>,
-  onBytes: (more: number) => void,
-  signal: AbortSignal,
-): Promise<void> {
-  const handle = await open(file, 'w', 0o600);
-  let bytes = 0;
-  try {
-    const hash = hashFor(blob.digest);
+/** A blob's file while it grows. It is only added to, so that others can read what is there, unless it starts anew. */
+class PartialBlob {
+  readonly #handle: FileHandle;
+  readonly #blob: Descriptor;
+  readonly #download: Download;
+  #arrival = new BlobArrival();
+  #hash: ReturnType<typeof hashFor>;
+  #bytes = 0;
+  #ended = false;
+
+  private constructor(handle: FileHandle, blob: Descriptor, download: Download) {
+    this.#handle = handle;
+    this.#blob = blob;
+    this.#download = download;
+    this.#hash = hashFor(blob.digest);
+  }
+
+  /** Opens it and takes in what an earlier pull left. */
+  static async open(file: string, blob: Descriptor, download: Download, signal: AbortSignal): Promise<PartialBlob> {
+    const handle = await open(file, 'a', 0o600);
+    const partial = new PartialBlob(handle, blob, download);
+    try {
+      // More than there should be cannot be the beginning of it.
+      if ((await handle.stat()).size > blob.size) await handle.truncate();
+      const bytes: AsyncIterable<Buffer> = createReadStream(file, { highWaterMark: WRITE_BYTES, signal });
+      for await (const chunk of bytes) partial.#take(chunk);
+    } catch (err) {
+      await handle.close();
+      throw err;
+    }
+    partial.#reached();
+    download.open = { file, arrival: partial.#arrival.shared };
+    for (const observer of download.observers) observer.opened(file, download.open.arrival);
+    return partial;
+  }
+
+  /** How many of its bytes are here. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** True when what an earlier pull left is all there is; wrong bytes are thrown away. */
+  async isWhole(): Promise<boolean> {
+    if (this.#bytes < this.#blob.size) return false;
+    const isRight = this.#isRight();
+    if (!isRight) await this.#startAnew();
+    return isRight;
+  }
+
+  /**
+   * Adds what comes after the bytes that are here already, and verifies the whole. Throws RegistryError for what is too
+   * short, too long or wrong; the last two are not kept, and may be tried again where an earlier try brought a part.
+   */
+  async append({ from, bytes }: BlobBody, signal: AbortSignal): Promise<void> {
+    const blob = this.#blob;
+    let skip = this.#bytes - from;
     const pending: Uint8Array[] = [];
     let pendingBytes = 0;
-    for await (const chunk of body) {
-      signal.throwIfAborted();
-      bytes += chunk.length;
-      if (bytes > blob.size) throw mismatch(blob, `is longer than the ${blob.size} bytes that its manifest says`);
-      onBytes(chunk.length);
-      hash.update(chunk);
-      pending.push(chunk);
-      pendingBytes += chunk.length;
-      if (pendingBytes >= WRITE_BYTES) {
-        await writeAll(handle, pending.splice(0));
-        pendingBytes = 0;
+    const write = async (): Promise<void> => {
+      await writeAll(this.#handle, pending);
+      for (const chunk of pending.splice(0)) this.#take(chunk);
+      pendingBytes = 0;
+      this.#reached();
+    };
+    try {
+      for await (const chunk of bytes) {
+        signal.throwIfAborted();
+        this.#download.observers.values().next().value?.transferred(chunk.length);
+        const more = chunk.subarray(Math.min(skip, chunk.length));
+        skip -= chunk.length - more.length;
+        if (more.length === 0) continue;
+        pending.push(more);
+        pendingBytes += more.length;
+        if (this.#bytes + pendingBytes > blob.size) {
+          pending.length = 0;
+          await this.#startAnew();
+          throw mismatch(blob, `is longer than the ${blob.size} bytes that its manifest says`, from > 0);
+        }
+        if (pendingBytes >= WRITE_BYTES) await write();
       }
+    } finally {
+      await write();
     }
-    await writeAll(handle, pending);
-    if (bytes < blob.size) throw mismatch(blob, `ends after ${bytes} of ${blob.size} bytes`);
-    const actual = finishDigest(blob.digest, hash);
-    if (actual !== blob.digest) throw mismatch(blob, `has digest ${actual}`);
-  } catch (err) {
-    onBytes(-bytes);
-    throw err;
-  } finally {
-    await handle.close();
+    if (this.#bytes < blob.size) throw mismatch(blob, `ends after ${this.#bytes} of ${blob.size} bytes`);
+    if (this.#isRight()) return;
+    const actual = finishDigest(blob.digest, this.#hash);
+    await this.#startAnew();
+    throw mismatch(blob, `has digest ${actual}`, from > 0);
   }
+
+  /** Tells those who read it that no more comes; only the first word counts. */
+  end(isWhole: boolean): void {
+    if (!this.#ended) this.#arrival.end(isWhole);
+    this.#ended = true;
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+
+  #isRight(): boolean {
+    return finishDigest(this.#blob.digest, this.#hash.copy()) === this.#blob.digest;
+  }
+
+  /** Throws away what is here. Those who read it hear that it failed; nobody is told of the new beginning. */
+  async #startAnew(): Promise<void> {
+    this.#arrival.end(false);
+    this.#arrival = new BlobArrival();
+    this.#download.open = undefined;
+    this.#hash = hashFor(this.#blob.digest);
+    this.#bytes = 0;
+    await this.#handle.truncate();
+    this.#reached();
+  }
+
+  #take(chunk: Uint8Array): void {
+    this.#hash.update(chunk);
+    this.#bytes += chunk.length;
+  }
+
+  #reached(): void {
+    this.#arrival.reached(this.#bytes);
+    this.#download.bytes = this.#bytes;
+    for (const observer of this.#download.observers) observer.reached(this.#bytes);
+  }
+}
+
+function observe(download: Download, observer: BlobObserver): void {
+  download.observers.add(observer);
+  observer.reached(download.bytes);
+  if (download.open) observer.opened(download.open.file, download.open.arrival);
 }
 
 async function writeAll(handle: FileHandle, chunks: readonly Uint8Array[]): Promise<void> {
@@ -179,8 +349,8 @@ function dropBytes(chunks: readonly Uint8Array[], count: number): readonly Uint8
   });
 }
 
-function mismatch(blob: Descriptor, problem: string): RegistryError {
-  return new RegistryError('unavailable', `blob ${blob.digest} ${problem}`, { status: 200 });
+function mismatch(blob: Descriptor, problem: string, retryable = false): RegistryError {
+  return new RegistryError('unavailable', `blob ${blob.digest} ${problem}`, { status: 200, retryable });
 }
 
 /** Turns "no space left" into an error that says where, and how much is free. */

@@ -38,7 +38,8 @@ export class DiskWorkers {
 
   /**
    * Does a job on a thread of its own, as soon as one is free. When the signal aborts, the job stops at its next step,
-   * takes back what it made, and then the signal's reason is thrown.
+   * takes back what it made, and then the signal's reason is thrown. What follows a download waits for the network on
+   * its thread, so it is refused with `cancelled` where it would take the last one.
    */
   async run<K extends keyof DiskJobs>(
     job: K,
@@ -51,6 +52,9 @@ export class DiskWorkers {
     signal?.addEventListener('abort', cancel, { once: true });
     const never = new AbortController().signal;
     const slots = job === 'usage' ? this.#usageSlot : this.#slots;
+    if (followsDownload(job, request) && slots.free < 2) {
+      throw new BerthError('cancelled', `${job}: no thread is free to follow a download`);
+    }
     const work = slots.run(signal ?? never, () => this.#ask(job, request, cancelled));
     this.#running.set(work, cancelled);
     try {
@@ -108,6 +112,10 @@ export class DiskWorkers {
     timer.unref();
     this.#idle.push({ thread, timer });
   }
+}
+
+function followsDownload(job: keyof DiskJobs, request: DiskJobs[keyof DiskJobs]['request']): boolean {
+  return job === 'unpack' && (request as DiskJobs['unpack']['request']).blob.arrival !== undefined;
 }
 
 /** One thread and the job that it is at. It keeps the process alive only while there is one. */

@@ -26,7 +26,8 @@ import { type ConfigDocument, parseImageConfig } from './manifest.ts';
 import { takeNamespacedAuth } from './namespaced-auth.ts';
 import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
-import { type PullProgress, pullImage } from './pull.ts';
+import { pullImage } from './pull.ts';
+import { newPullProgress, type PullProgress } from './pull-progress.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
 import { Registries } from './registries.ts';
 import type { RegistryClient } from './registry-client.ts';
@@ -247,15 +248,7 @@ export class Images {
     const { reference } = asked;
     const name = formatReference(reference);
     const startedMs = clock.monotonicMs();
-    const progress: PullProgress = {
-      reference: name,
-      startedAtUs: clock.nowUs(),
-      phase: 'resolving',
-      layersMissing: 0,
-      layersDone: 0,
-      bytesTotal: 0,
-      bytesDone: 0,
-    };
+    const progress = newPullProgress(name, clock.nowUs(), clock.monotonicMs);
     this.#progress.add(progress);
     let outcome: Outcome = 'ok';
     try {
@@ -271,14 +264,14 @@ export class Images {
       const request = { ...asked, holds: this.#holds, progress };
       const record = await pullImage(deps, request, signal, (image) => this.#appear(reference, image));
       const ms = Math.round(clock.monotonicMs() - startedMs);
-      log.info({ image: name, id: record.id, bytes: progress.bytesDone, ms }, 'image pulled');
+      log.info({ image: name, id: record.id, bytes: progress.traffic.bytes, ms }, 'image pulled');
       return record;
     } catch (err) {
       outcome = kindOf(err);
       throw err;
     } finally {
       this.#progress.delete(progress);
-      meter.pull(outcome, Math.max(0, progress.bytesDone), (clock.monotonicMs() - startedMs) / 1000);
+      meter.pull(outcome, progress.traffic.bytes, (clock.monotonicMs() - startedMs) / 1000);
     }
   }
 

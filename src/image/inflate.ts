@@ -5,6 +5,7 @@ import { Readable } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
+import { wrapErrno } from '../sys/errno.ts';
 import { type IsalGunzip, openIsal } from '../sys/isal.ts';
 import { type SharedArrival, waitForArrival } from './blob-arrival.ts';
 
@@ -56,7 +57,7 @@ class BlobFile {
   readonly #throwIfCancelled: () => void;
 
   constructor({ path, arrival }: BlobInput, throwIfCancelled: () => void) {
-    this.#fd = openSync(path, 'r');
+    this.#fd = openBlob(path);
     this.#arrival = arrival;
     this.#throwIfCancelled = throwIfCancelled;
   }
@@ -81,6 +82,14 @@ class BlobFile {
 
   close(): void {
     closeSync(this.#fd);
+  }
+}
+
+function openBlob(path: string): number {
+  try {
+    return openSync(path, 'r');
+  } catch (err) {
+    throw wrapErrno('open blob', err);
   }
 }
 

@@ -1,11 +1,17 @@
 import type { Logger } from '../base/log.ts';
+import type { SharedArrival } from './blob-arrival.ts';
 import type { LayerCompression } from './media-types.ts';
 
 /** What the registry half needs of the layer store. */
 export interface LayerFolders {
   has(diffId: string): boolean;
   unpack(
-    source: { readonly path: string; readonly compression: LayerCompression | 'detect' },
+    source: {
+      readonly path: string;
+      readonly compression: LayerCompression | 'detect';
+      /** Set for a blob that still comes. */
+      readonly arrival?: SharedArrival | undefined;
+    },
     diffId: string,
     signal: AbortSignal,
   ): Promise<{ readonly sizeBytes: number; readonly inodes: number }>;

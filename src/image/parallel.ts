@@ -9,6 +9,11 @@ export class Slots {
     this.#free = Math.max(1, limit);
   }
 
+  /** How many more could run at once. */
+  get free(): number {
+    return this.#free;
+  }
+
   /** Runs `fn` when a slot is free. Throws the signal's reason if it aborts before that. */
   async run<T>(signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
     signal.throwIfAborted();

@@ -32,9 +32,9 @@ async function withRegistry(
 }
 
 async function readBlob(client: RegistryClient, access: Access, digest: string): Promise<Buffer> {
-  return await client.blob(access, digest as Digest, signal, async (body) => {
+  return await client.blob(access, digest as Digest, signal, async ({ bytes }) => {
     const chunks: Uint8Array[] = [];
-    for await (const chunk of body) chunks.push(chunk);
+    for await (const chunk of bytes) chunks.push(chunk);
     return Buffer.concat(chunks);
   });
 }

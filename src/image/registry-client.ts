@@ -68,23 +68,33 @@ export class RegistryClient {
 
   /**
    * Hands the bytes of a blob to `consume`, which verifies them. When the connection breaks, `consume` is called again
-   * with a new stream from the beginning. Throws as `manifest` does, and what `consume` throws.
+   * with the bytes from `have()` on, or from the beginning if the registry knows no ranges (RFC 9110, section 14). Throws
+   * as `manifest` does, and what `consume` throws.
    */
   async blob<T>(
     access: Access,
     digest: Digest,
     signal: AbortSignal,
-    consume: (body: AsyncIterable<Uint8Array>) => Promise<T>,
+    consume: (body: { from: number; bytes: AsyncIterable<Uint8Array> }) => Promise<T>,
+    have: () => number = () => 0,
   ): Promise<T> {
     const what = `blob ${digest} of ${formatEndpoint(access.endpoint)}`;
-    return await retrying(this.#retry, signal, async () => {
-      const response = await this.#get(access, `blobs/${digest}`, what, {}, signal);
-      try {
-        return await consume(response.body());
-      } finally {
-        await response.discard();
-      }
-    });
+    return await retrying(
+      this.#retry,
+      signal,
+      async () => {
+        const wanted = have();
+        const headers: Record<string, string> = wanted > 0 ? { range: `bytes=${wanted}-` } : {};
+        const response = await this.#get(access, `blobs/${digest}`, what, headers, signal);
+        try {
+          const from = response.status === 206 ? rangeStart(response, wanted, what) : 0;
+          return await consume({ from, bytes: response.body() });
+        } finally {
+          await response.discard();
+        }
+      },
+      have,
+    );
   }
 
   /** Ends all connections. */
@@ -92,7 +102,7 @@ export class RegistryClient {
     await this.#transport.close();
   }
 
-  /** One authenticated GET; returns only answers with status 200. */
+  /** One authenticated GET; returns only answers with status 200, or 206 to a request for a range. */
   async #get(
     access: Access,
     path: string,
@@ -114,7 +124,7 @@ export class RegistryClient {
       remember(this.#challenges, endpoint.host, challenges);
       response = await this.#send(endpoint, path, withAuthorization(headers, authorization), signal);
     }
-    if (response.status === 200) return response;
+    if (response.status === 200 || (response.status === 206 && headers['range'] !== undefined)) return response;
     throw await refusal(access, what, response);
   }
 
@@ -171,6 +181,16 @@ export class RegistryClient {
     remember(this.#schemes, host, 'http:');
     return response;
   }
+}
+
+/** Where a partial answer begins. Throws RegistryError when that is not where it was asked to. */
+function rangeStart(response: HttpResponse, wanted: number, what: string): number {
+  const range = response.header('content-range') ?? '';
+  if (Number(/^bytes (\d{1,15})-/.exec(range)?.[1] ?? -1) === wanted) return wanted;
+  throw new RegistryError(
+    'unavailable',
+    `${what}: asked for bytes from ${wanted}, the answer is ${JSON.stringify(range)}`,
+  );
 }
 
 const MAX_REMEMBERED = 1000;

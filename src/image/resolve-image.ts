@@ -104,7 +104,7 @@ async function fetchConfig(
     throw new BerthError('precondition', `config ${digest} of ${name} is larger than ${MAX_DOCUMENT_BYTES} bytes`);
   }
   const config = await source.first(signal, (access) =>
-    client.blob(access, digest, signal, async (body) => {
+    client.blob(access, digest, signal, async ({ bytes: body }) => {
       const what = `config ${digest} of ${formatEndpoint(access.endpoint)}`;
       const bytes = await readSized(body, manifest.config, what);
       verifyDigest(bytes, digest, what);

@@ -15,14 +15,27 @@ export interface RetryPolicy {
 /** Four tries within some seconds: the kubelet has a back-off of its own. */
 export const defaultRetryPolicy: RetryPolicy = Object.freeze({ attempts: 4, firstWaitMs: 300, maxWaitMs: 15_000 });
 
-/** Runs `attempt` until it succeeds, fails for good, or the policy or the signal ends it. Throws the last failure. */
-export async function retrying<T>(policy: RetryPolicy, signal: AbortSignal, attempt: () => Promise<T>): Promise<T> {
+/** So much more, and a failure is the first one again: a large blob may come in any number of pieces. */
+const PROGRESS_BYTES = 1024 * 1024;
+
+/**
+ * Runs `attempt` until it succeeds, fails for good, or the policy or the signal ends it. Throws the last failure.
+ * `doneBytes` tells how far the attempts have come together.
+ */
+export async function retrying<T>(
+  policy: RetryPolicy,
+  signal: AbortSignal,
+  attempt: () => Promise<T>,
+  doneBytes: () => number = () => 0,
+): Promise<T> {
+  let before = doneBytes();
   for (let tried = 1; ; tried += 1) {
     try {
       return await attempt();
     } catch (err) {
       signal.throwIfAborted();
       const failure = findCause(err, RegistryError);
+      if (doneBytes() - before >= PROGRESS_BYTES) [tried, before] = [1, doneBytes()];
       if (!failure?.retryable || tried >= policy.attempts) throw err;
       const backOffMs = policy.firstWaitMs * 2 ** (tried - 1) * (0.75 + Math.random() / 2);
       const waitMs = failure.retryAfterMs ?? Math.min(backOffMs, policy.maxWaitMs);

@@ -20,6 +20,7 @@ export class MemoryLayers implements LayerFolders {
   }
 
   async unpack(source: Parameters<LayerFolders['unpack']>[0], diffId: string, signal: AbortSignal) {
+    if (source.arrival) throw new BerthError('cancelled', 'no thread is free to follow a download');
     this.calls.push(`unpack ${diffId}`);
     await this.gate?.(`unpack ${diffId}`);
     signal.throwIfAborted();

@@ -26,6 +26,7 @@ export interface SeenRequest {
   readonly method: string;
   readonly url: string;
   readonly authorization: string | undefined;
+  readonly range: string | undefined;
 }
 
 /** Gets a request first; returns true when it has answered it, well or badly. */
@@ -107,6 +108,8 @@ export class FakeRegistry implements AsyncDisposable {
   readonly seen: SeenRequest[] = [];
   auth: FakeAuth = { kind: 'none' };
   misbehave: Misbehaviour | undefined;
+  /** Whether it serves parts of blobs, as most registries do. */
+  knowsRanges = true;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -154,14 +157,18 @@ export class FakeRegistry implements AsyncDisposable {
 
   async #serve(req: IncomingMessage, res: ServerResponse): Promise<void> {
     const url = new URL(req.url ?? '/', `http://${this.host}`);
-    this.seen.push({ method: req.method ?? '', url: req.url ?? '', authorization: req.headers.authorization });
+    const { authorization, range } = req.headers;
+    this.seen.push({ method: req.method ?? '', url: req.url ?? '', authorization, range });
     if (this.misbehave?.(req, res)) return;
     if (url.pathname === '/token') return await this.#issue(url, req, res);
     if (!this.#isAllowed(req)) return this.#challenge(res);
     const match = /^\/v2\/(.+)\/(manifests|blobs)\/([^/]+)$/.exec(url.pathname);
     const [, repository = '', kind, name = ''] = match ?? [];
     const found = kind === 'manifests' ? this.#manifests.get(`${repository}/${name}`) : this.#blobs.get(name);
-    if (found) res.writeHead(200, { 'content-type': found.mediaType, 'content-length': found.size }).end(found.bytes);
+    const from = Number(/^bytes=(\d+)-$/.exec(range ?? '')?.[1] ?? 0);
+    if (found && from > 0 && this.knowsRanges) answerRange(res, found.bytes, from);
+    else if (found)
+      res.writeHead(200, { 'content-type': found.mediaType, 'content-length': found.size }).end(found.bytes);
     else answerError(res, 404, kind === 'manifests' ? 'MANIFEST_UNKNOWN' : 'BLOB_UNKNOWN');
   }
 
@@ -189,6 +196,12 @@ export class FakeRegistry implements AsyncDisposable {
     res.setHeader('content-type', 'application/json');
     res.end(JSON.stringify({ token, expires_in: this.auth.expiresInS ?? 300 }));
   }
+}
+
+function answerRange(res: ServerResponse, bytes: Buffer, from: number): void {
+  const part = bytes.subarray(from);
+  const range = `bytes ${from}-${bytes.length - 1}/${bytes.length}`;
+  res.writeHead(206, { 'content-range': range, 'content-length': part.length }).end(part);
 }
 
 /** Answers with a status and an error document of the distribution spec. */

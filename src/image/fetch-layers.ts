@@ -1,0 +1,135 @@
+/** The layers of one pull: downloaded side by side, each unpacked while it comes where a thread is free for that. */
+
+import { isKind, wrap } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { hasFailed, type SharedArrival } from './blob-arrival.ts';
+import type { BlobIngest } from './blob-download.ts';
+import type { Digest } from './digest.ts';
+import type { LayerFolders } from './layer-holds.ts';
+import type { LayerDescriptor } from './manifest.ts';
+import { allOrAbort, Slots } from './parallel.ts';
+import { LayerProgress, type PullProgress } from './pull-progress.ts';
+import type { PullSource } from './pull-source.ts';
+import type { RegistryClient } from './registry-client.ts';
+import type { ResolvedImage } from './resolve-image.ts';
+
+/** What fetching layers needs. */
+export interface FetchDeps {
+  readonly client: RegistryClient;
+  readonly ingest: BlobIngest;
+  readonly layers: LayerFolders;
+  readonly maxParallelDownloads: number;
+  readonly log: Logger;
+}
+
+/** Brings the missing layers of an image into the layer store. After a failure their blobs stay for the next try. */
+export async function fetchLayers(
+  deps: FetchDeps,
+  source: PullSource,
+  image: ResolvedImage,
+  progress: PullProgress,
+  signal: AbortSignal,
+): Promise<void> {
+  const missing = missingLayers(image, deps.layers).map((layer) => ({
+    ...layer,
+    progress: new LayerProgress(layer.diffId, layer.blob, progress.traffic),
+  }));
+  progress.layers = missing.map((layer) => layer.progress);
+  progress.layersPresent = new Set(image.document.diffIds).size - missing.length;
+  const downloads = new Slots(deps.maxParallelDownloads);
+  await deps.ingest.sweep(Date.now());
+  const claims = missing.map((layer) => ({ ...layer, claim: deps.ingest.claim(layer.blob.digest) }));
+  let complete = false;
+  try {
+    await allOrAbort(claims, signal, async ({ claim, ...layer }, both) => {
+      await fetchLayer(deps, source, { ...layer, file: claim.file, downloads }, both);
+      layer.progress.phase = 'done';
+    });
+    complete = true;
+  } finally {
+    await Promise.all(claims.map(({ claim }) => claim.release(complete)));
+  }
+}
+
+interface MissingLayer {
+  readonly blob: LayerDescriptor;
+  readonly diffId: Digest;
+}
+
+/** The layers that are not in the store; an image may have the same one several times. */
+function missingLayers(image: ResolvedImage, layers: LayerFolders): MissingLayer[] {
+  const missing = new Map<Digest, MissingLayer>();
+  for (const [position, diffId] of image.document.diffIds.entries()) {
+    const blob = image.layers[position];
+    if (blob && !layers.has(diffId) && !missing.has(diffId)) missing.set(diffId, { blob, diffId });
+  }
+  return [...missing.values()];
+}
+
+async function fetchLayer(
+  deps: FetchDeps,
+  source: PullSource,
+  layer: MissingLayer & { readonly progress: LayerProgress; readonly file: string; readonly downloads: Slots },
+  signal: AbortSignal,
+): Promise<void> {
+  const { blob, diffId, progress, file, downloads } = layer;
+  const unpack = async (from: { path: string; arrival?: SharedArrival }): Promise<void> => {
+    await deps.layers.unpack({ ...from, compression: blob.compression }, diffId, signal).catch((err: unknown) => {
+      throw wrap(`unpack layer ${blob.digest}`, err);
+    });
+  };
+  const early = new EarlyUnpack(async (path, arrival) => await unpack({ path, arrival }));
+  try {
+    await downloads.run(signal, async () => {
+      const observer = progress.observer((path, arrival) => early.begin(path, arrival));
+      await deps.ingest.fetch(
+        blob,
+        (shared) => (consume, have) =>
+          source.first(shared, (access) => deps.client.blob(access, blob.digest, shared, consume, have)),
+        observer,
+        signal,
+      );
+    });
+    deps.log.debug({ layer: blob.digest, bytes: blob.size }, 'layer downloaded');
+    progress.phase = 'unpacking';
+    if (!(await early.succeeded())) await unpack({ path: file });
+  } finally {
+    await early.ended();
+  }
+}
+
+/** An unpack that begins before the blob is there, and that may come to nothing. */
+class EarlyUnpack {
+  readonly #unpack: (file: string, arrival: SharedArrival) => Promise<void>;
+  #work: Promise<{ readonly err?: unknown }> | undefined;
+  #arrival: SharedArrival | undefined;
+
+  constructor(unpack: (file: string, arrival: SharedArrival) => Promise<void>) {
+    this.#unpack = unpack;
+  }
+
+  /** Begins; only the first file counts. */
+  begin(file: string, arrival: SharedArrival): void {
+    if (this.#work !== undefined) return;
+    this.#arrival = arrival;
+    this.#work = this.#unpack(file, arrival).then(
+      () => ({}),
+      (err: unknown) => ({ err }),
+    );
+  }
+
+  /** For a blob that is whole by now: true when it is unpacked, false when that must be tried again. Throws its failure. */
+  async succeeded(): Promise<boolean> {
+    const result = await this.#work;
+    if (!result || (this.#arrival && hasFailed(this.#arrival))) return false;
+    if (!('err' in result)) return true;
+    // No thread was free, or it began too late, when the file had its final name.
+    if (isKind(result.err, 'cancelled') || isKind(result.err, 'notFound')) return false;
+    throw result.err;
+  }
+
+  /** Resolves when nothing of it is at work any more. */
+  async ended(): Promise<void> {
+    await this.#work;
+  }
+}
