@@ -210,6 +210,15 @@ export class Cni {
     });
   }
 
+  /**
+   * Frees what is known here of a container that nothing else knows any more: nothing is success. Throws a CniError when
+   * the plugins keep failing.
+   */
+  async forget(containerId: string, signal: AbortSignal): Promise<void> {
+    for (const attached of this.#cache.all())
+      if (attached.containerId === containerId) await this.#delStale(attached, signal);
+  }
+
   async #endOrphans(): Promise<void> {
     const { processes, log } = this.#deps;
     const unfinished = this.#cache.all().filter(({ result }) => result === undefined);

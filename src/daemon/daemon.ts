@@ -213,6 +213,7 @@ export class Daemon {
       meter,
       clock: systemClock,
       stateDir: config.state,
+      sandboxDir: join(root, 'sandboxes'),
       checkpointDir: join(root, 'checkpoints'),
       extractArchive: (archive, target, signal) =>
         disk.run('extract', { archive, target, limits: defaultTarLimits }, signal),
@@ -233,12 +234,12 @@ export class Daemon {
       security,
     };
     this.#noticeReboot(store, deps);
-    const report = await reconcile(deps, store.journal.unfinished(), signal);
+    const { orphansGone, ...report } = await reconcile(deps, store.journal.unfinished(), signal);
     const events = new PodEvents(deps, signal);
     const pods = this.#own('pods', new Pods(deps, signal));
     const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     const stats = this.#own('stats', new PodStats({ ...deps, written, filesystems }));
-    pods.start();
+    pods.start(orphansGone);
     metrics.watch({
       sandboxes: () => countBy(sandboxes.all()),
       containers: () => countBy(containers.all()),

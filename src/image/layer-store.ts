@@ -18,12 +18,13 @@ import {
   unlinkSync,
 } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import { BerthError, because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
+import { readMounts } from '../sys/mount.ts';
 import { statfs } from '../sys/statfs.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { BlobInput } from './inflate.ts';
@@ -78,7 +79,7 @@ export class LayerStore {
     for (const row of deps.rows.allLayers()) this.#rows.set(row.diffId, row);
   }
 
-  /** Makes rows and folders agree. What no row owns is removed in the background. */
+  /** Makes rows and folders agree. What no row owns, and no mount needs, is removed in the background. */
   async start(): Promise<void> {
     const { log, rows } = this.#deps;
     for (const folder of [this.#folder, this.#links]) await mkdir(folder, { recursive: true, mode: 0o711 });
@@ -89,7 +90,10 @@ export class LayerStore {
       this.#rows.delete(diffId);
     }
     const owned = new Set([...this.#rows.keys()].map(hexOf));
-    const strays = readdirSync(this.#folder).filter((name) => !owned.has(name));
+    const unowned = readdirSync(this.#folder).filter((name) => !owned.has(name));
+    // A program whose record was lost may run on them.
+    const mounted = unowned.length > 0 ? this.#mounted() : new Set();
+    const strays = unowned.filter((name) => !mounted.has(name));
     // Renamed first: their names may be wanted at any moment from now on.
     const trash = strays.map((name) => this.#renameToTrash(join(this.#folder, name)));
     this.#checkLinks();
@@ -233,6 +237,20 @@ export class LayerStore {
       if (statSync(path, { throwIfNoEntry: false }) === undefined) unlinkIfThere(path);
     }
     for (const diffId of this.#rows.keys()) this.#link(diffId);
+  }
+
+  /** Folders of layers that overlays are made of, as far as these name them by their links. */
+  #mounted(): Set<string> {
+    const lowers = readMounts()
+      .filter(({ type }) => type === 'overlay')
+      .flatMap(({ superOptions }) => superOptions.filter((option) => option.startsWith('lowerdir')))
+      .flatMap((option) => option.slice(option.indexOf('=') + 1).split(':'));
+    const links = new Set(lowers.map((path) => basename(path)));
+    return new Set(
+      readdirSync(this.#links)
+        .filter((name) => links.has(name))
+        .map((name) => basename(dirname(readlinkSync(join(this.#links, name))))),
+    );
   }
 
   #renameToTrash(folder: string): string {

@@ -131,7 +131,7 @@ async function withHooks(
 
 function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRecord): SpecSandbox {
   const { spec } = sandbox;
-  const paths = sandboxPaths(deps.stateDir, sandbox.id);
+  const paths = sandboxPaths(deps, sandbox.id);
   // What the sandbox has made is joined; a container on the host's has nothing to join.
   const shared = (mode: NamespaceMode, kind: string): NamespaceSource =>
     mode === 'pod' ? { path: join(paths.namespaces, kind) } : 'host';
@@ -171,7 +171,7 @@ function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, { spec }: Container
       // The wire's zero value: as the pod has it.
       switch (sandbox.spec.security.namespaces.pid) {
         case 'pod':
-          return { path: join(sandboxPaths(deps.stateDir, sandbox.id).namespaces, 'pid') };
+          return { path: join(sandboxPaths(deps, sandbox.id).namespaces, 'pid') };
         case 'node':
           return 'host';
         default:

@@ -100,7 +100,7 @@ function snapshotOwner({ deps, id }: ContainerContext): SnapshotOwner | undefine
   const { user } = deps.sandboxes.get(sandboxId).spec.security.namespaces;
   return (
     user && {
-      userNamespace: join(sandboxPaths(deps.stateDir, sandboxId).namespaces, 'user'),
+      userNamespace: join(sandboxPaths(deps, sandboxId).namespaces, 'user'),
       toHostUid: (uid) => toHostId(user.uids, uid),
       toHostGid: (gid) => toHostId(user.gids, gid),
     }
@@ -144,7 +144,7 @@ export function releaseVolumes(ctx: ContainerContext): void {
 }
 
 /** Where volumes are mounted that the container takes over when it is created. */
-function volumesFolder({ deps, id }: ContainerContext): string {
+export function volumesFolder({ deps, id }: Pick<ContainerContext, 'deps'> & { readonly id: string }): string {
   return join(deps.stateDir, 'volumes', id);
 }
 
@@ -188,18 +188,33 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   const { spec } = deps.sandboxes.get(record.sandboxId);
   const cgroup = deps.cgroups.container(spec.cgroupParent, id);
   using signal = withDeadline(`end container ${id}`, CLEANUP_TIMEOUT_MS);
-  const monitor = record.monitor ?? deps.runtime.bundles.findMonitor(id);
+  // Before the runtime: one that is only beginning would have it make again what it has deleted.
+  if (!record.monitor) await endUnknownMonitors(deps, id, signal);
   const handler = deps.handlers.find(record.handler);
   if (handler) await deps.runtime.deleteContainer(handler, id, signal);
   else deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
   cgroup.killAll();
   await endProcess(deps, record.init, signal);
-  await endProcess(deps, monitor, signal);
+  await endProcess(deps, record.monitor, signal);
   await cgroup.remove(signal);
   deps.runtime.forget(id);
 }
 
-async function endProcess(deps: PodDeps, known: ProcessIdentity | undefined, signal: AbortSignal): Promise<void> {
+/** Ends a container's monitors that no record names, also those that are only just beginning. */
+export async function endUnknownMonitors(deps: PodDeps, id: string, signal: AbortSignal): Promise<void> {
+  const { bundles } = deps.runtime;
+  // Again and again: a launcher may have forked meanwhile.
+  for (let found = bundles.findMonitors(id); found.length > 0; found = bundles.findMonitors(id)) {
+    for (const monitor of found) await endProcess(deps, monitor, signal);
+  }
+}
+
+/** Kills a process and waits for its end. One that is gone, or not known, is fine. */
+export async function endProcess(
+  deps: PodDeps,
+  known: ProcessIdentity | undefined,
+  signal: AbortSignal,
+): Promise<void> {
   if (!known) return;
   killProcess(known.pid, known.startTime, 'SIGKILL');
   await deps.processes.exitOf(known.pid, known.startTime, signal);

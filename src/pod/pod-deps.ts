@@ -30,6 +30,8 @@ export interface PodDeps {
   readonly clock: Clock;
   /** The state folder (tmpfs): what must not survive a reboot. */
   readonly stateDir: string;
+  /** On the root folder's disk: a folder for each sandbox, for files that its containers may write to. */
+  readonly sandboxDir: string;
   /** On the root folder's disk: where checkpoints are put together and taken apart. */
   readonly checkpointDir: string;
   /** Takes the files out of a tar archive into a new folder, under names of its own. */

@@ -17,7 +17,7 @@ export interface ExecOptions {
 const LAST_PORT = 65_535;
 
 /** The parts of PodDeps that streams need. */
-export interface StreamDeps extends Pick<PodDeps, 'stateDir' | 'sandboxes' | 'containers' | 'runtime'> {
+export interface StreamDeps extends Pick<PodDeps, 'stateDir' | 'sandboxDir' | 'sandboxes' | 'containers' | 'runtime'> {
   readonly handlers: Pick<PodDeps['handlers'], 'get'>;
   readonly processes: Pick<PodDeps['processes'], 'exitOf'>;
 }
@@ -96,7 +96,7 @@ export class PodStreams {
     if (!Number.isInteger(port) || port < 1 || port > LAST_PORT) throw invalid('port', `${port} is no port`);
     const { id: sandboxId, spec } = this.#getReady(id);
     const isOwn = spec.security.namespaces.network === 'pod';
-    const netns = isOwn ? join(sandboxPaths(this.#deps.stateDir, sandboxId).namespaces, 'net') : undefined;
+    const netns = isOwn ? join(sandboxPaths(this.#deps, sandboxId).namespaces, 'net') : undefined;
     const either = AbortSignal.any([signal, this.#shutdown]);
     await this.#deps.runtime.forwardPort({ sandboxId, netns, port }, client, either);
   }

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 
+import { raceSignal } from '../base/deadline.ts';
 import { BerthError, describe } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { InFlight } from '../base/in-flight.ts';
@@ -65,15 +66,18 @@ export class Pods {
     this.#creations = new PodCreations(deps, hooks, shutdown);
   }
 
-  /** Follows the processes of sandboxes and containers that were there before this daemon; reconcile has adopted them. */
-  start(): void {
+  /**
+   * Follows the processes of sandboxes and containers that were there before this daemon; reconcile has adopted them.
+   * `orphansGone` are sandboxes without a record that could not be ended: what they have of the network stays theirs.
+   */
+  start(orphansGone: Promise<readonly string[]>): void {
     const { sandboxes, containers, runtime } = this.#deps;
     runtime.exits.onExit = (id, exit) => this.#exits.onExitFile(id, exit);
     for (const sandbox of sandboxes.all()) this.#watch.follow(sandbox.id);
     for (const container of containers.all()) if (!container.restoreFrom) this.#exits.follow(container.id);
     runtime.start();
     // Beside the first requests: a plugin that hangs must not keep berthd from serving.
-    void this.#work.join('free networks', this.#shutdown, () => this.#freeNetworks()).catch(() => {});
+    void this.#work.join('free networks', this.#shutdown, () => this.#freeNetworks(orphansGone)).catch(() => {});
   }
 
   /** Waits for the work in flight, which the shutdown signal has told to end. */
@@ -240,13 +244,17 @@ export class Pods {
   }
 
   /** Gives back what plugins hold for sandboxes that are gone: an earlier daemon may have died in between. */
-  async #freeNetworks(): Promise<void> {
+  async #freeNetworks(orphansGone: Promise<readonly string[]>): Promise<void> {
     const { sandboxes, cni, log } = this.#deps;
-    const valid = sandboxes
-      .all()
-      .filter(({ state, spec }) => state !== 'stopped' && spec.security.namespaces.network === 'pod')
-      .map(({ id }) => ({ containerId: id, ifName: POD_INTERFACE }));
     try {
+      const busy = await raceSignal(orphansGone, this.#shutdown);
+      const own = sandboxes
+        .all()
+        .filter(({ state, spec }) => state !== 'stopped' && spec.security.namespaces.network === 'pod');
+      const valid = [...own.map(({ id }) => id), ...busy].map((containerId) => ({
+        containerId,
+        ifName: POD_INTERFACE,
+      }));
       await cni.gc(valid, this.#shutdown);
     } catch (err) {
       if (!this.#shutdown.aborted)

@@ -15,7 +15,7 @@ import { sandboxPaths } from './sandbox-files.ts';
 export function settleReboot(deps: PodDeps): void {
   const { sandboxes, containers, handlers, stateDir, log } = deps;
   for (const record of sandboxes.all()) {
-    unpinNamespaces(sandboxPaths(stateDir, record.id).namespaces);
+    unpinNamespaces(sandboxPaths(deps, record.id).namespaces);
     const state = record.state === 'ready' ? 'notReady' : record.state;
     sandboxes.put({ ...record, state, pause: undefined });
   }

@@ -1,6 +1,3 @@
-import { readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-
 import { sleep, withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
@@ -8,7 +5,6 @@ import { type Step, undoSteps } from '../base/steps.ts';
 import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import { isSameProcess } from '../sys/process.ts';
 import { CHECKPOINT, undoCheckpoint } from './checkpoint.ts';
-import { workFolder } from './checkpoint-archive.ts';
 import {
   type ContainerContext,
   CREATE_CONTAINER,
@@ -16,12 +12,12 @@ import {
   endContainer,
   forgetContainer,
 } from './create-container.ts';
+import { endOrphans, findOrphans, removeStrayFiles } from './orphans.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { REMOVE_CONTAINER, removeContainer } from './remove-container.ts';
 import { REMOVE_SANDBOX, removeSandbox } from './remove-sandbox.ts';
 import { forgetSandbox, RUN_SANDBOX, runSandboxSteps, type SandboxContext } from './run-sandbox.ts';
-import { removeSandboxFolders, sandboxPaths, unmountSandboxFiles } from './sandbox-files.ts';
 import { recordStartError, START_CONTAINER } from './start-container.ts';
 import { STOP_SANDBOX } from './stop-sandbox.ts';
 
@@ -36,8 +32,12 @@ export interface ReconcileReport {
   readonly adoptedContainers: number;
   /** Half-made sandboxes and containers that were undone, removals that were ended. */
   readonly finished: number;
-  /** What could not be cleaned up, in words; it is tried again when its client stops and removes it. */
+  /** Sandboxes and containers that the database does not know. */
+  readonly orphans: number;
+  /** What could not be cleaned up so far, in words; it is tried again when its client stops and removes it. */
   readonly problems: readonly string[];
+  /** Resolves when the orphans are gone, with the sandboxes of which something still runs. */
+  readonly orphansGone: Promise<readonly string[]>;
 }
 
 /**
@@ -50,13 +50,16 @@ export async function reconcile(
   signal: AbortSignal,
 ): Promise<ReconcileReport> {
   const problems: string[] = [];
+  const complain = (what: string, err: unknown): void => {
+    const problem = `${what}: ${describe(err)}`;
+    problems.push(problem);
+    deps.log.error({ problem }, 'reconcile: an item could not be settled');
+  };
   const settle = async (what: string, work: () => Promise<void> | void): Promise<void> => {
     try {
       await work();
     } catch (err) {
-      const problem = `${what}: ${describe(err)}`;
-      problems.push(problem);
-      deps.log.error({ problem }, 'reconcile: an item could not be settled');
+      complain(what, err);
     }
   };
   const of = (...pipelines: string[]): UnfinishedPipeline[] =>
@@ -94,12 +97,23 @@ export async function reconcile(
     );
   })();
   await waitAWhile(removed, signal);
-  await settle('folders that nothing owns', () => removeOrphans(deps));
+  const orphans = findOrphans(deps);
+  const orphansGone = endOrphans(deps, orphans, complain, signal).catch((err: unknown) => {
+    complain('what the database does not know', err);
+    return orphans.sandboxes;
+  });
+  await waitAWhile(
+    orphansGone.then(() => {}),
+    signal,
+  );
+  await settle('files that nothing owns', () => removeStrayFiles(deps));
   return {
     adoptedSandboxes: deps.sandboxes.all().filter(({ state }) => state === 'ready').length,
     adoptedContainers: deps.containers.all().filter(({ state }) => state === 'running' || state === 'created').length,
     finished: of(CREATE_CONTAINER, RUN_SANDBOX, REMOVE_CONTAINER, REMOVE_SANDBOX).length,
+    orphans: orphans.sandboxes.length + orphans.containers.length,
     problems,
+    orphansGone,
   };
 }
 
@@ -245,38 +259,4 @@ async function finishSandboxRemoval(
   const record = deps.sandboxes.find(subject);
   if (record) await removeSandbox({ deps, id: record.id }, signal);
   else deps.journals.forget(subject);
-}
-
-/** Folders of sandboxes and containers without a record: their daemon died before it had stored anything else. */
-async function removeOrphans(deps: PodDeps): Promise<void> {
-  for (const id of readFolder(join(deps.stateDir, 'sandboxes'))) {
-    if (deps.sandboxes.find(id)) continue;
-    const paths = sandboxPaths(deps.stateDir, id);
-    unmountSandboxFiles(paths);
-    removeSandboxFolders(paths);
-  }
-  for (const id of readFolder(deps.checkpointDir)) {
-    if (deps.containers.find(id)?.restoreFrom === undefined)
-      rmSync(workFolder(deps, id), { recursive: true, force: true });
-  }
-  for (const id of deps.runtime.bundles.ids()) {
-    if (!deps.containers.find(id)) deps.runtime.bundles.remove(id);
-  }
-  for (const id of readFolder(join(deps.stateDir, 'exits'))) {
-    if (!deps.containers.find(id)) rmSync(join(deps.stateDir, 'exits', id), { force: true });
-  }
-  await forEachLimited(deps.snapshots.all(), PARALLEL, async (id) => {
-    if (deps.containers.find(id)) return;
-    deps.snapshots.unmount(id);
-    await deps.snapshots.remove(id);
-  });
-}
-
-function readFolder(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch (err) {
-    if (err instanceof Error && 'code' in err && err.code === 'ENOENT') return [];
-    throw err;
-  }
 }

@@ -37,7 +37,7 @@ const removeCgroup: Step<SandboxContext> = { name: 'remove cgroup', run: removeS
 
 const removeFolders: Step<SandboxContext> = {
   name: 'remove folders',
-  run: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps.stateDir, id)),
+  run: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps, id)),
 };
 
 /** RemovePodSandbox, in order, for a sandbox that is stopped. */

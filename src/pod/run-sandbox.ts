@@ -71,8 +71,8 @@ export function forgetSandbox({ deps, id }: SandboxContext): void {
 
 const makeFolders: Step<SandboxContext> = {
   name: 'make folders',
-  run: ({ deps, id }) => makeSandboxFolders(sandboxPaths(deps.stateDir, id)),
-  undo: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps.stateDir, id)),
+  run: ({ deps, id }) => makeSandboxFolders(sandboxPaths(deps, id)),
+  undo: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps, id)),
 };
 
 const makeCgroup: Step<SandboxContext> = {
@@ -110,7 +110,7 @@ const makeNamespaces: Step<SandboxContext> = {
           kinds,
           hasUserNamespace: spec.security.namespaces.user !== undefined,
         }),
-        pinDir: sandboxPaths(deps.stateDir, id).namespaces,
+        pinDir: sandboxPaths(deps, id).namespaces,
         ...(cgroup ? placement(deps.cgroups.threadPlacement(cgroup)) : {}),
       },
       signal,
@@ -134,16 +134,16 @@ export async function endPause({ deps, id }: SandboxContext): Promise<void> {
     using signal = withDeadline(`end of pause process ${pause.pid} of sandbox ${id}`, 10_000);
     await deps.processes.exitOf(pause.pid, pause.startTime, signal);
   }
-  unpinNamespaces(sandboxPaths(deps.stateDir, id).namespaces);
+  unpinNamespaces(sandboxPaths(deps, id).namespaces);
 }
 
 const writeFiles: Step<SandboxContext> = {
   name: 'write files',
   run({ deps, id }) {
     const { spec, hostname } = deps.sandboxes.get(id);
-    writeSandboxFiles(sandboxPaths(deps.stateDir, id), spec, hostname, filesLabel(deps, id));
+    writeSandboxFiles(sandboxPaths(deps, id), spec, hostname, filesLabel(deps, id));
   },
-  undo: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps.stateDir, id)),
+  undo: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps, id)),
 };
 
 function filesLabel(deps: PodDeps, id: SandboxId): string | undefined {
@@ -162,7 +162,7 @@ const attachNetwork: Step<SandboxContext> = {
       ips = result.ips.map((ip) => ip.address);
       deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
     }
-    const paths = sandboxPaths(deps.stateDir, id);
+    const paths = sandboxPaths(deps, id);
     writeHosts(paths, record.spec, record.hostname, ips);
     const label = filesLabel(deps, id);
     if (label !== undefined) relabelFile(paths.hosts, label);
@@ -283,7 +283,7 @@ function ownsNetwork(record: SandboxRecord): boolean {
 
 function cniAttachment(deps: PodDeps, record: SandboxRecord): CniAttachment {
   const { spec, id } = record;
-  const netns = join(sandboxPaths(deps.stateDir, id).namespaces, 'net');
+  const netns = join(sandboxPaths(deps, id).namespaces, 'net');
   return {
     containerId: id,
     // After a reboot it is gone, and so is the state folder; DEL then frees the addresses without it.

@@ -6,44 +6,51 @@ import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
+import type { PodDeps } from './pod-deps.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
 
 /** 64 MiB, as every runtime gives a pod's /dev/shm. */
 const SHM_BYTES = 64 * 1024 * 1024;
 
-/** Where the files of one sandbox are: everything below its folder in the state folder, gone after a reboot. */
+/** Where the files of one sandbox are. */
 export interface SandboxPaths {
+  /** In the state folder, gone after a reboot: what a container can fill must not lie here. */
   readonly folder: string;
   /** Holds one bind mount per namespace that the sandbox made. */
   readonly namespaces: string;
+  /** Mount point of the pod's /dev/shm. */
+  readonly shm: string;
+  /** On the root folder's disk, for the files below: containers may write to them, as much as to their own disk. */
+  readonly files: string;
   readonly hostname: string;
   readonly resolvConf: string;
   readonly hosts: string;
-  /** Mount point of the pod's /dev/shm. */
-  readonly shm: string;
 }
 
+type SandboxDirs = Pick<PodDeps, 'stateDir' | 'sandboxDir'>;
+
 /** The paths of a sandbox's files. */
-export function sandboxPaths(stateDir: string, id: string): SandboxPaths {
-  const folder = join(stateDir, 'sandboxes', id);
+export function sandboxPaths({ stateDir, sandboxDir }: SandboxDirs, id: string): SandboxPaths {
+  const [folder, files] = [join(stateDir, 'sandboxes', id), join(sandboxDir, id)];
   return {
     folder,
     namespaces: join(folder, 'ns'),
-    hostname: join(folder, 'hostname'),
-    resolvConf: join(folder, 'resolv.conf'),
-    hosts: join(folder, 'hosts'),
     shm: join(folder, 'shm'),
+    files,
+    hostname: join(files, 'hostname'),
+    resolvConf: join(files, 'resolv.conf'),
+    hosts: join(files, 'hosts'),
   };
 }
 
 /** Makes the sandbox's folders, readable by root only. */
 export function makeSandboxFolders(paths: SandboxPaths): void {
-  mkdirSync(paths.namespaces, { recursive: true, mode: 0o700 });
+  for (const path of [paths.namespaces, paths.files]) mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-/** Removes the sandbox's folder and all files in it. Mounts below must be gone. A missing folder is fine. */
+/** Removes the sandbox's folders and all files in them. Mounts below must be gone. Missing folders are fine. */
 export function removeSandboxFolders(paths: SandboxPaths): void {
-  rmSync(paths.folder, { recursive: true, force: true });
+  for (const path of [paths.folder, paths.files]) rmSync(path, { recursive: true, force: true });
 }
 
 /**

@@ -73,7 +73,7 @@ const endNamespaces: Step<StopContext> = {
 
 const unmountFiles: Step<StopContext> = {
   name: 'unmount files',
-  run: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps.stateDir, id)),
+  run: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps, id)),
 };
 
 const markStopped: Step<StopContext> = {

@@ -50,8 +50,8 @@ describe('Bundles', () => {
 
   it('knows no monitor by a pid file that another process answers to', () => {
     const { monitorPidFile } = bundles.write('three', spec);
-    assert.equal(bundles.findMonitor('three'), undefined);
+    assert.deepEqual(bundles.findMonitors('three'), []);
     writeFileSync(monitorPidFile, String(process.pid));
-    assert.equal(bundles.findMonitor('three'), undefined);
+    assert.deepEqual(bundles.findMonitors('three'), []);
   });
 });

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { BerthError, wrap } from '../base/errors.ts';
 import { specJson } from './oci-json.ts';
 import type { OciProcess, OciSpec } from './oci-spec.ts';
-import { findNamedIn, type ProcessIdentity } from './process-identity.ts';
+import { findByOptions, findNamedIn, type ProcessIdentity } from './process-identity.ts';
 
 /** The files of one container's bundle; the last six are the monitor's. */
 export interface BundlePaths {
@@ -99,9 +99,15 @@ export class Bundles {
     return this.readSpec(containerId).process;
   }
 
-  /** The container's monitor, if it still runs. */
-  findMonitor(containerId: string): ProcessIdentity | undefined {
-    return findNamedIn(this.paths(containerId).monitorPidFile, containerId);
+  /**
+   * The container's monitors that still run: one as a rule. A daemon that was killed while it started one may have left
+   * it, and what launches it, without a pid file; then all of /proc is read.
+   */
+  findMonitors(containerId: string): ProcessIdentity[] {
+    const { folder, monitorPidFile } = this.paths(containerId);
+    const known = findNamedIn(monitorPidFile, containerId);
+    if (known) return [known];
+    return existsSync(folder) ? findByOptions({ '--cid': containerId, '--bundle': folder }) : [];
   }
 
   /** Removes a bundle. Missing is fine. Never enters a folder, so that it can never walk into a mount. */

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 import { readProcessStartTime } from '../sys/process.ts';
 
@@ -23,6 +23,33 @@ export function findNamedIn(pidFile: string, word: string): ProcessIdentity | un
   const pid = Number(readText(pidFile));
   const found = Number.isInteger(pid) && pid > 0 ? identify(pid) : undefined;
   return found && readText(`/proc/${pid}/cmdline`).split('\0').includes(word) ? found : undefined;
+}
+
+/**
+ * Processes of Berth's own PID namespace that have all these options with these values on their command line. In another
+ * one, a container's, a program may call itself what it likes. Reads all of /proc.
+ */
+export function findByOptions(options: Readonly<Record<string, string>>): ProcessIdentity[] {
+  const own = readlinkSync('/proc/self/ns/pid');
+  return readdirSync('/proc').flatMap((name) => {
+    if (!/^\d+$/.test(name)) return [];
+    // Before its command line: this one is meant, and not a later process of that number.
+    const found = identify(Number(name));
+    const words = readText(`/proc/${name}/cmdline`).split('\0');
+    const hasAll = Object.entries(options).every(([option, value]) =>
+      words.some((word, index) => word === option && words[index + 1] === value),
+    );
+    return found && hasAll && namespaceOf(name) === own ? [found] : [];
+  });
+}
+
+function namespaceOf(pid: string): string {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/pid`);
+  } catch {
+    // It has ended.
+    return '';
+  }
 }
 
 function readText(file: string): string {

@@ -92,7 +92,7 @@ export function migrate(db: Database, file: string): void {
   if (version > MIGRATIONS.length) {
     throw new BerthError(
       'precondition',
-      `database ${file} has schema ${version}, and this berthd knows ${MIGRATIONS.length}: a newer one has written it; run that one, or move the file away`,
+      `database ${file} has schema ${version}, and this berthd knows ${MIGRATIONS.length}: a newer one has written it; run that one, or move the file away, which ends all pods`,
     );
   }
   for (const [index, sql] of MIGRATIONS.entries()) {

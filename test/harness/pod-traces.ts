@@ -6,6 +6,8 @@ import Database from 'better-sqlite3';
 /** What there is of pods, by place; places where nothing is are left out. */
 export interface PodTraces {
   readonly sandboxes?: readonly string[];
+  /** Of sandboxes, on the root folder's disk. */
+  readonly files?: readonly string[];
   readonly bundles?: readonly string[];
   readonly exits?: readonly string[];
   /** State that OCI runtimes keep. */
@@ -25,6 +27,7 @@ export interface PodTraces {
 export function readPodTraces({ root, state }: { readonly root: string; readonly state: string }): PodTraces {
   const places: Record<string, string[]> = {
     sandboxes: list(join(state, 'sandboxes')),
+    files: list(join(root, 'sandboxes')),
     bundles: list(join(state, 'containers')),
     exits: list(join(state, 'exits')),
     runtimes: list(join(state, 'runtime')).flatMap((name) => list(join(state, 'runtime', name))),

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -309,6 +309,55 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     assert.equal((await lab.podStatus(again)).status?.state, PodSandboxState.SANDBOX_READY);
   });
 
+  test('what a container writes to its files in /etc lies on the disk of the root folder, also after a restart', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    for (const name of ['hosts', 'hostname', 'resolv.conf'])
+      await lab.exec(id, 'sh', '-c', `head -c 1000000 /dev/zero >> /etc/${name}`);
+    assert.deepEqual(readdirSync(join(lab.berthd.state, 'sandboxes', pod)).sort(), ['ns', 'shm']);
+    const sizes = ['hosts', 'hostname', 'resolv.conf'].map(
+      (name) => statSync(join(lab.berthd.root, 'sandboxes', pod, name)).size,
+    );
+    assert.ok(sizes.every((size) => size > 1_000_000));
+    await lab.berthd.end('SIGKILL');
+    await lab.berthd.start();
+    const later = await lab.start(pod);
+    assert.equal(
+      await lab.exec(later, 'sh', '-c', 'cat /etc/hosts /etc/hostname /etc/resolv.conf | wc -c'),
+      String(sum(sizes)),
+    );
+  });
+
+  test('killed before the monitor has written down who it is: neither it nor its container is left', async (t) => {
+    const handler = join(lab.berthd.root, 'slow-runc');
+    writeFileSync(handler, '#!/bin/sh\ncase "$*" in *" create "*) exec sleep 1000;; esac\nexec runc "$@"\n', {
+      mode: 0o755,
+    });
+    const config = `[runtime.handlers.slow]\npath = "${handler}"`;
+    const slow = await PodLab.start({ config });
+    t.after(() => slow.close());
+    slow.handler = 'slow';
+    const pod = await slow.runPod();
+    const creating = slow.create(pod).catch(() => undefined);
+    const bundles = join(slow.berthd.state, 'containers');
+    const monitorOf = () => {
+      const [id = ''] = existsSync(bundles) ? readdirSync(bundles) : [];
+      const pidFile = join(bundles, id, 'monitor.pid');
+      return existsSync(pidFile) && readFileSync(pidFile, 'utf8') !== '' ? { id, pidFile } : undefined;
+    };
+    const { id, pidFile } = await eventually('a monitor', monitorOf);
+    const pid = readFileSync(pidFile, 'utf8').trim();
+    await slow.berthd.end('SIGKILL');
+    await creating;
+    rmSync(pidFile);
+    assert.ok(isAlive(pid));
+    await slow.berthd.start();
+    assert.ok(!isAlive(pid));
+    assert.ok(!existsSync(join(bundles, id)));
+    await slow.removePod(pod);
+    slow.berthd.assertNoTraces();
+  });
+
   /** A reboot takes packet rules along, and so the bridge plugin leaves them when the namespace is gone. */
   const dropRules = (pod: string): void => {
     const all = execFileSync('iptables', ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
@@ -377,6 +426,10 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
 });
 
 /** Processes that sleep as long as those of the test with commands do. */
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
+}
+
 function sleepers(): string[] {
   return readdirSync('/proc').filter((pid) => {
     try {

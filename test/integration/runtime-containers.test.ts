@@ -116,7 +116,7 @@ for (const name of ['runc', 'crun']) {
           return true;
         });
         assert.equal(await lab.runtime.findState(id, signal), undefined);
-        assert.equal(lab.bundles.findMonitor(id), undefined);
+        assert.deepEqual(lab.bundles.findMonitors(id), []);
         lab.bundles.remove(id);
       }
     });
@@ -138,7 +138,7 @@ for (const name of ['runc', 'crun']) {
       setImmediate(() => stop.abort(new Error('enough')));
       await assert.rejects(creation, /enough/);
       assert.equal(await lab.runtime.findState(id, signal), undefined);
-      assert.equal(lab.bundles.findMonitor(id), undefined);
+      assert.deepEqual(lab.bundles.findMonitors(id), []);
       lab.bundles.remove(id);
     });
 

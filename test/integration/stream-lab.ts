@@ -63,9 +63,11 @@ export class StreamLab implements AsyncDisposable {
   readonly streams: PodStreams;
   readonly #shutdown = new AbortController();
   readonly #pausePath: string;
+  readonly #dirs: { readonly stateDir: string; readonly sandboxDir: string };
 
   private constructor(lab: Lab) {
     this.lab = lab;
+    this.#dirs = { stateDir: lab.stateDir, sandboxDir: join(lab.folder, 'sandboxes') };
     this.#pausePath = buildNative('pause', lab.folder);
     this.runtime = new ContainerRuntime({
       stateDir: lab.stateDir,
@@ -78,7 +80,7 @@ export class StreamLab implements AsyncDisposable {
     });
     this.streams = new PodStreams(
       {
-        stateDir: lab.stateDir,
+        ...this.#dirs,
         sandboxes: this.sandboxes,
         containers: this.containers,
         runtime: this.runtime,
@@ -130,7 +132,7 @@ export class StreamLab implements AsyncDisposable {
   /** A sandbox with a network namespace of its own, or on the host's network. */
   async sandbox(network: 'pod' | 'node', signal: AbortSignal): Promise<LabSandbox> {
     const id = newSandboxId();
-    const paths = sandboxPaths(this.lab.stateDir, id);
+    const paths = sandboxPaths(this.#dirs, id);
     makeSandboxFolders(paths);
     const pause = await this.namespaces.make(
       {

@@ -99,6 +99,30 @@ export class CgroupTree {
     return (hierarchy && readSubfolders(cgroupFile(hierarchy, path))) ?? [];
   }
 
+  /** What `make` makes of each cgroup that is one of `ids`, in any hierarchy; what is below one is not looked at. */
+  findMembers<T>(
+    idOf: (name: string) => string | undefined,
+    ids: ReadonlySet<string>,
+    make: (id: string, path: string) => T,
+  ): Map<string, T[]> {
+    const seen = new Set<string>();
+    const found = new Map<string, T[]>();
+    for (const hierarchy of this.hierarchies) {
+      const open = ['/'];
+      for (let path = open.pop(); path !== undefined; path = open.pop()) {
+        for (const name of readSubfolders(cgroupFile(hierarchy, path)) ?? []) {
+          const [below, id] = [join(path, name), idOf(name)];
+          if (id === undefined) open.push(below);
+          else if (ids.has(id) && !seen.has(below)) {
+            seen.add(below);
+            found.set(id, [...(found.get(id) ?? []), make(id, below)]);
+          }
+        }
+      }
+    }
+    return found;
+  }
+
   /** Processes in the cgroup and below, each once; empty when it is gone. */
   pids(path: string): number[] {
     const pids = new Set<number>();

@@ -10,6 +10,7 @@ import type { CgroupTree } from './cgroup-tree.ts';
 import type {
   Cgroups,
   ContainerCgroup,
+  FoundCgroup,
   PodCgroup,
   SandboxCgroup,
   SandboxCgroupRequest,
@@ -95,6 +96,17 @@ export class CgroupfsDriver implements Cgroups {
 
   container(parent: string, containerId: string): ContainerCgroup {
     return new ContainerCgroupFiles(this.#tree, pathOf(parent, containerId));
+  }
+
+  findCgroups(ids: ReadonlySet<string>): ReadonlyMap<string, readonly FoundCgroup[]> {
+    return this.#tree.findMembers(
+      (name) => MEMBER.exec(name)?.[1],
+      ids,
+      (_id, path) => ({
+        files: new ContainerCgroupFiles(this.#tree, path),
+        cgroup: { driver: this.driver, path, unit: '' },
+      }),
+    );
   }
 
   figures(path: string): CgroupFigures {

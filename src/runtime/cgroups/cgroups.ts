@@ -42,6 +42,11 @@ export interface Cgroups {
   containerCgroupsPath(parent: string, containerId: string): string;
   /** The cgroup that the OCI runtime makes of containerCgroupsPath(). Throws as validateParent. */
   container(parent: string, containerId: string): ContainerCgroup;
+  /**
+   * The cgroups of sandboxes and containers whose parents nobody knows any more, by id. Walks all cgroups of the host:
+   * for what an earlier daemon has left.
+   */
+  findCgroups(ids: ReadonlySet<string>): ReadonlyMap<string, readonly FoundCgroup[]>;
   /** What the cgroup at a path uses: a container's, a sandbox's or a pod's. */
   figures(path: string): CgroupFigures;
   /**
@@ -89,6 +94,12 @@ export interface ThreadPlacement {
   readonly leave: readonly string[];
   /** cgroup.procs files that still need the child's pid (cgroup v2 has no such move). */
   readonly procs: readonly string[];
+}
+
+/** One of findCgroups(): by how it can be ended, and how removeSandbox() knows it. */
+export interface FoundCgroup {
+  readonly files: ContainerCgroup;
+  readonly cgroup: SandboxCgroup;
 }
 
 /** The cgroup of one container. Reads are synchronous: a handful of tiny kernel files. */

@@ -8,6 +8,7 @@ import { type CgroupTree, readText } from './cgroup-tree.ts';
 import type {
   Cgroups,
   ContainerCgroup,
+  FoundCgroup,
   PodCgroup,
   SandboxCgroup,
   SandboxCgroupRequest,
@@ -99,6 +100,17 @@ export class SystemdDriver implements Cgroups {
 
   container(parent: string, containerId: string): ContainerCgroup {
     return new ContainerCgroupFiles(this.#tree, scopePath(parent, containerId));
+  }
+
+  findCgroups(ids: ReadonlySet<string>): ReadonlyMap<string, readonly FoundCgroup[]> {
+    return this.#tree.findMembers(
+      (name) => MEMBER.exec(name)?.[1],
+      ids,
+      (id, path) => ({
+        files: new ContainerCgroupFiles(this.#tree, path),
+        cgroup: { driver: this.driver, path, unit: scopeName(id) },
+      }),
+    );
   }
 
   figures(path: string): CgroupFigures {
