@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
+  closeSync,
+  constants,
   existsSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
   rmSync,
   statSync,
@@ -99,6 +103,25 @@ describe('prepareLogFile', () => {
     writeFileSync(join(folder, 'file'), '');
     assert.throws(() => prepareLogFile(join(folder, 'dir.log')), { kind: 'invalid', message: /is a folder/ });
     assert.throws(() => prepareLogFile(join(folder, 'file/0.log')), { kind: 'invalid', message: /not a folder/ });
+  });
+
+  it('refuses a pipe without waiting for a reader, a path too long and one that goes in circles', () => {
+    const pipe = join(folder, 'pipe.log');
+    execFileSync('mkfifo', [pipe]);
+    symlinkSync('loop.log', join(folder, 'loop.log'));
+    for (const [path, message] of [
+      [pipe, /is a pipe/],
+      [join(folder, 'loop.log'), /symbolic links/],
+      [join(folder, 'x'.repeat(300)), /too long/],
+      [join(folder, 'x/'.repeat(3000), '0.log'), /too long/],
+    ] as const) {
+      assert.throws(() => prepareLogFile(path), { kind: 'invalid', message });
+      removeLogFile(path);
+    }
+    // One that somebody reads right now is no file either.
+    const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+    assert.throws(() => prepareLogFile(pipe), { kind: 'invalid', message: /is a pipe/ });
+    closeSync(reader);
   });
 
   it('removes a file, present or not', () => {

@@ -1,10 +1,31 @@
-import { chmodSync, closeSync, constants, lstatSync, mkdirSync, openSync, statSync, unlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  type Stats,
+  statSync,
+  unlinkSync,
+} from 'node:fs';
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
 
 /** Log collectors run in root's group, and read. */
 export const LOG_FILE_MODE = 0o640;
+
+/** What a client has named when a log cannot be made there, by errno. */
+const PROBLEMS: ReadonlyMap<unknown, string> = new Map([
+  ['EISDIR', 'is a folder'],
+  ['ENOTDIR', 'leads through what is not a folder'],
+  ['EEXIST', 'leads through what is not a folder'],
+  ['ENXIO', 'is a pipe or socket'],
+  ['ENAMETOOLONG', 'is too long'],
+  ['ELOOP', 'has too many symbolic links in it'],
+]);
 
 /**
  * The absolute path of a container's log: the CRI's log_path below the sandbox's log_directory, `<id>.log` when the
@@ -33,22 +54,26 @@ export function containerLogPath(logDirectory: string, logPath: string, containe
 /**
  * Makes the log's folders and an empty file, or keeps the file that is there: a restarted container goes on in it. A
  * symbolic link that leads nowhere is removed first; the monitor would otherwise create a file wherever it points
- * (kubernetes#44043). Throws `invalid` when the path is a folder.
+ * (kubernetes#44043). Throws `invalid` when the path is, or leads through, something that no log can be in.
  */
 export function prepareLogFile(path: string): void {
+  let isPipe = false;
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     removeDanglingLink(path);
-    const fd = openSync(path, constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT, LOG_FILE_MODE);
+    // Without waiting: a pipe that nobody reads would hold up the whole daemon here, and the monitor later.
+    const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK;
+    const fd = openSync(path, flags, LOG_FILE_MODE);
+    isPipe = fstatSync(fd).isFIFO();
     closeSync(fd);
     // Whatever umask the daemon has.
-    chmodSync(path, LOG_FILE_MODE);
+    if (!isPipe) chmodSync(path, LOG_FILE_MODE);
   } catch (err) {
-    if (codeOf(err) === 'EISDIR') throw invalid('config.log_path', `${path} is a folder`);
-    if (codeOf(err) === 'ENOTDIR' || codeOf(err) === 'EEXIST')
-      throw invalid('config.log_path', `a part of ${path} is not a folder`);
+    const problem = PROBLEMS.get(codeOf(err));
+    if (problem !== undefined) throw invalid('config.log_path', `${path} ${problem}`);
     throw wrap(`prepare log file ${path}`, err);
   }
+  if (isPipe) throw invalid('config.log_path', `${path} is a pipe`);
 }
 
 /**
@@ -56,8 +81,18 @@ export function prepareLogFile(path: string): void {
  * was there before, and no file of that kind is fine, and so is '' for no log.
  */
 export function removeLogFile(path: string): void {
-  const file = path === '' ? undefined : lstatSync(path, { throwIfNoEntry: false });
+  const file = path === '' ? undefined : findFile(path);
   if (file?.isFile() && file.size === 0) unlinkSync(path);
+}
+
+function findFile(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (err) {
+    // Where no log could be made, none was.
+    if (PROBLEMS.has(codeOf(err))) return undefined;
+    throw err;
+  }
 }
 
 // conmon cuts the path at a colon (its --log-path is DRIVER:PATH), and would log to a file of another name.

@@ -83,17 +83,17 @@ suite('the gRPC boundary', () => {
   }
 
   test('a text longer than a header is cut, not lost', async () => {
-    failure = new BerthError('internal', 'x'.repeat(100_000));
+    failure = invalid('config', `${'x'.repeat(100_000)} is too long`);
     const err = (await call('version')) as ServiceError;
-    assert.equal(err.code, status.INTERNAL);
-    assert.match(err.details, /^x{4096} \.\.\. \(cut\)$/);
+    assert.equal(err.code, status.INVALID_ARGUMENT);
+    assert.match(err.details, /^config: x{2040} \.\.\. \(cut\) \.\.\. x{2036} is too long$/);
   });
 
   test('a text that is not well-formed is mended, also where it is cut', async () => {
     failure = new BerthError('internal', 'registry says \ud800');
     assert.equal(((await call('version')) as ServiceError).details, 'registry says \ufffd');
-    failure = new BerthError('internal', `${'x'.repeat(4095)}\u{1f4a5}`);
-    assert.match(((await call('version')) as ServiceError).details, /^x{4095}\ufffd \.\.\. \(cut\)$/);
+    failure = new BerthError('internal', `${'x'.repeat(2047)}\u{1f4a5}${'y'.repeat(5000)}`);
+    assert.match(((await call('version')) as ServiceError).details, /^x{2047}\ufffd \.\.\. \(cut\) \.\.\. y{2048}$/);
   });
 
   test('a method without a handler is Unimplemented', async () => {

@@ -126,7 +126,13 @@ export class RpcBoundary {
     const ms = performance.now() - startedMs;
     const kind = kindOf(err);
     this.#meter.rpc(method, kind, ms / 1000);
-    const fields = { rpc: method, ...subjectOf(request), kind, err: describe(err), ms: round(ms) };
+    const fields = {
+      rpc: method,
+      ...subjectOf(request),
+      kind,
+      err: shorten(describe(err), MAX_DETAILS_CHARS),
+      ms: round(ms),
+    };
     // An internal error is a bug: its stack says where.
     if (kind === 'internal')
       this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
@@ -141,10 +147,14 @@ function refuseBad(request: unknown): void {
 
 // Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.
 function toDetails(err: unknown): string {
-  const text = describe(err);
-  const short = text.length <= MAX_DETAILS_CHARS ? text : `${text.slice(0, MAX_DETAILS_CHARS)} ... (cut)`;
   // gRPC throws on half a surrogate pair, which the cut makes, and any registry or plugin can put into its JSON.
-  return short.toWellFormed();
+  return shorten(describe(err), MAX_DETAILS_CHARS).toWellFormed();
+}
+
+// From the middle: what it is about stands at the beginning, what is wrong at the end.
+function shorten(text: string, maxChars: number): string {
+  if (text.length <= maxChars) return text;
+  return `${text.slice(0, maxChars / 2)} ... (cut) ... ${text.slice(-maxChars / 2)}`;
 }
 
 /** What a request or an answer is about: ids, and the names of what has no id yet. */

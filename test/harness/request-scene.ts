@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -39,6 +40,7 @@ export class RequestScene implements AsyncDisposable {
     const scratch = mkdtempSync(join(tmpdir(), 'berth-requests-'));
     mkdirSync(join(scratch, 'data'));
     writeFileSync(join(scratch, 'profile.json'), '{"defaultAction":"SCMP_ACT_ALLOW"}');
+    makeOddFiles(scratch);
     const registries = join(scratch, 'registries.conf');
     writeFileSync(registries, registriesConf(registry));
     const scene = new RequestScene(
@@ -101,7 +103,8 @@ export class RequestScene implements AsyncDisposable {
 
   async #build(): Promise<void> {
     const { lab } = this;
-    const pod = await lab.runPod();
+    // Logs beside the odd files, so that a log path can name one of them.
+    const pod = await lab.runPod(lab.podConfig({ logDirectory: this.scratch }));
     const container = (fields: ContainerFields): ContainerFields => ({ command: ENDS_AT_ONCE, ...fields });
     const running = await lab.start(pod, container({}));
     const exited = await lab.start(pod, container({ command: ['true'] }));
@@ -136,4 +139,19 @@ function registriesConf(registry: string): string {
   const blocked = ['docker.io', 'example.com', '*.com', '*.io', '*.net', '*.org'];
   const tables = blocked.map((prefix) => `[[registry]]\nprefix = "${prefix}"\nblocked = true`);
   return [...tables, `[[registry]]\nlocation = "${registry}"\ninsecure = true`].join('\n');
+}
+
+/** What blocks who opens it, never ends, leads nowhere or round in circles. */
+function makeOddFiles(folder: string): void {
+  const path = (name: string): string => join(folder, name);
+  execFileSync('mknod', [path('pipe'), 'p']);
+  execFileSync('mknod', [path('zero'), 'c', '1', '5']);
+  // A socket that its server has left.
+  execFileSync(process.execPath, [
+    '-e',
+    'net.createServer().listen(process.argv[1], () => process.exit())',
+    path('socket'),
+  ]);
+  symlinkSync('loop', path('loop'));
+  symlinkSync('nowhere', path('dangling'));
 }

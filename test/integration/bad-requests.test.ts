@@ -4,7 +4,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { readFileSync, statSync } from 'node:fs';
+import { appendFileSync, readFileSync, statSync } from 'node:fs';
 import { after, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
@@ -38,7 +38,9 @@ const SEED = Number(process.env['BERTH_FUZZ_SEED'] ?? Date.now() % 2 ** 31);
 const RUNS = Number(process.env['BERTH_FUZZ_RUNS'] ?? 40);
 /** How much fewer. */
 const SLOW_SHARE = 4;
-const CALL_TIMEOUT_MS = 60_000;
+const CALL_TIMEOUT_MS = 30_000;
+/** For the requests of one way, and for finding the smallest one that fails. */
+const WAY_TIMEOUT_MS = Number(process.env['BERTH_FUZZ_WAY_TIMEOUT_MS'] ?? 900_000);
 /** Bytes of heap, code and buffers that berthd may have at the end of it all. */
 const MAX_RESIDENT_BYTES = 450 * 1024 * 1024;
 
@@ -61,6 +63,9 @@ const CHANGES: ReadonlySet<string> = new Set([
   ...['StopPodSandbox', 'RemovePodSandbox', 'StartContainer', 'StopContainer', 'RemoveContainer', 'ReopenContainerLog'],
   ...['UpdateContainerResources', 'UpdatePodSandboxResources', 'CheckpointContainer', 'CheckpointPod', 'ExecSync'],
 ]);
+
+/** A file that gets a line for each request and its answer. */
+const TRACE = process.env['BERTH_FUZZ_TRACE'];
 
 const schema = readWireSchema();
 const maker = new RequestMaker(schema, requestWords);
@@ -127,12 +132,14 @@ async function holds(method: WireMethod, names: ReadonlySet<string>, requests: A
   const filesBefore = scene.openFiles();
   const logBefore = statSync(scene.lab.berthd.logFile).size;
   const property = fc.asyncProperty(requests, async (request) => await answersWell(method, names, request));
-  const result = await fc.check(property, { seed: SEED, numRuns, interruptAfterTimeLimit: 900_000 });
+  const result = await fc.check(property, { seed: SEED, numRuns, interruptAfterTimeLimit: WAY_TIMEOUT_MS });
   if (result.failed) {
     const [request] = result.counterexample ?? [];
     const said = result.errorInstance instanceof Error ? result.errorInstance.message : String(result.errorInstance);
     const how = `BERTH_FUZZ_SEED=${SEED}, path ${result.counterexamplePath}`;
-    assert.fail(`${method.name} ${request ? showRequest(request) : ''}\n${said}\n${how}`);
+    const problem = `${method.name} ${request ? showRequest(request) : ''}\n${said}\n${how}`;
+    process.stderr.write(`bad requests: ${problem}\n`);
+    assert.fail(problem);
   }
   await scene.putBack(false);
   const log = readFileSync(scene.lab.berthd.logFile, 'utf8').slice(logBefore).split('\n');
@@ -152,12 +159,18 @@ async function answersWell(method: WireMethod, names: ReadonlySet<string>, reque
   cases += 1;
   slowestMs = Math.max(slowestMs, answer.tookMs);
   codes.set(status[answer.code], (codes.get(status[answer.code]) ?? 0) + 1);
-  checkText(method, names, resolved.fields, answer);
-  if (answer.code === status.OK && MAKES.has(method.name)) await useWhatWasMade(method.name, answer);
-  if (answer.code !== status.OK && MAKES.has(method.name))
-    assert.deepEqual(await scene.strangers(), { pods: [], containers: [] }, 'a refused request has made something');
-  if (CHANGES.has(method.name) || MAKES.has(method.name))
-    await scene.putBack(answer.code === status.OK && method.name.startsWith('Update'));
+  if (TRACE !== undefined)
+    appendFileSync(TRACE, `${status[answer.code]} ${method.name} ${answer.details} <= ${showRequest(request)}\n`);
+  const isReading = !CHANGES.has(method.name) && !MAKES.has(method.name);
+  try {
+    checkText(method, names, resolved.fields, answer);
+    if (MAKES.has(method.name)) await checkMade(method.name, answer);
+  } catch (err) {
+    // The next one, which may be simpler, must not be blamed for what this one has made.
+    if (!isReading) await scene.putBack(false);
+    throw err;
+  }
+  if (!isReading) await scene.putBack(answer.code === status.OK && method.name.startsWith('Update'));
 }
 
 function checkText(method: WireMethod, names: ReadonlySet<string>, fields: WireMessage, answer: RawAnswer): void {
@@ -181,6 +194,11 @@ function textsOf(value: WireMessage[string]): string[] {
   if (typeof value === 'string') return [value];
   if (typeof value !== 'object' || value instanceof Uint8Array) return [];
   return Object.values(value).flatMap((one) => textsOf(one as WireMessage[string]));
+}
+
+async function checkMade(rpc: string, answer: RawAnswer): Promise<void> {
+  if (answer.code === status.OK) await useWhatWasMade(rpc, answer);
+  assert.deepEqual(await scene.strangers(), { pods: [], containers: [] }, 'something is there that was not before');
 }
 
 /** What a strange request has made must be as good as any other: it shows, it may start, and it can be removed. */

@@ -14,12 +14,19 @@ export const requestWords: RequestWords = {
   ids: ['@pod', '@stopped', '@running', '@exited', '@created'],
   part: (id, chars) => `${id}#${chars}`,
   scratch: '@scratch',
+  odd: [
+    ...['pipe', 'socket', 'zero', 'loop', 'dangling', 'profile.json', 'profile.json/x', 'data', 'data/'].map(
+      (name) => `@scratch/${name}`,
+    ),
+    // Inside, log paths are relative.
+    ...['pipe', 'socket', 'loop', 'dangling', 'profile.json/x'],
+  ],
   sane: {
     name: ['fuzz', 'fuzz-@unique'],
     uid: ['uid-@unique'],
     namespace: ['test'],
     hostname: ['host-1'],
-    log_directory: ['@scratch/logs'],
+    log_directory: ['@scratch/logs', '@scratch'],
     servers: ['10.0.0.1'],
     searches: ['a.example'],
     options: ['ndots:5'],
@@ -73,7 +80,7 @@ const richResources: WireMessage = { ...bareResources, cpu_quota: 50_000n, oom_s
 
 const hostPod: WireMessage = {
   metadata: { name: 'fuzz', uid: 'uid-@unique', namespace: 'test', attempt: 0n },
-  log_directory: '@scratch/logs',
+  log_directory: '@scratch',
   linux: { cgroup_parent: '@cgroup', security_context: { namespace_options: { network: NODE, pid: OWN } } },
 };
 const richPod: WireMessage = {

@@ -15,6 +15,7 @@ import type {
   MountPropagation,
   MountSpec,
 } from '../../runtime/container-spec.ts';
+import { requireLength, requirePath } from './paths.ts';
 import { resourcesFromProto } from './resources.ts';
 import { requireName } from './sandbox-config.ts';
 import { containerSecurityFromProto, mappingsFromProto } from './security.ts';
@@ -38,7 +39,7 @@ export function containerSpecFromProto(config: ContainerConfig | undefined): Con
     cdiDevices: config.CDIDevices.map(({ name }) => name),
     labels: { ...config.labels },
     annotations: { ...config.annotations },
-    logPath: config.logPath,
+    logPath: logPath(config.logPath),
     stdin: config.stdin,
     stdinOnce: config.stdinOnce,
     tty: config.tty,
@@ -95,13 +96,14 @@ function deviceFromProto(proto: Device, field: string): DeviceSpec {
   return { containerPath: proto.containerPath, hostPath: proto.hostPath, permissions: proto.permissions };
 }
 
-function requirePath(path: string, field: string): void {
-  if (!path.startsWith('/') || path.includes('\0'))
-    throw invalid(field, `${JSON.stringify(path)} is not an absolute path`);
-}
-
 function workingDir(path: string): string {
   if (path !== '') requirePath(path, 'config.working_dir');
+  return path;
+}
+
+// Whether it leads out of the log directory is told where that is known.
+function logPath(path: string): string {
+  requireLength(path, 'config.log_path');
   return path;
 }
 

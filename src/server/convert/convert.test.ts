@@ -55,12 +55,36 @@ suite('sandbox configuration', () => {
     ['the host name is too long', { hostname: 'x'.repeat(65) }, /^config\.hostname: /],
     ['the log directory is relative', { logDirectory: 'logs' }, /^config\.log_directory: /],
     ['the log directory climbs', { logDirectory: '/var/../etc' }, /^config\.log_directory: /],
+    ['the log directory is too long', { logDirectory: '/x'.repeat(2048) }, /^config\.log_directory: has 4096 bytes/],
+    [
+      'the log directory has a name too long',
+      { logDirectory: `/a/${'é'.repeat(128)}` },
+      /^config\.log_directory: .*name of 256 bytes/,
+    ],
     ['a DNS server is two words', { dnsConfig: { servers: ['1.1.1.1 x'] } }, /^config\.dns_config\.servers\[0\]: /],
     [
       'a port is out of range',
       { portMappings: [{ containerPort: 70_000 }] },
       /^config\.port_mappings\[0\]\.container_port: /,
     ],
+    [
+      'a host port is taken twice',
+      {
+        portMappings: [
+          { hostPort: 80, containerPort: 80 },
+          { hostPort: 81, containerPort: 80, hostIp: '::1' },
+          { hostPort: 81, containerPort: 82 },
+        ],
+      },
+      /^config\.port_mappings\[2\]\.host_port: is that of config\.port_mappings\[1\]/,
+    ],
+    [
+      'a host port leads to no port',
+      { portMappings: [{ containerPort: 0, hostPort: 1 }] },
+      /^config\.port_mappings\[0\]\.container_port: /,
+    ],
+    ['ports are too many', { portMappings: Array(5000).fill({}) }, /^config\.port_mappings: /],
+    ['a host address is none', { portMappings: [{ hostIp: 'lo' }] }, /^config\.port_mappings\[0\]\.host_ip: /],
     ['a protocol is unknown', { portMappings: [{ protocol: 9 as 0 }] }, /^config\.port_mappings\[0\]\.protocol: /],
     [
       'a namespace mode is unknown',

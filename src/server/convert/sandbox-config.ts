@@ -4,9 +4,12 @@ import { type PodSandboxConfig, Protocol, type PortMapping as ProtoPortMapping }
 import { invalid } from '../../base/errors.ts';
 import { isSameHostPort } from '../../pod/host-ports.ts';
 import type { DnsConfig, PortMapping, SandboxSpec } from '../../pod/sandbox-spec.ts';
+import { requirePath } from './paths.ts';
 import { resourcesFromProto } from './resources.ts';
 import { sandboxSecurityFromProto } from './security.ts';
 
+/** The portmap plugin takes some ten milliseconds for each that has a host port. */
+const MAX_PORT_MAPPINGS = 4096;
 /** hostname(7): 64 bytes are the kernel's limit. */
 const HOSTNAME = /^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?$/;
 
@@ -60,8 +63,7 @@ function hostname(name: string): string {
 
 function logDirectory(path: string): string {
   if (path === '') return path;
-  if (!path.startsWith('/') || path.includes('\0'))
-    throw invalid('config.log_directory', `${JSON.stringify(path)} is not an absolute path`);
+  requirePath(path, 'config.log_directory');
   if (path.split('/').includes('..')) throw invalid('config.log_directory', `${JSON.stringify(path)} climbs with ..`);
   return path;
 }
@@ -96,15 +98,23 @@ const PROTOCOLS: Readonly<Record<number, PortMapping['protocol']>> = Object.free
 });
 
 function portsFromProto(protos: readonly ProtoPortMapping[], field: string): PortMapping[] {
-  const mappings = protos.map((mapping, index) => portFromProto(mapping, `${field}[${index}]`));
-  for (const [index, mapping] of mappings.entries()) {
-    const twin = mappings.findIndex(
-      (other) => isSameHostPort(mapping, other) && other.containerPort !== mapping.containerPort,
-    );
+  if (protos.length > MAX_PORT_MAPPINGS)
+    throw invalid(field, `has ${protos.length}; ${MAX_PORT_MAPPINGS} are the limit`);
+  const byHostPort = new Map<number, { mapping: PortMapping; at: string }[]>();
+  return protos.flatMap((proto, index) => {
+    const at = `${field}[${index}]`;
+    const mapping = portFromProto(proto, at);
+    if (mapping.hostPort === 0) return [mapping];
+    const others = byHostPort.get(mapping.hostPort) ?? [];
+    const twins = others.filter((other) => isSameHostPort(mapping, other.mapping));
+    const twin = twins.find((other) => other.mapping.containerPort !== mapping.containerPort);
     // Said twice it is the same; said in two ways, one of them would not work.
-    if (twin >= 0 && twin < index) throw invalid(`${field}[${index}].host_port`, `is that of ${field}[${twin}] too`);
-  }
-  return mappings;
+    if (twin) throw invalid(`${at}.host_port`, `is that of ${twin.at} too`);
+    if (twins.some((other) => other.mapping.hostIp === mapping.hostIp)) return [];
+    others.push({ mapping, at });
+    byHostPort.set(mapping.hostPort, others);
+    return [mapping];
+  });
 }
 
 function portFromProto(proto: ProtoPortMapping, field: string): PortMapping {

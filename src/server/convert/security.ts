@@ -24,6 +24,7 @@ import type {
   UserNamespaceSpec,
 } from '../../runtime/container-spec.ts';
 import { toNumber } from './numbers.ts';
+import { requirePath } from './paths.ts';
 
 /** The largest id that the kernel gives to a user or group; the one above means "none". */
 const MAX_ID = 2 ** 32 - 2;
@@ -189,9 +190,6 @@ function groupsPolicy(value: number | undefined, field: string): 'merge' | 'stri
 }
 
 function absolutePaths(paths: readonly string[], field: string): string[] {
-  for (const [index, path] of paths.entries()) {
-    if (!path.startsWith('/') || path.includes('\0'))
-      throw invalid(`${field}[${index}]`, `${JSON.stringify(path)} is not an absolute path`);
-  }
+  for (const [index, path] of paths.entries()) requirePath(path, `${field}[${index}]`);
   return [...paths];
 }
