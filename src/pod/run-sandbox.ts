@@ -31,7 +31,7 @@ import {
 } from './sandbox-files.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { newSelinuxLevel, selinuxLabels } from './selinux-labels.ts';
-import { limitsOnHost } from './update-resources.ts';
+import { limitsOnHost, podLimits } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
 export const RUN_TIMEOUT_MS = 240_000;
@@ -79,7 +79,7 @@ const makeCgroup: Step<SandboxContext> = {
   name: 'make cgroup',
   async run({ deps, id }, signal) {
     const { spec } = deps.sandboxes.get(id);
-    const limits = spec.resources && { resources: limitsOnHost(deps, spec.resources) };
+    const limits = spec.resources && { resources: limitsOnHost(deps, podLimits(spec)) };
     const cgroup = await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id, ...limits }, signal);
     deps.sandboxes.put({ ...deps.sandboxes.get(id), cgroup });
   },

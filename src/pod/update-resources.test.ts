@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { lowersMemory, mergeResources, withSwap } from './update-resources.ts';
+import { lowersMemory, mergeResources, podLimits, withSwap } from './update-resources.ts';
 
 test('an update changes what it says and keeps the rest', () => {
   const old = {
@@ -58,4 +58,22 @@ test('memory is taken away by a limit that is lower than before, or the first', 
   ];
   for (const [old, update, expected] of cases)
     assert.equal(lowersMemory(limit(old), limit(update)), expected, `${old} to ${update}`);
+});
+
+test('a pod may use what its containers may, and what it costs itself; what has no limit has none with its costs', () => {
+  const none = { hugepageLimits: [], unified: {} };
+  const overhead = { ...none, cpuShares: 51, cpuQuotaUs: 5000, cpuPeriodUs: 100_000, memoryLimitBytes: 20 };
+  const resources = { ...none, cpuShares: 100, cpuQuotaUs: 10_000, cpuPeriodUs: 100_000, memoryLimitBytes: 100 };
+  assert.deepEqual(podLimits({ overhead, resources }), {
+    ...resources,
+    cpuShares: 151,
+    cpuQuotaUs: 15_000,
+    memoryLimitBytes: 120,
+  });
+  const shorter = { ...resources, cpuPeriodUs: 50_000 };
+  assert.equal(podLimits({ overhead, resources: shorter }).cpuQuotaUs, 12_500);
+  assert.deepEqual(podLimits({ overhead: undefined, resources }), resources);
+  assert.deepEqual(podLimits({ overhead, resources: undefined }), none);
+  const lifted = { ...none, cpuShares: 100, cpuQuotaUs: -1 };
+  assert.deepEqual(podLimits({ overhead, resources: lifted }), { ...lifted, cpuShares: 151 });
 });

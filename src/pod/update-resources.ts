@@ -60,7 +60,8 @@ export async function updateSandboxResources(
     const { resources = NO_UPDATE, overhead = NO_UPDATE } = update;
     checkLimits(resources, deps.host, 'resources');
     checkLimits(overhead, deps.host, 'overhead');
-    await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, resources), signal);
+    const limits = podLimits({ overhead: update.overhead ?? podResources(record).overhead, resources });
+    await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, limits), signal);
     const now = podResources(deps.sandboxes.get(id));
     const updated = {
       overhead: update.overhead ? mergeResources(now.overhead ?? NO_UPDATE, update.overhead) : now.overhead,
@@ -75,6 +76,32 @@ export function podResources({ spec, updatedResources }: SandboxRecord): PodReso
   return updatedResources ?? { overhead: spec.overhead, resources: spec.resources };
 }
 
+/**
+ * The limits of a pod's whole cgroup: the sum over its containers with what the pod itself costs on top, as the kubelet
+ * adds them up for its own cgroup (KEP-688) before it tells the two apart. What `resources` does not limit, or says to be
+ * without limit, has none.
+ */
+export function podLimits({ overhead, resources = NO_UPDATE }: PodResources): LinuxResources {
+  if (!overhead) return resources;
+  const plus = <K extends string>(key: K, own = 0, more = 0): { [P in K]?: number } =>
+    (own > 0 ? { [key]: own + Math.max(more, 0) } : {}) as { [P in K]?: number };
+  return {
+    ...resources,
+    ...plus('cpuShares', resources.cpuShares, overhead.cpuShares),
+    ...plus('cpuQuotaUs', resources.cpuQuotaUs, quotaIn(resources.cpuPeriodUs, overhead)),
+    ...plus('memoryLimitBytes', resources.memoryLimitBytes, overhead.memoryLimitBytes),
+    ...plus('memorySwapLimitBytes', resources.memorySwapLimitBytes, overhead.memoryLimitBytes),
+  };
+}
+
+/** A quota as it would be for another period. */
+function quotaIn(
+  periodUs = DEFAULT_PERIOD_US,
+  { cpuQuotaUs = 0, cpuPeriodUs = DEFAULT_PERIOD_US }: LinuxResources,
+): number {
+  return Math.round((cpuQuotaUs * periodUs) / cpuPeriodUs);
+}
+
 /** The limits in force after an update. */
 export function mergeResources(old: LinuxResources, update: LinuxResources): LinuxResources {
   const changed = new Set(update.hugepageLimits.map(({ pageSize }) => pageSize));
@@ -86,6 +113,8 @@ export function mergeResources(old: LinuxResources, update: LinuxResources): Lin
   };
 }
 
+/** What the kernel has where nobody says anything else. */
+const DEFAULT_PERIOD_US = 100_000;
 const NO_UPDATE: LinuxResources = Object.freeze({ hugepageLimits: [], unified: {} });
 
 /** A new memory limit keeps the swap limit that was asked for, as far as that one still has room for it. */

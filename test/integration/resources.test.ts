@@ -190,9 +190,12 @@ for (const handler of ['runc', 'crun'] as const) {
         UpdatePodSandboxResourcesRequest.create({ podSandboxId: id, ...fields });
       await lab.berthd.call(
         runtime.updatePodSandboxResources,
-        request({ overhead: { cpuShares: 50n }, resources: { memoryLimitInBytes: 256n * MIB, cpuShares: 700n } }),
+        request({
+          overhead: { cpuShares: 50n, memoryLimitInBytes: 16n * MIB },
+          resources: { memoryLimitInBytes: 256n * MIB, cpuShares: 700n },
+        }),
       );
-      assert.equal(memoryOf(`${parent}/mine`), String(256n * MIB));
+      assert.equal(memoryOf(`${parent}/mine`), String(272n * MIB), 'what the pod itself costs comes on top');
       const known = (await lab.podStatus(id, true)).info['info'] ?? '';
       assert.match(known, /"memoryLimitBytes":268435456/);
       const refused = await lab.berthd.fails(
@@ -200,7 +203,7 @@ for (const handler of ['runc', 'crun'] as const) {
         request({ resources: { cpusetCpus: '4000', memoryLimitInBytes: 64n * MIB } }),
       );
       assert.equal(refused.code, status.INVALID_ARGUMENT, refused.details);
-      assert.equal(memoryOf(`${parent}/mine`), String(256n * MIB), 'all or nothing');
+      assert.equal(memoryOf(`${parent}/mine`), String(272n * MIB), 'all or nothing');
       assert.equal(await lab.runPod(config), id);
       const unknown = await lab.berthd.fails(
         runtime.updatePodSandboxResources,
