@@ -11,6 +11,8 @@ process.exitCode = await runCli(process.argv.slice(2), {
   env: process.env,
   connect: (address) => new Connection(address),
   watchInterrupts,
+  // All other commands do without what this one needs.
+  checkNode: async (config) => await (await import('../node/check-node.ts')).checkNode(config),
 });
 
 /** Only the first: a person who presses Ctrl-C again means it. */

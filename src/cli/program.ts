@@ -24,6 +24,7 @@ export interface ProgramParts {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
+  readonly checkNode: Session['checkNode'];
   /** False: mistakes in the arguments are only thrown, not told. */
   readonly saysErrors: boolean;
   /** Gets the exit code of the command that ran. */
@@ -36,7 +37,7 @@ type WithSession = <A extends unknown[]>(
 
 /** Builds the command line. */
 export function buildProgram(parts: ProgramParts): Command {
-  const { output, env, connect, watchInterrupts, saysErrors, finish } = parts;
+  const { output, env, connect, watchInterrupts, checkNode, saysErrors, finish } = parts;
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
@@ -56,7 +57,7 @@ export function buildProgram(parts: ProgramParts): Command {
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = connect(socketAddress(socket));
       try {
-        const exitCode = await action({ connection, output, json, watchInterrupts }, ...args);
+        const exitCode = await action({ connection, output, json, watchInterrupts, checkNode }, ...args);
         finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();

@@ -52,6 +52,39 @@ function node(): FakeCaller {
     .on(images.removeImage, () => ({}));
 }
 
+suite('the check of configuration and node', () => {
+  const findings = [
+    { severity: 'error', subject: 'cni.conf_dir /x', message: 'is empty', remedy: 'cp a b' },
+    { severity: 'warning', subject: 'iptables', message: 'is missing', remedy: 'apt-get install iptables' },
+  ] as const;
+  const unavailable = (): FakeCaller =>
+    node().on(AdminService.checkConfig, () => {
+      throw new CliError('no berthd answers');
+    });
+  const args = ['config', 'check'];
+
+  test('looks over the node itself where no berthd runs', async () => {
+    const caller = unavailable();
+    caller.nodeFindings = findings;
+    const { exitCode, out } = await runWith(caller, ...args);
+    assert.equal(exitCode, 1);
+    assert.match(out, /\nerror: cni\.conf_dir \/x: is empty\n {2}cp a b\n/);
+    assert.match(out, /\n1 error, 1 warning\n$/);
+    caller.nodeFindings = findings.slice(1);
+    assert.equal((await runWith(caller, ...args)).exitCode, 0);
+    caller.nodeFindings = [];
+    assert.match((await runWith(caller, ...args)).out, /\nnothing is wrong\n$/);
+  });
+
+  test('asks a berthd that runs', async () => {
+    const caller = node().on(AdminService.checkConfig, () => ({ configText: 'x = 1\n', findings: [...findings] }));
+    caller.nodeFindings = [{ ...findings[0], subject: 'not asked' }];
+    const { exitCode, out } = await runWith(caller, '--json', ...args);
+    const answer = JSON.parse(out) as { running: string; findings: unknown };
+    assert.deepEqual([exitCode, answer.running, answer.findings], [1, 'x = 1\n', findings]);
+  });
+});
+
 suite('what is there', () => {
   test('pods with what the network plugins say', async () => {
     const answering = (checked: boolean, problem: string): FakeCaller =>

@@ -11,6 +11,7 @@ export interface CliParts {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
+  readonly checkNode: Session['checkNode'];
 }
 
 /**

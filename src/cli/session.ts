@@ -6,6 +6,8 @@ import {
   type PodSandbox,
   RuntimeServiceService,
 } from '../../proto/gen/cri/api.ts';
+import type { Config } from '../config/load-config.ts';
+import type { Finding } from '../node/finding.ts';
 import { CliError } from './cli-error.ts';
 import { json, type Output, shortId, table } from './output.ts';
 
@@ -30,6 +32,8 @@ export interface Session {
   readonly json: boolean;
   /** A signal that aborts when the person presses Ctrl-C; until it is disposed of, the program does not end by that. */
   watchInterrupts(): AbortSignal & Disposable;
+  /** Looks over this node where no berthd runs. */
+  checkNode(config: Config): Promise<readonly Finding[]>;
 }
 
 /** Prints an answer: as JSON for programs, as a table for people. */

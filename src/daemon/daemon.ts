@@ -246,7 +246,7 @@ export class Daemon {
       images: () => images.list().length,
     });
     await this.#serveMetrics(metrics);
-    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, ...security });
+    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, processes, ...security });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(

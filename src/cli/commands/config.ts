@@ -5,25 +5,26 @@ import { BerthError, describe } from '../../base/errors.ts';
 import { printable } from '../../base/printable.ts';
 import { ConfigError } from '../../config/config-problems.ts';
 import { describeConfig } from '../../config/describe-config.ts';
-import { loadConfig } from '../../config/load-config.ts';
+import { type Config, loadConfig } from '../../config/load-config.ts';
 import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
 
 /**
- * `berth config check`: reads the configuration as berthd would, and asks a running berthd what it found on this node.
- * Works without one, so that a berthd that does not start can be mended. Exit code 1 when something is wrong.
+ * `berth config check`: reads the configuration as berthd would, and tells what is wrong on this node: what a running
+ * berthd has found, or where none runs what one would find. Exit code 1 when something keeps pods from running.
  */
-export async function checkConfig(session: Session, { config }: { config?: string }): Promise<number> {
+export async function checkConfig(session: Session, { config: file }: { config?: string }): Promise<number> {
   const { output } = session;
-  const text = readConfig(config);
+  const config = readConfig(file);
+  const text = describeConfig(config);
   const running = await askDaemon(session);
-  const findings = running?.findings ?? [];
+  const findings: readonly Finding[] = running?.findings ?? (await session.checkNode(config));
   if (session.json) {
     output.out(json({ configText: text, running: running?.configText, findings }));
   } else {
     output.out(text);
-    if (!running) output.out('\nno berthd answers, so this node itself was not checked\n');
+    if (!running) output.out('\nno berthd answers; this is what one would find on this node\n');
     else if (running.configText !== text)
       output.out(
         '\nthe running berthd has another configuration: it was started before the last change, or with flags\n',
@@ -31,13 +32,23 @@ export async function checkConfig(session: Session, { config }: { config?: strin
     for (const { severity, subject, message, remedy } of findings) {
       output.out(`\n${severity}: ${subject}: ${printable(message)}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
     }
+    output.out(`\n${summary(findings)}\n`);
   }
   return findings.some(({ severity }) => severity === 'error') ? 1 : 0;
 }
 
-function readConfig(file: string | undefined): string {
+type Finding = Pick<CheckConfigResponse['findings'][number], 'severity' | 'subject' | 'message' | 'remedy'>;
+
+function summary(findings: readonly Finding[]): string {
+  const count = (severity: string): number => findings.filter((finding) => finding.severity === severity).length;
+  const [errors, warnings] = [count('error'), count('warning')];
+  if (errors === 0 && warnings === 0) return 'nothing is wrong';
+  return `${errors} ${errors === 1 ? 'error' : 'errors'}, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}`;
+}
+
+function readConfig(file: string | undefined): Config {
   try {
-    return describeConfig(loadConfig(file === undefined ? {} : { file }));
+    return loadConfig(file === undefined ? {} : { file });
   } catch (err) {
     if (err instanceof BerthError) throw wrongConfig(err);
     throw err;

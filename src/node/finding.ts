@@ -1,0 +1,11 @@
+/** Something that the operator of this node should know. */
+export interface Finding {
+  /** error: pods, or some of them, cannot run. */
+  readonly severity: 'error' | 'warning' | 'info';
+  /** What it is about: a key, a file, a program, a feature of the kernel. */
+  readonly subject: string;
+  /** What it is, and what it means. */
+  readonly message: string;
+  /** The command that mends it, or what to do; empty when there is nothing to do. */
+  readonly remedy: string;
+}

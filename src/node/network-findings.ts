@@ -1,0 +1,38 @@
+import { describe } from '../base/errors.ts';
+import type { NetworkStatus } from '../cni/cni.ts';
+import { findProgram } from '../runtime/handlers.ts';
+import type { Finding } from './finding.ts';
+
+/** What keeps pods from getting a network. */
+export function networkFindings(confDir: string, { ready, message }: NetworkStatus): Finding[] {
+  const subject = `cni.conf_dir ${confDir}`;
+  if (!ready) {
+    const remedy = /needs the plugin/.test(message)
+      ? 'apt-get install containernetworking-plugins, and have its folder in cni.bin_dirs'
+      : `mkdir -p ${confDir} && cp deploy/cni/10-berth.conflist ${confDir}/`;
+    return [
+      { severity: 'error', subject, message: `${message}; until then only pods on the host's network run`, remedy },
+    ];
+  }
+  if (message === '') return [];
+  return [{ severity: 'warning', subject, message, remedy: `mend these files, or take them out of ${confDir}` }];
+}
+
+/** Plugins that call iptables, and its absence. `types` are those of the network for pods. */
+export function iptablesFindings(types: readonly string[]): Finding[] {
+  const callers = types.filter((type) => ['bridge', 'ptp', 'portmap', 'firewall'].includes(type));
+  if (callers.length === 0) return [];
+  try {
+    findProgram('iptables');
+    return [];
+  } catch (err) {
+    return [
+      {
+        severity: 'warning',
+        subject: 'iptables',
+        message: `${describe(err)}: the CNI plugins ${callers.join(', ')} need it for masquerading and host ports`,
+        remedy: 'apt-get install iptables',
+      },
+    ];
+  }
+}

@@ -1,0 +1,83 @@
+/** `berth config check` where no berthd runs: what is found, what to do, and that nothing of the check is left. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe as suite, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { readCgroups, readMounts } from '../harness/machine-state.ts';
+
+const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
+
+interface Answer {
+  readonly findings: readonly { severity: string; subject: string; message: string; remedy: string }[];
+}
+
+suite('a node without berthd', { timeout: 60_000 }, () => {
+  let top: string;
+  before(() => {
+    top = mkdtempSync('/var/lib/berth-check-test-');
+  });
+  after(() => rmSync(top, { recursive: true }));
+
+  const check = (...lines: string[]): { exitCode: number; errors: string[]; answer: Answer } => {
+    const file = join(top, 'berth.toml');
+    writeFileSync(file, lines.join('\n'));
+    const args = ['--json', '--socket', `unix://${top}/none.sock`, 'config', 'check', '--config', file];
+    let [exitCode, out] = [0, ''];
+    try {
+      out = execFileSync(BERTH, args, { encoding: 'utf8' });
+    } catch (err) {
+      const failed = err as { status: number; stdout: string };
+      [exitCode, out] = [failed.status, failed.stdout];
+    }
+    const answer = JSON.parse(out) as Answer;
+    const errors = answer.findings.filter(({ severity }) => severity === 'error').map(({ subject }) => subject);
+    return { exitCode, errors, answer };
+  };
+  const network = (...plugins: string[]): void =>
+    writeFileSync(
+      join(top, 'net.d/10.conflist'),
+      JSON.stringify({ cniVersion: '1.0.0', name: 'n', plugins: plugins.map((type) => ({ type })) }),
+    );
+
+  test('that has all is told so, and nothing of the check is left', () => {
+    mkdirSync(join(top, 'net.d'));
+    mkdirSync(join(top, 'root'), { mode: 0o711 });
+    network('bridge');
+    const before = [readMounts(), readCgroups()];
+    const { exitCode, errors, answer } = check(`root = "${top}/root"`, '[cni]', `conf_dir = "${top}/net.d"`);
+    assert.deepEqual([exitCode, errors], [0, []], JSON.stringify(answer.findings, undefined, 2));
+    const shown = answer.findings.map(({ subject, message }) => `${subject}: ${message}`).join('\n');
+    assert.match(shown, /runtime\.monitor_path \S+: conmon version \d/);
+    assert.match(shown, /runtime\.handlers\.runc: runc version .*\/runc/);
+    assert.deepEqual([readMounts(), readCgroups()], before);
+    assert.deepEqual(readdirSync(join(top, 'root')), []);
+  });
+
+  test('that lacks something is told what it means and what to do', () => {
+    network('no-such-plugin');
+    chmodSync(join(top, 'root'), 0o777);
+    writeFileSync(join(top, 'registries.conf'), '[[registry]]\nprefix = 5\n');
+    const { exitCode, errors, answer } = check(
+      `root = "${top}/root"`,
+      '[cni]',
+      `conf_dir = "${top}/net.d"`,
+      '[image]',
+      `registries_conf = "${top}/registries.conf"`,
+      '[runtime]',
+      'monitor_path = "/no/conmon"',
+    );
+    assert.equal(exitCode, 1);
+    assert.deepEqual(errors.toSorted(), [
+      `cni.conf_dir ${top}/net.d`,
+      `image.registries_conf ${top}/registries.conf`,
+      `root ${top}/root`,
+      'runtime.monitor_path /no/conmon',
+    ]);
+    for (const { severity, remedy, subject } of answer.findings)
+      if (severity === 'error') assert.notEqual(remedy, '', subject);
+  });
+});
