@@ -1,12 +1,11 @@
 #!/bin/sh
-# Makes dist: the JavaScript of src and proto/gen, and the programs of native. Does only what changed since last time.
+# Makes dist: the JavaScript of src and proto/gen, and the programs of native. Does only what changed since last time,
+# and first gets what is missing for it: the npm packages, and as root Debian's C compiler.
 set -eu
 cd "$(dirname "$0")/.."
 node=$PWD/node_modules/.bin/node
-if [ ! -x "$node" ]; then
-  echo 'build: the npm packages are missing; run: scripts/npm-packages.sh' >&2
-  exit 1
-fi
+# On a fresh clone this is the first command. What is there stays: a package that was linked in to try it, for one.
+[ -x "$node" ] || scripts/npm-packages.sh
 mkdir -p dist/native
 
 # The stamp holds the time at which a build that succeeded began. A folder changes when a file in it goes away.

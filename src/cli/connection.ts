@@ -24,9 +24,10 @@ export class Connection implements Caller {
     method: Method<Request, Response>,
     request: Request,
     timeoutMs = DEFAULT_TIMEOUT_MS,
+    signal: AbortSignal = new AbortController().signal,
   ): Promise<Response> {
     const { promise, resolve, reject } = Promise.withResolvers<Response>();
-    this.#client.makeUnaryRequest(
+    const call = this.#client.makeUnaryRequest(
       method.path,
       method.requestSerialize,
       method.responseDeserialize,
@@ -39,7 +40,22 @@ export class Connection implements Caller {
         else resolve(response);
       },
     );
-    return await promise;
+    return await cancelledBy(signal, call, promise);
+  }
+
+  async readUntil<Request, Response>(
+    { path, requestSerialize, responseDeserialize }: Method<Request, Response>,
+    request: Request,
+    wanted: (response: Response) => boolean,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const stream = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
+    stream
+      .on('data', (response: Response) => (wanted(response) ? stream.cancel() : undefined))
+      .on('error', () => resolve())
+      .on('end', () => resolve());
+    await cancelledBy(signal, stream, promise);
   }
 
   close(): void {
@@ -61,5 +77,17 @@ export class Connection implements Caller {
     }
     const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
     return new CliError(err.details || status[err.code] || 'unknown error', hint, { code: err.code });
+  }
+}
+
+/** Waits for the end of a call, which an abort of the signal hastens. */
+async function cancelledBy<T>(signal: AbortSignal, call: { cancel(): void }, end: Promise<T>): Promise<T> {
+  const cancel = (): void => call.cancel();
+  signal.addEventListener('abort', cancel, { once: true });
+  if (signal.aborted) cancel();
+  try {
+    return await end;
+  } finally {
+    signal.removeEventListener('abort', cancel);
   }
 }

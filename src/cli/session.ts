@@ -20,8 +20,23 @@ export interface Method<Request, Response> {
 
 /** Who brings requests to berthd. */
 export interface Caller {
-  /** Sends a request and returns the answer. Throws CliError with what went wrong and what to do. */
-  call<Request, Response>(method: Method<Request, Response>, request: Request, timeoutMs?: number): Promise<Response>;
+  /**
+   * Sends a request and returns the answer. Throws CliError with what went wrong and what to do; one with the code
+   * CANCELLED when the signal aborts, of which berthd hears.
+   */
+  call<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    timeoutMs?: number,
+    signal?: AbortSignal,
+  ): Promise<Response>;
+  /** Reads a stream of answers until one is `wanted`, the stream ends or fails, or the signal aborts. Never throws. */
+  readUntil<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    wanted: (response: Response) => boolean,
+    signal: AbortSignal,
+  ): Promise<void>;
 }
 
 /** What every command works with. */

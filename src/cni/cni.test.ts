@@ -526,9 +526,12 @@ test('no network: not ready, with what to do; ADD says the same', async () => {
   assert.deepEqual([status.ready, status.reason], [false, 'NetworkPluginNotReady']);
   assert.match(status.message, /no valid CNI configuration in .*net\.d; put a network's \.conflist file there/);
   await assert.rejects(cni.add(pod(), never), { kind: 'precondition', message: status.message });
-  const ready = cni.waitReady(AbortSignal.timeout(10_000));
+  const told: string[] = [];
+  const ready = cni.waitReady(AbortSignal.timeout(10_000), (problem) => told.push(problem));
   configure();
   await ready;
+  await cni.waitReady(never, (problem) => told.push(problem));
+  assert.deepEqual(told, [status.message]);
   await cni.add(pod(), never);
 });
 

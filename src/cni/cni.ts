@@ -145,9 +145,12 @@ export class Cni {
     return { ready: true, reason: '', message: this.#networks.skipped };
   }
 
-  /** Resolves when there is a usable configuration. Throws the signal's reason, wrapped with what is missing. */
-  async waitReady(signal: AbortSignal): Promise<void> {
-    await this.#networks.whenReady(signal);
+  /**
+   * Resolves when there is a usable configuration; tells `onWait` first when it has to wait, and what is missing. Throws
+   * the signal's reason, wrapped with what is missing.
+   */
+  async waitReady(signal: AbortSignal, onWait: (problem: string) => void): Promise<void> {
+    await this.#networks.whenReady(signal, onWait);
   }
 
   /**

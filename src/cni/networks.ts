@@ -97,10 +97,14 @@ export class Networks {
     if (this.#watch.isBlind) await this.#read();
   }
 
-  /** Resolves when there is a network for pods. Throws the signal's reason, wrapped with what is missing. */
-  async whenReady(signal: AbortSignal): Promise<void> {
+  /**
+   * Resolves when there is a network for pods; tells `onWait` first when it has to wait, and what is missing. Throws the
+   * signal's reason, wrapped with what is missing.
+   */
+  async whenReady(signal: AbortSignal, onWait: (problem: string) => void = () => {}): Promise<void> {
     // The way of nearly every pod: nothing to wait for.
     if (this.#state.network) return;
+    onWait(this.problem);
     const either = AbortSignal.any([signal, this.#closing.signal]);
     while (!this.#state.network) {
       try {

@@ -112,7 +112,9 @@ export class PodCreations {
     if (spec.security.namespaces.network !== 'pod') return;
     using limited = withDeadline('wait for a CNI configuration', RUN_TIMEOUT_MS, signal);
     try {
-      await this.#deps.cni.waitReady(limited);
+      await this.#deps.cni.waitReady(limited, (problem) => {
+        this.#deps.log.warn({ pod: `${spec.namespace}/${spec.name}`, problem }, 'a pod waits for a CNI network');
+      });
     } catch (err) {
       if (kindOf(limited.reason) !== 'deadline') throw err;
       this.#deps.meter.stalled(RUN_SANDBOX, 'wait for network');

@@ -29,6 +29,9 @@ export class FakeCaller implements Caller {
     return answer(request);
   }
 
+  /** Its streams have no answers. */
+  async readUntil(): Promise<void> {}
+
   close(): void {}
 }
 

@@ -59,7 +59,7 @@ for (const [name, main] of programs) {
     const root = checkout(t, '23.11.0');
     const program = join(root, 'bin', name);
     const refusals: readonly [env: Record<string, string>, says: RegExp][] = [
-      [{}, /needs Node 24 or newer, and the PATH has 23\.11\.0; run in .*: npm ci --ignore-scripts\n$/],
+      [{}, /needs Node 24 or newer, and the PATH has 23\.11\.0; run in .*: npm run build, which brings one\n$/],
       [{ BERTH_NODE: '/nowhere/node' }, /BERTH_NODE is \/nowhere\/node, which cannot be run/],
       [{ BERTH_NODE: process.execPath }, /it is not built; run in .*: npm run build\n$/],
     ];

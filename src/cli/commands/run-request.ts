@@ -6,6 +6,9 @@ import { CliError } from '../cli-error.ts';
 /** The log folder of a pod that `berth run` made, so that `berth rm` can remove it too. */
 export const LOG_FOLDER_ANNOTATION = 'berth.cli/log-directory';
 
+/** Of all pods that `berth run` makes. */
+export const NAMESPACE = 'default';
+
 /** What `berth run` was asked for. */
 export interface RunOptions {
   readonly name?: string;
@@ -31,8 +34,8 @@ export function podConfig(image: string, options: RunOptions): PodSandboxConfig 
   const logDirectory = `/var/log/berth/${plain(name)}-${randomBytes(4).toString('hex')}`;
   const uid = randomUUID();
   return PodSandboxConfig.create({
-    metadata: { name, namespace: 'default', uid, attempt: 0 },
-    labels: { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': 'default', 'io.kubernetes.pod.uid': uid },
+    metadata: { name, namespace: NAMESPACE, uid, attempt: 0 },
+    labels: { 'io.kubernetes.pod.name': name, 'io.kubernetes.pod.namespace': NAMESPACE, 'io.kubernetes.pod.uid': uid },
     hostname: options.hostNetwork ? '' : name.slice(0, 63),
     logDirectory,
     annotations: { [LOG_FOLDER_ANNOTATION]: logDirectory },

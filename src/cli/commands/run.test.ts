@@ -12,10 +12,12 @@ import {
   type CreateContainerRequest,
   Image,
   ImageServiceService as images,
+  PodSandbox,
   PodSandboxStatus,
   Protocol,
   type RunPodSandboxRequest,
   RuntimeServiceService as runtime,
+  StatusResponse,
 } from '../../../proto/gen/cri/api.ts';
 import { FakeCaller, runWith } from '../../../test/fakes/caller.ts';
 import { CliError } from '../cli-error.ts';
@@ -61,6 +63,7 @@ function node(looks = 1): { caller: FakeCaller; pods: RunPodSandboxRequest[]; co
       containersStatuses: [],
       timestamp: 0n,
     }))
+    .on(runtime.listPodSandbox, () => ({ items: [] }))
     .on(runtime.stopPodSandbox, () => ({}))
     .on(runtime.removePodSandbox, () => ({}));
   return { caller, pods, containers };
@@ -181,4 +184,29 @@ test('who presses Ctrl-C leaves no pod with --rm, and with --wait is told of it'
   interruptAt('/RunPodSandbox', early);
   assert.equal((await runWith(early.caller, 'run', 'web:v1')).exitCode, 130);
   assert.deepEqual(early.caller.asked.slice(-4), ['RunPodSandbox', ...REMOVAL]);
+});
+
+test('a program that ends at once is told of, with its last words and its exit code', async () => {
+  const { exitCode, out, err } = await runWith(node(0).caller, 'run', '--name', 'x', 'web:v1');
+  assert.deepEqual([exitCode, out], [3, '']);
+  assert.match(err, /^ {2}said\nberth: pod p1 \(x\): its program has ended at once, with exit code 3 /);
+  const forPrograms = await runWith(node(0).caller, '--json', 'run', '--name', 'x', 'web:v1');
+  assert.equal((JSON.parse(forPrograms.out) as { exitCode: number }).exitCode, 3);
+});
+
+test('a name that another pod has is refused before anything is made', async () => {
+  const { caller, pods } = node();
+  const holder = PodSandbox.create({ id: 'p0', metadata: { name: 'x', namespace: 'default' } });
+  caller.on(runtime.listPodSandbox, () => ({ items: [holder] }));
+  const { exitCode, err } = await runWith(caller, 'run', '--name', 'x', 'web:v1');
+  assert.deepEqual([exitCode, err], [1, 'berth: pod x is there already: p0\n  berth rm x removes it\n']);
+  assert.deepEqual(pods, []);
+});
+
+test('what a pod will wait for is told before the waiting', async () => {
+  const { caller } = node(2);
+  const network = { type: 'NetworkReady', status: false, reason: 'Bad', message: 'no file' };
+  caller.on(runtime.status, () => StatusResponse.create({ status: { conditions: [network] } }));
+  assert.match((await runWith(caller, 'run', 'web:v1')).err, /^waiting up to 4 minutes for a network .*: no file\n$/);
+  assert.equal((await runWith(caller, 'run', '--host-network', 'web:v1')).err, '');
 });

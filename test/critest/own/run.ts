@@ -6,8 +6,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 
+import { RuntimeServiceService as runtime, VersionRequest } from '../../../proto/gen/cri/api.ts';
 import { describe } from '../../../src/base/errors.ts';
 import { buildBusyboxLayout, pushLayout, startRegistry, type TestRegistry } from '../../fakes/images.ts';
+import { CriConnection } from '../../harness/cri-connection.ts';
 import { pushImages } from '../images.ts';
 import { startTarget } from '../target.ts';
 import { SERVER_VARIABLE, type ServerFacts } from './server.ts';
@@ -27,6 +29,7 @@ Runs Berth's own conformance suite against a berthd that it starts, with images 
 /** A registry whose images come from the one on loopback. */
 const MIRRORED_HOST = 'registry.k8s.io';
 const FACT_TIMEOUT_S = 60;
+const ANSWER_TIMEOUT_MS = 10_000;
 const HERE = import.meta.dirname;
 
 interface Options {
@@ -50,6 +53,13 @@ async function main(): Promise<number> {
   if (!options) {
     process.stdout.write(USAGE);
     return 0;
+  }
+  if (options.endpoint !== undefined) {
+    const problem = await problemOf(options.endpoint);
+    if (problem !== undefined) {
+      process.stderr.write(`conformance: no CRI server answers on ${options.endpoint}: ${problem}\n`);
+      return 1;
+    }
   }
   const work = mkdtempSync(join(tmpdir(), 'berth-conformance-'));
   try {
@@ -95,6 +105,19 @@ function parseOptions(args: readonly string[]): Options | undefined {
     focus: values.focus,
     summary: values.summary,
   };
+}
+
+/** Why a server does not answer; undefined when it does. */
+async function problemOf(endpoint: string): Promise<string | undefined> {
+  const connection = new CriConnection(endpoint);
+  try {
+    await connection.call(runtime.version, VersionRequest.create(), { timeoutMs: ANSWER_TIMEOUT_MS });
+    return undefined;
+  } catch (err) {
+    return err instanceof Error && 'details' in err ? String(err.details).replace(/\.? Resolution note:.*$/s, '') : describe(err);
+  } finally {
+    connection.close();
+  }
 }
 
 /** Makes the images and puts them into the registry. */

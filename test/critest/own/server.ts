@@ -57,7 +57,12 @@ export class Server extends CriLab implements AsyncDisposable {
     const facts = JSON.parse(process.env[SERVER_VARIABLE] ?? '{}') as ServerFacts;
     assert.ok(facts.endpoint, 'run npm run conformance');
     const server = new Server(new CriConnection(facts.endpoint), facts, mkdtempSync(join(tmpdir(), 'berth-facts-')));
-    await server.pull(facts.busybox);
+    try {
+      await server.pull(facts.busybox);
+    } catch (err) {
+      server.#close();
+      throw err;
+    }
     return server;
   }
 
@@ -96,6 +101,10 @@ export class Server extends CriLab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.removeAll();
+    this.#close();
+  }
+
+  #close(): void {
     this.connection.close();
     rmSync(this.#logs, { recursive: true, force: true });
   }
