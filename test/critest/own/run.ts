@@ -114,7 +114,9 @@ async function problemOf(endpoint: string): Promise<string | undefined> {
     await connection.call(runtime.version, VersionRequest.create(), { timeoutMs: ANSWER_TIMEOUT_MS });
     return undefined;
   } catch (err) {
-    return err instanceof Error && 'details' in err ? String(err.details).replace(/\.? Resolution note:.*$/s, '') : describe(err);
+    return err instanceof Error && 'details' in err
+      ? String(err.details).replace(/\.? Resolution note:.*$/s, '')
+      : describe(err);
   } finally {
     connection.close();
   }
