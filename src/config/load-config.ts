@@ -21,6 +21,9 @@ export interface Config {
     readonly authFile: string;
     readonly namespacedAuthDir: string;
     readonly signaturePolicy: string;
+    readonly signaturePolicyMayBeMissing: boolean;
+    readonly signaturePolicyDir: string;
+    readonly lookasideDir: string;
     readonly pauseImage: string;
     readonly pinnedImages: readonly string[];
     readonly maxParallelDownloads: number;
@@ -158,6 +161,9 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       authFile: image('auth_file'),
       namespacedAuthDir: image('namespaced_auth_dir'),
       signaturePolicy: image('signature_policy'),
+      signaturePolicyMayBeMissing: image('signature_policy') === TABLES.image.signature_policy.defaultValue,
+      signaturePolicyDir: image('signature_policy_dir'),
+      lookasideDir: image('lookaside_dir'),
       pauseImage: image('pause_image'),
       pinnedImages: list('image', 'pinned_images'),
       maxParallelDownloads: Number(image('max_parallel_downloads')),

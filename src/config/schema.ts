@@ -80,7 +80,21 @@ export const TABLES = {
       '',
       'Where a credential provider of the kubelet leaves auth files for one pull each, NAMESPACE-SHA256.json. They are removed as they are read. Empty: nowhere.',
     ),
-    signature_policy: key(path, '/etc/containers/policy.json', 'Which images are trusted.'),
+    signature_policy: key(
+      path,
+      '/etc/containers/policy.json',
+      'Which images are trusted, and by whose signature. Without a file in this place every image is; a file in another place must be there.',
+    ),
+    signature_policy_dir: key(
+      optionalPath,
+      '/etc/berth/policies',
+      'Policies of single namespaces, NAMESPACE.json: each stands in place of signature_policy for pods there. Empty: none.',
+    ),
+    lookaside_dir: key(
+      optionalPath,
+      '/etc/containers/registries.d',
+      'Where signatures are kept apart from images, for registries: *.yaml. Empty: only in /var/lib/containers/sigstore.',
+    ),
     pause_image: key(
       text,
       '',

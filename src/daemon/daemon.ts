@@ -9,7 +9,6 @@ import { Cni } from '../cni/cni.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
-import { CredentialHelpers } from '../image/credential-helpers.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
 import { DiskWorkers } from '../image/disk-workers.ts';
 import type { StoredImage } from '../image/image-record.ts';
@@ -177,7 +176,7 @@ export class Daemon {
         store,
         layers,
         client: new RegistryClient({ monotonicMs: systemClock.monotonicMs }),
-        credentialHelpers: new CredentialHelpers(processes),
+        programs: processes,
         readArchive: (path, loading) =>
           readArchive(path, { scratch: join(root, 'image/ingest'), workers: disk, platform: hostPlatform() }, loading),
         usersOf: (imageId) => containers.all().flatMap((record) => (usesImage(record, imageId) ? [record.id] : [])),

@@ -1,5 +1,6 @@
 import type { ImageCatalog } from './image-catalog.ts';
 import { type ImageRecord, namesOf, type StoredImage, withName, withoutNames } from './image-record.ts';
+import { mergeEvidence } from './trust.ts';
 
 /** An image whose layers are all there, to be made visible. */
 export interface NewImage {
@@ -20,7 +21,7 @@ export interface ImageStore {
 
 /**
  * Makes an image appear under its names in one transaction, and then in memory. An image that is there already keeps
- * what it has, and gains the names.
+ * what it has, and gains the names and what is newly known of its origin.
  */
 export function commitImage(catalog: ImageCatalog, store: ImageStore, { image, names }: NewImage): ImageRecord {
   const taken = new Set(names);
@@ -29,7 +30,9 @@ export function commitImage(catalog: ImageCatalog, store: ImageStore, { image, n
     .filter((other) => other.id !== image.id && namesOf(other).some((name) => taken.has(name)))
     .map((other) => withoutNames(stored(other), taken));
   const existing = catalog.byId(image.id);
-  const named = names.reduce(withName, existing ? stored(existing) : image);
+  const trust = mergeEvidence(existing?.trust, image.trust);
+  const kept = { ...(existing ? stored(existing) : image), ...(trust ? { trust } : {}) };
+  const named = names.reduce(withName, kept);
   store.transaction(() => {
     for (const loser of losers) store.images.put(loser);
     store.images.put(named);
@@ -38,6 +41,7 @@ export function commitImage(catalog: ImageCatalog, store: ImageStore, { image, n
   return catalog.put(named);
 }
 
-function stored({ pinned: _pinned, ...image }: ImageRecord): StoredImage {
+/** What is kept of an image. */
+export function stored({ pinned: _pinned, ...image }: ImageRecord): StoredImage {
   return image;
 }

@@ -1,5 +1,6 @@
 import type { UnixMicros } from '../base/clock.ts';
 import type { ImageConfig } from './manifest.ts';
+import type { TrustEvidence } from './trust.ts';
 
 /** One image that is here, whole. */
 export interface ImageRecord {
@@ -22,6 +23,8 @@ export interface ImageRecord {
   /** When it came here (not when it was built). */
   readonly createdAtUs: UnixMicros;
   readonly annotations: Readonly<Record<string, string>>;
+  /** What a policy may be asked about again without the network; undefined for what came from an archive. */
+  readonly trust?: TrustEvidence | undefined;
 }
 
 /** What is kept of an image; `pinned` follows the configuration instead. */

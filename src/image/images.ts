@@ -14,24 +14,29 @@ import { type NamesInArchive, nameImages, recordedNames } from './archive-names.
 import { type CredentialSource, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
 import { AuthFile } from './auth-file.ts';
 import { BlobIngest } from './blob-download.ts';
-import type { CredentialHelpers } from './credential-helpers.ts';
+import { CredentialHelpers, type ProgramRunner } from './credential-helpers.ts';
 import { digestOf, isDigest } from './digest.ts';
 import { candidateReferences, resolveReference } from './endpoints.ts';
+import { GpgSignatures } from './gpg-signatures.ts';
 import { ImageCatalog } from './image-catalog.ts';
 import { commitImage, type ImageStore } from './image-commit.ts';
-import type { ImageRecord } from './image-record.ts';
+import type { ImageRecord, StoredImage } from './image-record.ts';
 import { JoinedWork } from './joined-work.ts';
 import { type LayerFolders, LayerHolds } from './layer-holds.ts';
 import { type ConfigDocument, parseImageConfig } from './manifest.ts';
 import { takeNamespacedAuth } from './namespaced-auth.ts';
 import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
+import { PolicyFiles } from './policy-files.ts';
 import { pullImage } from './pull.ts';
 import { newPullProgress, type PullProgress } from './pull-progress.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
 import { Registries } from './registries.ts';
+import { LookasideFolder } from './registries-d.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
+import { ruleFor, Trust, type TrustEvidence, type TrustRule } from './trust.ts';
+import { TrustOfUsedImages } from './used-images.ts';
 
 /** The keys of `[image]` that this room follows. */
 export interface ImageSettings {
@@ -41,6 +46,11 @@ export interface ImageSettings {
   readonly certsDirs: readonly string[];
   readonly authFile: string;
   readonly namespacedAuthDir: string;
+  readonly signaturePolicy: string;
+  /** Whether it is where it is by default, and may be missing. */
+  readonly signaturePolicyMayBeMissing: boolean;
+  readonly signaturePolicyDir: string;
+  readonly lookasideDir: string;
   readonly pinnedImages: readonly string[];
   readonly maxParallelDownloads: number;
   /** Bound on one whole pull, in milliseconds. */
@@ -55,8 +65,8 @@ export interface ImagesDeps {
   readonly store: ImageStore;
   readonly layers: LayerFolders;
   readonly client: RegistryClient;
-  /** Runs the programs that auth files name; without it they count for nothing. */
-  readonly credentialHelpers?: CredentialHelpers;
+  /** Runs credential helpers and gpgv. */
+  readonly programs: ProgramRunner;
   readonly readArchive: (path: string, signal: AbortSignal) => Promise<readonly ArchiveImage[]>;
   /** The containers that were made from an image: it stays while there are any. */
   readonly usersOf: (imageId: string) => readonly string[];
@@ -91,6 +101,7 @@ interface AskedPull {
   readonly reference: ImageReference;
   readonly auth: RegistryAuth | undefined;
   readonly credentials: readonly CredentialSource[];
+  readonly rule: TrustRule;
 }
 
 /** All images of this node. */
@@ -100,7 +111,10 @@ export class Images {
   readonly #catalog: ImageCatalog;
   readonly #holds: LayerHolds;
   readonly #ingest: BlobIngest;
+  readonly #helpers: CredentialHelpers;
   readonly #authFile: AuthFile;
+  readonly #trust: Trust;
+  readonly #usedImages: TrustOfUsedImages;
   readonly #registries: Registries;
   readonly #pulls = new JoinedWork<ImageRecord>();
   readonly #progress = new Set<PullProgress>();
@@ -114,9 +128,14 @@ export class Images {
     for (const image of deps.store.images.all()) this.#catalog.put(image);
     this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
     this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
-    this.#authFile = new AuthFile(settings.authFile, deps.credentialHelpers);
+    this.#helpers = new CredentialHelpers(deps.programs);
+    this.#authFile = new AuthFile(settings.authFile, this.#helpers);
+    this.#trust = openTrust(deps);
     const { registriesConf: conf, registriesConfDir: confDir, hostsDirs, certsDirs } = settings;
     this.#registries = new Registries({ conf, confDir, hostsDirs, certsDirs }, log);
+    const asking = { registries: this.#registries, credentials: [this.#authFile] };
+    const kept = { catalog: this.#catalog, store: deps.store };
+    this.#usedImages = new TrustOfUsedImages({ ...asking, ...kept, trust: this.#trust, log });
   }
 
   /** Makes memory and disk agree: forgets images whose layers are gone, removes layers and blobs of unfinished pulls. */
@@ -150,15 +169,30 @@ export class Images {
    * is that of the pod that the pull is for, empty when there is none.
    */
   async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal, namespace = ''): Promise<ImageRecord> {
-    const { settings, credentialHelpers } = this.#deps;
+    const { namespacedAuthDir } = this.#deps.settings;
     const references = resolveReference(text, await this.#registries.loadRules());
-    const own = await takeNamespacedAuth(settings.namespacedAuthDir, { namespace, image: text }, credentialHelpers);
-    const proof = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? '', own?.key];
+    const own = await takeNamespacedAuth(namespacedAuthDir, { namespace, image: text }, this.#helpers);
+    const policy = await this.#trust.policyOf(namespace).catch((err: unknown) => {
+      throw wrap(`SignatureValidationFailed: pull ${text}`, err);
+    });
+    const proof = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? '', own?.key, policy.file];
     const credentials = own ? [own, this.#authFile] : [this.#authFile];
     return await firstThatPulls(references, signal, async (reference) => {
       const key = JSON.stringify([formatReference(reference), ...proof]);
-      return await this.#pulls.join(key, signal, (shared) => this.#pull({ reference, auth, credentials }, shared));
+      const rule = ruleFor(policy, reference);
+      return await this.#pulls.join(key, signal, (shared) =>
+        this.#pull({ reference, auth, credentials, rule }, shared),
+      );
     });
+  }
+
+  /**
+   * Throws UntrustedImageError, beginning with "SignatureValidationFailed", unless the policy of a namespace (empty: of
+   * none) allows that an image runs. `asked` is what the client calls it: a name that the image has must be trusted; for
+   * anything else, one of its names. Signatures are remembered from the pull; registries are asked for what is missing.
+   */
+  async checkTrust(image: ImageRecord, asked: string, namespace: string, signal: AbortSignal): Promise<void> {
+    await this.#usedImages.check(image, asked, namespace, signal);
   }
 
   /** The images that are here. */
@@ -257,12 +291,15 @@ export class Images {
         ...this.#deps,
         ingest: this.#ingest,
         registries: this.#registries,
+        trust: this.#trust,
         platform: this.#platform,
         maxParallelDownloads: settings.maxParallelDownloads,
         log: log.child({ image: name }),
       };
       const request = { ...asked, holds: this.#holds, progress };
-      const record = await pullImage(deps, request, signal, (image) => this.#appear(reference, image));
+      const record = await pullImage(deps, request, signal, (image, evidence) =>
+        this.#appear(reference, image, evidence),
+      );
       const ms = Math.round(clock.monotonicMs() - startedMs);
       log.info({ image: name, id: record.id, bytes: progress.traffic.bytes, ms }, 'image pulled');
       return record;
@@ -275,18 +312,16 @@ export class Images {
     }
   }
 
-  async #appear(reference: ImageReference, image: ResolvedImage): Promise<ImageRecord> {
+  async #appear(reference: ImageReference, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {
     const byDigest = `${repositoryOf(reference)}@${image.digest}`;
-    return await this.#commit(image.configBytes, image.document, image.annotations, [
-      recordedName(reference),
-      byDigest,
-    ]);
+    const origin = { annotations: image.annotations, trust };
+    return await this.#commit(image.configBytes, image.document, origin, [recordedName(reference), byDigest]);
   }
 
   async #commit(
     configBytes: Buffer,
     { config, diffIds }: ConfigDocument,
-    annotations: Readonly<Record<string, string>>,
+    origin: Pick<StoredImage, 'annotations' | 'trust'>,
     names: readonly string[],
   ): Promise<ImageRecord> {
     const { layers, clock, store } = this.#deps;
@@ -302,7 +337,7 @@ export class Images {
       config,
       layers: diffIds,
       createdAtUs: clock.nowUs(),
-      annotations,
+      ...origin,
     };
     return commitImage(this.#catalog, store, { image, names });
   }
@@ -328,7 +363,7 @@ export class Images {
           throw wrap(`load ${what} from ${path}: layer ${layer.diffId}`, err);
         });
       });
-      return await this.#commit(image.configBytes, document, {}, [...new Set(names)]);
+      return await this.#commit(image.configBytes, document, { annotations: {} }, [...new Set(names)]);
     });
   }
 
@@ -346,6 +381,19 @@ export class Images {
       throw new BerthError('precondition', `${what}: the archive's layers are not those of the image's config`);
     }
   }
+}
+
+function openTrust({ settings, programs, root, client, log }: ImagesDeps): Trust {
+  const {
+    signaturePolicy: file,
+    signaturePolicyMayBeMissing: mayBeMissing,
+    signaturePolicyDir: namespacesDir,
+  } = settings;
+  return new Trust({
+    policies: new PolicyFiles({ file, mayBeMissing, namespacesDir }, log),
+    gpg: new GpgSignatures(programs, join(root, 'image/gpgv')),
+    sources: { client, lookasides: new LookasideFolder(settings.lookasideDir, log) },
+  });
 }
 
 /** A short name may stand for several references; the registries say which of them there is. */

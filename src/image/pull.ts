@@ -1,6 +1,6 @@
 /** One pull: resolve the image, bring its missing layers into the layer store. The facade makes it appear. */
 
-import { BerthError, wrap } from '../base/errors.ts';
+import { BerthError, findCause, wrap } from '../base/errors.ts';
 import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { Endpoint } from './endpoints.ts';
 import { type FetchDeps, fetchLayers } from './fetch-layers.ts';
@@ -13,17 +13,19 @@ import type { Registries } from './registries.ts';
 import type { Access } from './registry-client.ts';
 import { isRegistryUnavailable } from './registry-error.ts';
 import { type ResolvedImage, resolveImage } from './resolve-image.ts';
+import { type Trust, type TrustEvidence, type TrustRule, UntrustedImageError } from './trust.ts';
 
 /** What a pull needs. */
 export interface PullDeps extends FetchDeps {
   readonly registries: Registries;
+  readonly trust: Trust;
   readonly platform: Platform;
 }
 
 /**
  * Resolves `reference` and unpacks the layers that are missing, then calls `commit` while the layers are still held
  * and returns what it returns. Throws errors that name the reference; those that mean that the registry cannot serve
- * now begin with "RegistryUnavailable", which the kubelet looks for (k8s.io/cri-api/pkg/errors).
+ * now begin with "RegistryUnavailable", those of an image that is not trusted with "SignatureValidationFailed".
  */
 export async function pullImage<T>(
   deps: PullDeps,
@@ -32,30 +34,54 @@ export async function pullImage<T>(
     readonly auth: RegistryAuth | undefined;
     /** Asked in order for what the request does not bring. */
     readonly credentials: readonly CredentialSource[];
+    /** What the image must fulfil. */
+    readonly rule: TrustRule;
     readonly holds: LayerHolds;
     readonly progress: PullProgress;
   },
   signal: AbortSignal,
-  commit: (image: ResolvedImage) => Promise<T>,
+  commit: (image: ResolvedImage, evidence: TrustEvidence) => Promise<T>,
 ): Promise<T> {
   const name = formatReference(request.reference);
   try {
+    deps.trust.refuseEarly(request.rule, request.reference);
     const endpoints = await deps.registries.endpoints(request.reference);
     const source = new PullSource(await accessesFor(endpoints, request, signal), deps.log);
     const image = await resolveImage({ ...deps, source }, request.reference, signal);
+    const evidence = await evidenceOf(deps, request, image, source, signal);
     return await request.holds.during(image.document.diffIds, signal, async () => {
       request.progress.phase = 'downloading';
       await fetchLayers(deps, source, image, request.progress, signal);
       request.progress.phase = 'committing';
-      return await commit(image);
+      return await commit(image, evidence);
     });
   } catch (err) {
-    const word = isRegistryUnavailable(err) ? 'RegistryUnavailable: ' : '';
-    throw wrap(`${word}pull ${name}`, err);
+    throw wrap(`${kubeletWord(err)}pull ${name}`, err);
   }
 }
 
-async function accessesFor(
+/** Words that the kubelet looks for at the beginning (k8s.io/cri-api/pkg/errors). */
+function kubeletWord(err: unknown): string {
+  if (findCause(err, UntrustedImageError)) return 'SignatureValidationFailed: ';
+  return isRegistryUnavailable(err) ? 'RegistryUnavailable: ' : '';
+}
+
+/** Looks for signatures and judges them, before anything large is fetched. */
+async function evidenceOf(
+  deps: PullDeps,
+  { rule, reference }: { readonly rule: TrustRule; readonly reference: ImageReference },
+  image: ResolvedImage,
+  source: PullSource,
+  signal: AbortSignal,
+): Promise<TrustEvidence> {
+  const manifests = [...new Set([image.manifestDigest, image.digest])];
+  const signatures = await deps.trust.find(rule, { reference, manifests, source }, signal);
+  await deps.trust.judge(rule, reference, { manifests, signatures }, signal);
+  return { manifests, signatures };
+}
+
+/** The endpoints with the credentials for each. */
+export async function accessesFor(
   endpoints: readonly Endpoint[],
   { auth, credentials }: { readonly auth: RegistryAuth | undefined; readonly credentials: readonly CredentialSource[] },
   signal: AbortSignal,

@@ -97,9 +97,69 @@ export class RegistryClient {
     );
   }
 
+  /** The bytes of a blob of at most `limitBytes`, verified. Throws as `manifest` does. */
+  async smallBlob(access: Access, digest: Digest, limitBytes: number, signal: AbortSignal): Promise<Buffer> {
+    const what = `blob ${digest} of ${formatEndpoint(access.endpoint)}`;
+    return await this.#document(access, `blobs/${digest}`, what, limitBytes, signal, (bytes) =>
+      verifyDigest(bytes, digest, what),
+    );
+  }
+
+  /** What refers to a manifest: an index, OCI distribution spec, "Listing Referrers". Throws as `manifest` does. */
+  async referrers(access: Access, digest: string, artifactType: string, signal: AbortSignal): Promise<Buffer> {
+    const path = `referrers/${digest}?artifactType=${encodeURIComponent(artifactType)}`;
+    const what = `referrers of ${digest} in ${formatEndpoint(access.endpoint)}`;
+    return await this.#document(access, path, what, MAX_DOCUMENT_BYTES, signal);
+  }
+
+  /**
+   * The signatures that a registry itself keeps for a manifest, by the API of OpenShift's registry; undefined when it
+   * does not say that it does. Throws as `manifest` does.
+   */
+  async signatureDocument(access: Access, digest: string, signal: AbortSignal): Promise<Buffer | undefined> {
+    const ping = await this.#send(access.endpoint, '/', {}, signal);
+    await ping.discard();
+    if (ping.header('x-registry-supports-signatures') !== '1') return undefined;
+    const usual = { scheme: undefined, namespace: '', resolves: true, pulls: true, headers: {} };
+    const special = { tls: { authorities: [], clients: [] }, ...usual, ...access.endpoint.special };
+    const endpoint = { ...access.endpoint, special: { ...special, basePath: '/extensions/v2' } };
+    const what = `signatures of ${digest} in ${formatEndpoint(endpoint)}`;
+    return await this.#document({ ...access, endpoint }, `signatures/${digest}`, what, MAX_DOCUMENT_BYTES, signal);
+  }
+
+  /** What is at a URL that needs no credentials, of at most `limitBytes`; undefined when nothing is. */
+  async download(url: URL, limitBytes: number, signal: AbortSignal): Promise<Buffer | undefined> {
+    const headers = { 'accept-encoding': 'identity', 'user-agent': 'berth' };
+    const what = `GET ${url.origin}${url.pathname}`;
+    return await retrying(this.#retry, signal, async () => {
+      const response = await this.#transport.send({ method: 'GET', url, headers, insecure: false }, signal);
+      if (response.status === 200) return await readCapped(response, limitBytes, what);
+      await response.discard();
+      const { status } = response;
+      if (status === 404) return undefined;
+      throw new RegistryError('unavailable', `${what}: status ${status}`, { status, retryable: status >= 500 });
+    });
+  }
+
   /** Ends all connections. */
   async close(): Promise<void> {
     await this.#transport.close();
+  }
+
+  async #document(
+    access: Access,
+    path: string,
+    what: string,
+    limitBytes: number,
+    signal: AbortSignal,
+    check: (bytes: Buffer) => void = () => {},
+  ): Promise<Buffer> {
+    return await retrying(this.#retry, signal, async () => {
+      const response = await this.#get(access, path, what, {}, signal);
+      const bytes = await readCapped(response, limitBytes, what);
+      check(bytes);
+      return bytes;
+    });
   }
 
   /** One authenticated GET; returns only answers with status 200, or 206 to a request for a range. */
@@ -113,7 +173,8 @@ export class RegistryClient {
     const { endpoint } = access;
     const known = this.#challenges.get(endpoint.host);
     const early = known ? await this.#authorization(access, known, signal) : undefined;
-    let response = await this.#send(endpoint, path, withAuthorization(headers, early), signal);
+    const full = `/${endpoint.repository}/${path}`;
+    let response = await this.#send(endpoint, full, withAuthorization(headers, early), signal);
     if (response.status === 401 && response.sameOrigin) {
       // Only the registry itself may ask for credentials, not the host that it redirects to.
       const challenges = parseChallenges(response.header('www-authenticate') ?? '');
@@ -122,7 +183,7 @@ export class RegistryClient {
       const authorization = await this.#authorization(access, challenges, signal);
       if (authorization === undefined) throw denied(access, what, 401, '');
       remember(this.#challenges, endpoint.host, challenges);
-      response = await this.#send(endpoint, path, withAuthorization(headers, authorization), signal);
+      response = await this.#send(endpoint, full, withAuthorization(headers, authorization), signal);
     }
     if (response.status === 200 || (response.status === 206 && headers['range'] !== undefined)) return response;
     throw await refusal(access, what, response);
@@ -158,9 +219,9 @@ export class RegistryClient {
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
   ): Promise<HttpResponse> {
-    const { host, repository, insecure, special, tls } = endpoint;
+    const { host, insecure, special, tls } = endpoint;
     const send = async (scheme: 'https:' | 'http:'): Promise<HttpResponse> => {
-      const url = new URL(`${scheme}//${host}${special?.basePath ?? '/v2'}/${repository}/${path}`);
+      const url = new URL(`${scheme}//${host}${special?.basePath ?? '/v2'}${path}`);
       if (special && special.namespace !== '') url.searchParams.set('ns', special.namespace);
       const common = { 'accept-encoding': 'identity', 'user-agent': 'berth', ...special?.headers };
       const request = { method: 'GET' as const, url, headers: { ...common, ...headers }, insecure, tls };

@@ -24,6 +24,8 @@ import type { Access, RegistryClient } from './registry-client.ts';
 export interface ResolvedImage {
   /** Digest of what the reference led to: the index, if there is one. */
   readonly digest: Digest;
+  /** Of the manifest itself. */
+  readonly manifestDigest: Digest;
   readonly configBytes: Buffer;
   readonly document: ConfigDocument;
   /** As many as the config has diff ids, in the same order. */
@@ -54,11 +56,12 @@ export async function resolveImage(
     },
     reference.digest === undefined ? 'resolves' : 'pulls',
   );
-  let document = root.document;
+  let { document, digest: manifestDigest } = root;
   for (let depth = 0; document.kind === 'index'; depth += 1) {
     if (depth === MAX_DEPTH)
       throw new BerthError('precondition', `${name}: more than ${MAX_DEPTH} indexes in each other`);
     const entry = chooseEntry(document, platform, name);
+    manifestDigest = entry.digest;
     document = await source.first(signal, async (access) => {
       const { bytes } = await client.manifest(access, entry.digest, signal);
       checkSize(bytes, entry, describe(entry.digest, access));
@@ -70,6 +73,7 @@ export async function resolveImage(
   checkImage(manifest, parsed, platform, name);
   return {
     digest: root.digest,
+    manifestDigest,
     configBytes: config,
     document: parsed,
     layers: manifest.layers,

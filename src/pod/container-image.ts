@@ -2,6 +2,7 @@ import { BerthError, invalid } from '../base/errors.ts';
 import type { ImageRecord } from '../image/image-record.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
 import type { PodDeps } from './pod-deps.ts';
+import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { parseSignal } from './stop-signal.ts';
 
 /** The image that a client wants a container of. Throws `notFound` when it was never pulled. */
@@ -21,6 +22,26 @@ export function imageOf(deps: PodDeps, imageId: string): ImageRecord {
   const image = deps.images.find(imageId);
   if (!image) throw new BerthError('notFound', `image ${imageId} is not here any more`);
   return image;
+}
+
+/**
+ * Throws unless the policy of the pod's namespace allows the container's image, and those that it wants as volumes. It
+ * is asked anew, because it may have changed since they were pulled, or for another namespace.
+ */
+export async function checkTrust(
+  deps: PodDeps,
+  sandbox: SandboxRecord,
+  { spec, imageId, imageVolumes = [] }: ContainerRecord,
+  signal: AbortSignal,
+): Promise<void> {
+  const { namespace } = sandbox.spec;
+  const check = async (id: string, { userSpecified, reference }: ContainerSpec['image']): Promise<void> =>
+    await deps.images.checkTrust(imageOf(deps, id), userSpecified || reference, namespace, signal);
+  await check(imageId, spec.image);
+  for (const { index, imageId: volume } of imageVolumes) {
+    const image = spec.mounts[index]?.image;
+    if (image) await check(volume, image);
+  }
 }
 
 /** What people call the image: the kubelet asks by id, and they want to read the name that they wrote. */

@@ -14,7 +14,7 @@ import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
 import { killProcess } from '../sys/process.ts';
-import { chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
+import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
@@ -64,6 +64,8 @@ export async function makeContainer(
   const source = isArchive(reference) ? await openRestoreSource(deps, id, sandbox, reference, signal) : undefined;
   try {
     const record = newRecord(deps, sandbox, spec, id, source);
+    onStep('check trust');
+    await checkTrust(deps, sandbox, record, signal);
     return await makeUnclaimed(pipeline, record, { deps, id }, onStep, signal);
   } catch (err) {
     // Without a record nobody else knows of it.

@@ -1,0 +1,78 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { BerthError, because } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import { isMissing, LastGood } from './last-good.ts';
+import { ACCEPT_ANYTHING, type Policy, parsePolicy } from './policy.ts';
+
+/** Where policies are. */
+export interface PolicyPlaces {
+  readonly file: string;
+  /** Whether the file may be missing: then every image is trusted. */
+  readonly mayBeMissing: boolean;
+  /** Folder of `<namespace>.json`, each of which stands in place of `file` for pods there; empty for none. */
+  readonly namespacesDir: string;
+}
+
+/** The policy that holds, and the file that says so; empty when there is none. */
+export interface FoundPolicy {
+  readonly policy: Policy;
+  readonly file: string;
+}
+
+const NAMESPACE = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+const MAX_REMEMBERED = 1000;
+
+/** The policies on disk, read again when they change. */
+export class PolicyFiles {
+  readonly #places: PolicyPlaces;
+  readonly #log: Logger;
+  readonly #files = new Map<string, LastGood<Policy>>();
+
+  constructor(places: PolicyPlaces, log: Logger) {
+    this.#places = places;
+    this.#log = log;
+  }
+
+  /** Why files that were read do not hold as they are now, by path. */
+  problems(): { readonly file: string; readonly problem: string }[] {
+    return [...this.#files].flatMap(([file, { problem }]) => (problem === undefined ? [] : [{ file, problem }]));
+  }
+
+  /**
+   * What holds in a namespace (empty: in none). Throws `invalid` for a policy that never could be understood,
+   * `precondition` for one that is missing and must not be.
+   */
+  async find(namespace: string): Promise<FoundPolicy> {
+    const { file, mayBeMissing, namespacesDir } = this.#places;
+    if (namespacesDir !== '' && NAMESPACE.test(namespace)) {
+      const own = join(namespacesDir, `${namespace}.json`);
+      if (await isThere(own)) return await this.#read(own);
+    }
+    if (await isThere(file)) return await this.#read(file);
+    if (mayBeMissing) return { policy: ACCEPT_ANYTHING, file: '' };
+    throw new BerthError('precondition', `image.signature_policy ${file} is not there, so no image is trusted`);
+  }
+
+  async #read(path: string): Promise<FoundPolicy> {
+    let file = this.#files.get(path);
+    if (!file) {
+      const oldest = this.#files.keys().next();
+      if (this.#files.size >= MAX_REMEMBERED && !oldest.done) this.#files.delete(oldest.value);
+      file = new LastGood<Policy>(path, this.#log);
+      this.#files.set(path, file);
+    }
+    return { policy: await file.load([path], ([read]) => parsePolicy(read?.text ?? '', path)), file: path };
+  }
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (err) {
+    if (isMissing(err)) return false;
+    throw because('precondition', `policy ${path} cannot be read`, err);
+  }
+}
