@@ -196,6 +196,20 @@ for (const handler of ['runc', 'crun'] as const) {
         }),
       );
       assert.equal(memoryOf(`${parent}/mine`), String(272n * MIB), 'what the pod itself costs comes on top');
+      const quota = (): string =>
+        readCgroup(`${parent}/mine`, 'cpu', 'cpu.cfs_quota_us', 'cpu.max').split(' ')[0] ?? '';
+      const overhead = { cpuQuota: 10_000n, cpuPeriod: 100_000n };
+      await lab.berthd.call(
+        runtime.updatePodSandboxResources,
+        request({ overhead, resources: { cpuQuota: 20_000n, cpuPeriod: 100_000n } }),
+      );
+      assert.equal(quota(), '30000');
+      // What a kubelet makes of "no limit" when the pod has an overhead.
+      await lab.berthd.call(
+        runtime.updatePodSandboxResources,
+        request({ overhead, resources: { cpuQuota: -10_001n, cpuPeriod: 100_000n } }),
+      );
+      assert.match(quota(), /^(-1|max)$/);
       const known = (await lab.podStatus(id, true)).info['info'] ?? '';
       assert.match(known, /"memoryLimitBytes":268435456/);
       const refused = await lab.berthd.fails(

@@ -1,4 +1,5 @@
 import type {
+  LinuxContainerResources,
   UpdatePodSandboxResourcesRequest,
   UpdatePodSandboxResourcesResponse,
 } from '../../../proto/gen/cri/api.ts';
@@ -13,9 +14,20 @@ export function updatePodSandboxResources(
   return async ({ podSandboxId, overhead, resources }, { signal }) => {
     const update = {
       overhead: overhead && resourcesFromProto(overhead, 'overhead'),
-      resources: resources && resourcesFromProto(resources, 'resources'),
+      resources: resources && resourcesFromProto(withPlainQuota(resources), 'resources'),
     };
     await pods.updateSandbox(podSandboxId, update, signal);
     return {};
   };
+}
+
+/** No quota is shorter: a millisecond (Documentation/scheduler/sched-bwc.rst). */
+const SHORTEST_QUOTA_US = 1000n;
+
+// Kubelets up to 1.36 subtract the pod's overhead from its quota also when that is -1, no limit, and from quotas that
+// are hardly more.
+function withPlainQuota(resources: LinuxContainerResources): LinuxContainerResources {
+  const { cpuQuota } = resources;
+  if (cpuQuota < 0n) return { ...resources, cpuQuota: -1n };
+  return cpuQuota > 0n && cpuQuota < SHORTEST_QUOTA_US ? { ...resources, cpuQuota: SHORTEST_QUOTA_US } : resources;
 }
