@@ -4,7 +4,7 @@
 # Or, sourced: install_debian_packages PACKAGE...
 
 DEBIAN_BUILD='gcc libc6-dev'
-DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2'
+DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
 DEBIAN_TEST='docker-registry skopeo dbus-daemon procps'
 

@@ -4,12 +4,17 @@ import { printable } from '../base/printable.ts';
 export interface Output {
   out(text: string): void;
   err(text: string): void;
+  /** How wide the terminal is that `err` writes to; undefined when it is none. */
+  readonly columns?: number | undefined;
 }
 
 /** The process's own streams. */
 export const terminal: Output = {
   out: (text) => void process.stdout.write(text),
   err: (text) => void process.stderr.write(text),
+  get columns() {
+    return process.stderr.isTTY ? process.stderr.columns : undefined;
+  },
 };
 
 /** Rows under headings, columns aligned, two spaces apart, nothing cut off; whatever the cells hold, a line each. */
@@ -57,6 +62,15 @@ export function bytes(count: number): string {
     unit += 1;
   }
   return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** A time to come, in the two largest units: `45s`, `3m20s`, `2h5m`; `-` when nobody can tell. */
+export function timeLeft(seconds: number): string {
+  if (seconds < 0) return '-';
+  const whole = Math.ceil(seconds);
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${whole % 60}s`;
+  return `${Math.floor(whole / 3600)}h${Math.floor((whole % 3600) / 60)}m`;
 }
 
 /** The part of an id that people read and type. */

@@ -3,7 +3,15 @@ import { Command, InvalidArgumentError } from 'commander';
 import { readOwnVersion } from '../base/own-version.ts';
 import { checkConfig } from './commands/config.ts';
 import { exec } from './commands/exec.ts';
-import { type LoadOptions, loadImage, pullImage, removeImages } from './commands/image.ts';
+import {
+  type LoadOptions,
+  loadImage,
+  type PruneOptions,
+  pruneImages,
+  pullImage,
+  removeImages,
+  showPulls,
+} from './commands/image.ts';
 import { showLogs } from './commands/logs.ts';
 import { removePods } from './commands/rm.ts';
 import { run } from './commands/run.ts';
@@ -91,13 +99,17 @@ export function buildProgram(parts: ProgramParts): Command {
     .option('-a, --all', 'also those that do not run', false)
     .action(withSession((session, options: { all: boolean }) => showContainers(session, options)));
   program.command('images').description('images on this node').action(withSession(showImages));
+  program
+    .command('pulls')
+    .description('pulls that run, layer by layer, also those of the kubelet')
+    .action(withSession(showPulls));
   addImageCommands(program, withSession);
   addPodCommands(program, withSession);
   return program;
 }
 
 function addImageCommands(program: Command, withSession: WithSession): void {
-  const image = program.command('image').description('images: load, pull, remove');
+  const image = program.command('image').description('images: load, pull, prune, remove');
   image
     .command('load <file>')
     .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive')
@@ -113,6 +125,12 @@ function addImageCommands(program: Command, withSession: WithSession): void {
         pullImage(session, reference, options.creds),
       ),
     );
+  image
+    .command('prune')
+    .description('remove what takes space and belongs to nothing: layers, unfinished folders, blobs of failed pulls')
+    .option('--dry-run', 'only show what that is, and why', false)
+    .option('--all', 'also images that no container uses, unless they are pinned', false)
+    .action(withSession((session, options: PruneOptions) => pruneImages(session, options)));
   image
     .command('rm <reference...>')
     .description('remove images; by whichever name or id, an image goes with all of its names')

@@ -359,3 +359,61 @@ test('loading shows the names, and asks for a name where there is none', async (
   assert.match(unnamed.out, /cccc {2}-\n/);
   assert.match(unnamed.err, /--name/);
 });
+
+suite('pulls', () => {
+  const digest = `sha256:${'e'.repeat(64)}`;
+  const pull = {
+    image: 'docker.io/library/web:v1',
+    phase: 'downloading',
+    startedAtUs: 0n,
+    layersPresent: 1,
+    layers: [{ digest, phase: 'downloading', bytesTotal: 2048n, bytesDone: 1024n }],
+    transferredBytes: 1024n,
+    bytesPerSecond: 512,
+    secondsLeft: 2,
+  };
+
+  test('show layer, bytes, rate and time left', async () => {
+    const caller = node().on(AdminService.listPulls, () => ({ pulls: [pull] }));
+    assert.equal(
+      (await runWith(caller, 'pulls')).out,
+      [
+        'IMAGE                     LAYER         PHASE        BYTES               RATE     LEFT  AGE',
+        'docker.io/library/web:v1  eeeeeeeeeeee  downloading  1.0 KiB of 2.0 KiB  512 B/s  2s    -\n',
+      ].join('\n'),
+    );
+  });
+
+  test('come with plain lines where there is no terminal, and with none for programs', async () => {
+    const calls = { pulls: 0 };
+    const shown = Promise.withResolvers<void>();
+    const caller = node()
+      .on(AdminService.listPulls, () => {
+        calls.pulls += 1;
+        if (calls.pulls > 1) shown.resolve();
+        return { pulls: [pull] };
+      })
+      .on(images.pullImage, async () => {
+        await shown.promise;
+        return { imageRef: ID.image };
+      });
+    const { out, err } = await runWith(caller, 'image', 'pull', 'web:v1');
+    assert.deepEqual([out, err], [`${ID.image}\n`, 'eeeeeeeeeeee downloading 2.0 KiB\n']);
+  });
+
+  test('prune shows what goes and why, and fails when something stays', async () => {
+    const item = { kind: 'blob', name: 'x', reason: 'a pull failed', bytes: 1024n, problem: '' };
+    const asked: unknown[] = [];
+    const caller = node().on(AdminService.pruneImages, (request) => {
+      asked.push(request);
+      return { items: [{ ...item, problem: request.dryRun ? '' : 'no' }] };
+    });
+    const dry = await runWith(caller, 'image', 'prune', '--dry-run');
+    assert.deepEqual([dry.exitCode, dry.out], [0, 'KIND  NAME  SIZE     WHY\nblob  x     1.0 KiB  a pull failed\n']);
+    assert.equal((await runWith(caller, 'image', 'prune', '--all')).exitCode, 1);
+    assert.deepEqual(asked, [
+      { dryRun: true, unusedImages: false },
+      { dryRun: false, unusedImages: true },
+    ]);
+  });
+});

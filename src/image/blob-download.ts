@@ -129,9 +129,21 @@ export class BlobIngest {
     for (const name of await readdir(this.#dir).catch(() => [])) {
       const path = join(this.#dir, name);
       const modifiedMs = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? nowMs;
-      const claimed = [...this.#uses.keys()].some((digest) => name.startsWith(basename(this.#path(digest))));
-      if (!claimed && nowMs - modifiedMs > KEEP_UNUSED_MS) await this.#trash(path);
+      if (!this.#isClaimed(name) && nowMs - modifiedMs > KEEP_UNUSED_MS) await this.#trash(path);
     }
+  }
+
+  /** What is here and no pull counts on. */
+  async unclaimed(): Promise<{ readonly name: string; readonly sizeBytes: number }[]> {
+    const names = await readdir(this.#dir);
+    return names
+      .filter((name) => KEPT.test(name) && !this.#isClaimed(name))
+      .map((name) => ({ name, sizeBytes: statSync(join(this.#dir, name), { throwIfNoEntry: false })?.size ?? 0 }));
+  }
+
+  /** Deletes what `unclaimed` named, unless a pull counts on it by now. */
+  async discard(name: string): Promise<void> {
+    if (KEPT.test(name) && !this.#isClaimed(name)) await this.#trash(join(this.#dir, name));
   }
 
   /** Aborts the downloads that run. */
@@ -166,6 +178,10 @@ export class BlobIngest {
     } catch (err) {
       throw await explainDisk(err, this.#dir);
     }
+  }
+
+  #isClaimed(name: string): boolean {
+    return [...this.#uses.keys()].some((digest) => name.startsWith(basename(this.#path(digest))));
   }
 
   #path(digest: Digest): string {

@@ -6,6 +6,7 @@ import { parentPort } from 'node:worker_threads';
 
 import { BerthError, describe, kindOf } from '../base/errors.ts';
 import { closeFd, openat2, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS } from '../sys/at.ts';
+import { setThreadNice } from '../sys/process.ts';
 import { syncfs } from '../sys/sync.ts';
 import type { DiskAnswer, DiskJobs, DiskRequest } from './disk-jobs.ts';
 import { extractArchive } from './extract-archive.ts';
@@ -14,6 +15,8 @@ import { removeTree } from './remove-tree.ts';
 import { treeUsage } from './tree-usage.ts';
 import { unpackLayer } from './unpack-layer.ts';
 import { upperChanges } from './upper-changes.ts';
+
+const NICE = 5;
 
 type Answer = DiskJobs[keyof DiskJobs]['answer'];
 
@@ -97,6 +100,9 @@ function syncFolder(path: string): void {
     closeSync(fd);
   }
 }
+
+// The thread that serves calls comes first when there are fewer processors than work.
+setThreadNice(NICE);
 
 parentPort?.on('message', (message: DiskRequest) => {
   perform(message).then(

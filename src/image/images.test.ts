@@ -668,3 +668,72 @@ describe('Images.load', () => {
     assert.deepEqual([layers.all(), store.images.all(), archive.disposed()], [[], [], 1]);
   });
 });
+
+describe('Images.prune', () => {
+  it('tells what belongs to nothing and why, and removes just that', async () => {
+    registry.add('app', fakeImage(['used']), 'v1');
+    registry.add('app', fakeImage(['idle']), 'v2');
+    const used = await images.pull(name('app:v1'), undefined, never);
+    const idle = await images.pull(name('app:v2'), undefined, never);
+    const own = build({ usersOf: (id) => (id === used.id ? ['container'] : []) });
+    layers.layers.set('sha256:orphan', 7);
+    layers.strayFolders.add('.tmp-1');
+    const blob = `sha256-${'a'.repeat(64)}.partial`;
+    await writeFile(join(root, 'image/ingest', blob), 'part');
+    const expected = [
+      ['layer', 'sha256:orphan', 7],
+      ['folder', '.tmp-1', 0],
+      ['blob', blob, 4],
+    ];
+    const shown = async (dryRun: boolean, unusedImages: boolean) =>
+      (await own.prune({ dryRun, unusedImages })).map(({ kind, name: item, bytes }) => [kind, item, bytes]);
+    assert.deepEqual(await shown(true, false), expected);
+    assert.deepEqual(await shown(true, true), [['image', name('app:v2'), 4], ...expected]);
+    assert.deepEqual(await shown(false, true), [['image', name('app:v2'), 4], ...expected]);
+    assert.deepEqual(
+      own.list().map(({ id }) => id),
+      [used.id],
+    );
+    assert.deepEqual([layers.all().length, layers.strays(), await inFlightFiles()], [1, [], []]);
+    assert.deepEqual(await shown(true, true), []);
+    assert.equal(idle.layers.length, 1);
+  });
+
+  it('spares what is pinned', async () => {
+    registry.add('app', fakeImage(['idle']), 'v1');
+    await images.pull(name('app:v1'), undefined, never);
+    images.setPinned([name('app:v1')]);
+    assert.deepEqual(await images.prune({ dryRun: true, unusedImages: true }), []);
+  });
+});
+
+describe('Images.pullsInFlight', () => {
+  it('tells layers, bytes and rate, by any spelling of the reference', async () => {
+    const image = fakeImage(['one', 'two']);
+    registry.add('app', image, 'latest');
+    const arrived = Promise.withResolvers<void>();
+    const gate = Promise.withResolvers<void>();
+    let waiting = 0;
+    layers.gate = async () => {
+      waiting += 1;
+      if (waiting === 2) arrived.resolve();
+      await gate.promise;
+    };
+    const pulled = images.pull(name('app'), undefined, never);
+    await arrived.promise;
+    const [pull] = images.pullsInFlight(name('app:latest'));
+    assert.deepEqual(
+      pull?.layers.map(({ digest, bytesTotal, bytesDone, phase }) => [digest, bytesTotal, bytesDone, phase]),
+      image.layers.map(({ digest, size }) => [digest, size, size, 'unpacking']),
+    );
+    assert.equal(
+      pull?.traffic.bytes,
+      image.layers.reduce((sum, { size }) => sum + size, 0),
+    );
+    assert.ok((pull?.traffic.rate() ?? 0) > 0);
+    assert.deepEqual(images.pullsInFlight('other'), []);
+    gate.resolve();
+    await pulled;
+    assert.deepEqual(images.pullsInFlight(), []);
+  });
+});

@@ -28,6 +28,7 @@ import { takeNamespacedAuth } from './namespaced-auth.ts';
 import { allOrAbort } from './parallel.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { PolicyFiles } from './policy-files.ts';
+import { type Garbage, type PruneOptions, prune } from './prune.ts';
 import { pullImage } from './pull.ts';
 import { newPullProgress, type PullProgress } from './pull-progress.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
@@ -272,9 +273,21 @@ export class Images {
     this.#catalog.setPinned(patterns);
   }
 
-  /** How far the running pulls have come. */
-  pullsInFlight(): readonly Readonly<PullProgress>[] {
-    return [...this.#progress];
+  /** How far the running pulls have come, oldest first; with a `text`, only those that it may mean. Throws `invalid`. */
+  pullsInFlight(text = ''): readonly Readonly<PullProgress>[] {
+    if (text === '') return [...this.#progress];
+    const meant = new Set(candidateReferences(text, this.#registries.rules).map(formatReference));
+    return [...this.#progress].filter(({ reference }) => meant.has(reference));
+  }
+
+  /** Finds what takes space and belongs to nothing, and removes it unless it is a dry run. */
+  async prune(options: PruneOptions): Promise<Garbage[]> {
+    const { layers, usersOf, log } = this.#deps;
+    const [holds, ingest] = [this.#holds, this.#ingest];
+    const parts = { images: this.list(), layers, holds, ingest, usersOf, removeImage: (id: string) => this.remove(id) };
+    const garbage = await prune(parts, options);
+    if (!options.dryRun) log.info({ items: garbage.length }, 'image garbage removed');
+    return garbage;
   }
 
   async #pull(asked: AskedPull, shared: AbortSignal): Promise<ImageRecord> {

@@ -19,6 +19,9 @@ export interface LayerFolders {
   /** Resolves when all layers unpacked so far are on stable storage. */
   flush(): Promise<void>;
   all(): readonly { readonly diffId: string; readonly sizeBytes: number }[];
+  /** Folders beside the layers that belong to none, and their removal. */
+  strays(): readonly string[];
+  removeStray(name: string): Promise<void>;
 }
 
 /**
@@ -57,8 +60,12 @@ export class LayerHolds {
 
   /** Removes those of the layers that no image owns and no pull holds. Throws what the layer store throws. */
   async removeUnused(diffIds: readonly string[]): Promise<void> {
-    const unused = diffIds.filter((diffId) => !this.#isOwned(diffId) && !this.#holds.has(diffId));
-    await Promise.all(unused.map((diffId) => this.#remove(diffId)));
+    await Promise.all(this.unused(diffIds).map((diffId) => this.#remove(diffId)));
+  }
+
+  /** Those of the layers that no image owns and no pull holds. */
+  unused(diffIds: readonly string[]): readonly string[] {
+    return diffIds.filter((diffId) => !this.#isOwned(diffId) && !this.#holds.has(diffId));
   }
 
   #release(diffId: string): void {

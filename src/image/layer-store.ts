@@ -69,6 +69,8 @@ export class LayerStore {
   readonly #rows = new Map<string, LayerRow>();
   readonly #shortNames = new Map<string, string>();
   readonly #unpacking = new JoinedWork<LayerRow>();
+  /** Temporary folders that somebody is at work on. */
+  readonly #busy = new Set<string>();
   #sweep: Promise<void> = Promise.resolve();
 
   /** Loads what the rows say. Call `start` before anything else. */
@@ -89,13 +91,8 @@ export class LayerStore {
       rows.deleteLayer(diffId);
       this.#rows.delete(diffId);
     }
-    const owned = new Set([...this.#rows.keys()].map(hexOf));
-    const unowned = readdirSync(this.#folder).filter((name) => !owned.has(name));
-    // A program whose record was lost may run on them.
-    const mounted = unowned.length > 0 ? this.#mounted() : new Set();
-    const strays = unowned.filter((name) => !mounted.has(name));
     // Renamed first: their names may be wanted at any moment from now on.
-    const trash = strays.map((name) => this.#renameToTrash(join(this.#folder, name)));
+    const trash = this.strays().map((name) => this.#renameToTrash(join(this.#folder, name)));
     this.#checkLinks();
     this.#sweep = this.#removeTrash(trash);
   }
@@ -157,7 +154,24 @@ export class LayerStore {
     const short = this.#shortNames.get(diffId);
     this.#shortNames.delete(diffId);
     if (short !== undefined) unlinkIfThere(join(this.#links, short));
-    await this.#deps.workers.run('remove', this.#renameToTrash(join(this.#folder, hexOf(diffId))));
+    await this.#removeBusy(this.#renameToTrash(join(this.#folder, hexOf(diffId))));
+  }
+
+  /** Folders beside the layers that no row owns, no mount needs and nobody is at work on. */
+  strays(): readonly string[] {
+    const owned = new Set([...this.#rows.keys()].map(hexOf));
+    const unowned = readdirSync(this.#folder).filter(
+      (name) => !owned.has(name) && !this.#busy.has(join(this.#folder, name)),
+    );
+    // A program whose record was lost may run on them.
+    const mounted = unowned.length > 0 ? this.#mounted() : new Set();
+    return unowned.filter((name) => !mounted.has(name));
+  }
+
+  /** Removes one of the `strays`; one that is none any more stays. */
+  async removeStray(name: string): Promise<void> {
+    if (!this.strays().includes(name)) return;
+    await this.#removeBusy(this.#renameToTrash(join(this.#folder, name)));
   }
 
   /** Resolves when all that was unpacked so far is on stable storage. */
@@ -202,6 +216,8 @@ export class LayerStore {
     } catch (err) {
       for (const left of [temporary, final]) if (existsSync(left)) await workers.run('remove', left).catch(() => {});
       throw this.#explained(err);
+    } finally {
+      this.#busy.delete(temporary);
     }
   }
 
@@ -253,6 +269,14 @@ export class LayerStore {
     );
   }
 
+  async #removeBusy(folder: string): Promise<void> {
+    try {
+      await this.#deps.workers.run('remove', folder);
+    } finally {
+      this.#busy.delete(folder);
+    }
+  }
+
   #renameToTrash(folder: string): string {
     const trash = this.#temporary();
     renameSync(folder, trash);
@@ -261,14 +285,16 @@ export class LayerStore {
 
   async #removeTrash(folders: readonly string[]): Promise<void> {
     for (const folder of folders) {
-      await this.#deps.workers.run('remove', folder).catch((err: unknown) => {
+      await this.#removeBusy(folder).catch((err: unknown) => {
         this.#deps.log.warn({ err, folder }, 'left-over layer not removed');
       });
     }
   }
 
   #temporary(): string {
-    return join(this.#folder, `.tmp-${randomBytes(8).toString('hex')}`);
+    const folder = join(this.#folder, `.tmp-${randomBytes(8).toString('hex')}`);
+    this.#busy.add(folder);
+    return folder;
   }
 }
 

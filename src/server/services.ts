@@ -13,8 +13,10 @@ import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
 import { checkPodNetwork } from './admin/check-pod-network.ts';
+import { listPulls } from './admin/list-pulls.ts';
 import { loadImage } from './admin/load-image.ts';
 import { podSteps, type StepHistory } from './admin/pod-steps.ts';
+import { pruneImages } from './admin/prune-images.ts';
 import type { ServedService } from './grpc-server.ts';
 import { imageFsInfo } from './image/image-fs-info.ts';
 import { imageStatus } from './image/image-status.ts';
@@ -141,6 +143,8 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
       definition: AdminService,
       handlers: {
         loadImage: boundary.unary('LoadImage', loadImage(images)),
+        listPulls: boundary.unary('ListPulls', listPulls(images)),
+        pruneImages: boundary.unary('PruneImages', pruneImages(images)),
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
         checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),

@@ -1,9 +1,25 @@
 import { readFileSync } from 'node:fs';
 
 import { closeFd } from './at.ts';
-import { isErrno } from './errno.ts';
+import { check, isErrno } from './errno.ts';
+import { libc } from './libc.ts';
 import { pidfdOpen, pidfdSendSignal } from './pidfd.ts';
 import type { SignalName } from './signals.ts';
+
+const setpriorityCall: (which: number, who: number, nice: number) => number = libc.func('setpriority', 'int', [
+  'int',
+  'uint',
+  'int',
+]);
+const PRIO_PROCESS = 0;
+
+/**
+ * Has the calling thread, and no other of the process, give way to those of a lower `nice` value (setpriority(2), "C
+ * library/kernel differences").
+ */
+export function setThreadNice(nice: number): void {
+  check('setpriority', String(nice), setpriorityCall(PRIO_PROCESS, 0, nice));
+}
 
 /**
  * When a process started, in clock ticks since boot (field 22 of /proc/pid/stat): with its pid, a name that no other

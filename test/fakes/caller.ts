@@ -17,16 +17,19 @@ export class FakeCaller implements Caller {
   readonly #answers = new Map<string, (request: never) => unknown>();
 
   /** Answers an RPC by a function, which may throw CliError as a connection does. */
-  on<Request, Response>(method: Method<Request, Response>, answer: (request: Request) => Response): this {
+  on<Request, Response>(
+    method: Method<Request, Response>,
+    answer: (request: Request) => Response | Promise<Response>,
+  ): this {
     this.#answers.set(method.path, answer);
     return this;
   }
 
   async call<Request, Response>(method: Method<Request, Response>, request: Request): Promise<Response> {
     this.asked.push(method.path.split('/').at(-1) ?? '');
-    const answer = this.#answers.get(method.path) as ((request: Request) => Response) | undefined;
+    const answer = this.#answers.get(method.path) as ((request: Request) => Response | Promise<Response>) | undefined;
     if (!answer) throw new CliError(`${method.path} has no answer`, undefined, { code: status.UNIMPLEMENTED });
-    return answer(request);
+    return await answer(request);
   }
 
   /** Its streams have no answers. */

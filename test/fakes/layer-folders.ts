@@ -43,6 +43,16 @@ export class MemoryLayers implements LayerFolders {
     this.calls.push('flush');
   }
 
+  readonly strayFolders = new Set<string>();
+
+  strays(): string[] {
+    return [...this.strayFolders];
+  }
+
+  async removeStray(name: string): Promise<void> {
+    this.strayFolders.delete(name);
+  }
+
   all(): { diffId: string; sizeBytes: number }[] {
     return [...this.layers].map(([diffId, sizeBytes]) => ({ diffId, sizeBytes }));
   }

@@ -40,6 +40,70 @@ export interface LoadedImage {
   tags: string[];
 }
 
+export interface ListPullsRequest {
+  /** Only the pulls of this reference, in any spelling; empty: all. */
+  image: string;
+}
+
+export interface ListPullsResponse {
+  pulls: Pull[];
+}
+
+/** A pull on its way. */
+export interface Pull {
+  /** Normalised. */
+  image: string;
+  /** resolving, downloading (and unpacking), or committing. */
+  phase: string;
+  /** Microseconds since the Unix epoch. */
+  startedAtUs: bigint;
+  /** Layers that were on this node already. */
+  layersPresent: number;
+  /** Those that were not, base first; none while it resolves. */
+  layers: PullLayer[];
+  /** Bytes that came over the network for it. */
+  transferredBytes: bigint;
+  /** Bytes per second over the last five seconds. */
+  bytesPerSecond: number;
+  /** Until all bytes are here at that rate, in seconds; negative when nobody can tell. */
+  secondsLeft: number;
+}
+
+/** A layer on its way. */
+export interface PullLayer {
+  /** Of the compressed layer in the registry. */
+  digest: string;
+  /** waiting, downloading (and unpacking meanwhile), unpacking or done. */
+  phase: string;
+  /** Compressed bytes, in all and here. */
+  bytesTotal: bigint;
+  bytesDone: bigint;
+}
+
+export interface PruneImagesRequest {
+  /** Only tells what would be removed. */
+  dryRun: boolean;
+  /** Takes images that no container uses for garbage too, unless they are pinned. */
+  unusedImages: boolean;
+}
+
+export interface PruneImagesResponse {
+  items: PrunedItem[];
+}
+
+/** Something that belongs to nothing. */
+export interface PrunedItem {
+  /** image, layer, folder or blob. */
+  kind: string;
+  name: string;
+  /** Why it is garbage. */
+  reason: string;
+  /** Space that it takes, as far as that is known; layers that images share count once. */
+  bytes: bigint;
+  /** Empty; or why it could not be removed. */
+  problem: string;
+}
+
 export interface PodStepsRequest {
   /** Id of a sandbox or container, or the beginning of one. */
   id: string;
@@ -277,6 +341,601 @@ export const LoadedImage: MessageFns<LoadedImage> = {
     const message = createBaseLoadedImage();
     message.id = object.id ?? "";
     message.tags = object.tags?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseListPullsRequest(): ListPullsRequest {
+  return { image: "" };
+}
+
+export const ListPullsRequest: MessageFns<ListPullsRequest> = {
+  encode(message: ListPullsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.image !== "") {
+      writer.uint32(10).string(message.image);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPullsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPullsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListPullsRequest>): ListPullsRequest {
+    return ListPullsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListPullsRequest>): ListPullsRequest {
+    const message = createBaseListPullsRequest();
+    message.image = object.image ?? "";
+    return message;
+  },
+};
+
+function createBaseListPullsResponse(): ListPullsResponse {
+  return { pulls: [] };
+}
+
+export const ListPullsResponse: MessageFns<ListPullsResponse> = {
+  encode(message: ListPullsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.pulls) {
+      Pull.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListPullsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListPullsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.pulls.push(Pull.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListPullsResponse>): ListPullsResponse {
+    return ListPullsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListPullsResponse>): ListPullsResponse {
+    const message = createBaseListPullsResponse();
+    message.pulls = object.pulls?.map((e) => Pull.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBasePull(): Pull {
+  return {
+    image: "",
+    phase: "",
+    startedAtUs: 0n,
+    layersPresent: 0,
+    layers: [],
+    transferredBytes: 0n,
+    bytesPerSecond: 0,
+    secondsLeft: 0,
+  };
+}
+
+export const Pull: MessageFns<Pull> = {
+  encode(message: Pull, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.image !== "") {
+      writer.uint32(10).string(message.image);
+    }
+    if (message.phase !== "") {
+      writer.uint32(18).string(message.phase);
+    }
+    if (message.startedAtUs !== 0n) {
+      if (BigInt.asIntN(64, message.startedAtUs) !== message.startedAtUs) {
+        throw new globalThis.Error("value provided for field message.startedAtUs of type int64 too large");
+      }
+      writer.uint32(24).int64(message.startedAtUs);
+    }
+    if (message.layersPresent !== 0) {
+      writer.uint32(32).int32(message.layersPresent);
+    }
+    for (const v of message.layers) {
+      PullLayer.encode(v!, writer.uint32(42).fork()).join();
+    }
+    if (message.transferredBytes !== 0n) {
+      if (BigInt.asIntN(64, message.transferredBytes) !== message.transferredBytes) {
+        throw new globalThis.Error("value provided for field message.transferredBytes of type int64 too large");
+      }
+      writer.uint32(48).int64(message.transferredBytes);
+    }
+    if (message.bytesPerSecond !== 0) {
+      writer.uint32(57).double(message.bytesPerSecond);
+    }
+    if (message.secondsLeft !== 0) {
+      writer.uint32(65).double(message.secondsLeft);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Pull {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePull();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.phase = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.startedAtUs = reader.int64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.layersPresent = reader.int32();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.layers.push(PullLayer.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.transferredBytes = reader.int64() as bigint;
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.bytesPerSecond = reader.double();
+            continue;
+          }
+          case 8: {
+            if (tag !== 65) {
+              break;
+            }
+
+            message.secondsLeft = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Pull>): Pull {
+    return Pull.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Pull>): Pull {
+    const message = createBasePull();
+    message.image = object.image ?? "";
+    message.phase = object.phase ?? "";
+    message.startedAtUs = (object.startedAtUs !== undefined && object.startedAtUs !== null)
+      ? BigInt(object.startedAtUs)
+      : 0n;
+    message.layersPresent = object.layersPresent ?? 0;
+    message.layers = object.layers?.map((e) => PullLayer.fromPartial(e)) || [];
+    message.transferredBytes = (object.transferredBytes !== undefined && object.transferredBytes !== null)
+      ? BigInt(object.transferredBytes)
+      : 0n;
+    message.bytesPerSecond = object.bytesPerSecond ?? 0;
+    message.secondsLeft = object.secondsLeft ?? 0;
+    return message;
+  },
+};
+
+function createBasePullLayer(): PullLayer {
+  return { digest: "", phase: "", bytesTotal: 0n, bytesDone: 0n };
+}
+
+export const PullLayer: MessageFns<PullLayer> = {
+  encode(message: PullLayer, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.digest !== "") {
+      writer.uint32(10).string(message.digest);
+    }
+    if (message.phase !== "") {
+      writer.uint32(18).string(message.phase);
+    }
+    if (message.bytesTotal !== 0n) {
+      if (BigInt.asIntN(64, message.bytesTotal) !== message.bytesTotal) {
+        throw new globalThis.Error("value provided for field message.bytesTotal of type int64 too large");
+      }
+      writer.uint32(24).int64(message.bytesTotal);
+    }
+    if (message.bytesDone !== 0n) {
+      if (BigInt.asIntN(64, message.bytesDone) !== message.bytesDone) {
+        throw new globalThis.Error("value provided for field message.bytesDone of type int64 too large");
+      }
+      writer.uint32(32).int64(message.bytesDone);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PullLayer {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePullLayer();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.digest = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.phase = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.bytesTotal = reader.int64() as bigint;
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.bytesDone = reader.int64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PullLayer>): PullLayer {
+    return PullLayer.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PullLayer>): PullLayer {
+    const message = createBasePullLayer();
+    message.digest = object.digest ?? "";
+    message.phase = object.phase ?? "";
+    message.bytesTotal = (object.bytesTotal !== undefined && object.bytesTotal !== null)
+      ? BigInt(object.bytesTotal)
+      : 0n;
+    message.bytesDone = (object.bytesDone !== undefined && object.bytesDone !== null) ? BigInt(object.bytesDone) : 0n;
+    return message;
+  },
+};
+
+function createBasePruneImagesRequest(): PruneImagesRequest {
+  return { dryRun: false, unusedImages: false };
+}
+
+export const PruneImagesRequest: MessageFns<PruneImagesRequest> = {
+  encode(message: PruneImagesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.dryRun !== false) {
+      writer.uint32(8).bool(message.dryRun);
+    }
+    if (message.unusedImages !== false) {
+      writer.uint32(16).bool(message.unusedImages);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PruneImagesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePruneImagesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.dryRun = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.unusedImages = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PruneImagesRequest>): PruneImagesRequest {
+    return PruneImagesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PruneImagesRequest>): PruneImagesRequest {
+    const message = createBasePruneImagesRequest();
+    message.dryRun = object.dryRun ?? false;
+    message.unusedImages = object.unusedImages ?? false;
+    return message;
+  },
+};
+
+function createBasePruneImagesResponse(): PruneImagesResponse {
+  return { items: [] };
+}
+
+export const PruneImagesResponse: MessageFns<PruneImagesResponse> = {
+  encode(message: PruneImagesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.items) {
+      PrunedItem.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PruneImagesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePruneImagesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.items.push(PrunedItem.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PruneImagesResponse>): PruneImagesResponse {
+    return PruneImagesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PruneImagesResponse>): PruneImagesResponse {
+    const message = createBasePruneImagesResponse();
+    message.items = object.items?.map((e) => PrunedItem.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBasePrunedItem(): PrunedItem {
+  return { kind: "", name: "", reason: "", bytes: 0n, problem: "" };
+}
+
+export const PrunedItem: MessageFns<PrunedItem> = {
+  encode(message: PrunedItem, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== "") {
+      writer.uint32(10).string(message.kind);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.reason !== "") {
+      writer.uint32(26).string(message.reason);
+    }
+    if (message.bytes !== 0n) {
+      if (BigInt.asIntN(64, message.bytes) !== message.bytes) {
+        throw new globalThis.Error("value provided for field message.bytes of type int64 too large");
+      }
+      writer.uint32(32).int64(message.bytes);
+    }
+    if (message.problem !== "") {
+      writer.uint32(42).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PrunedItem {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePrunedItem();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.bytes = reader.int64() as bigint;
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PrunedItem>): PrunedItem {
+    return PrunedItem.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PrunedItem>): PrunedItem {
+    const message = createBasePrunedItem();
+    message.kind = object.kind ?? "";
+    message.name = object.name ?? "";
+    message.reason = object.reason ?? "";
+    message.bytes = (object.bytes !== undefined && object.bytes !== null) ? BigInt(object.bytes) : 0n;
+    message.problem = object.problem ?? "";
     return message;
   },
 };
@@ -838,6 +1497,26 @@ export const AdminService = {
     responseSerialize: (value: LoadImageResponse): Buffer => Buffer.from(LoadImageResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): LoadImageResponse => LoadImageResponse.decode(value),
   },
+  /** The pulls that run now, oldest first, also the kubelet's. */
+  listPulls: {
+    path: "/berth.v1.Admin/ListPulls" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListPullsRequest): Buffer => Buffer.from(ListPullsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListPullsRequest => ListPullsRequest.decode(value),
+    responseSerialize: (value: ListPullsResponse): Buffer => Buffer.from(ListPullsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListPullsResponse => ListPullsResponse.decode(value),
+  },
+  /** Finds what takes space below the image folder and belongs to nothing, and removes it unless asked only to look. */
+  pruneImages: {
+    path: "/berth.v1.Admin/PruneImages" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: PruneImagesRequest): Buffer => Buffer.from(PruneImagesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PruneImagesRequest => PruneImagesRequest.decode(value),
+    responseSerialize: (value: PruneImagesResponse): Buffer => Buffer.from(PruneImagesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): PruneImagesResponse => PruneImagesResponse.decode(value),
+  },
   /** The timed steps that are kept for a sandbox or container, oldest first. NotFound when there are none. */
   podSteps: {
     path: "/berth.v1.Admin/PodSteps" as const,
@@ -878,6 +1557,10 @@ export interface AdminServer extends UntypedServiceImplementation {
    * InvalidArgument when it is none of these.
    */
   loadImage: handleUnaryCall<LoadImageRequest, LoadImageResponse>;
+  /** The pulls that run now, oldest first, also the kubelet's. */
+  listPulls: handleUnaryCall<ListPullsRequest, ListPullsResponse>;
+  /** Finds what takes space below the image folder and belongs to nothing, and removes it unless asked only to look. */
+  pruneImages: handleUnaryCall<PruneImagesRequest, PruneImagesResponse>;
   /** The timed steps that are kept for a sandbox or container, oldest first. NotFound when there are none. */
   podSteps: handleUnaryCall<PodStepsRequest, PodStepsResponse>;
   /** Asks the network plugins whether a pod's network is as they made it (CNI CHECK). NotFound for an unknown sandbox. */
@@ -905,6 +1588,38 @@ export interface AdminClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: LoadImageResponse) => void,
+  ): ClientUnaryCall;
+  /** The pulls that run now, oldest first, also the kubelet's. */
+  listPulls(
+    request: ListPullsRequest,
+    callback: (error: ServiceError | null, response: ListPullsResponse) => void,
+  ): ClientUnaryCall;
+  listPulls(
+    request: ListPullsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListPullsResponse) => void,
+  ): ClientUnaryCall;
+  listPulls(
+    request: ListPullsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListPullsResponse) => void,
+  ): ClientUnaryCall;
+  /** Finds what takes space below the image folder and belongs to nothing, and removes it unless asked only to look. */
+  pruneImages(
+    request: PruneImagesRequest,
+    callback: (error: ServiceError | null, response: PruneImagesResponse) => void,
+  ): ClientUnaryCall;
+  pruneImages(
+    request: PruneImagesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: PruneImagesResponse) => void,
+  ): ClientUnaryCall;
+  pruneImages(
+    request: PruneImagesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: PruneImagesResponse) => void,
   ): ClientUnaryCall;
   /** The timed steps that are kept for a sandbox or container, oldest first. NotFound when there are none. */
   podSteps(

@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 import { AdminService } from '../../../proto/gen/berth/admin.ts';
 import {
@@ -9,11 +10,14 @@ import {
   RemoveImageRequest,
 } from '../../../proto/gen/cri/api.ts';
 import { CliError } from '../cli-error.ts';
-import { json, shortId } from '../output.ts';
+import { age, bytes, json, shortId, timeLeft } from '../output.ts';
+import { PullDisplay } from '../pull-display.ts';
 import { print, type Session } from '../session.ts';
 
 /** A pull ends when it makes no progress; the client waits as long as that takes. */
 const PULL_TIMEOUT_MS = 3_600_000;
+/** How often a display of a pull is brought up to date. */
+const WATCH_MS = 200;
 
 /** What `berth image load` was asked for. */
 export interface LoadOptions {
@@ -49,8 +53,62 @@ export async function pullImage(session: Session, reference: string, credentials
   const [username = '', ...password] = (credentials ?? '').split(':');
   const auth = credentials === undefined ? undefined : { username, password: password.join(':') };
   const request = PullImageRequest.create({ image: { image: reference }, auth });
-  const { imageRef } = await session.connection.call(ImageServiceService.pullImage, request, PULL_TIMEOUT_MS);
+  const pulled = session.connection.call(ImageServiceService.pullImage, request, PULL_TIMEOUT_MS);
+  const { imageRef } = await (session.json ? pulled : showingProgress(session, reference, pulled));
   session.output.out(session.json ? json({ id: imageRef }) : `${imageRef}\n`);
+}
+
+/** Shows how a pull comes on until it has ended. */
+async function showingProgress<T>(session: Session, image: string, pulled: Promise<T>): Promise<T> {
+  const display = new PullDisplay(session.output);
+  const over = new AbortController();
+  const ended = pulled.finally(() => over.abort());
+  const watch = async (): Promise<void> => {
+    while (!over.signal.aborted) {
+      const { pulls } = await session.connection.call(AdminService.listPulls, { image });
+      const [pull] = pulls;
+      if (pull && !over.signal.aborted) display.show(pull);
+      await setTimeout(WATCH_MS, undefined, { signal: over.signal });
+    }
+  };
+  // A display that fails is no reason for the pull to fail.
+  const [result] = await Promise.all([ended, watch().catch(() => undefined)]);
+  return result;
+}
+
+/** `berth pulls`: pulls that run, also the kubelet's, a line for each layer that was not here. */
+export async function showPulls(session: Session): Promise<void> {
+  const { pulls } = await session.connection.call(AdminService.listPulls, { image: '' });
+  const rows = pulls.flatMap((pull) => {
+    const rate = `${bytes(Math.round(pull.bytesPerSecond))}/s`;
+    const common = [rate, timeLeft(pull.secondsLeft), age(pull.startedAtUs * 1000n)];
+    if (pull.layers.length === 0) return [[pull.image, '-', pull.phase, '-', ...common]];
+    return pull.layers.map(({ digest, phase, bytesDone, bytesTotal }) => {
+      const share = `${bytes(Number(bytesDone))} of ${bytes(Number(bytesTotal))}`;
+      return [pull.image, shortId(digest), pull.phase === 'committing' ? pull.phase : phase, share, ...common];
+    });
+  });
+  print(session, pulls, ['IMAGE', 'LAYER', 'PHASE', 'BYTES', 'RATE', 'LEFT', 'AGE'], rows);
+}
+
+/** What `berth image prune` was asked for. */
+export interface PruneOptions {
+  readonly dryRun: boolean;
+  readonly all: boolean;
+}
+
+/** `berth image prune`: exit code 1 when something could not be removed. */
+export async function pruneImages(session: Session, { dryRun, all }: PruneOptions): Promise<number> {
+  const request = { dryRun, unusedImages: all };
+  const { items } = await session.connection.call(AdminService.pruneImages, request, PULL_TIMEOUT_MS);
+  const rows = items.map(({ kind, name, bytes: count, reason, problem }) => [
+    kind,
+    name,
+    count === 0n ? '-' : bytes(Number(count)),
+    problem ? `${reason}; not removed: ${problem}` : reason,
+  ]);
+  print(session, items, ['KIND', 'NAME', 'SIZE', 'WHY'], rows);
+  return items.some(({ problem }) => problem !== '') ? 1 : 0;
 }
 
 /**

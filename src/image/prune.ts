@@ -1,0 +1,95 @@
+import { describe } from '../base/errors.ts';
+import type { BlobIngest } from './blob-download.ts';
+import type { ImageRecord } from './image-record.ts';
+import type { LayerFolders, LayerHolds } from './layer-holds.ts';
+
+/** Something below the image folder that belongs to nothing. */
+export interface Garbage {
+  readonly kind: 'image' | 'layer' | 'folder' | 'blob';
+  readonly name: string;
+  /** Why it is garbage. */
+  readonly reason: string;
+  /** Space that it takes; 0 where only its removal tells. */
+  readonly bytes: number;
+  /** Why it could not be removed; empty otherwise. */
+  readonly problem: string;
+}
+
+/** Where garbage is looked for. */
+export interface PruneParts {
+  readonly images: readonly ImageRecord[];
+  readonly layers: LayerFolders;
+  readonly holds: LayerHolds;
+  readonly ingest: BlobIngest;
+  usersOf(imageId: string): readonly string[];
+  removeImage(imageId: string): Promise<void>;
+}
+
+/** What to take for garbage, and whether to remove it. */
+export interface PruneOptions {
+  readonly dryRun: boolean;
+  /** Also images that no container uses and that are not pinned. */
+  readonly unusedImages: boolean;
+}
+
+/** Finds garbage and removes it, unless it is a dry run. What pulls and removals are at work on is none. */
+export async function prune(parts: PruneParts, { dryRun, unusedImages }: PruneOptions): Promise<Garbage[]> {
+  const found = [...(unusedImages ? unusedOf(parts) : []), ...layersOf(parts), ...foldersOf(parts)];
+  found.push(...(await blobsOf(parts)));
+  if (dryRun) return found.map(({ garbage }) => garbage);
+  const removed: Garbage[] = [];
+  for (const { garbage, remove } of found) {
+    const problem = await remove().then(() => '', describe);
+    removed.push({ ...garbage, problem });
+  }
+  return removed;
+}
+
+interface Found {
+  readonly garbage: Garbage;
+  readonly remove: () => Promise<void>;
+}
+
+function unusedOf({ images, layers, usersOf, removeImage }: PruneParts): Found[] {
+  const unused = images.filter((image) => !image.pinned && usersOf(image.id).length === 0);
+  const sizes = new Map(layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
+  const gone = new Set(unused.map(({ id }) => id));
+  const counted = new Set(images.filter(({ id }) => !gone.has(id)).flatMap((image) => image.layers));
+  return unused.map((image) => {
+    let bytes = 0;
+    for (const diffId of image.layers) {
+      if (!counted.has(diffId)) bytes += sizes.get(diffId) ?? 0;
+      counted.add(diffId);
+    }
+    const name = image.tags[0] ?? image.repoDigests[0] ?? image.id;
+    const garbage = { kind: 'image', name, reason: 'no container uses it', bytes, problem: '' } as const;
+    return { garbage, remove: () => removeImage(image.id) };
+  });
+}
+
+function layersOf({ layers, holds }: PruneParts): Found[] {
+  const sizes = new Map(layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
+  return holds.unused([...sizes.keys()]).map((diffId) => {
+    const [bytes, reason] = [sizes.get(diffId) ?? 0, 'no image has it'];
+    return {
+      garbage: { kind: 'layer', name: diffId, reason, bytes, problem: '' },
+      remove: () => holds.removeUnused([diffId]),
+    };
+  });
+}
+
+function foldersOf({ layers }: PruneParts): Found[] {
+  const reason = 'an unpack or a removal left it unfinished';
+  return layers.strays().map((name) => ({
+    garbage: { kind: 'folder', name, reason, bytes: 0, problem: '' },
+    remove: () => layers.removeStray(name),
+  }));
+}
+
+async function blobsOf({ ingest }: PruneParts): Promise<Found[]> {
+  const reason = 'a pull failed; it is kept for an hour for the next try';
+  return (await ingest.unclaimed()).map(({ name, sizeBytes }) => ({
+    garbage: { kind: 'blob', name, reason, bytes: sizeBytes, problem: '' },
+    remove: () => ingest.discard(name),
+  }));
+}
