@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { InFlight } from './in-flight.ts';
 
@@ -40,4 +41,23 @@ test("a failure is everybody's, and the next call starts anew", async () => {
     /broke/,
   );
   assert.equal(await flights.join('k', never, async () => 1), 1);
+});
+
+test('idle is what has nothing running, nor anything that was begun when that had ended', async () => {
+  const flights = new InFlight<number>();
+  await flights.idle();
+  const gates = [Promise.withResolvers<number>(), Promise.withResolvers<number>()];
+  const both = (async () => {
+    for (const [index, gate] of gates.entries())
+      await flights.join(`k${index}`, never, () => gate.promise).catch(() => {});
+  })();
+  let isIdle = false;
+  const idle = flights.idle().then(() => {
+    isIdle = true;
+  });
+  gates[0]?.reject(new Error('broke'));
+  await delay(5);
+  assert.deepEqual([isIdle, flights.keys()], [false, ['k1']]);
+  gates[1]?.resolve(1);
+  await Promise.all([idle, both]);
 });

@@ -1,3 +1,5 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
 import { raceSignal } from './deadline.ts';
 
 /**
@@ -25,8 +27,12 @@ export class InFlight<T> {
     return [...this.#running.keys()];
   }
 
-  /** Resolves when everything that runs now has ended, however it ended. */
+  /** Resolves when nothing runs any more, however it ended: also what was begun by who waited for something here. */
   async idle(): Promise<void> {
-    await Promise.allSettled(this.#running.values());
+    while (this.#running.size > 0) {
+      await Promise.allSettled(this.#running.values());
+      // Let those who have waited go on first.
+      await nextTurn();
+    }
   }
 }

@@ -9,6 +9,7 @@ import { resolveDevices } from '../runtime/devices.ts';
 import { addHooks } from '../runtime/hooks/add-hooks.ts';
 import { type MappedMount, resolveMounts } from '../runtime/mounts.ts';
 import type { OciMount, OciSpec } from '../runtime/oci-spec.ts';
+import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import { relabelTree } from '../runtime/relabel.ts';
 import { buildSpec } from '../runtime/spec.ts';
 import type { NamespaceSource, SpecSandbox } from '../runtime/spec-input.ts';
@@ -26,6 +27,8 @@ export interface BuiltSpec {
   /** Mounts whose files must be seen under the ids of the pod's user namespace. */
   readonly mapped: readonly MappedMount[];
   readonly user: ResolvedUser;
+  /** The process whose PID namespace the container joins by its pid: only while it is still that one. */
+  readonly target: ProcessIdentity | undefined;
 }
 
 /** What was mounted for a container. */
@@ -98,7 +101,9 @@ export async function buildContainerSpec(
   });
   const ociSpec = await withHooks(deps, sandbox, spec, applyEdits(built, deviceEdits));
   const { uid, gid, additionalGids } = ociSpec.process.user;
-  return { spec: ociSpec, mapped: mounts.mapped, user: { uid, gid, supplementalGroups: additionalGids } };
+  const resolved = { uid, gid, supplementalGroups: additionalGids };
+  const target = security.namespaces.pid === 'target' ? targetOf(deps, record) : undefined;
+  return { spec: ociSpec, mapped: mounts.mapped, user: resolved, target };
 }
 
 /** The client's own volumes, where it says so: the container could not open their files under another label. */
@@ -159,10 +164,8 @@ function specSandbox(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRec
   };
 }
 
-function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, { spec }: ContainerRecord): NamespaceSource {
-  const field = 'config.linux.security_context.namespace_options';
-  const { pid, targetId } = spec.security.namespaces;
-  switch (pid) {
+function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, record: ContainerRecord): NamespaceSource {
+  switch (record.spec.security.namespaces.pid) {
     case 'container':
       return 'new';
     case 'node':
@@ -177,13 +180,17 @@ function pidNamespace(deps: PodDeps, sandbox: SandboxRecord, { spec }: Container
         default:
           return 'new';
       }
-    case 'target': {
-      const target = deps.containers.findByPrefix(targetId);
-      if (target?.sandboxId !== sandbox.id)
-        throw invalid(`${field}.target_id`, `${targetId} is no container of this sandbox`);
-      if (target.state !== 'running' || !target.init)
-        throw new BerthError('precondition', `${field}.target_id: container ${target.id} does not run`);
-      return { path: `/proc/${target.init.pid}/ns/pid` };
-    }
+    case 'target':
+      return { path: `/proc/${targetOf(deps, record).pid}/ns/pid` };
   }
+}
+
+function targetOf(deps: PodDeps, { spec, sandboxId }: ContainerRecord): ProcessIdentity {
+  const field = 'config.linux.security_context.namespace_options.target_id';
+  const { targetId } = spec.security.namespaces;
+  const target = deps.containers.find(targetId);
+  if (target?.sandboxId !== sandboxId) throw invalid(field, `${targetId} is no container of this sandbox`);
+  if (target.state !== 'running' || !target.init)
+    throw new BerthError('precondition', `${field}: container ${target.id} does not run`);
+  return target.init;
 }

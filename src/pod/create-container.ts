@@ -13,7 +13,7 @@ import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
 import { toHostId } from '../runtime/user-namespace.ts';
-import { killProcess } from '../sys/process.ts';
+import { isSameProcess, killProcess } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
@@ -44,6 +44,7 @@ interface CreateContext extends ContainerContext {
   /** Made by one step for the next. */
   rootfs?: string;
   ociSpec?: OciSpec;
+  target?: ProcessIdentity | undefined;
 }
 
 /**
@@ -133,7 +134,8 @@ const writeSpec: Step<CreateContext> = {
     const owner = snapshotOwner(ctx);
     const label = filesLabel(ctx);
     const imageSources = mountImageVolumes(deps, volumesFolder(ctx), record, { owner, label });
-    const { spec, user, mapped } = await buildContainerSpec(deps, record, { rootfs, imageSources }, signal);
+    const { spec, user, mapped, target } = await buildContainerSpec(deps, record, { rootfs, imageSources }, signal);
+    ctx.target = target;
     ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
     deps.containers.put({ ...deps.containers.get(id), user });
   },
@@ -152,7 +154,7 @@ export function volumesFolder({ deps, id }: Pick<ContainerContext, 'deps'> & { r
 
 const createUnderMonitor: Step<CreateContext> = {
   name: 'create under monitor',
-  async run({ deps, id, ociSpec }, signal) {
+  async run({ deps, id, ociSpec, target }, signal) {
     if (!ociSpec) throw new BerthError('internal', `container ${id} has no spec`);
     if (deps.containers.get(id).restoreFrom !== undefined) {
       // Its processes come back when it is started, and need its volumes then.
@@ -161,6 +163,9 @@ const createUnderMonitor: Step<CreateContext> = {
     }
     const { init, monitor } = await deps.runtime.create(creation({ deps, id }, ociSpec, signal), signal);
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
+    // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
+    if (target && !isSameProcess(target.pid, target.startTime))
+      throw new BerthError('precondition', 'the container whose PID namespace was to be joined has ended');
     releaseVolumes({ deps, id });
   },
   async undo(ctx) {

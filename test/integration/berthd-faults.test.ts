@@ -1,14 +1,20 @@
 /** What goes wrong beside a request must not leave a wrong answer behind. */
 
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
 import Database from 'better-sqlite3';
 
-import { ContainerState, PodSandboxState, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import {
+  ContainerState,
+  NamespaceMode,
+  PodSandboxState,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
@@ -23,18 +29,41 @@ echo '{"cniVersion":"1.0.0","code":99,"msg":"no"}'
 exit 1
 `;
 
+/**
+ * runc for which a pid changes hands: that in a file beside it. Its process is killed before a container is created, and
+ * what the bundle says of it is then true of another one.
+ */
+const DEADLY = `#!/bin/sh
+victim=$(dirname "$0")/victim
+case "$*" in *" create "*) ;; *) exec runc "$@";; esac
+[ -e "$victim" ] || exec runc "$@"
+pid=$(cat "$victim")
+kill -9 "$pid"
+while grep -q '^State:.[^Z]*$' "/proc/$pid/status" 2>/dev/null; do sleep 0.01; done
+bundle=$(echo "$*" | sed 's/.*--bundle[ =]\\([^ ]*\\).*/\\1/')
+sed -i "s,/proc/$pid/ns/pid,/proc/1/ns/pid," "$bundle/config.json"
+exec runc "$@"
+`;
+
 suite('faults beside a request', { timeout: 200_000 }, () => {
   let lab: PodLab;
+  let folder: string;
+  const victim = (): string => join(folder, 'victim');
   const plugin = (): string => join(lab.berthd.plugins, 'bridge');
 
   before(async () => {
-    lab = await PodLab.start();
+    folder = mkdtempSync(join(tmpdir(), 'berth-faults-'));
+    writeFileSync(join(folder, 'deadly-runc'), DEADLY, { mode: 0o755 });
+    lab = await PodLab.start({ config: `[runtime.handlers.deadly]\npath = "${join(folder, 'deadly-runc')}"` });
   });
   afterEach(async (t) => {
     rmSync(join(lab.berthd.plugins, 'no'), { force: true });
     await lab.afterTest(t);
   });
-  after(async () => await lab.close());
+  after(async () => {
+    await lab.close();
+    rmSync(folder, { recursive: true });
+  });
 
   test('an exit that cannot be stored is stored later, and stops do not hang', async () => {
     const pod = await lab.runPod();
@@ -93,6 +122,28 @@ suite('faults beside a request', { timeout: 200_000 }, () => {
     assert.ok(existsSync(log));
     const { containers } = await lab.berthd.call(runtime.listContainers, { filter: undefined });
     assert.equal(containers.length, 1);
+  });
+
+  test('a container joins the processes of another one that is named in full, and only while that one runs', async () => {
+    const joining = (targetId: string) => ({
+      linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET, targetId } } },
+    });
+    lab.handler = 'deadly';
+    try {
+      const pod = await lab.runPod();
+      const target = await lab.start(pod, script('exec sleep 1000'));
+      const joined = await lab.start(pod, { ...script('exec sleep 1000'), ...joining(target) });
+      assert.match(await lab.exec(joined, 'cat', '/proc/1/cmdline'), /sleep/);
+      const part = await lab.refused(pod, joining(target.slice(0, 60)));
+      assert.deepEqual([part.code, /target_id/.test(part.details)], [status.INVALID_ARGUMENT, true]);
+      writeFileSync(victim(), String((await lab.info(target)).pid));
+      const late = await lab.refused(pod, joining(target));
+      assert.equal(late.code, status.FAILED_PRECONDITION);
+      assert.match(late.details, /PID namespace/);
+    } finally {
+      rmSync(victim(), { force: true });
+      lab.handler = '';
+    }
   });
 
   test('a plugin that hangs keeps neither berthd from serving nor from stopping', async () => {
