@@ -12,6 +12,11 @@ const LONGEST_KILL_WAIT_MS = 120_000;
 /** A wait this long after SIGKILL is worth a line in the log. */
 const STUCK_AFTER_MS = 5_000;
 
+/** True for a container that shall go on from a checkpoint and has not been started: no process of it is there to end. */
+export function isUnrestored({ state, restoreFrom }: ContainerRecord): boolean {
+  return state === 'created' && restoreFrom !== undefined;
+}
+
 interface Stop {
   /** Resolves when the container has ended. Rejects with what keeps it from being stopped. */
   readonly done: Promise<void>;
@@ -42,7 +47,7 @@ export class ContainerStops {
    */
   async stop(id: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const record = this.#deps.containers.find(id);
-    if (!record || !isAlive(record)) return;
+    if (!record || !isAlive(record) || isUnrestored(record)) return;
     const known = this.#stops.get(id);
     known?.hasten(timeoutMs);
     const { done } = known ?? this.#begin(record, timeoutMs);

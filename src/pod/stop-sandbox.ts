@@ -3,7 +3,7 @@ import { wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
 import { detachNetwork, endPause, type SandboxContext } from './run-sandbox.ts';
 import { sandboxPaths, unmountSandboxFiles } from './sandbox-files.ts';
-import type { ContainerStops } from './stop-container.ts';
+import { type ContainerStops, isUnrestored } from './stop-container.ts';
 
 /** Longer than the one minute that a CNI DEL may take. */
 const STOP_TIMEOUT_MS = 90_000;
@@ -52,8 +52,9 @@ const killContainers: Step<StopContext> = {
     // The kubelet has stopped them with their grace period before; the CRI wants what is left ended by force.
     await Promise.all(
       own.map(async (container) => {
-        // A creation that is under way ends by itself: its last step sees that the pod is not ready.
-        if (container.state === 'creating') await deps.locks.withKey(container.id, signal, async () => {});
+        // A creation or restore that is under way ends by itself, and what it has made by then is killed below.
+        if (container.state === 'creating' || isUnrestored(container))
+          await deps.locks.withKey(container.id, signal, async () => {});
         await stops.stop(container.id, 0, signal);
       }),
     );

@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import {
+  CheckpointContainerRequest,
+  CheckpointPodRequest,
   ContainerState,
   ListContainersRequest,
   ListPodSandboxRequest,
@@ -12,16 +14,18 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
 import type { ContainerFields } from './cri-lab.ts';
 import { PodLab } from './pod-lab.ts';
 
 /** What stands for an id or place in a generated request: those of a run are not those of its repetition. */
-const WORD = /@(pod|stopped|running|exited|created|image|registry|scratch|cgroup|unique)(?:#(\d+))?/g;
+const WORD = /@(pod|bare|stopped|running|exited|created|image|registry|scratch|cgroup|unique)(?:#(\d+))?/g;
 const ENDS_AT_ONCE = ['sh', '-c', 'trap "exit 0" TERM; sleep 1000 & wait'];
 
 /**
  * What generated requests speak of: a pod with a container that runs, one that has ended and one that was never started,
- * and a stopped pod. Whatever a request has changed is put back.
+ * whose handler can checkpoint them (a stand-in for CRIU), checkpoints of both kinds, a pod of the default handler without
+ * containers, and a stopped pod. Whatever a request has changed is put back.
  */
 export class RequestScene implements AsyncDisposable {
   readonly lab: PodLab;
@@ -43,10 +47,13 @@ export class RequestScene implements AsyncDisposable {
     makeOddFiles(scratch);
     const registries = join(scratch, 'registries.conf');
     writeFileSync(registries, registriesConf(registry));
-    const scene = new RequestScene(
-      await PodLab.start({ config: `[image]\nregistries_conf = "${registries}"` }),
-      scratch,
-    );
+    const { path, binDir } = buildCriuRuntime(join(scratch, 'criu'));
+    const config = `[image]\nregistries_conf = "${registries}"\n[runtime.handlers.criu]\npath = "${path}"`;
+    const pathBefore = process.env['PATH'] ?? '';
+    process.env['PATH'] = `${binDir}:${pathBefore}`;
+    const lab = await PodLab.start({ config });
+    process.env['PATH'] = pathBefore;
+    const scene = new RequestScene(lab, scratch);
     scene.#ids.set('image', scene.lab.imageId);
     scene.#ids.set('registry', registry);
     await scene.#build();
@@ -80,6 +87,7 @@ export class RequestScene implements AsyncDisposable {
     const { pods, containers } = await this.strangers();
     for (const containerId of containers) await this.lab.berthd.call(runtime.removeContainer, { containerId });
     for (const pod of pods) await this.lab.removePod(pod);
+    this.#emptyFolder('out');
     if (!isDirty && (await this.#isWhole())) return;
     await this.#clear();
     await this.#build();
@@ -104,20 +112,36 @@ export class RequestScene implements AsyncDisposable {
   async #build(): Promise<void> {
     const { lab } = this;
     // Logs beside the odd files, so that a log path can name one of them.
+    lab.handler = 'criu';
     const pod = await lab.runPod(lab.podConfig({ logDirectory: this.scratch }));
+    lab.handler = '';
     const container = (fields: ContainerFields): ContainerFields => ({ command: ENDS_AT_ONCE, ...fields });
-    const running = await lab.start(pod, container({}));
+    const running = await lab.start(pod, container({ metadata: { name: 'main' } }));
     const exited = await lab.start(pod, container({ command: ['true'] }));
     const created = await lab.create(pod, container({}));
     const onHost = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
-    const stopped = await lab.runPod(lab.podConfig({ linux: { securityContext: onHost } }));
+    const hostPod = { logDirectory: this.scratch, linux: { securityContext: onHost } };
+    const bare = await lab.runPod(lab.podConfig(hostPod));
+    const stopped = await lab.runPod(lab.podConfig(hostPod));
     await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: stopped });
     await lab.ended(exited);
-    for (const [word, id] of Object.entries({ pod, running, exited, created, stopped })) this.#ids.set(word, id);
+    const archive = { containerId: running, location: join(this.scratch, 'container.tar') };
+    await lab.berthd.call(runtime.checkpointContainer, CheckpointContainerRequest.create(archive));
+    const folder = { podSandboxId: pod, outputPath: this.#emptyFolder('checkpoint'), containerIds: [running] };
+    await lab.berthd.call(runtime.checkpointPod, CheckpointPodRequest.create(folder));
+    this.#emptyFolder('out');
+    for (const [word, id] of Object.entries({ pod, bare, running, exited, created, stopped })) this.#ids.set(word, id);
+  }
+
+  #emptyFolder(name: string): string {
+    const path = join(this.scratch, name);
+    rmSync(path, { recursive: true, force: true });
+    mkdirSync(path);
+    return path;
   }
 
   async #clear(): Promise<void> {
-    for (const word of ['pod', 'stopped']) await this.lab.removePod(this.#ids.get(word) ?? '');
+    for (const word of ['pod', 'bare', 'stopped']) await this.lab.removePod(this.#ids.get(word) ?? '');
   }
 
   async #isWhole(): Promise<boolean> {
@@ -127,6 +151,7 @@ export class RequestScene implements AsyncDisposable {
     const states = new Map(containers.map(({ id, state }) => [id, state]));
     return (
       pods.get(this.resolve('@pod')) === PodSandboxState.SANDBOX_READY &&
+      pods.get(this.resolve('@bare')) === PodSandboxState.SANDBOX_READY &&
       pods.get(this.resolve('@stopped')) === PodSandboxState.SANDBOX_NOTREADY &&
       states.get(this.resolve('@running')) === ContainerState.CONTAINER_RUNNING &&
       states.get(this.resolve('@exited')) === ContainerState.CONTAINER_EXITED &&

@@ -17,6 +17,7 @@ import {
   RunPodSandboxResponse,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { describe } from '../../src/base/errors.ts';
 import { RequestMaker } from '../fakes/cri-requests.ts';
 import {
   encodeRequest,
@@ -135,10 +136,10 @@ async function holds(method: WireMethod, names: ReadonlySet<string>, requests: A
   const result = await fc.check(property, { seed: SEED, numRuns, interruptAfterTimeLimit: WAY_TIMEOUT_MS });
   if (result.failed) {
     const [request] = result.counterexample ?? [];
-    const said = result.errorInstance instanceof Error ? result.errorInstance.message : String(result.errorInstance);
+    const said = result.interrupted ? 'no end in time' : describe(result.errorInstance);
     const how = `BERTH_FUZZ_SEED=${SEED}, path ${result.counterexamplePath}`;
     const problem = `${method.name} ${request ? showRequest(request) : ''}\n${said}\n${how}`;
-    process.stderr.write(`bad requests: ${problem}\n`);
+    process.stderr.write(`bad requests: ${problem}\n${scene.lab.berthd.log()}\n`);
     assert.fail(problem);
   }
   await scene.putBack(false);

@@ -183,7 +183,7 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     assert.deepEqual(readdirSync(out), []);
   });
 
-  test('one that is never started goes without a trace', async () => {
+  test('one that is never started goes without a trace, and keeps no pod from being stopped', async () => {
     const pod = await lab.runPod();
     const id = await lab.start(pod);
     const location = join(out, 'one.tar');
@@ -191,6 +191,15 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     const restored = await lab.create(pod, { image: { image: location } });
     await lab.berthd.call(runtime.removeContainer, { containerId: restored });
     assertNoWork();
+    // Its pod can be stopped, although no process of it will ever end.
+    const another = await lab.create(pod, { image: { image: location } });
+    const started = performance.now();
+    await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod });
+    assert.ok(performance.now() - started < 20_000);
+    assert.match(
+      (await lab.berthd.fails(runtime.startContainer, { containerId: another })).details,
+      /not ready|stopped/,
+    );
   });
 
   for (const verb of ['pause', 'checkpoint']) {

@@ -11,7 +11,7 @@ const OWN = 1n;
 
 /** What a field of a name holds when nothing is wrong with it. */
 export const requestWords: RequestWords = {
-  ids: ['@pod', '@stopped', '@running', '@exited', '@created'],
+  ids: ['@pod', '@bare', '@stopped', '@running', '@exited', '@created'],
   part: (id, chars) => `${id}#${chars}`,
   scratch: '@scratch',
   odd: [
@@ -44,12 +44,12 @@ export const requestWords: RequestWords = {
     page_size: ['2MB'],
     unified: ['memory.high', 'cpu.weight'],
     run_as_username: ['nobody', 'root'],
-    runtime_handler: ['', 'runc'],
-    pod_sandbox_id: ['@pod', '@stopped'],
+    runtime_handler: ['', 'runc', 'criu'],
+    pod_sandbox_id: ['@pod', '@bare', '@stopped'],
     container_id: ['@running', '@exited', '@created'],
     container_ids: ['@running'],
     id: ['@running', '@pod'],
-    image: ['example.com/busybox:test', '@image', '@registry/team/app:v1', '127.0.0.1:1/a'],
+    image: ['example.com/busybox:test', '@image', '@scratch/container.tar', '@registry/team/app:v1', '127.0.0.1:1/a'],
     image_ref: ['@image'],
     command: ['sleep', 'true', 'sh'],
     args: ['1000'],
@@ -70,7 +70,7 @@ export const requestWords: RequestWords = {
     CDI_devices: ['vendor.com/class=x'],
     location: ['@scratch/checkpoint.tar'],
     output_path: ['@scratch/out'],
-    checkpoint_path: ['@scratch/out', '@scratch/data'],
+    checkpoint_path: ['@scratch/checkpoint', '@scratch/data'],
     pod_cidr: ['10.0.0.0/16', '10.0.0.0/16,fd00::/64'],
   },
 };
@@ -143,11 +143,12 @@ export const rightRequests: Readonly<Record<string, readonly WireMessage[]>> = {
   PodSandboxStatus: each(inPods, { verbose: true }),
   ListPodSandbox: [{ filter: { id: '@pod', state: { state: 0n } } }],
   StreamPodSandboxes: [{ filter: { id: '@pod', state: { state: 0n } } }],
-  CreateContainer: [bareContainer, richContainer].map((config) => ({
-    pod_sandbox_id: '@pod',
-    config,
-    sandbox_config: hostPod,
-  })),
+  CreateContainer: [
+    { pod_sandbox_id: '@bare', config: bareContainer, sandbox_config: hostPod },
+    { pod_sandbox_id: '@bare', config: richContainer },
+    { pod_sandbox_id: '@pod', config: richContainer },
+    { pod_sandbox_id: '@pod', config: { ...bareContainer, image: { image: '@scratch/container.tar' } } },
+  ],
   StartContainer: inContainers,
   StopContainer: each(inContainers, { timeout: 1n }),
   RemoveContainer: inContainers,
@@ -167,9 +168,22 @@ export const rightRequests: Readonly<Record<string, readonly WireMessage[]>> = {
   ListPodSandboxStats: [{ filter: { id: '@pod' } }],
   StreamPodSandboxStats: [{ filter: { id: '@pod' } }],
   UpdateRuntimeConfig: [{ runtime_config: { network_config: { pod_cidr: '10.0.0.0/16' } } }],
-  CheckpointContainer: each(inContainers, { location: '@scratch/checkpoint.tar', timeout: 5n }),
-  CheckpointPod: each(inPods, { output_path: '@scratch/out', container_ids: ['@running'] }),
-  RestorePod: [{ checkpoint_path: '@scratch/out', config: hostPod, container_configs: [bareContainer] }],
+  CheckpointContainer: each([{ container_id: '@running' }, ...inContainers], {
+    location: '@scratch/checkpoint.tar',
+    timeout: 5n,
+  }),
+  CheckpointPod: each([{ pod_sandbox_id: '@pod' }, ...inPods], {
+    output_path: '@scratch/out',
+    container_ids: ['@running'],
+  }),
+  RestorePod: [
+    {
+      checkpoint_path: '@scratch/checkpoint',
+      config: hostPod,
+      runtime_handler: 'criu',
+      container_configs: [{ ...bareContainer, metadata: { name: 'main' } }],
+    },
+  ],
   UpdatePodSandboxResources: each(inPods, { overhead: bareResources, resources: richResources }),
   ListImages: [{ filter: image }],
   StreamImages: [{ filter: image }],

@@ -147,6 +147,6 @@ function refused(path: string, err: unknown): BerthError {
   const cause = err instanceof Error ? err.cause : undefined;
   const text = `limits of cgroup ${path}: ${describe(err)}`;
   if (isErrno(cause, 'EBUSY', 'ENOSPC', 'EACCES')) return because('precondition', text, err);
-  if (isErrno(cause, 'EINVAL', 'ERANGE', 'ENODEV')) return because('invalid', text, err);
+  if (isErrno(cause, 'EINVAL', 'ERANGE', 'EOVERFLOW', 'E2BIG', 'ENODEV')) return because('invalid', text, err);
   return because('internal', text, err);
 }

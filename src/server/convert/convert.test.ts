@@ -258,6 +258,8 @@ suite('resources', () => {
     };
     refuse({ memoryLimitInBytes: 100n, memorySwapLimitInBytes: 50n }, /memory_swap_limit_in_bytes/);
     refuse({ cpusetCpus: 'all' }, /cpuset_cpus/);
+    refuse({ cpusetCpus: '99999999999999999999' }, /cpuset_cpus/);
+    refuse({ cpusetMems: `0${',0'.repeat(5000)}` }, /cpuset_mems: has 10001 characters/);
     refuse({ unified: { '../x': '1' } }, /unified/);
     refuse({ hugepageLimits: [{ pageSize: '2M', limit: 1n }] }, /page_size/);
   });

@@ -76,7 +76,9 @@ function said(value: number): number | undefined {
 
 function cpuset<K extends 'cpusetCpus' | 'cpusetMems'>(key: K, value: string, field: string): { [P in K]?: string } {
   if (value === '') return {};
-  if (!/^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(value))
+  // Linux numbers no more than some thousand processors and nodes, and takes a page of text.
+  if (value.length > 4095) throw invalid(field, `has ${value.length} characters; 4095 are the limit`);
+  if (!/^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/.test(value))
     throw invalid(field, `${JSON.stringify(value)} is not a list such as 0-3,8`);
   return { [key]: value } as { [P in K]: string };
 }
