@@ -13,7 +13,8 @@ compile() {
   [ -e dist/.stamp ] && [ -z "$(find src proto/gen tsconfig.json tsconfig.build.json package-lock.json \
     -newer dist/.stamp -print -quit)" ] && return 0
   touch dist/.stamp.next
-  "$node" node_modules/typescript/bin/tsc -p tsconfig.build.json || return 1
+  # Told no place, tsc leaves compiled code of its own in /tmp.
+  NODE_COMPILE_CACHE=$PWD/dist/.compile-cache "$node" node_modules/typescript/bin/tsc -p tsconfig.build.json || return 1
   # tsc leaves the output of sources that are gone.
   find dist/src dist/proto -name '*.js' | while read -r output; do
     source=${output#dist/}

@@ -1,7 +1,7 @@
 /** What there is of the demo on the machine, and how it is taken away without a berthd. */
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -9,7 +9,7 @@ import Database from 'better-sqlite3';
 
 import { readLinks } from '../../test/harness/machine-state.ts';
 import { demoRules, removeDemoRules } from './host.ts';
-import { BRIDGE, POD_LOGS, ROOT, STATE } from './places.ts';
+import { BRIDGE, POD_LOG_NOTES, POD_LOGS, ROOT, STATE } from './places.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
 const DEATH_TIMEOUT_MS = 10_000;
@@ -20,14 +20,27 @@ export interface DemoPods {
   readonly logFolders: readonly string[];
 }
 
-/** Looks in the database, the state folder and the monitors' command lines: each may be gone. */
+/**
+ * Looks in the database, the state folder and the monitors' command lines, each of which may be gone, and in what
+ * notePodLogs() has noted.
+ */
 export function readDemoPods(): DemoPods {
-  const text = [readRecords(), ...stateNames(), ...demoProcesses().map(({ words }) => words.join(' '))].join('\n');
+  const commands = demoProcesses().map(({ words }) => words.join(' '));
+  const text = [readRecords(), readNotes(), ...stateNames(), ...commands].join('\n');
   const logs = text.matchAll(new RegExp(`${POD_LOGS}/[a-z0-9-]+-[0-9a-f]{8}(?![0-9a-z-])`, 'g'));
   return {
     ids: new Set([...text.matchAll(/(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])/g)].map(([id]) => id)),
     logFolders: [...new Set([...logs].map(([folder]) => folder))],
   };
+}
+
+/** Notes the log folders of pods, for readDemoPods(): who removes a pod with crictl leaves them, known to nobody. */
+export function notePodLogs(): void {
+  writeFileSync(POD_LOG_NOTES, `${readDemoPods().logFolders.join('\n')}\n`);
+}
+
+function readNotes(): string {
+  return existsSync(POD_LOG_NOTES) ? readFileSync(POD_LOG_NOTES, 'utf8') : '';
 }
 
 /** What is there of the demo, each as a line for a person. */

@@ -22,6 +22,8 @@ export const IMAGE = 'berth.example/web:demo';
 export const POD = 'web';
 /** How the host was before: see host.ts. */
 export const HOST_BEFORE = `${ROOT}/host-before.json`;
+/** The log folders of the demo's pods: see leftovers.ts. */
+export const POD_LOG_NOTES = `${ROOT}/pod-logs`;
 /** Where `berth run` puts the logs of pods. */
 export const POD_LOGS = '/var/log/berth';
 

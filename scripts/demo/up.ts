@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { buildBusyboxLayout } from '../../test/fakes/images.ts';
 import { berth, isUp, logTail, startBerthd } from './berthd.ts';
 import { findPort, findSubnet, noteHost } from './host.ts';
+import { notePodLogs } from './leftovers.ts';
 import { ADDRESSES, BRIDGE, CONFIG, ENDPOINT, IMAGE, LOG, NETWORK, NETWORKS, POD, ROOT, STATE } from './places.ts';
 import { heading, message, step } from './say.ts';
 
@@ -110,13 +111,11 @@ async function fetchPage(url: string): Promise<string> {
 
 async function showSteps(pod: DemoPod): Promise<void> {
   heading('Where the time of the pod went (berth steps)');
-  for (const id of [pod.id, pod.containerId]) {
-    const steps = JSON.parse(await berth('--json', 'steps', id)) as TimedStep[];
-    for (const [pipeline, own] of Map.groupBy(steps, (timed) => timed.pipeline)) {
-      const sumMs = own.reduce((sum, { durationMs }) => sum + durationMs, 0);
-      console.log(`  ${sumMs.toFixed(1).padStart(6)} ms  ${pipeline}`);
-      for (const { name, durationMs } of own) console.log(`     ${durationMs.toFixed(1).padStart(6)} ms  ${name}`);
-    }
+  const steps = JSON.parse(await berth('--json', 'steps', pod.id)) as TimedStep[];
+  for (const [pipeline, own] of Map.groupBy(steps, (timed) => timed.pipeline)) {
+    const sumMs = own.reduce((sum, { durationMs }) => sum + durationMs, 0);
+    console.log(`  ${sumMs.toFixed(1).padStart(6)} ms  ${pipeline}`);
+    for (const { name, durationMs } of own) console.log(`     ${durationMs.toFixed(1).padStart(6)} ms  ${name}`);
   }
 }
 
@@ -154,6 +153,7 @@ async function bringUp(): Promise<void> {
     await step("make an image from Debian's busybox and load it", loadImage, (image) => image);
     pod = await step('run a pod with a web server', runPod, ({ ip }) => `at ${ip}`);
   }
+  notePodLogs();
   for (const url of [`http://${pod.ip}/`, `http://127.0.0.1:${hostPort()}/`]) {
     await step(`fetch its page from ${url}`, () => fetchPage(url), JSON.stringify);
   }

@@ -52,7 +52,6 @@ export function buildProgram(parts: ProgramParts): Command {
     .version(`berth ${ownVersion}`, '-V, --version', 'print the version of this program')
     .option('--socket <address>', "berthd's socket", env['CONTAINER_RUNTIME_ENDPOINT'] || DEFAULT_SOCKET)
     .option('--json', 'print JSON, for programs; errors too', false)
-    .showHelpAfterError('(berth --help shows what there is)')
     .configureOutput({
       writeOut: (text) => output.out(text),
       writeErr: (text) => (saysErrors ? output.err(text) : undefined),
@@ -105,7 +104,30 @@ export function buildProgram(parts: ProgramParts): Command {
     .action(withSession(showPulls));
   addImageCommands(program, withSession);
   addPodCommands(program, withSession);
+  addHelp(program);
   return program;
+}
+
+/** `berth help COMMAND`, of any depth, and mistakes that lead to the help of the command that was meant. */
+function addHelp(program: Command): void {
+  program
+    .helpCommand(false)
+    .command('help [command...]')
+    .description('display help for command')
+    .action((names: string[]) => {
+      let found = program;
+      for (const name of names) {
+        const inner = found.commands.find((command) => command.name() === name);
+        if (!inner) program.error(`error: unknown command '${names.join(' ')}'`);
+        found = inner;
+      }
+      found.outputHelp();
+    });
+  const point = (command: Command, path: string): void => {
+    command.showHelpAfterError(`(${path} --help shows what there is)`);
+    for (const inner of command.commands) point(inner, `${path} ${inner.name()}`);
+  };
+  point(program, 'berth');
 }
 
 function addImageCommands(program: Command, withSession: WithSession): void {
@@ -166,7 +188,7 @@ function addPodCommands(program: Command, withSession: WithSession): void {
       'after',
       '\nThe command has no input and no terminal; for these there is crictl exec -it CONTAINER COMMAND.',
     )
-    .option('--timeout <seconds>', 'kill it after that time; 0 is never', wholeSeconds, 0)
+    .option('--timeout <seconds>', 'kill it after that time, with exit code 124; 0 is never', wholeSeconds, 0)
     .action(
       withSession((session, container: string, command: string[], options: { timeout: number }) =>
         exec(session, container, command, options.timeout),

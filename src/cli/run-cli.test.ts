@@ -146,10 +146,38 @@ suite('what is there', () => {
     }
   });
 
+  test('the default runtime handler is told by its name', async () => {
+    const caller = node().on(runtime.status, () =>
+      StatusResponse.create({
+        runtimeHandlers: [{ name: '' }, { name: 'crun' }, { name: 'runc' }],
+        info: { info: '{"defaultHandler":"runc"}' },
+      }),
+    );
+    assert.match((await runWith(caller, 'status')).out, /^runtime handlers: crun, runc \(default\)$/m);
+  });
+
+  test('help is there for commands of any depth, and mistakes lead to the right one', async () => {
+    assert.match((await runWith(node(), 'help', 'image', 'load')).out, /^Usage: berth image load /);
+    assert.match((await runWith(node(), 'help')).out, /^Usage: berth /);
+    assert.match((await runWith(node(), 'help', 'image', 'x')).err, /unknown command 'image x'/);
+    assert.match((await runWith(node(), 'exec')).err, /\(berth exec --help shows what there is\)/);
+  });
+
+  test('a command that took too long is 124', async () => {
+    const caller = node().on(runtime.execSync, () => {
+      throw new CliError('killed', undefined, { code: status.DEADLINE_EXCEEDED });
+    });
+    assert.equal((await runWith(caller, 'exec', '--timeout', '1', 'web', 'sleep', '9')).exitCode, 124);
+  });
+
   test('steps of a pod are found by its name, and what is neither pod nor container is said so', async () => {
     const step = { pipeline: 'Run', name: 'make', outcome: 'ok', durationMs: 1.25, startedAtUs: 0n };
     const caller = node().on(AdminService.podSteps, ({ id }) => ({ steps: id === ID.pod ? [step] : [] }));
-    assert.match((await runWith(caller, 'steps', 'web')).out, /Run +make +ok +1\.[23]\n/);
+    assert.match((await runWith(caller, 'steps', 'web')).out, /web +Run +make +ok +1\.[23]\n/);
+    caller.on(AdminService.podSteps, ({ id }) => ({
+      steps: [{ ...step, pipeline: id === ID.pod ? 'Run' : 'Create' }],
+    }));
+    assert.match((await runWith(caller, 'steps', 'web')).out, /web +Run .*\nweb +Create /, "with its containers'");
     const { exitCode, err } = await runWith(caller, 'steps', 'nosuch');
     assert.equal(exitCode, 1);
     assert.match(err, /^berth: no pod or container is called nosuch, and no id begins so\n {2}berth pods/);

@@ -1,3 +1,5 @@
+import { parse } from 'smol-toml';
+
 import { formatDuration, toToml } from './check-value.ts';
 import type { Config } from './load-config.ts';
 import { HANDLER_KEYS, type KeySpec, TABLES, TOP_KEYS, type TomlValue } from './schema.ts';
@@ -18,6 +20,11 @@ export function describeConfig(config: Config): string {
       lines.push(assignment(key, valueAt(config, `runtime.handlers.${name}.${key}`, spec)));
   }
   return `${lines.join('\n')}\n`;
+}
+
+/** The same as an object for programs, with the keys of the file. */
+export function configObject(config: Config): Record<string, unknown> {
+  return parse(describeConfig(config));
 }
 
 /** deploy/berth.toml: every key with what it is for, its default commented out. */

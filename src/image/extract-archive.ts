@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { invalid, wrap } from '../base/errors.ts';
+import { BerthError, invalid, wrap } from '../base/errors.ts';
 import { wrapErrno } from '../sys/errno.ts';
 import { inflate } from './inflate.ts';
 import { showBytes } from './show-bytes.ts';
@@ -51,7 +51,9 @@ export async function extractArchive(
         if (extracted && found.has(extracted.name)) throw invalid('name', 'comes twice in the archive');
         if (extracted) found.set(extracted.name, extracted);
       } catch (err) {
-        throw wrapErrno(`member ${showBytes(member.name)}`, err);
+        const what = `member ${showBytes(member.name)}`;
+        // The reader has named it already when its data are cut off.
+        throw err instanceof BerthError && err.message.startsWith(`${what}: `) ? err : wrapErrno(what, err);
       }
     }
     return [...found.values()];

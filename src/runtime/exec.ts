@@ -40,7 +40,11 @@ export class Execs {
       const parent = AbortSignal.any([signal, stopped]);
       if (timeoutMs === 0) return await this.#collect(request, parent);
       using limited = withDeadline(`exec in container ${request.containerId}`, timeoutMs, parent);
-      return await this.#collect(request, limited);
+      try {
+        return await this.#collect(request, limited);
+      } catch (err) {
+        throw limited.aborted && !parent.aborted ? killedInTime(request, timeoutMs) : err;
+      }
     });
   }
 
@@ -102,4 +106,12 @@ export class Execs {
       exec.close();
     }
   }
+}
+
+/** In place of the deadline's own words, which do not say what became of the command. */
+function killedInTime({ containerId }: ExecRequest, timeoutMs: number): BerthError {
+  return new BerthError(
+    'deadline',
+    `exec in container ${containerId}: the command was killed after ${timeoutMs / 1000} s`,
+  );
 }

@@ -253,6 +253,7 @@ for (const name of ['runc', 'crun']) {
     it('kills all that a command has started when its time is over', async () => {
       await assert.rejects(sh('sleep 4321 & (sleep 4322 &); setsid sleep 4323 & sleep 4324', 400), {
         kind: 'deadline',
+        message: /: the command was killed after 0\.4 s$/,
       });
       const left = await text("ps | grep 'sleep 432[0-9]' || true");
       assert.equal(left, '');

@@ -4,7 +4,7 @@ import { AdminService, CheckConfigRequest, type CheckConfigResponse } from '../.
 import { BerthError, describe } from '../../base/errors.ts';
 import { printable } from '../../base/printable.ts';
 import { ConfigError } from '../../config/config-problems.ts';
-import { describeConfig } from '../../config/describe-config.ts';
+import { configObject, describeConfig } from '../../config/describe-config.ts';
 import { type Config, loadConfig } from '../../config/load-config.ts';
 import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
@@ -21,7 +21,7 @@ export async function checkConfig(session: Session, { config: file }: { config?:
   const running = await askDaemon(session);
   const findings: readonly Finding[] = running?.findings ?? (await session.checkNode(config));
   if (session.json) {
-    output.out(json({ configText: text, running: running?.configText, findings }));
+    output.out(json({ config: configObject(config), configText: text, running: running?.configText, findings }));
   } else {
     output.out(text);
     if (!running) output.out('\nno berthd answers; this is what one would find on this node\n');

@@ -1,4 +1,7 @@
+import { status } from '@grpc/grpc-js';
+
 import { RuntimeServiceService } from '../../../proto/gen/cri/api.ts';
+import { CliError } from '../cli-error.ts';
 import { noSuchCommand } from '../no-such-command.ts';
 import { json } from '../output.ts';
 import { getContainer, type Session } from '../session.ts';
@@ -6,10 +9,12 @@ import { getContainer, type Session } from '../session.ts';
 /** Added to the command's own limit, so that berthd's answer comes before the client gives up. */
 const ANSWER_TIMEOUT_MS = 30_000;
 const NO_LIMIT_MS = 86_400_000;
+/** That of timeout(1). */
+const TIMED_OUT = 124;
 
 /**
  * `berth exec CONTAINER -- COMMAND`: its output, and its exit code for the shell; 127 and 126, as shells do it, for a
- * command that is not there or cannot be run.
+ * command that is not there or cannot be run, and 124, as timeout(1) does it, for one that took longer than `timeoutS`.
  */
 export async function exec(
   session: Session,
@@ -25,7 +30,7 @@ export async function exec(
       timeoutS === 0 ? NO_LIMIT_MS : timeoutS * 1000 + ANSWER_TIMEOUT_MS,
     )
     .catch((err: unknown) => {
-      throw noSuchCommand(err, 'cmd');
+      throw timedOut(noSuchCommand(err, 'cmd'));
     });
   const [out, err] = [Buffer.from(stdout).toString(), Buffer.from(stderr).toString()];
   if (session.json) {
@@ -35,4 +40,9 @@ export async function exec(
     session.output.err(err);
   }
   return exitCode;
+}
+
+function timedOut(err: unknown): unknown {
+  if (!(err instanceof CliError) || err.code !== status.DEADLINE_EXCEEDED) return err;
+  return new CliError(err.message, err.hint, { code: err.code, exitCode: TIMED_OUT });
 }

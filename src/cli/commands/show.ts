@@ -44,7 +44,10 @@ export async function showStatus(session: Session): Promise<number> {
       status ? 'yes' : 'no',
       [reason, message].filter(Boolean).join(': '),
     ]);
-    const handlers = answer.runtimeHandlers.map(({ name }) => name || '(default)').join(', ');
+    const fallback = (parseInfo(answer.info['info']) as { defaultHandler?: string }).defaultHandler;
+    const handlers = answer.runtimeHandlers
+      .flatMap(({ name }) => (name === '' ? [] : [name === fallback ? `${name} (default)` : name]))
+      .join(', ');
     print(session, answer, ['CONDITION', 'MET', 'WHY NOT'], rows);
     session.output.out(`\nruntime handlers: ${handlers}\n`);
   }
@@ -158,22 +161,29 @@ export async function showImages(session: Session): Promise<void> {
   );
 }
 
-/** `berth steps`: where the time of a pod or container went. */
+/** `berth steps`: where the time of a pod and its containers went, or that of a container. */
 export async function showSteps(session: Session, text: string): Promise<void> {
-  const found = (await findSandbox(session, text)) ?? (await findContainer(session, text));
+  const sandbox = await findSandbox(session, text);
+  const found = sandbox ?? (await findContainer(session, text));
   if (!found) {
     throw new CliError(
       `no pod or container is called ${text}, and no id begins so`,
       'berth pods and berth ps --all show what is there',
     );
   }
-  const { id } = found;
-  const { steps } = await session.connection.call(AdminService.podSteps, PodStepsRequest.create({ id }));
+  const containers = sandbox ? (await listContainers(session)).filter((own) => own.podSandboxId === sandbox.id) : [];
+  const answers = await Promise.all(
+    [found, ...containers.toReversed()].map(async ({ id, metadata }) => {
+      const answer = await session.connection.call(AdminService.podSteps, PodStepsRequest.create({ id }));
+      return answer.steps.map((step) => ({ id, of: metadata?.name ?? '', ...step }));
+    }),
+  );
+  const steps = answers.flat();
   if (steps.length === 0) throw new CliError(`no steps are kept for ${text}`);
   print(
     session,
     steps,
-    ['PIPELINE', 'STEP', 'OUTCOME', 'MS'],
-    steps.map(({ pipeline, name, outcome, durationMs }) => [pipeline, name, outcome, durationMs.toFixed(1)]),
+    ['OF', 'PIPELINE', 'STEP', 'OUTCOME', 'MS'],
+    steps.map(({ of, pipeline, name, outcome, durationMs }) => [of, pipeline, name, outcome, durationMs.toFixed(1)]),
   );
 }

@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import type { SecureContextOptions } from 'node:tls';
 
@@ -76,9 +77,11 @@ export class TlsFiles {
     const contents = await Promise.all(
       this.#files().map(async ([name, path]) => {
         try {
-          return await readFile(path);
+          const content = await readFile(path);
+          checkPem(name, content);
+          return content;
         } catch (err) {
-          throw wrap(`stream.${name}: read ${path}`, err);
+          throw wrap(`stream.${name}: ${path}`, err);
         }
       }),
     );
@@ -90,4 +93,10 @@ export class TlsFiles {
     const { cert, key, clientCa } = this.#paths;
     return [['tls_cert', cert], ['tls_key', key], ...(clientCa === '' ? [] : ([['tls_client_ca', clientCa]] as const))];
   }
+}
+
+/** Throws what OpenSSL says of a file that it cannot use: of all files together it does not say which it means. */
+function checkPem(name: string, content: Buffer): void {
+  if (name === 'tls_key') createPrivateKey(content);
+  else new X509Certificate(content);
 }
