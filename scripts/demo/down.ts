@@ -10,9 +10,12 @@ import { findLeftOvers, readDemoPods, removeFolders, sweepPods } from './leftove
 import { BRIDGE, CONFIG, LOG, ROOT, STATE } from './places.ts';
 import { attempt, message, step } from './say.ts';
 
+const AT_ONCE = 32;
+
 async function removePods(): Promise<string> {
   const pods = JSON.parse(await berth('--json', 'pods')) as { id: string }[];
-  for (const { id } of pods) await berth('rm', id);
+  // Side by side, and in parts that are done in the time that a command has.
+  for (let i = 0; i < pods.length; i += AT_ONCE) await berth('rm', ...pods.slice(i, i + AT_ONCE).map(({ id }) => id));
   return `${pods.length}`;
 }
 

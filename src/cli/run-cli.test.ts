@@ -347,6 +347,21 @@ suite('commands in containers', () => {
 });
 
 suite('removing', () => {
+  test('pods go side by side, and one that stays keeps no other', async () => {
+    const pods = ['1', '2', '3'].map((digit) => PodSandbox.create({ id: digit.repeat(64), metadata: { name: digit } }));
+    const stopped: string[] = [];
+    const caller = node()
+      .on(runtime.listPodSandbox, () => ({ items: pods }))
+      .on(runtime.stopPodSandbox, ({ podSandboxId }) => {
+        stopped.push(podSandboxId.slice(0, 1));
+        if (podSandboxId.startsWith('3')) return {};
+        throw new CliError(`pod ${podSandboxId.slice(0, 1)} stays`);
+      });
+    const { exitCode, out, err } = await runWith(caller, 'rm', '1', '2', '3');
+    assert.deepEqual([exitCode, out, stopped], [1, `${'3'.repeat(12)}\n`, ['1', '2', '3']]);
+    assert.equal(err, 'berth: pod 1 stays\nberth: pod 2 stays\n  berth rm can be repeated\n');
+  });
+
   test('an image shows all the names that went with it', async () => {
     const { exitCode, out } = await runWith(node(), 'image', 'rm', 'web:v1');
     assert.equal(exitCode, 0);

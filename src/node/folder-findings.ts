@@ -104,7 +104,7 @@ function secretFindings(path: string): Finding[] {
 function spaceFindings(root: string): Finding[] {
   const { availableBytes, totalBytes, freeInodes, totalInodes } = statfs(nearestFolder(root));
   const subject = `root ${root}`;
-  const remedy = 'make room: crictl rmi --prune, or set root to another disk';
+  const remedy = 'make room: berth image prune --dry-run shows what nothing needs; or set root to another disk';
   const found: Finding[] = [];
   if (availableBytes < LITTLE_BYTES || availableBytes < totalBytes * LITTLE_SHARE)
     found.push({

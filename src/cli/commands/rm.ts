@@ -6,6 +6,7 @@ import {
   RuntimeServiceService,
   StopPodSandboxRequest,
 } from '../../../proto/gen/cri/api.ts';
+import { forEachLimited } from '../../base/limited.ts';
 import { CliError } from '../cli-error.ts';
 import { json, shortId } from '../output.ts';
 import { findSandbox, type Session } from '../session.ts';
@@ -13,7 +14,13 @@ import { isOwnLogFolder, LOG_FOLDER_ANNOTATION } from './run-request.ts';
 
 const POD_TIMEOUT_MS = 240_000;
 
-/** `berth rm POD...`: stops and removes pods, with the logs of those that `berth run` made. */
+/** As many pods go side by side. */
+const PARALLEL = 8;
+
+/**
+ * `berth rm POD...`: stops and removes pods, with the logs of those that `berth run` made. One that does not go keeps no
+ * other from going.
+ */
 export async function removePods(session: Session, names: readonly string[]): Promise<void> {
   const removed: string[] = [];
   // All are looked up before the first is removed: a slip of the pen removes nothing.
@@ -23,15 +30,26 @@ export async function removePods(session: Session, names: readonly string[]): Pr
     if (!sandbox) throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
     ids.push(sandbox.id);
   }
-  try {
-    for (const id of ids) {
+  const failures: unknown[] = [];
+  await forEachLimited([...new Set(ids)], PARALLEL, async (id) => {
+    try {
       await removePod(session, id);
       removed.push(id);
       if (!session.json) session.output.out(`${shortId(id)}\n`);
+    } catch (err) {
+      failures.push(err);
     }
-  } finally {
-    if (session.json) session.output.out(json(removed.map((id) => ({ id }))));
-  }
+  });
+  if (session.json) session.output.out(json(removed.map((id) => ({ id }))));
+  throwAll(failures);
+}
+
+function throwAll(failures: readonly unknown[]): void {
+  if (failures.length === 0) return;
+  const [first] = failures;
+  if (failures.length === 1 || !failures.every((err) => err instanceof CliError)) throw first;
+  const problems = failures.map(({ message }) => message);
+  throw new CliError(`${failures.length} pods are not removed`, 'berth rm can be repeated', { problems });
 }
 
 /** Stops and removes one pod, with its logs if `berth run` made it. */
