@@ -7,8 +7,9 @@ import { RecordIndex } from './record-index.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 
 const nowhere = { put() {}, delete() {} };
+const PAUSE = { pid: 1, startTime: 1 };
 const sandboxRecord = (state: SandboxRecord['state'], id = 'pod'): SandboxRecord =>
-  ({ id, name: id, state, createdAtUs: 1 }) as unknown as SandboxRecord;
+  ({ id, name: id, state, createdAtUs: 1, pause: state === 'stopped' ? undefined : PAUSE }) as unknown as SandboxRecord;
 const containerRecord = (state: ContainerRecord['state'], more: object = {}): ContainerRecord =>
   ({ id: 'c', name: 'c', sandboxId: 'pod', state, createdAtUs: 1, ...more }) as unknown as ContainerRecord;
 
@@ -78,10 +79,23 @@ suite('events of pods', () => {
       [
         ['ready', 101],
         ['ready', 102],
-        ['notReady', 103],
+        ['stopped', 103],
         ['stopped', 104],
       ],
     );
+  });
+
+  test('a sandbox has stopped after its containers, and at once when its pause has died', async () => {
+    const { sandboxes, containers, events } = bench();
+    for (const id of ['pod', 'dead']) sandboxes.put(sandboxRecord('ready', id));
+    containers.put(containerRecord('running'));
+    const listener = listen(events);
+    sandboxes.put(sandboxRecord('notReady'));
+    containers.put(containerRecord('exited'));
+    sandboxes.put(sandboxRecord('stopped'));
+    sandboxes.put({ ...sandboxRecord('notReady', 'dead'), pause: undefined });
+    sandboxes.put(sandboxRecord('stopped', 'dead'));
+    assert.deepEqual(inShort(await listener.end()), ['stopped c', 'stopped pod', 'stopped dead']);
   });
 
   test('say nothing of a sandbox that no client has seen, and something of one that could not be undone', async () => {

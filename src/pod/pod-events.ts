@@ -107,9 +107,15 @@ function sandboxEvents(before: SandboxRecord | undefined, after: SandboxRecord |
   const types: PodEventType[] = [];
   if (!isShown(before) && isShown(after)) types.push('created');
   if (before?.state !== 'ready' && after?.state === 'ready') types.push('started');
-  if (before?.state === 'ready' && after?.state !== 'ready') types.push('stopped');
+  if (isUp(before) && !isUp(after)) types.push('stopped');
   if (isShown(before) && !after) types.push('deleted');
   return types;
+}
+
+// A pod that is being stopped is not ready from the first moment on, but it has stopped only with its pause, after its
+// containers: the kubelet's evented PLEG takes the last event of a pod for how it is.
+function isUp(record: SandboxRecord | undefined): boolean {
+  return (record?.state === 'ready' || record?.state === 'notReady') && record.pause !== undefined;
 }
 
 function containerEvents(before: ContainerRecord | undefined, after: ContainerRecord | undefined): PodEventType[] {

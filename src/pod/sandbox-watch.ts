@@ -28,7 +28,7 @@ export class SandboxWatch {
     const now = sandboxes.find(id);
     // A stop has said so before it ended the pause.
     if (now?.state !== 'ready') return;
-    sandboxes.putFact({ ...now, state: 'notReady' });
+    sandboxes.putFact({ ...now, state: 'notReady', pause: undefined });
     this.#deps.runtime.endForwards(id);
     log.warn({ sandbox: id, pid: record.pause.pid }, 'pause process has died; the sandbox is not ready any more');
   }

@@ -131,6 +131,19 @@ suite('events', { timeout: 200_000 }, () => {
     for (const { stream } of [first, second]) stream.cancel();
   });
 
+  test('a pod that is stopped with what runs in it has stopped last', async () => {
+    const subscriber = await Subscriber.open(lab, true);
+    const pod = await lab.runPod();
+    const ids = [await lab.start(pod), await lab.start(pod)];
+    await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod });
+    const last = await subscriber.has(pod, ContainerEventType.CONTAINER_STOPPED_EVENT);
+    const stops = subscriber.of(pod, ...ids).filter((event) => event.startsWith('stopped'));
+    assert.deepEqual([stops.slice(0, 2).sort(), stops[2]], [['stopped 1', 'stopped 2'], 'stopped 0']);
+    assert.equal(last.podSandboxStatus?.state, PodSandboxState.SANDBOX_NOTREADY);
+    assert.ok(last.containersStatuses.every(({ state }) => state === ContainerState.CONTAINER_EXITED));
+    subscriber.stream.cancel();
+  });
+
   test('what could not be made has none', async () => {
     const pod = await lab.runPod();
     const subscriber = await Subscriber.open(lab, true);
