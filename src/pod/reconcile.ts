@@ -227,6 +227,7 @@ async function adoptContainer(deps: PodDeps, old: ContainerRecord, signal: Abort
   const record = deps.containers.find(old.id);
   if (!record) return;
   if (record.state === 'creating') return forgetContainer({ deps, id: record.id });
+  deps.runtime.bundles.removeExecFiles(record.id);
   // A daemon that died in StartContainer did not come to note that it had worked. Exits are settled when Pods follows
   // the first processes: one that has ended is noticed there like any other.
   if (record.state === 'created' && (await isRunning(deps, record, signal))) {

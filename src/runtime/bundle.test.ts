@@ -40,6 +40,15 @@ describe('Bundles', () => {
     assert.deepEqual(bundles.ids(), []);
   });
 
+  it('removes the files of commands alone, present or not', () => {
+    const { folder: own } = bundles.write('with commands', spec);
+    for (const name of ['exec-1.json', 'exec-1.pid', 'pid']) writeFileSync(join(own, name), '');
+    bundles.removeExecFiles('with commands');
+    assert.deepEqual(readdirSync(own).sort(), ['config.json', 'pid', 'rootfs']);
+    bundles.removeExecFiles('none');
+    bundles.remove('with commands');
+  });
+
   it('does not walk into a folder: something may be mounted there', () => {
     const { folder: own } = bundles.write('two', spec);
     mkdirSync(join(own, 'mounted'));

@@ -4,6 +4,7 @@ import {
   readdirSync,
   readFileSync,
   rmdirSync,
+  rmSync,
   symlinkSync,
   unlinkSync,
   writeFileSync,
@@ -14,6 +15,9 @@ import { BerthError, wrap } from '../base/errors.ts';
 import { specJson } from './oci-json.ts';
 import type { OciProcess, OciSpec } from './oci-spec.ts';
 import { findByOptions, findNamedIn, type ProcessIdentity } from './process-identity.ts';
+
+/** What the names of files begin with that only a command needs while it runs in the container. */
+export const EXEC_FILE_PREFIX = 'exec-';
 
 /** The files of one container's bundle; the last six are the monitor's. */
 export interface BundlePaths {
@@ -108,6 +112,17 @@ export class Bundles {
     const known = findNamedIn(monitorPidFile, containerId);
     if (known) return [known];
     return existsSync(folder) ? findByOptions({ '--cid': containerId, '--bundle': folder }) : [];
+  }
+
+  /** Removes what the commands of a daemon that was killed have left: each of them is killed with its daemon. */
+  removeExecFiles(containerId: string): void {
+    const { folder } = this.paths(containerId);
+    try {
+      const left = readdirSync(folder).filter((name) => name.startsWith(EXEC_FILE_PREFIX));
+      for (const name of left) rmSync(join(folder, name), { force: true });
+    } catch (err) {
+      if (codeOf(err) !== 'ENOENT') throw wrap(`remove files of commands in ${folder}`, err);
+    }
   }
 
   /** Removes a bundle. Missing is fine. Never enters a folder, so that it can never walk into a mount. */

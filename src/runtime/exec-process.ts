@@ -9,7 +9,7 @@ import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import { closeFd } from '../sys/at.ts';
 import { createSocketPair } from '../sys/pipe.ts';
-import type { BundlePaths } from './bundle.ts';
+import { type BundlePaths, EXEC_FILE_PREFIX } from './bundle.ts';
 import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
 import { DAEMON_PATH } from './monitor.ts';
@@ -209,7 +209,7 @@ export function parseExecAnswer(line: string): { what: string; value: number } {
 }
 
 function writeExecFiles({ bundle, process }: ExecTarget): ExecFiles {
-  const name = join(bundle.folder, `exec-${randomBytes(8).toString('hex')}`);
+  const name = join(bundle.folder, `${EXEC_FILE_PREFIX}${randomBytes(8).toString('hex')}`);
   const files = { process: `${name}.json`, pid: `${name}.pid`, log: `${name}.log` };
   writeFileSync(files.process, processJson(process), { mode: 0o600, flag: 'wx' });
   return files;

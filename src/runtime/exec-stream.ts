@@ -5,6 +5,7 @@ import { raceSignal } from '../base/deadline.ts';
 import { addCarriageReturns, setWindowSize } from '../sys/fd-calls.ts';
 import { FdStream } from '../sys/fd-stream.ts';
 import { DescriptorSocket } from '../sys/unix-socket.ts';
+import { EXEC_FILE_PREFIX } from './bundle.ts';
 import type { ClientStreams, WindowSize } from './client-streams.ts';
 import { ExecPipes, LAST_OUTPUT_BYTES } from './exec-pipes.ts';
 import { type ExecDeps, ExecProcess, type ExecRequest, execProcess } from './exec-process.ts';
@@ -65,7 +66,7 @@ export async function streamTerminal(
   const window = new Window(client);
   const process = { ...execProcess(request.process, request.args, true), ...window.consoleSize() };
   // The runtime runs in the bundle's folder, so that a long path does no harm.
-  const name = `exec-${randomBytes(8).toString('hex')}.tty`;
+  const name = `${EXEC_FILE_PREFIX}${randomBytes(8).toString('hex')}.tty`;
   using socket = new DescriptorSocket(join(request.bundle.folder, name));
   const exec = ExecProcess.start(deps, { ...request, process }, { ...noFds, consoleSocket: name });
   const notStarted = new AbortController();
@@ -86,7 +87,8 @@ export async function streamTerminal(
   } finally {
     notStarted.abort();
     exec.close();
-    void opening.then((terminal) => terminal.destroy()).catch(() => {});
+    // Waited for, because the socket may only be closed when nobody watches it any more.
+    await opening.then((terminal) => terminal.destroy()).catch(() => {});
   }
 }
 

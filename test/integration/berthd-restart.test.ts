@@ -94,6 +94,11 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
       await eventually('the command has ended', () => sleepers().length === 0 || undefined);
       assert.ok(Date.now() - sinceMs < 5_000);
       await lab.berthd.start();
+      const left = readdirSync(join(lab.berthd.state, 'containers', containerId));
+      assert.deepEqual(
+        left.filter((name) => name.startsWith('exec-')),
+        [],
+      );
       assert.equal(await lab.exec(containerId, 'echo', 'still here'), 'still here');
     });
   }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { type Duplex, PassThrough, Readable } from 'node:stream';
 import { buffer, text } from 'node:stream/consumers';
 import { finished, pipeline } from 'node:stream/promises';
@@ -523,6 +524,24 @@ suite('what a client may not do', () => {
     for (const port of ['0', '65536', '-1', 'http', ''])
       await assert.rejects(forward.open({ streamtype: 'data', port, requestid: '0' }), /reset/);
     forward.close();
+  });
+
+  test('connections without a word do not keep out who was granted something', async () => {
+    const running = await connectCommand(await exec(['wait']), 'spdy', { stdin: true, stdout: true, stderr: true });
+    const { hostname, port } = new URL(await exec(['say']));
+    const idle: Socket[] = [];
+    let left = 0;
+    for (let count = 0; count < 600; count++) {
+      const socket = connect(Number(port), hostname).on('error', () => {});
+      idle.push(socket.once('close', () => left++));
+      await once(socket, 'connect');
+    }
+    const said = await runCommand(await exec(['say'], { stdin: false }), 'spdy');
+    assert.equal(said.stdout.toString(), 'out');
+    assert.ok(left > 80 && left < 100, `${left} gave way`);
+    for (const socket of idle) socket.destroy();
+    assert.equal(pods.signals[0]?.aborted, false);
+    running.vanish();
   });
 
   test('more than 1000 URLs at once', async () => {

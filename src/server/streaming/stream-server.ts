@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { SecureContextOptions } from 'node:tls';
 
@@ -34,6 +34,8 @@ export const STREAM_TIMES: StreamTimes = Object.freeze({
 /** A client sends its request at once; who does not is none. */
 const REQUEST_TIMEOUT_MS = 10_000;
 const MAX_CONNECTIONS = 4096;
+/** Those among them that were granted nothing yet. Anybody on the host can make them, and clients ask at once. */
+const MAX_WAITING = 512;
 /** A client whose machine is gone never says so; the kernel finds out. */
 const SOCKET_OPTIONS = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 30_000 } as const;
 /** How long sessions may take to tell their clients that the daemon stops. */
@@ -61,6 +63,8 @@ export class StreamServer {
   readonly #sessions = new Set<Promise<void>>();
   /** Upgraded connections: the HTTP server knows nothing of them, but waits for them when it closes. */
   readonly #sockets = new Set<Duplex>();
+  /** Connections that have not shown a token, the oldest first, by their peer: under TLS they change their object. */
+  readonly #waiting = new Map<string, Socket>();
   #server: Server | undefined;
   #setTls: ((options: SecureContextOptions) => void) | undefined;
   #baseUrl = '';
@@ -78,6 +82,7 @@ export class StreamServer {
     server.headersTimeout = REQUEST_TIMEOUT_MS;
     server.requestTimeout = REQUEST_TIMEOUT_MS;
     server.maxConnections = MAX_CONNECTIONS;
+    server.on('connection', (socket: Socket) => this.#admit(socket));
     server.on('request', (request, response) => {
       const isKnown = this.#take(request) !== undefined;
       response.writeHead(isKnown ? 400 : 404, { 'Content-Type': 'text/plain; charset=utf-8' });
@@ -142,6 +147,17 @@ export class StreamServer {
     }
   }
 
+  // Who holds connections open without a word must not keep out those who have been granted something.
+  #admit(socket: Socket): void {
+    const peer = peerOf(socket);
+    this.#waiting.set(peer, socket);
+    socket.once('close', () => {
+      if (this.#waiting.get(peer) === socket) this.#waiting.delete(peer);
+    });
+    const [oldest] = this.#waiting.values();
+    if (this.#waiting.size > MAX_WAITING) oldest?.destroy();
+  }
+
   #take({ url = '' }: IncomingMessage): StreamRequest | undefined {
     const [, kind, token] = /^\/(exec|attach|portforward)\/([\w-]{1,64})(?:\?.*)?$/.exec(url) ?? [];
     const request = token === undefined ? undefined : this.#tokens.take(token);
@@ -159,6 +175,7 @@ export class StreamServer {
       refuse(socket, 404, NO_STREAM.trim());
       return;
     }
+    this.#waiting.delete(peerOf(request.socket));
     const session = this.#serve(granted, upgrade).catch((err: unknown) => {
       this.#deps.log.warn({ ...subjectOf(granted), err: describe(err) }, `${granted.kind} failed`);
       socket.destroy();
@@ -241,6 +258,10 @@ function subjectOf(request: StreamRequest): Record<string, string> {
 
 function outcomeFacts(outcome: CommandOutcome): Record<string, unknown> {
   return outcome.type === 'ended' ? { exitCode: outcome.exitCode } : { err: describe(outcome.error) };
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
 }
 
 // A client on this machine cannot connect to "all addresses".
