@@ -8,21 +8,10 @@ import { BerthError, because, describe, wrap } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import type { PodStreams } from '../../pod/pod-streams.ts';
 import type { StreamTimes } from './command-client.ts';
-import { serveCommand } from './command-session.ts';
-import type { CommandOutcome } from './command-status.ts';
-import { openSpdyCommand, SPDY_COMMAND_PROTOCOLS } from './spdy-command.ts';
-import { SPDY_PORT_FORWARD_PROTOCOL, serveSpdyPortForward } from './spdy-port-forward.ts';
-import type { CommandStreams, PortForwardStreams, StreamRequest } from './stream-request.ts';
+import type { StreamRequest } from './stream-request.ts';
 import { StreamTokens } from './stream-tokens.ts';
 import type { TlsFiles } from './tls-files.ts';
-import { refuse, type Upgrade, upgradeToSpdy, upgradeToWebSocket } from './upgrade.ts';
-import { openWebSocketCommand, WEBSOCKET_COMMAND_PROTOCOLS } from './websocket-command.ts';
-import {
-  MAX_CHANNEL_PORTS,
-  serveWebSocketPortForward,
-  TUNNEL_PROTOCOL,
-  WEBSOCKET_PORT_FORWARD_PROTOCOLS,
-} from './websocket-port-forward.ts';
+import { refuse, type Upgrade } from './upgrade.ts';
 
 /** As the kubelet's streaming library has them; the last for clients that read slowly. */
 export const STREAM_TIMES: StreamTimes = Object.freeze({
@@ -186,78 +175,20 @@ export class StreamServer {
 
   async #serve(granted: StreamRequest, upgrade: Upgrade): Promise<void> {
     const startedMs = performance.now();
-    const wanted = (upgrade.request.headers.upgrade ?? '').toLowerCase();
-    if (wanted !== 'websocket' && wanted !== 'spdy/3.1') {
-      refuse(upgrade.socket, 400, 'ask for an upgrade to SPDY/3.1 or websocket');
-      return;
-    }
-    const isWebSocket = wanted === 'websocket';
-    const facts =
-      granted.kind === 'portforward'
-        ? await (isWebSocket ? this.#forwardByWebSocket(granted, upgrade) : this.#forwardBySpdy(granted, upgrade))
-        : await (isWebSocket ? this.#runByWebSocket(granted, upgrade) : this.#runBySpdy(granted, upgrade));
+    // Many nodes see no stream for days: what carries them is loaded with the first one.
+    const { serveStream } = await import('./stream-session.ts');
+    const { target, log } = this.#deps;
+    const facts = await serveStream(granted, upgrade, { target, log, times: this.#times }, this.#stopping.signal);
     if (!facts) return;
     const ms = Math.round(performance.now() - startedMs);
-    this.#deps.log.info({ ...subjectOf(granted), ...facts, ms }, `${granted.kind} ended`);
-  }
-
-  async #runBySpdy(granted: CommandStreams, upgrade: Upgrade): Promise<Facts> {
-    const agreed = upgradeToSpdy(upgrade, SPDY_COMMAND_PROTOCOLS);
-    if (!agreed) return undefined;
-    const { protocol, transport } = agreed;
-    const client = await openSpdyCommand(transport, granted, protocol, this.#times);
-    const outcome = await serveCommand(granted, client, this.#deps.target, this.#times.lingerMs, this.#stopping.signal);
-    return { protocol: `SPDY ${protocol}`, ...outcomeFacts(outcome) };
-  }
-
-  async #runByWebSocket(granted: CommandStreams, upgrade: Upgrade): Promise<Facts> {
-    const { lingerMs } = this.#times;
-    const agreed = await upgradeToWebSocket(upgrade, [...WEBSOCKET_COMMAND_PROTOCOLS.keys()], lingerMs);
-    const format = agreed && WEBSOCKET_COMMAND_PROTOCOLS.get(agreed.protocol);
-    if (!format) return undefined;
-    const client = openWebSocketCommand(agreed.socket, granted, format, this.#times);
-    const outcome = await serveCommand(granted, client, this.#deps.target, lingerMs, this.#stopping.signal);
-    return { protocol: `WebSocket ${agreed.protocol}`, ...outcomeFacts(outcome) };
-  }
-
-  async #forwardBySpdy(granted: PortForwardStreams, upgrade: Upgrade): Promise<Facts> {
-    const agreed = upgradeToSpdy(upgrade, [SPDY_PORT_FORWARD_PROTOCOL]);
-    if (!agreed) return undefined;
-    const { protocol, transport } = agreed;
-    const reason = await serveSpdyPortForward(transport, granted, this.#times, this.#deps, this.#stopping.signal);
-    return { protocol: `SPDY ${protocol}`, reason };
-  }
-
-  async #forwardByWebSocket(granted: PortForwardStreams, upgrade: Upgrade): Promise<Facts> {
-    const hasPorts = granted.ports.length > 0 && granted.ports.length <= MAX_CHANNEL_PORTS;
-    const supported = [TUNNEL_PROTOCOL, ...(hasPorts ? WEBSOCKET_PORT_FORWARD_PROTOCOLS.keys() : [])];
-    const agreed = await upgradeToWebSocket(upgrade, supported, this.#times.lingerMs);
-    if (!agreed) return undefined;
-    const { protocol, socket } = agreed;
-    const format = WEBSOCKET_PORT_FORWARD_PROTOCOLS.get(protocol);
-    const stopping = this.#stopping.signal;
-    if (format) {
-      const reason = await serveWebSocketPortForward(socket, granted, format, this.#times, this.#deps, stopping);
-      return { protocol: `WebSocket ${protocol}`, reason };
-    }
-    const { createWebSocketStream } = await import('ws');
-    const transport = createWebSocketStream(socket);
-    const reason = await serveSpdyPortForward(transport, granted, this.#times, this.#deps, stopping);
-    return { protocol: `WebSocket ${protocol}`, reason };
+    log.info({ ...subjectOf(granted), ...facts, ms }, `${granted.kind} ended`);
   }
 }
-
-/** What the log says about a session; undefined when the client was refused. */
-type Facts = Readonly<Record<string, unknown>> | undefined;
 
 const NO_STREAM = 'no stream is granted here: a URL works once, within a minute\n';
 
 function subjectOf(request: StreamRequest): Record<string, string> {
   return request.kind === 'portforward' ? { sandbox: request.sandboxId } : { container: request.containerId };
-}
-
-function outcomeFacts(outcome: CommandOutcome): Record<string, unknown> {
-  return outcome.type === 'ended' ? { exitCode: outcome.exitCode } : { err: describe(outcome.error) };
 }
 
 function peerOf({ remoteAddress, remotePort }: Socket): string {

@@ -68,6 +68,8 @@ export async function upgradeToWebSocket(
   }
   // Most nodes never see a WebSocket: the library is loaded with the first one.
   const { WebSocketServer } = await import('ws');
+  // Of a client that has left meanwhile nothing is heard any more.
+  if (socket.destroyed) return undefined;
   const options = {
     noServer: true,
     clientTracking: false,

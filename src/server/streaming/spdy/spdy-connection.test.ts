@@ -227,6 +227,14 @@ suite('a SPDY connection', () => {
     assert.equal(await connection.closed, 'the client has left');
   });
 
+  test('is over at once when the client had left before', async () => {
+    const [near] = duplexPair() as [Duplex, Duplex];
+    near.destroy();
+    await once(near, 'close');
+    const connection = new SpdyConnection(near, { maxStreams: 1, idleTimeoutMs: 60_000, onStream: () => {} });
+    assert.equal(await connection.closed, 'the client has left');
+  });
+
   test('a goodbye of the client lets open streams end', async () => {
     const { client, connection, streams } = connected();
     const stream = await client.open({});

@@ -95,6 +95,8 @@ export class SpdyConnection {
     transport.on('error', (err) => this.#end(describe(err)));
     transport.on('end', () => this.#end('the client has left'));
     transport.on('close', () => this.#end('the client has left'));
+    // It may have been gone before anybody could listen.
+    if (transport.destroyed) this.#end('the client has left');
   }
 
   /** Resolves with the reason when the connection is over. Never rejects. */
