@@ -28,6 +28,8 @@ export interface Config {
     readonly pinnedImages: readonly string[];
     readonly maxParallelDownloads: number;
     readonly pullTimeoutMs: number;
+    readonly maxLayerGib: number;
+    readonly maxLayerFiles: number;
   };
   readonly cni: {
     readonly confDir: string;
@@ -168,6 +170,8 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       pinnedImages: list('image', 'pinned_images'),
       maxParallelDownloads: Number(image('max_parallel_downloads')),
       pullTimeoutMs: parseDuration(image('pull_timeout')) ?? 0,
+      maxLayerGib: Number(image('max_layer_gib')),
+      maxLayerFiles: Number(image('max_layer_files')),
     },
     cni: {
       confDir: cni('conf_dir'),

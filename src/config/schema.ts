@@ -110,6 +110,12 @@ export const TABLES = {
       6,
       'How many layers of one image are downloaded at a time.',
     ),
+    max_layer_gib: key(
+      { type: 'count', min: 1, max: 1_048_576 },
+      256,
+      'The most that a layer may hold when it is unpacked, in GiB; what is larger is refused as a bomb.',
+    ),
+    max_layer_files: key({ type: 'count', min: 1, max: 2_147_483_647 }, 10_000_000, 'The most members of a layer.'),
     pull_timeout: key({ type: 'duration' }, '1h', 'The longest that one pull may take.'),
   },
   cni: {

@@ -161,7 +161,14 @@ export class Daemon {
     const disk = this.#own('disk workers', new DiskWorkers());
     const layers = this.#own(
       'layers',
-      new LayerStore({ root, rows: store.layers, workers: disk, log, clock: systemClock }),
+      new LayerStore({
+        root,
+        rows: store.layers,
+        workers: disk,
+        log,
+        clock: systemClock,
+        limits: { members: config.image.maxLayerFiles, dataBytes: config.image.maxLayerGib * 1024 ** 3 },
+      }),
     );
     const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, log }));
     const written = new WritableLayers({ snapshots, log, clock: systemClock });

@@ -7,6 +7,7 @@ import type { Agent } from 'undici';
 
 import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
+import { type IsLocal, isLocalHost } from './local-hosts.ts';
 import { RegistryError } from './registry-error.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
@@ -41,6 +42,9 @@ export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
   progressMs: 30_000,
 });
 
+/** Fewer bytes than this within the time for progress are none: somebody keeps the connection for its own sake. */
+const PROGRESS_BYTES = 4096;
+
 const MAX_REDIRECTS = 5;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
 const UNKNOWN_AUTHORITY =
@@ -63,13 +67,18 @@ export class HttpTransport {
   /** Hosts that the machine's own authorities vouch for, beside those built in or named. */
   readonly #vouchedByMachine = new Set<string>();
 
-  constructor(timeouts: HttpTimeouts = defaultHttpTimeouts) {
+  readonly #progressMs: number;
+  readonly #isLocal: IsLocal;
+
+  constructor(timeouts: HttpTimeouts = defaultHttpTimeouts, isLocal: IsLocal = isLocalHost) {
     this.#agents = new HttpAgents(timeouts);
+    this.#progressMs = timeouts.progressMs;
+    this.#isLocal = isLocal;
   }
 
   /**
    * Sends a request and follows its redirects, without anything that is meant for the first host as soon as they lead to
-   * another origin, and never from HTTPS to HTTP. Throws RegistryError (`unavailable`) when no answer comes.
+   * another origin, never from HTTPS to HTTP, and never from elsewhere to this machine. Throws RegistryError (`unavailable`) when no answer comes.
    */
   async send(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
     let { url, headers, insecure, tls } = request;
@@ -87,6 +96,10 @@ export class HttpTransport {
       // Credentials in a URL would become a header by another road.
       [next.username, next.password] = ['', ''];
       if (next.origin !== url.origin) {
+        // Services that listen here trust who asks from here.
+        if ((await this.#isLocal(next.hostname)) && !(await this.#isLocal(request.url.hostname))) {
+          throw failure(request, `redirect to ${next.host}, which is this machine or its link`);
+        }
         headers = withoutPrivate(headers);
         insecure = false;
         // Its storage is often signed by the same authority.
@@ -132,6 +145,7 @@ export class HttpTransport {
       throw toError(err);
     }
     const stream = response.body;
+    const progressMs = this.#progressMs;
     // An error after the last read, or one that nobody reads any more, must not end the process.
     stream.on('error', () => {});
     return {
@@ -143,7 +157,7 @@ export class HttpTransport {
       },
       async *body() {
         try {
-          yield* stream as AsyncIterable<Uint8Array>;
+          yield* atLeast(PROGRESS_BYTES, progressMs, request, stream as AsyncIterable<Uint8Array>);
         } catch (err) {
           throw toError(err);
         }
@@ -153,6 +167,28 @@ export class HttpTransport {
         await stream.dump({ limit: 16_384 }).catch(() => {});
       },
     };
+  }
+}
+
+/** The bytes of a body, as long as so many of them come in each period; its last one may be short. */
+async function* atLeast(
+  bytes: number,
+  periodMs: number,
+  request: HttpRequest,
+  body: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  let sinceMs = performance.now();
+  let came = 0;
+  for await (const chunk of body) {
+    came += chunk.length;
+    yield chunk;
+    // Asked for again just now: the time that the reader took does not count against the registry.
+    const nowMs = performance.now();
+    if (came >= bytes) [sinceMs, came] = [nowMs, 0];
+    else if (nowMs - sinceMs > periodMs) {
+      const problem = `only ${came} bytes of the answer came in ${Math.round(nowMs - sinceMs)} ms`;
+      throw new RegistryError('unavailable', `${nameOf(request)}: ${problem}`, { retryable: true });
+    }
   }
 }
 

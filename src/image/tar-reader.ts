@@ -99,7 +99,7 @@ export class TarReader {
       if (block.length < BLOCK_BYTES) throw this.#damaged('the archive is cut off in a header');
       this.#headers += 1;
       if (this.#headers > this.#limits.members) {
-        throw this.#damaged(`the archive has more than ${this.#limits.members} members`);
+        throw this.#damaged(`the archive has more than ${this.#limits.members} members (image.max_layer_files)`);
       }
       const header = this.#parsed(block);
       if (!(await this.#extend(header, extensions))) return await this.#member(header, block, extensions);
@@ -187,7 +187,7 @@ export class TarReader {
       const sparse = type === 'file' ? await this.#sparseMap(header, block, extensions.records) : undefined;
       this.#dataBytes += this.#unread;
       if (this.#dataBytes > this.#limits.dataBytes) {
-        throw invalid('tar', `holds more than ${this.#limits.dataBytes} bytes`);
+        throw invalid('tar', `holds more than ${this.#limits.dataBytes} bytes (image.max_layer_gib)`);
       }
       checkName('name', member.name);
       checkName('link', member.link);

@@ -59,9 +59,15 @@ export interface UnpackedLayer {
  */
 export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () => void): Promise<UnpackedLayer> {
   const hash = createHash('sha256');
+  const { dataBytes, members } = request.limits;
+  // What is around the data counts too, and what follows the end: an archive may be all of that.
+  const mostBytes = dataBytes + members * AROUND_MEMBER_BYTES;
+  let bytes = 0;
   async function* hashed(): AsyncGenerator<Buffer, void> {
     for await (const chunk of inflate(request.blob, throwIfCancelled)) {
       throwIfCancelled();
+      bytes += chunk.length;
+      if (bytes > mostBytes) throw invalid('tar', `is longer than ${mostBytes} bytes (image.max_layer_gib)`);
       hash.update(chunk);
       yield chunk;
     }
@@ -90,6 +96,8 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
 }
 
 const BLOCK_BYTES = 4096;
+/** Room for the headers and padding of one member. */
+const AROUND_MEMBER_BYTES = 4096;
 /** Longer link targets do not fit into the inode (ext4). */
 const INLINE_LINK_BYTES = 59;
 const MAX_ID = 0xfffffffe;

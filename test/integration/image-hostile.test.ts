@@ -1,0 +1,191 @@
+/** Layers that are made to harm: each is refused with words that say why, and nothing of it is left. Needs root. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+
+import fc from 'fast-check';
+
+import { describe as chain, isKind } from '../../src/base/errors.ts';
+import { openIsal } from '../../src/sys/isal.ts';
+import { LayerLab, sha256 } from '../fakes/layer-lab.ts';
+import { openFdCount } from '../fakes/process-facts.ts';
+import { type FakeMember, memberBytes, tarBytes } from '../fakes/tar-bytes.ts';
+
+const never = new AbortController().signal;
+const skip = process.getuid?.() === 0 ? false : 'needs root';
+const MiB = 1024 * 1024;
+const limits = { members: 500, dataBytes: 8 * MiB };
+
+describe('hostile layers', { skip }, () => {
+  let lab: LayerLab;
+  beforeEach(async () => {
+    lab = await LayerLab.open({ limits });
+  });
+  afterEach(() => lab.close());
+
+  const zeros = (bytes: number): Buffer => Buffer.alloc(bytes);
+  const bomb = tarBytes([{ name: 'zeros', data: zeros(64 * MiB) }]);
+  const many = tarBytes(Array.from({ length: 501 }, (_, index) => ({ name: `empty-${index}` })));
+  const endless = Buffer.concat([tarBytes([{ name: 'x' }]), zeros(64 * MiB)]);
+  const huge = (size: number): Buffer => memberBytes({ name: 'pax', type: 'x', size, data: 'x' });
+  const whole = tarBytes([{ name: 'a', data: 'x'.repeat(2000) }]);
+
+  const cases: [string, Buffer, 'none' | 'gzip' | 'zstd', RegExp][] = [
+    ['a gzip bomb', gzipSync(bomb), 'gzip', /member "zeros": .*more than 8388608 bytes \(image\.max_layer_gib\)/],
+    ['a zstd bomb', zstdCompressSync(bomb), 'zstd', /more than 8388608 bytes \(image\.max_layer_gib\)/],
+    ['a bomb behind the end', gzipSync(endless), 'gzip', /is longer than \d+ bytes \(image\.max_layer_gib\)/],
+    ['a bomb behind the end, by zstd', zstdCompressSync(endless), 'zstd', /is longer than \d+ bytes/],
+    ['empty files without end', gzipSync(many), 'gzip', /more than 500 members \(image\.max_layer_files\)/],
+    ['a pax header of 1 GiB', huge(1024 * MiB), 'none', /extended header \(x\) is longer than/],
+    ['a name of 5,000 bytes', tarBytes([{ name: 'x', pax: { path: 'a/'.repeat(2500) } }]), 'none', /longer than 4096/],
+    ['an archive that is cut off', gzipSync(whole.subarray(0, 1500)), 'gzip', /is cut off/],
+    ['gzip that is cut off', gzipSync(whole).subarray(0, -4), 'gzip', /inflate/],
+    ['garbage after gzip', Buffer.concat([gzipSync(whole), Buffer.from('garbage')]), 'gzip', /inflate/],
+    ['a checksum that is wrong', Buffer.concat([gzipSync(whole).subarray(0, -8), zeros(8)]), 'gzip', /inflate/],
+    [
+      'a link planted by an earlier member, and a hard link through it',
+      tarBytes([
+        { name: 'l', type: '2', link: '/etc' },
+        { name: 'h', type: '1', link: 'l/passwd' },
+      ]),
+      'none',
+      /which is not in the layer/,
+    ],
+    ['a whiteout that climbs', tarBytes([{ name: '../.wh.etc' }]), 'none', /has "\.\."/],
+  ];
+  for (const [what, blob, compression, words] of cases) {
+    it(`refuse ${what}`, async () => {
+      const path = lab.blob(blob);
+      const before = openFdCount();
+      // What it unpacks to does not matter: it is refused before that is known.
+      const failed = lab.layers.unpack({ path, compression }, sha256(blob), never);
+      await assert.rejects(failed, (err: unknown) => {
+        assert.match(chain(err), words);
+        return isKind(err, 'invalid');
+      });
+      assert.deepEqual(readdirSync(join(lab.root, 'image/layers')), []);
+      assert.deepEqual([...lab.rows.rows], []);
+      assert.deepEqual(readdirSync(lab.base).sort(), ['blob-1', 'root']);
+      // The thread that did it stays, with the descriptors of its own.
+      assert.ok(openFdCount() <= before + 6, `${openFdCount()} descriptors, ${before} before`);
+    });
+  }
+
+  it('take names that are no text, of all lengths that the kernel takes', async () => {
+    const deep = `${'d'.repeat(255)}/`.repeat(15);
+    const members: FakeMember[] = [
+      { name: Buffer.from([0xff, 0xfe, 0x80]), data: 'x' },
+      { name: 'x', pax: { path: Buffer.from(`${deep}${'f'.repeat(255)}`) } },
+    ];
+    const diffId = await lab.unpack(tarBytes(members));
+    const diff = lab.layers.path(diffId);
+    const names = readdirSync(Buffer.from(diff), { encoding: 'buffer' }).map((name) => name.toString('latin1'));
+    assert.deepEqual(names.sort(), ['d'.repeat(255), '\xff\xfe\x80']);
+    // Its path is too long for others than the store.
+    await lab.layers.remove(diffId);
+  });
+
+  it('are inflated by the library where it is installed', { skip: openIsal() ? false : 'no libisal2' }, async () => {
+    const tar = tarBytes([{ name: 'a', data: 'x'.repeat(100_000) }]);
+    const path = lab.blob(gzipSync(tar));
+    await lab.layers.unpack({ path, compression: 'gzip', gunzip: 'isal' }, sha256(tar), never);
+  });
+
+  it('come out as GNU tar has them, whatever order files, folders and links come in', async () => {
+    const names = ['a', 'b', 'a/x', 'b/y', 'a/x/z'];
+    const member = fc.record({
+      name: fc.constantFrom(...names),
+      kind: fc.constantFrom('file', 'dir', 'link'),
+      mode: fc.constantFrom(0o644, 0o755, 0o4755, 0o600),
+      data: fc.string({ maxLength: 20 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(member, { minLength: 1, maxLength: 8 }), async (drawn) => {
+        // Where GNU tar would leave its folder, or refuse, there is nothing to compare with.
+        const members = withoutConflicts(drawn).map(
+          ({ name, kind, mode, data }): FakeMember =>
+            kind === 'dir'
+              ? { name: `${name}/`, mode }
+              : { name, mode, ...(kind === 'link' ? { type: '2', link: data || 'x' } : { data }) },
+        );
+        const tar = tarBytes(members);
+        const expected = join(lab.base, 'gnu');
+        mkdirSync(expected);
+        writeFileSync(join(lab.base, 'gnu.tar'), tar);
+        execFileSync('tar', ['-C', expected, '--numeric-owner', '-xpf', join(lab.base, 'gnu.tar')]);
+        const diffId = await lab.unpack(tar);
+        assert.deepEqual(portrait(lab.layers.path(diffId)), portrait(expected));
+        await lab.layers.remove(diffId);
+        rmSync(expected, { recursive: true });
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it('hide what an independent model says that whiteouts hide', async () => {
+    const path = fc.constantFrom('a', 'a/b', 'a/b/c', 'd', 'd/e');
+    const lower = fc.uniqueArray(path, { minLength: 1 });
+    const upper = fc.uniqueArray(fc.tuple(fc.constantFrom('hide', 'opaque', 'add'), path), { maxLength: 4 });
+    let run = 0;
+    await fc.assert(
+      fc.asyncProperty(lower, upper, async (below, above) => {
+        run += 1;
+        const fileIn = (folder: string): string => `${folder}/file`;
+        const base = await lab.unpack(tarBytes(below.map((folder) => ({ name: fileIn(folder), data: `${run}` }))));
+        const top = await lab.unpack(
+          tarBytes([
+            { name: `marker-${run}` },
+            ...above.map(([what, folder]): FakeMember => {
+              if (what === 'add') return { name: `${folder}/new` };
+              const parent = folder.includes('/') ? `${folder.slice(0, folder.lastIndexOf('/'))}/` : '';
+              return {
+                name: what === 'hide' ? `${parent}.wh.${folder.slice(parent.length)}` : `${folder}/.wh..wh..opq`,
+              };
+            }),
+          ]),
+        );
+        // The model: first all that is hidden goes from the lower files, then what the layer brings is added.
+        const hidden = above.filter(([what]) => what !== 'add').map(([, folder]) => `${folder}/`);
+        const visible = below.map(fileIn).filter((file) => !hidden.some((folder) => file.startsWith(folder)));
+        const added = above.filter(([what]) => what === 'add').map(([, folder]) => `${folder}/new`);
+        const { rootfs } = await lab.snapshots.mount(`c${run}`, [base, top]);
+        const files = execFileSync('find', [rootfs, '-type', 'f', '-printf', '%P\n']).toString().split('\n');
+        const expected = new Set([...visible, ...added, `marker-${run}`]);
+        assert.deepEqual(files.filter(Boolean).sort(), [...expected].sort());
+        lab.snapshots.unmount(`c${run}`);
+        await lab.snapshots.remove(`c${run}`);
+        await Promise.all([base, top].map((layer) => lab.layers.remove(layer)));
+      }),
+      { numRuns: 40 },
+    );
+  });
+});
+
+type Drawn = { readonly name: string; readonly kind: string; readonly mode: number; readonly data: string };
+
+/** Leaves out members below what is no folder, and folders that would replace something else or be replaced. */
+function withoutConflicts(members: readonly Drawn[]): Drawn[] {
+  const kinds = new Map<string, string>();
+  return members.filter(({ name, kind }) => {
+    const above = name.split('/').map((_, index, parts) => parts.slice(0, index).join('/'));
+    if (above.some((folder) => folder !== '' && (kinds.get(folder) ?? 'dir') !== 'dir')) return false;
+    const before = kinds.get(name);
+    const isBeneath = [...kinds.keys()].some((other) => other.startsWith(`${name}/`));
+    if (before !== undefined && (before === 'dir') !== (kind === 'dir')) return false;
+    if (isBeneath && kind !== 'dir') return false;
+    for (const folder of above) if (folder !== '') kinds.set(folder, 'dir');
+    kinds.set(name, kind);
+    return true;
+  });
+}
+
+function portrait(folder: string): string[] {
+  assert.ok(existsSync(folder));
+  const lines = execFileSync('find', [folder, '-mindepth', '1', '-printf', '%P|%y|%m|%U:%G|%l\n']).toString();
+  const files = execFileSync('find', [folder, '-type', 'f', '-printf', '%P|%s|%T@\n']).toString();
+  return `${lines}${files}`.split('\n').sort();
+}
