@@ -13,6 +13,7 @@ import {
   showPulls,
 } from './commands/image.ts';
 import { showLogs } from './commands/logs.ts';
+import { checkImage } from './commands/plan.ts';
 import { removePods } from './commands/rm.ts';
 import { run } from './commands/run.ts';
 import type { RunOptions } from './commands/run-request.ts';
@@ -79,10 +80,15 @@ export function buildProgram(parts: ProgramParts): Command {
   program
     .command('config')
     .description('the configuration')
-    .command('check')
-    .description('show the configuration, and what is wrong with it or with this node')
+    .command('check [image]')
+    .description('show the configuration, and what is wrong with it or with this node; or how an image would be pulled')
     .option('--config <file>', 'the file, if it is not /etc/berth/berth.toml')
-    .action(withSession((session, options: { config?: string }) => checkConfig(session, options)));
+    .option('--namespace <namespace>', 'with an image: whose policy counts', '')
+    .action(
+      withSession((session, image: string | undefined, options: { config?: string; namespace: string }) =>
+        image === undefined ? checkConfig(session, options) : checkImage(session, image, options.namespace),
+      ),
+    );
   program
     .command('pods')
     .description('pods, newest first')

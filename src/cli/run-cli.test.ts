@@ -52,6 +52,46 @@ function node(): FakeCaller {
     .on(images.removeImage, () => ({}));
 }
 
+suite('the plan of a pull', () => {
+  const endpoint = {
+    url: 'https://a.org/v2/app',
+    mirror: true,
+    tls: 'verified',
+    credentials: '/auth.json (a.org)',
+    serves: 'tags and content',
+    because: '/r.conf, prefix "a.org"',
+  };
+  const plan = {
+    reference: 'a.org/app:latest',
+    endpoints: [endpoint],
+    requirements: ['reject'],
+    requirementsBecause: '/policy.json (default)',
+    problem: '',
+  };
+
+  test('is shown in words, or as JSON, and fails when nothing can be asked', async () => {
+    const asked: unknown[] = [];
+    const caller = node().on(AdminService.planPull, (request) => {
+      asked.push(request);
+      return { plans: [plan] };
+    });
+    const { exitCode, out } = await runWith(caller, 'config', 'check', 'a.org/app', '--namespace', 'blue');
+    assert.equal(exitCode, 0);
+    assert.deepEqual(asked, [{ image: 'a.org/app', namespace: 'blue' }]);
+    assert.match(
+      out,
+      /1\. https:\/\/a\.org\/v2\/app \(mirror\)\n.*because +\/r\.conf[\s\S]*credentials +\/auth\.json[\s\S]*reject/,
+    );
+    const { out: machine } = await runWith(caller, '--json', 'config', 'check', 'a.org/app');
+    assert.deepEqual(JSON.parse(machine), { plans: [plan] });
+    const broken = node().on(AdminService.planPull, () => ({
+      plans: [{ ...plan, endpoints: [], problem: 'blocked' }],
+    }));
+    const { exitCode: failed, out: why } = await runWith(broken, 'config', 'check', 'a.org/app');
+    assert.deepEqual([failed, /cannot be pulled: blocked/.test(why)], [1, true]);
+  });
+});
+
 suite('the check of configuration and node', () => {
   const findings = [
     { severity: 'error', subject: 'cni.conf_dir /x', message: 'is empty', remedy: 'cp a b' },

@@ -1,7 +1,7 @@
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { because } from '../base/errors.ts';
+import { because, describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { type HostsFile, parseHostsFile } from './hosts-toml.ts';
 import { isMissing, LastGood } from './last-good.ts';
@@ -39,6 +39,22 @@ export class HostsFolders {
       }
     }
     return undefined;
+  }
+
+  /** Reads every hosts.toml there is, and returns what is wrong with each; to be asked of a new object. */
+  async check(): Promise<{ readonly file: string; readonly problem: string }[]> {
+    const found: { file: string; problem: string }[] = [];
+    for (const dir of this.#dirs) {
+      for (const name of await readdir(dir).catch(() => [])) {
+        if (!(await isFolder(join(dir, name)))) continue;
+        try {
+          await this.#read(join(dir, name));
+        } catch (err) {
+          found.push({ file: join(dir, name, 'hosts.toml'), problem: describe(err) });
+        }
+      }
+    }
+    return found;
   }
 
   async #read(folder: string): Promise<HostsFile> {

@@ -26,6 +26,7 @@ import { type LayerFolders, LayerHolds } from './layer-holds.ts';
 import { type ConfigDocument, parseImageConfig } from './manifest.ts';
 import { takeNamespacedAuth } from './namespaced-auth.ts';
 import { allOrAbort } from './parallel.ts';
+import { type PullPlan, planPull } from './plan-pull.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { PolicyFiles } from './policy-files.ts';
 import { type Garbage, type PruneOptions, prune } from './prune.ts';
@@ -194,6 +195,12 @@ export class Images {
    */
   async checkTrust(image: ImageRecord, asked: string, namespace: string, signal: AbortSignal): Promise<void> {
     await this.#usedImages.check(image, asked, namespace, signal);
+  }
+
+  /** What a pull would do, without asking a registry: planPull() of plan-pull.ts. */
+  async plan(text: string, namespace: string, signal: AbortSignal): Promise<PullPlan[]> {
+    const parts = { registries: this.#registries, credentials: [this.#authFile], trust: this.#trust };
+    return await planPull(parts, text, namespace, signal);
   }
 
   /** The images that are here. */

@@ -1,7 +1,7 @@
-import { stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { BerthError, because } from '../base/errors.ts';
+import { BerthError, because, describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { isMissing, LastGood } from './last-good.ts';
 import { ACCEPT_ANYTHING, type Policy, parsePolicy } from './policy.ts';
@@ -35,11 +35,6 @@ export class PolicyFiles {
     this.#log = log;
   }
 
-  /** Why files that were read do not hold as they are now, by path. */
-  problems(): { readonly file: string; readonly problem: string }[] {
-    return [...this.#files].flatMap(([file, { problem }]) => (problem === undefined ? [] : [{ file, problem }]));
-  }
-
   /**
    * What holds in a namespace (empty: in none). Throws `invalid` for a policy that never could be understood,
    * `precondition` for one that is missing and must not be.
@@ -53,6 +48,22 @@ export class PolicyFiles {
     if (await isThere(file)) return await this.#read(file);
     if (mayBeMissing) return { policy: ACCEPT_ANYTHING, file: '' };
     throw new BerthError('precondition', `image.signature_policy ${file} is not there, so no image is trusted`);
+  }
+
+  /** Reads every policy there is, and returns what is wrong with each; to be asked of a new object. */
+  async check(): Promise<{ readonly file: string; readonly problem: string }[]> {
+    const { file, namespacesDir } = this.#places;
+    const names = namespacesDir === '' ? [] : await readdir(namespacesDir).catch(() => []);
+    const namespaces = names.filter((name) => name.endsWith('.json')).map((name) => name.slice(0, -'.json'.length));
+    const checked = ['', ...namespaces].map(async (namespace) => {
+      try {
+        await this.find(namespace);
+        return [];
+      } catch (err) {
+        return [{ file: namespace === '' ? file : join(namespacesDir, `${namespace}.json`), problem: describe(err) }];
+      }
+    });
+    return (await Promise.all(checked)).flat();
   }
 
   async #read(path: string): Promise<FoundPolicy> {

@@ -38,6 +38,11 @@ export class Registries {
     return await this.#conf.load();
   }
 
+  /** Reads every hosts.toml there is, and returns what is wrong with each; to be asked of a new object. */
+  async checkHosts(): Promise<{ readonly file: string; readonly problem: string }[]> {
+    return await this.#hosts.check();
+  }
+
   /** Files that do not hold as they are now, and why. */
   problems(): { readonly file: string; readonly problem: string }[] {
     const { problem } = this.#conf;

@@ -68,11 +68,6 @@ export class Trust {
     }
   }
 
-  /** Policy files that do not hold as they are now, and why. */
-  problems(): { readonly file: string; readonly problem: string }[] {
-    return this.#policies.problems();
-  }
-
   /** Throws UntrustedImageError for a reference that no signature could make trusted. */
   refuseEarly(rule: TrustRule, reference: ImageReference): void {
     for (const requirement of rule.requirements) {

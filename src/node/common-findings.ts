@@ -7,6 +7,7 @@ import { Networks } from '../cni/networks.ts';
 import { PluginBinaries } from '../cni/plugin-binaries.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
+import { PolicyFiles } from '../image/policy-files.ts';
 import { Registries } from '../image/registries.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
@@ -38,6 +39,7 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...iptablesFindings((await readPodNetwork(config)).plugins),
     ...folderFindings(config),
     ...(await registryFindings(config)),
+    ...(await policyFindings(config)),
     ...authFindings(config),
     ...streamFindings(config),
     ...(await leftOutFindings(parts)),
@@ -91,9 +93,23 @@ async function registryFindings({ image }: Config): Promise<Finding[]> {
     const subject = `image.registries_conf ${conf}`;
     return [{ severity: 'error', subject, message: `no image can be pulled: ${describe(err)}`, remedy }];
   }
-  return registries
-    .problems()
-    .map(({ file, problem }) => ({ severity: 'warning', subject: file, message: problem, remedy }));
+  return (await registries.checkHosts()).map(({ file, problem }) => ({
+    severity: 'error',
+    subject: file,
+    message: `no image of that registry can be pulled: ${problem}`,
+    remedy: 'mend that line; it is read again by itself',
+  }));
+}
+
+async function policyFindings({ image }: Config): Promise<Finding[]> {
+  const { signaturePolicy: file, signaturePolicyMayBeMissing: mayBeMissing, signaturePolicyDir: namespacesDir } = image;
+  const problems = await new PolicyFiles({ file, mayBeMissing, namespacesDir }, silentLogger).check();
+  return problems.map((found) => ({
+    severity: 'error',
+    subject: found.file,
+    message: `no image is trusted: ${found.problem}`,
+    remedy: 'man 5 containers-policy.json; it is read again by itself',
+  }));
 }
 
 function authFindings({ image }: Config): Finding[] {

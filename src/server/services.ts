@@ -15,6 +15,7 @@ import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
 import { checkPodNetwork } from './admin/check-pod-network.ts';
 import { listPulls } from './admin/list-pulls.ts';
 import { loadImage } from './admin/load-image.ts';
+import { planPull } from './admin/plan-pull.ts';
 import { podSteps, type StepHistory } from './admin/pod-steps.ts';
 import { pruneImages } from './admin/prune-images.ts';
 import type { ServedService } from './grpc-server.ts';
@@ -148,6 +149,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
         checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
+        planPull: boundary.unary('PlanPull', planPull(deps.images)),
       },
     },
   ];

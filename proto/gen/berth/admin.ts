@@ -156,6 +156,46 @@ export interface Finding {
   remedy: string;
 }
 
+export interface PlanPullRequest {
+  /** An image as a pod names it. */
+  image: string;
+  /** Whose policy counts; empty: the one for all. */
+  namespace: string;
+}
+
+export interface PlanPullResponse {
+  /** Usually one; several for a short name that several search registries may have. They are tried in turn. */
+  plans: PullPlan[];
+}
+
+/** What would be done for one reference. */
+export interface PullPlan {
+  /** The whole normalised reference. */
+  reference: string;
+  /** In the order in which they are asked. */
+  endpoints: PlannedEndpoint[];
+  /** What the policy wants of the image. */
+  requirements: string[];
+  /** The policy's file and the scope in it. */
+  requirementsBecause: string;
+  /** Why it cannot be pulled; empty when it can be tried. */
+  problem: string;
+}
+
+/** One place that would be asked. */
+export interface PlannedEndpoint {
+  url: string;
+  mirror: boolean;
+  /** How its certificate is verified, and what is shown to it. */
+  tls: string;
+  /** Where the credentials for it come from. */
+  credentials: string;
+  /** What it is asked for: tags, content. */
+  serves: string;
+  /** The file and the rule that name it. */
+  because: string;
+}
+
 function createBaseLoadImageRequest(): LoadImageRequest {
   return { path: "", name: "" };
 }
@@ -1481,6 +1521,346 @@ export const Finding: MessageFns<Finding> = {
   },
 };
 
+function createBasePlanPullRequest(): PlanPullRequest {
+  return { image: "", namespace: "" };
+}
+
+export const PlanPullRequest: MessageFns<PlanPullRequest> = {
+  encode(message: PlanPullRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.image !== "") {
+      writer.uint32(10).string(message.image);
+    }
+    if (message.namespace !== "") {
+      writer.uint32(18).string(message.namespace);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlanPullRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlanPullRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PlanPullRequest>): PlanPullRequest {
+    return PlanPullRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlanPullRequest>): PlanPullRequest {
+    const message = createBasePlanPullRequest();
+    message.image = object.image ?? "";
+    message.namespace = object.namespace ?? "";
+    return message;
+  },
+};
+
+function createBasePlanPullResponse(): PlanPullResponse {
+  return { plans: [] };
+}
+
+export const PlanPullResponse: MessageFns<PlanPullResponse> = {
+  encode(message: PlanPullResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.plans) {
+      PullPlan.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlanPullResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlanPullResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.plans.push(PullPlan.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PlanPullResponse>): PlanPullResponse {
+    return PlanPullResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlanPullResponse>): PlanPullResponse {
+    const message = createBasePlanPullResponse();
+    message.plans = object.plans?.map((e) => PullPlan.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBasePullPlan(): PullPlan {
+  return { reference: "", endpoints: [], requirements: [], requirementsBecause: "", problem: "" };
+}
+
+export const PullPlan: MessageFns<PullPlan> = {
+  encode(message: PullPlan, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.reference !== "") {
+      writer.uint32(10).string(message.reference);
+    }
+    for (const v of message.endpoints) {
+      PlannedEndpoint.encode(v!, writer.uint32(18).fork()).join();
+    }
+    for (const v of message.requirements) {
+      writer.uint32(26).string(v!);
+    }
+    if (message.requirementsBecause !== "") {
+      writer.uint32(34).string(message.requirementsBecause);
+    }
+    if (message.problem !== "") {
+      writer.uint32(42).string(message.problem);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PullPlan {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePullPlan();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.reference = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.endpoints.push(PlannedEndpoint.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.requirements.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.requirementsBecause = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.problem = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PullPlan>): PullPlan {
+    return PullPlan.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PullPlan>): PullPlan {
+    const message = createBasePullPlan();
+    message.reference = object.reference ?? "";
+    message.endpoints = object.endpoints?.map((e) => PlannedEndpoint.fromPartial(e)) || [];
+    message.requirements = object.requirements?.map((e) => e) || [];
+    message.requirementsBecause = object.requirementsBecause ?? "";
+    message.problem = object.problem ?? "";
+    return message;
+  },
+};
+
+function createBasePlannedEndpoint(): PlannedEndpoint {
+  return { url: "", mirror: false, tls: "", credentials: "", serves: "", because: "" };
+}
+
+export const PlannedEndpoint: MessageFns<PlannedEndpoint> = {
+  encode(message: PlannedEndpoint, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.url !== "") {
+      writer.uint32(10).string(message.url);
+    }
+    if (message.mirror !== false) {
+      writer.uint32(16).bool(message.mirror);
+    }
+    if (message.tls !== "") {
+      writer.uint32(26).string(message.tls);
+    }
+    if (message.credentials !== "") {
+      writer.uint32(34).string(message.credentials);
+    }
+    if (message.serves !== "") {
+      writer.uint32(42).string(message.serves);
+    }
+    if (message.because !== "") {
+      writer.uint32(50).string(message.because);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PlannedEndpoint {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePlannedEndpoint();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.url = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.mirror = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.tls = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.credentials = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.serves = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.because = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PlannedEndpoint>): PlannedEndpoint {
+    return PlannedEndpoint.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PlannedEndpoint>): PlannedEndpoint {
+    const message = createBasePlannedEndpoint();
+    message.url = object.url ?? "";
+    message.mirror = object.mirror ?? false;
+    message.tls = object.tls ?? "";
+    message.credentials = object.credentials ?? "";
+    message.serves = object.serves ?? "";
+    message.because = object.because ?? "";
+    return message;
+  },
+};
+
 /** What an operator asks of a running berthd. */
 export type AdminService = typeof AdminService;
 export const AdminService = {
@@ -1549,6 +1929,19 @@ export const AdminService = {
     responseSerialize: (value: CheckConfigResponse): Buffer => Buffer.from(CheckConfigResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CheckConfigResponse => CheckConfigResponse.decode(value),
   },
+  /**
+   * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
+   * is no image reference.
+   */
+  planPull: {
+    path: "/berth.v1.Admin/PlanPull" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: PlanPullRequest): Buffer => Buffer.from(PlanPullRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PlanPullRequest => PlanPullRequest.decode(value),
+    responseSerialize: (value: PlanPullResponse): Buffer => Buffer.from(PlanPullResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): PlanPullResponse => PlanPullResponse.decode(value),
+  },
 } as const;
 
 export interface AdminServer extends UntypedServiceImplementation {
@@ -1567,6 +1960,11 @@ export interface AdminServer extends UntypedServiceImplementation {
   checkPodNetwork: handleUnaryCall<CheckPodNetworkRequest, CheckPodNetworkResponse>;
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig: handleUnaryCall<CheckConfigRequest, CheckConfigResponse>;
+  /**
+   * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
+   * is no image reference.
+   */
+  planPull: handleUnaryCall<PlanPullRequest, PlanPullResponse>;
 }
 
 export interface AdminClient extends Client {
@@ -1668,6 +2066,25 @@ export interface AdminClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CheckConfigResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
+   * is no image reference.
+   */
+  planPull(
+    request: PlanPullRequest,
+    callback: (error: ServiceError | null, response: PlanPullResponse) => void,
+  ): ClientUnaryCall;
+  planPull(
+    request: PlanPullRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: PlanPullResponse) => void,
+  ): ClientUnaryCall;
+  planPull(
+    request: PlanPullRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: PlanPullResponse) => void,
   ): ClientUnaryCall;
 }
 

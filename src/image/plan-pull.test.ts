@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+
+import { silentLogger } from '../base/log.ts';
+import { AuthFile } from './auth-file.ts';
+import { GpgSignatures } from './gpg-signatures.ts';
+import { type PullPlan, planPull } from './plan-pull.ts';
+import { PolicyFiles } from './policy-files.ts';
+import { Registries } from './registries.ts';
+import { LookasideFolder } from './registries-d.ts';
+import { RegistryClient } from './registry-client.ts';
+import { Trust } from './trust.ts';
+
+const never = new AbortController().signal;
+const programs = { run: async () => await Promise.reject(new Error('no programs here')) };
+let dir: string;
+
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'berth-plan-'));
+});
+
+afterEach(async () => {
+  await rm(dir, { recursive: true });
+});
+
+async function plan(text: string, namespace = ''): Promise<PullPlan[]> {
+  const places = { conf: join(dir, 'r.conf'), confDir: '', hostsDirs: [join(dir, 'hosts')], certsDirs: [] };
+  const file = { file: join(dir, 'policy.json'), mayBeMissing: true, namespacesDir: dir };
+  const client = new RegistryClient({ monotonicMs: () => 0 });
+  const trust = new Trust({
+    policies: new PolicyFiles(file, silentLogger),
+    gpg: new GpgSignatures(programs, dir),
+    sources: { client, lookasides: new LookasideFolder('', silentLogger) },
+  });
+  const registries = new Registries(places, silentLogger);
+  const credentials = [new AuthFile(join(dir, 'auth.json'))];
+  return await planPull({ registries, credentials, trust }, text, namespace, never);
+}
+
+describe('the plan of a pull', () => {
+  it('says what is asked, in order, how and why, and nothing secret', async () => {
+    await writeFile(
+      join(dir, 'r.conf'),
+      `[[registry]]\nlocation = "a.org"\n[[registry.mirror]]\nlocation = "m.org/cache"\ninsecure = true`,
+    );
+    await writeFile(
+      join(dir, 'auth.json'),
+      JSON.stringify({ auths: { 'a.org/team': { username: 'me', password: 'S' } } }),
+    );
+    await writeFile(
+      join(dir, 'blue.json'),
+      '{"default": [{"type": "sigstoreSigned", "keyPath": "/k.pub", "signedIdentity": {"type": "matchRepository"}}]}',
+    );
+    assert.deepEqual(await plan('a.org/team/app', 'blue'), [
+      {
+        reference: 'a.org/team/app:latest',
+        endpoints: [
+          {
+            url: 'https://m.org/v2/cache/team/app',
+            mirror: true,
+            tls: 'not verified, or plain HTTP',
+            credentials: 'none, unless the pull brings some',
+            serves: 'tags and content',
+            because: `${dir}/r.conf, prefix "a.org": mirror`,
+          },
+          {
+            url: 'https://a.org/v2/team/app',
+            mirror: false,
+            tls: "verified by the machine's authorities",
+            credentials: `${dir}/auth.json (a.org/team)`,
+            serves: 'tags and content',
+            because: `${dir}/r.conf, prefix "a.org"`,
+          },
+        ],
+        requirements: ['sigstoreSigned by /k.pub (matchRepository)'],
+        requirementsBecause: `${dir}/blue.json (default)`,
+        problem: '',
+      },
+    ]);
+  });
+
+  it('says what hosts.toml makes of it', async () => {
+    await mkdir(join(dir, 'hosts/_default'), { recursive: true });
+    await writeFile(
+      join(dir, 'hosts/_default/hosts.toml'),
+      '[host."http://m.org:5000"]\ncapabilities = ["resolve"]\n[host."https://s.org"]\nskip_verify = true',
+    );
+    const [found] = await plan('busybox');
+    assert.deepEqual(
+      found?.endpoints.map(({ url, tls, serves }) => [url, tls, serves]),
+      [
+        ['http://m.org:5000/v2/library/busybox?ns=docker.io', 'none: plain HTTP', 'tags only'],
+        ['https://s.org/v2/library/busybox?ns=docker.io', 'not verified', 'tags and content'],
+        [
+          'https://registry-1.docker.io/v2/library/busybox',
+          "verified by the machine's authorities",
+          'tags and content',
+        ],
+      ],
+    );
+    assert.deepEqual([found?.requirements, found?.requirementsBecause], [['insecureAcceptAnything'], 'no policy']);
+  });
+
+  it('says why nothing would be asked, and of a short name what it may mean', async () => {
+    await writeFile(
+      join(dir, 'r.conf'),
+      `short-name-mode = "permissive"\nunqualified-search-registries = ["a.org", "b.org"]
+      [[registry]]\nlocation = "a.org"\nblocked = true`,
+    );
+    await writeFile(
+      join(dir, 'policy.json'),
+      '{"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {"b.org": [{"type": "reject"}]}}}',
+    );
+    const [a, b] = await plan('app');
+    assert.match(a?.problem ?? '', /blocked by registries\.conf/);
+    assert.match(b?.problem ?? '', /b\.org\/app:latest is rejected by .*policy\.json \(transports\.docker\."b\.org"\)/);
+    await writeFile(join(dir, 'auth.json'), 'SECRET');
+    const [c] = await plan('c.org/app');
+    assert.match(c?.endpoints[0]?.credentials ?? '', /^unusable: auth file .* is not JSON$/);
+  });
+});
