@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { createSecureContext, rootCertificates, type SecureContext, type SecureContextOptions } from 'node:tls';
 
-import type { Agent } from 'undici';
+import type { Agent, Dispatcher } from 'undici';
 
 import { because } from '../base/errors.ts';
 import type { TlsMaterial } from './tls-material.ts';
@@ -27,6 +27,8 @@ export interface AgentChoice {
   readonly tls: TlsMaterial | undefined;
 }
 
+type Environment = Readonly<Record<string, string | undefined>>;
+
 // Renewed certificates make new agents; the old ones end with their last request.
 const MAX_AGENTS = 32;
 
@@ -40,17 +42,25 @@ const MACHINE_AUTHORITIES: readonly string[] = [
   '/etc/ssl/cert.pem',
 ];
 
-/** The connections to registries: one pool for each way to do TLS. The one place where TLS options are made. */
+/** A proxy may reach other machines in our place, but never this one. */
+const NEVER_PROXIED: readonly string[] = ['localhost', '127.0.0.1', '::1'];
+
+/**
+ * The connections to registries: one pool for each way to do TLS. The one place where TLS options are made. Registries
+ * are reached through the proxy that HTTPS_PROXY, or HTTP_PROXY, names in `env`, but for the hosts in NO_PROXY.
+ */
 export class HttpAgents {
   readonly #timeouts: HttpTimeouts;
-  readonly #agents = new Map<string, Promise<Agent>>();
+  readonly #env: Environment;
+  readonly #agents = new Map<string, Promise<Dispatcher>>();
 
-  constructor(timeouts: HttpTimeouts) {
+  constructor(timeouts: HttpTimeouts, env: Environment = process.env) {
     this.#timeouts = timeouts;
+    this.#env = env;
   }
 
-  /** The pool for a choice. Throws `precondition` naming the files when one is no certificate. */
-  async get(choice: AgentChoice): Promise<Agent> {
+  /** The pool for a choice. Throws `precondition` naming the files when one is no certificate, or the proxy is none. */
+  async get(choice: AgentChoice): Promise<Dispatcher> {
     const key = `${choice.authorities} ${choice.insecure} ${choice.tls?.id ?? ''}`;
     const existing = this.#agents.get(key);
     if (existing) return await existing;
@@ -72,20 +82,36 @@ export class HttpAgents {
     await Promise.all(agents.map(async (agent) => await (await agent).destroy()));
   }
 
-  async #make({ authorities, insecure, tls }: AgentChoice): Promise<Agent> {
-    const { Agent: AgentClass } = await import('undici');
+  async #make({ authorities, insecure, tls }: AgentChoice): Promise<Dispatcher> {
+    const { Agent: AgentClass, EnvHttpProxyAgent } = await import('undici');
     const secureContext = await contextOf(authorities, tls);
-    return new AgentClass({
+    const connect = {
+      timeout: this.#timeouts.connectMs,
+      rejectUnauthorized: !insecure,
+      ...(secureContext ? { secureContext } : {}),
+    };
+    const options: Agent.Options = {
       headersTimeout: this.#timeouts.headersMs,
       bodyTimeout: this.#timeouts.progressMs,
       keepAliveTimeout: 10_000,
-      connect: {
-        timeout: this.#timeouts.connectMs,
-        rejectUnauthorized: !insecure,
-        ...(secureContext ? { secureContext } : {}),
-      },
-    });
+      connect,
+    };
+    const proxies = proxiesOf(this.#env);
+    if (!proxies) return new AgentClass(options);
+    try {
+      return new EnvHttpProxyAgent({ ...options, ...proxies, connectTimeout: connect.timeout, requestTls: connect });
+    } catch (err) {
+      throw because('precondition', 'the proxy that HTTPS_PROXY or HTTP_PROXY names cannot be used', err);
+    }
   }
+}
+
+/** The proxies in force, as EnvHttpProxyAgent takes them; undefined when there is none. Both spellings are in use. */
+function proxiesOf(env: Environment): { httpProxy: string; httpsProxy: string; noProxy: string } | undefined {
+  const either = (name: string): string => env[name.toLowerCase()] || env[name] || '';
+  const [httpProxy, httpsProxy] = [either('HTTP_PROXY'), either('HTTPS_PROXY')];
+  if (httpProxy === '' && httpsProxy === '') return undefined;
+  return { httpProxy, httpsProxy, noProxy: [either('NO_PROXY'), ...NEVER_PROXIED].join(',') };
 }
 
 /** Made once for all connections of a pool, because it takes some milliseconds. */

@@ -3,8 +3,6 @@
  * is loaded at the first request: a node that pulls nothing does not pay for it.
  */
 
-import type { Agent } from 'undici';
-
 import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { type IsLocal, isLocalHost } from './local-hosts.ts';
@@ -135,7 +133,7 @@ export class HttpTransport {
 
   async #sendOnce(request: HttpRequest, authorities: Authorities, signal: AbortSignal): Promise<HttpResponse> {
     const { request: send } = await import('undici');
-    const dispatcher: Agent = await this.#agents.get({ authorities, insecure: request.insecure, tls: request.tls });
+    const dispatcher = await this.#agents.get({ authorities, insecure: request.insecure, tls: request.tls });
     const { url, method, headers, body } = request;
     const toError = (err: unknown): Error => transportError(request, err, signal);
     let response: Awaited<ReturnType<typeof send>>;
