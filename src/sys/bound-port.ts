@@ -3,18 +3,19 @@ import { isIPv6 } from 'node:net';
 import { closeFd } from './at.ts';
 import { check, lastErrno } from './errno.ts';
 import { libc } from './libc.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  emptyAddress,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  socketCalls,
+} from './socket-calls.ts';
 
 const fn = {
-  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (
-    family: number,
-    type: number,
-    protocol: number,
-  ) => number,
-  bind: libc.func('bind', 'int', ['int', 'void *', 'uint']) as (
-    fd: number,
-    address: Uint8Array,
-    size: number,
-  ) => number,
+  ...socketCalls,
   setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
     fd: number,
     level: number,
@@ -29,11 +30,7 @@ const fn = {
   ) => number,
 };
 
-const AF_INET = 2;
-const AF_INET6 = 10;
-const SOCK_CLOEXEC = 0o2000000;
-const typeNumber = Object.freeze({ tcp: 1, udp: 2 });
-const SOL_SOCKET = 1;
+const typeNumber = Object.freeze({ tcp: SOCK_STREAM, udp: SOCK_DGRAM });
 const SO_REUSEADDR = 2;
 const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26;
@@ -64,12 +61,9 @@ function setOption(fd: number, level: number, name: number): void {
   check('setsockopt', String(name), fn.setsockopt(fd, level, name, ON, ON.length));
 }
 
-/** sockaddr_in of ip(7), sockaddr_in6 of ipv6(7). */
 function socketAddress(ip: string, port: number): Buffer {
   const family = isIPv6(ip) ? AF_INET6 : AF_INET;
-  const address = Buffer.alloc(family === AF_INET6 ? 28 : 16);
-  address.writeUInt16LE(family, 0);
-  address.writeUInt16BE(port, 2);
-  fn.inet_pton(family, ip, family === AF_INET6 ? address.subarray(8) : address.subarray(4));
+  const address = emptyAddress(family, port);
+  fn.inet_pton(family, ip, address.subarray(family === AF_INET6 ? 8 : 4));
   return address;
 }

@@ -4,6 +4,7 @@ import koffi from 'koffi';
 
 import { check, syscallError } from './errno.ts';
 import { libc } from './libc.ts';
+import { socketCalls } from './socket-calls.ts';
 
 const fn = {
   read: libc.func('read', 'long', ['int', 'void *', 'size_t']) as (
@@ -16,11 +17,7 @@ const fn = {
     from: Uint8Array,
     size: number,
   ) => number,
-  ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as (
-    fd: number,
-    request: number,
-    data: Uint8Array,
-  ) => number,
+  ioctl: socketCalls.ioctl,
   shutdown: libc.func('shutdown', 'int', ['int', 'int']) as (fd: number, how: number) => number,
 };
 

@@ -1,13 +1,9 @@
 import { closeFd } from './at.ts';
 import { check } from './errno.ts';
 import { libc } from './libc.ts';
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_DGRAM, socketCalls } from './socket-calls.ts';
 
 const fn = {
-  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (
-    family: number,
-    type: number,
-    protocol: number,
-  ) => number,
   sendto: libc.func('sendto', 'long', ['int', 'void *', 'size_t', 'int', 'void *', 'uint']) as (
     fd: number,
     data: Uint8Array,
@@ -18,8 +14,6 @@ const fn = {
   ) => number,
 };
 
-const AF_UNIX = 1;
-const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
 const MSG_NOSIGNAL = 0x4000;
 
 /**
@@ -32,7 +26,7 @@ export function notifySystemd(state: string, socketName = process.env['NOTIFY_SO
   const address = Buffer.alloc(2 + path.length);
   address.writeUInt16LE(AF_UNIX, 0);
   path.copy(address, 2);
-  const fd = check('socket', 'to notify systemd', fn.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0));
+  const fd = check('socket', 'to notify systemd', socketCalls.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   try {
     const data = Buffer.from(state);
     check('sendto', socketName, fn.sendto(fd, data, data.length, MSG_NOSIGNAL, address, address.length));

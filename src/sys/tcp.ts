@@ -4,18 +4,19 @@ import { closeFd } from './at.ts';
 import { check, errnoName, syscallError } from './errno.ts';
 import { fdWritable } from './fd-ready.ts';
 import { libc } from './libc.ts';
+import {
+  AF_INET,
+  AF_INET6,
+  emptyAddress,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  SOL_SOCKET,
+  socketCalls,
+} from './socket-calls.ts';
 
 const fn = {
-  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (
-    family: number,
-    type: number,
-    protocol: number,
-  ) => number,
-  connect: libc.func('connect', 'int', ['int', 'void *', 'uint']) as (
-    fd: number,
-    address: Uint8Array,
-    size: number,
-  ) => number,
+  ...socketCalls,
   getsockopt: libc.func('getsockopt', 'int', ['int', 'int', 'int', 'void *', 'void *']) as (
     fd: number,
     level: number,
@@ -25,14 +26,12 @@ const fn = {
   ) => number,
 };
 
-const familyNumber = Object.freeze({ ipv4: 2, ipv6: 10 });
-const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
-const SOL_SOCKET = 1;
+const familyNumber = Object.freeze({ ipv4: AF_INET, ipv6: AF_INET6 });
 const SO_ERROR = 4;
 
 /** A TCP socket of the calling thread's network namespace, non-blocking and close-on-exec. The caller closes it. */
 export function openTcpSocket(family: 'ipv4' | 'ipv6'): number {
-  return check('socket', family, fn.socket(familyNumber[family], SOCK_STREAM_NONBLOCK_CLOEXEC, 0));
+  return check('socket', family, fn.socket(familyNumber[family], SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
 }
 
 /**
@@ -60,11 +59,8 @@ export async function connectLoopback(
   }
 }
 
-/** sockaddr_in of ip(7), sockaddr_in6 of ipv6(7). */
 function loopbackAddress(family: 'ipv4' | 'ipv6', port: number): Buffer {
-  const address = Buffer.alloc(family === 'ipv4' ? 16 : 28);
-  address.writeUInt16LE(familyNumber[family], 0);
-  address.writeUInt16BE(port, 2);
+  const address = emptyAddress(familyNumber[family], port);
   if (family === 'ipv4') address.set([127, 0, 0, 1], 4);
   else address[23] = 1;
   return address;

@@ -7,16 +7,11 @@ import { AT_FDCWD, closeFd, O_PATH, openat, unlinkat } from './at.ts';
 import { check, SyscallError } from './errno.ts';
 import { fdReadable } from './fd-ready.ts';
 import { libc } from './libc.ts';
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, socketCalls } from './socket-calls.ts';
 
 type Rc = number;
 const fn = {
-  socket: libc.func('socket', 'int', ['int', 'int', 'int']) as (family: number, type: number, protocol: number) => Rc,
-  bind: libc.func('bind', 'int', ['int', 'void *', 'uint']) as (fd: number, address: Uint8Array, size: number) => Rc,
-  connect: libc.func('connect', 'int', ['int', 'void *', 'uint']) as (
-    fd: number,
-    address: Uint8Array,
-    size: number,
-  ) => Rc,
+  ...socketCalls,
   listen: libc.func('listen', 'int', ['int', 'int']) as (fd: number, backlog: number) => Rc,
   accept4: libc.func('accept4', 'int', ['int', 'void *', 'void *', 'int']) as (
     fd: number,
@@ -31,12 +26,7 @@ const fn = {
   ) => Rc,
 };
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
 const SOCK_SEQPACKET = 5;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 const MSG_CMSG_CLOEXEC = 0x40000000;
 /** sockaddr_un of unix(7): two bytes of family, then the path with its final NUL. */
