@@ -68,7 +68,7 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
     const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
     assert.deepEqual(containers, []);
     const { rows = [], addresses, networks, ...traces } = lab.berthd.traces();
-    assert.deepEqual(traces, { sandboxes: [pod] });
+    assert.deepEqual(traces, { sandboxes: [pod], files: [pod] });
     assert.deepEqual([addresses?.length, networks?.length], [1, 1]);
     assert.deepEqual(
       rows.filter((row) => !row.includes(pod)),
