@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -64,5 +65,9 @@ suite('archives of checkpoints', () => {
     }
     rmSync(join(folder, 'pod.json'));
     assert.throws(() => readPodCheckpoint(folder), /pod\.json: is not there/);
+    // Neither does a pipe hold it up, nor is a path through a file a bug.
+    execFileSync('mkfifo', [join(folder, 'pod.json')]);
+    assert.throws(() => readPodCheckpoint(folder), { kind: 'invalid', message: /pod\.json: is not a file/ });
+    assert.throws(() => readPodCheckpoint(join(folder, 'pod.json')), { kind: 'invalid', message: /not a folder/ });
   });
 });

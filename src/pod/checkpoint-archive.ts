@@ -1,9 +1,9 @@
-import { readFileSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import * as v from 'valibot';
 
-import { because, invalid, wrap } from '../base/errors.ts';
+import { BerthError, because, invalid, wrap } from '../base/errors.ts';
 import type { ExtractedMember } from '../image/extract-archive.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord } from './records.ts';
@@ -146,15 +146,37 @@ export function readPodCheckpoint(folder: string): PodCheckpoint {
   return parseJson(file, file, podSchema);
 }
 
+/** By errno: what a client has named instead of a checkpoint. */
+const UNREADABLE: ReadonlyMap<unknown, string> = new Map([
+  ['ENOENT', 'is not there'],
+  ['ENOTDIR', 'lies in what is not a folder'],
+  ['ENAMETOOLONG', 'is longer than a path can be'],
+  ['ELOOP', 'is a link to itself'],
+  ['ENXIO', 'is not a file'],
+]);
+
+// A pipe or device in its place would hold up the daemon for ever.
+function readText(file: string, what: string): string {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const facts = fstatSync(fd);
+    if (!facts.isFile()) throw invalid(what, 'is not a file');
+    if (facts.size > MAX_TEXT_BYTES) throw invalid(what, `is larger than ${MAX_TEXT_BYTES} bytes`);
+    return readFileSync(fd, 'utf8');
+  } finally {
+    closeSync(fd);
+  }
+}
+
 function parseJson<S extends v.GenericSchema>(file: string, what: string, schema: S): v.InferOutput<S> {
   let value: unknown;
   try {
-    if (statSync(file).size > MAX_TEXT_BYTES) throw invalid(what, `is larger than ${MAX_TEXT_BYTES} bytes`);
-    value = JSON.parse(readFileSync(file, 'utf8'));
+    value = JSON.parse(readText(file, what));
   } catch (err) {
+    if (err instanceof BerthError) throw err;
     if (err instanceof SyntaxError) throw because('invalid', `${what}: is not JSON`, err);
-    if (err instanceof Error && 'code' in err && err.code === 'ENOENT')
-      throw because('invalid', `${what}: is not there`, err);
+    const problem = err instanceof Error && 'code' in err ? UNREADABLE.get(err.code) : undefined;
+    if (problem !== undefined) throw because('invalid', `${what}: ${problem}`, err);
     throw wrap(what, err);
   }
   const parsed = v.safeParse(schema, value);

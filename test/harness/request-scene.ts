@@ -16,6 +16,7 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
 import type { ContainerFields } from './cri-lab.ts';
+import { readCgroups, readMounts } from './machine-state.ts';
 import { PodLab } from './pod-lab.ts';
 
 /** What stands for an id or place in a generated request: those of a run are not those of its repetition. */
@@ -32,6 +33,7 @@ export class RequestScene implements AsyncDisposable {
   /** Folder for all that requests write to. */
   readonly scratch: string;
   readonly #ids = new Map<string, string>();
+  #set: readonly string[] = [];
   #uniques = 0;
 
   private constructor(lab: PodLab, scratch: string) {
@@ -82,11 +84,20 @@ export class RequestScene implements AsyncDisposable {
     };
   }
 
+  /** Records, folders, mounts, cgroups and log files that were not there when the scene was set. */
+  leftBehind(): string[] {
+    const known = new Set(this.#set);
+    // What is written down of the scene's own pods, other requests have brought about.
+    const own = [...this.#ids].flatMap(([word, id]) => (word === 'image' || word === 'registry' ? [] : [id]));
+    return this.#stock().filter((name) => !known.has(name) && !own.some((id) => name.includes(id)));
+  }
+
   /** Removes what requests have made, each by its id, and makes new what they have ended, removed or (`isDirty`) changed. */
   async putBack(isDirty: boolean): Promise<void> {
     const { pods, containers } = await this.strangers();
     for (const containerId of containers) await this.lab.berthd.call(runtime.removeContainer, { containerId });
     for (const pod of pods) await this.lab.removePod(pod);
+    for (const name of this.#logs()) rmSync(join(this.scratch, name));
     this.#emptyFolder('out');
     if (!isDirty && (await this.#isWhole())) return;
     await this.#clear();
@@ -130,7 +141,24 @@ export class RequestScene implements AsyncDisposable {
     const folder = { podSandboxId: pod, outputPath: this.#emptyFolder('checkpoint'), containerIds: [running] };
     await lab.berthd.call(runtime.checkpointPod, CheckpointPodRequest.create(folder));
     this.#emptyFolder('out');
+    for (const name of this.#logs()) rmSync(join(this.scratch, name));
+    this.#set = this.#stock();
     for (const [word, id] of Object.entries({ pod, bare, running, exited, created, stopped })) this.#ids.set(word, id);
+  }
+
+  #stock(): string[] {
+    const { berthd, cgroupParent } = this.lab;
+    const places = readMounts().filter((path) => path.startsWith(berthd.root) || path.startsWith(berthd.state));
+    const cgroups = readCgroups().filter((path) => path.includes(cgroupParent));
+    const kept = Object.entries(berthd.traces()).flatMap(([place, names]) =>
+      (names as readonly string[]).map((name) => `${place} ${name}`),
+    );
+    return [...places, ...cgroups, ...kept, ...this.#logs()];
+  }
+
+  // Those of containers that were made belong to the client, those of refused ones shall be gone.
+  #logs(): string[] {
+    return readdirSync(this.scratch).filter((name) => name.endsWith('.log'));
   }
 
   #emptyFolder(name: string): string {

@@ -200,6 +200,7 @@ function textsOf(value: WireMessage[string]): string[] {
 async function checkMade(rpc: string, answer: RawAnswer): Promise<void> {
   if (answer.code === status.OK) await useWhatWasMade(rpc, answer);
   assert.deepEqual(await scene.strangers(), { pods: [], containers: [] }, 'something is there that was not before');
+  if (answer.code !== status.OK) assert.deepEqual(scene.leftBehind(), [], 'a refused request has left something');
 }
 
 /** What a strange request has made must be as good as any other: it shows, it may start, and it can be removed. */

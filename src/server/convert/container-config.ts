@@ -15,6 +15,7 @@ import type {
   MountPropagation,
   MountSpec,
 } from '../../runtime/container-spec.ts';
+import { requireArgument, requireArguments, requireCommand } from './arguments.ts';
 import { requireLength, requirePath } from './paths.ts';
 import { resourcesFromProto } from './resources.ts';
 import { requireName } from './sandbox-config.ts';
@@ -30,8 +31,8 @@ export function containerSpecFromProto(config: ContainerConfig | undefined): Con
     name: requireName(metadata.name, 'config.metadata.name'),
     attempt: metadata.attempt,
     image: imageFromProto(config.image, 'config.image'),
-    command: config.command,
-    args: config.args,
+    command: words(config.command, 'config.command', requireCommand),
+    args: words(config.args, 'config.args', requireArguments),
     workingDir: workingDir(config.workingDir),
     env: config.envs.map(({ key, value }, index) => checkEnv(key, value, `config.envs[${index}]`)),
     mounts: config.mounts.map((mount, index) => mountFromProto(mount, `config.mounts[${index}]`)),
@@ -101,6 +102,11 @@ function workingDir(path: string): string {
   return path;
 }
 
+function words(list: string[], field: string, check: (list: string[], field: string) => void): string[] {
+  check(list, field);
+  return list;
+}
+
 // Whether it leads out of the log directory is told where that is known.
 function logPath(path: string): string {
   requireLength(path, 'config.log_path');
@@ -113,5 +119,6 @@ function checkEnv(key: string, bytes: Uint8Array, field: string): { key: string;
   if (!isUtf8(bytes)) throw invalid(`${field}.value`, 'is not UTF-8');
   const value = Buffer.from(bytes).toString();
   if (value.includes('\0')) throw invalid(`${field}.value`, 'has a NUL byte in it');
+  requireArgument(`${key}=${value}`, `${field}.value`);
   return { key, value };
 }

@@ -165,6 +165,13 @@ suite('container configuration', () => {
   const bad: [string, ContainerFields, RegExp][] = [
     ['it has no name', { metadata: { name: '' } }, /^config\.metadata\.name: is empty/],
     ['it has no image', { image: { image: '' } }, /^config\.image\.image: is empty/],
+    ['an argument is too long', { args: ['a', 'x'.repeat(131_072)] }, /^config\.args\[1\]: has 131072 bytes/],
+    ['the program has no name that a file can have', { command: ['x'.repeat(256)] }, /^config\.command\[0\]: /],
+    [
+      'a variable is too long',
+      { envs: [{ key: 'A', value: Buffer.alloc(131_070, 'x') }] },
+      /^config\.envs\[0\]\.value: has 131072 bytes/,
+    ],
     ['a variable has no name', { envs: [{ key: '', value: Buffer.from('x') }] }, /^config\.envs\[0\]\.key: /],
     [
       'a variable is not UTF-8',
@@ -257,6 +264,7 @@ suite('resources', () => {
       });
     };
     refuse({ memoryLimitInBytes: 100n, memorySwapLimitInBytes: 50n }, /memory_swap_limit_in_bytes/);
+    refuse({ cpuShares: 1n }, /cpu_shares: 1 is less than 2/);
     refuse({ cpusetCpus: 'all' }, /cpuset_cpus/);
     refuse({ cpusetCpus: '99999999999999999999' }, /cpuset_cpus/);
     refuse({ cpusetMems: `0${',0'.repeat(5000)}` }, /cpuset_mems: has 10001 characters/);

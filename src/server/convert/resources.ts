@@ -21,6 +21,8 @@ export function resourcesFromProto(proto: LinuxContainerResources | undefined, f
     toNumber(proto.memorySwapLimitInBytes, `${field}.memory_swap_limit_in_bytes`, { min: -1 }),
   );
   const oomScoreAdj = said(toNumber(proto.oomScoreAdj, `${field}.oom_score_adj`, { min: -1000, max: 1000 }));
+  // The kernel takes 1 for 2, and runc takes that for a failure.
+  if (cpuShares === 1) throw invalid(`${field}.cpu_shares`, '1 is less than 2');
   // The kernel's own bounds (Documentation/scheduler/sched-bwc.rst): 1 ms.
   if (cpuPeriodUs !== undefined && cpuPeriodUs < 1000)
     throw invalid(`${field}.cpu_period`, `${cpuPeriodUs} is less than 1000 microseconds`);

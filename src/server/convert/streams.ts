@@ -1,5 +1,6 @@
 import type { AttachRequest, ExecRequest, PortForwardRequest } from '../../../proto/gen/cri/api.ts';
 import { invalid } from '../../base/errors.ts';
+import { requireCommand } from './arguments.ts';
 
 /** Which streams a client wants of an exec or attach. Throws `invalid` for none, and for what a terminal cannot do. */
 export function wantedStreams({ stdin, stdout, stderr, tty }: ExecRequest | AttachRequest): {
@@ -18,6 +19,7 @@ export function wantedStreams({ stdin, stdout, stderr, tty }: ExecRequest | Atta
 export function commandFromProto(cmd: readonly string[]): readonly string[] {
   if (cmd.length === 0 || cmd[0] === '') throw invalid('cmd', 'is empty');
   if (cmd.some((word) => word.includes('\0'))) throw invalid('cmd', 'has a NUL byte in it');
+  requireCommand(cmd, 'cmd');
   return cmd;
 }
 
