@@ -4,6 +4,7 @@ import { createSecureContext, rootCertificates, type SecureContext, type SecureC
 import type { Agent, Dispatcher } from 'undici';
 
 import { because } from '../base/errors.ts';
+import { loadUndici, type Undici } from './load-undici.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
 /**
@@ -50,6 +51,7 @@ const NEVER_PROXIED: readonly string[] = ['localhost', '127.0.0.1', '::1'];
  * are reached through the proxy that HTTPS_PROXY, or HTTP_PROXY, names in `env`, but for the hosts in NO_PROXY.
  */
 export class HttpAgents {
+  #undici: Promise<Undici> | undefined;
   readonly #timeouts: HttpTimeouts;
   readonly #env: Environment;
   readonly #agents = new Map<string, Promise<Dispatcher>>();
@@ -75,6 +77,12 @@ export class HttpAgents {
     return await made;
   }
 
+  /** The library, loaded at the first request: a node that pulls nothing does not pay for it. */
+  undici(): Promise<Undici> {
+    this.#undici ??= loadUndici();
+    return this.#undici;
+  }
+
   /** Ends all connections. */
   async close(): Promise<void> {
     const agents = [...this.#agents.values()];
@@ -83,7 +91,7 @@ export class HttpAgents {
   }
 
   async #make({ authorities, insecure, tls }: AgentChoice): Promise<Dispatcher> {
-    const { Agent: AgentClass, EnvHttpProxyAgent } = await import('undici');
+    const { Agent: AgentClass } = await this.undici();
     const secureContext = await contextOf(authorities, tls);
     const connect = {
       timeout: this.#timeouts.connectMs,
@@ -98,6 +106,7 @@ export class HttpAgents {
     };
     const proxies = proxiesOf(this.#env);
     if (!proxies) return new AgentClass(options);
+    const { EnvHttpProxyAgent } = await import('undici');
     try {
       return new EnvHttpProxyAgent({ ...options, ...proxies, connectTimeout: connect.timeout, requestTls: connect });
     } catch (err) {

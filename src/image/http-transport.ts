@@ -3,6 +3,8 @@
  * is loaded at the first request: a node that pulls nothing does not pay for it.
  */
 
+import type { Dispatcher } from 'undici';
+
 import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { type IsLocal, isLocalHost } from './local-hosts.ts';
@@ -132,13 +134,15 @@ export class HttpTransport {
   }
 
   async #sendOnce(request: HttpRequest, authorities: Authorities, signal: AbortSignal): Promise<HttpResponse> {
-    const { request: send } = await import('undici');
+    const undici = await this.#agents.undici();
     const dispatcher = await this.#agents.get({ authorities, insecure: request.insecure, tls: request.tls });
     const { url, method, headers, body } = request;
     const toError = (err: unknown): Error => transportError(request, err, signal);
-    let response: Awaited<ReturnType<typeof send>>;
+    let response: Dispatcher.ResponseData;
     try {
-      response = await send(url, { method, headers, body: body ?? null, dispatcher, signal });
+      const { origin, pathname, search } = url;
+      const options = { origin, path: `${pathname}${search}`, method, headers, body: body ?? null, signal };
+      response = await undici.request(dispatcher, options);
     } catch (err) {
       throw toError(err);
     }

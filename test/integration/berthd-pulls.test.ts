@@ -1,0 +1,98 @@
+/** Pulls of a real berthd: to be seen while they run, and taken up again after it was killed. Needs root. */
+
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe as suite, test } from 'node:test';
+
+import { AdminService, type Pull } from '../../proto/gen/berth/admin.ts';
+import { ImageServiceService as images, PullImageRequest, RemoveImageRequest } from '../../proto/gen/cri/api.ts';
+import { hostArchitecture } from '../fakes/images.ts';
+import { FakeRegistry, fakeImage } from '../fakes/registry.ts';
+import { tarBytes } from '../fakes/tar-bytes.ts';
+import { TestBerthd } from '../harness/berthd.ts';
+import { eventually } from '../harness/cri-lab.ts';
+
+const skip = process.getuid?.() === 0 ? false : 'needs root';
+
+suite('pulls of a berthd', { skip, timeout: 60_000 }, () => {
+  let berthd: TestBerthd;
+  let registry: FakeRegistry;
+  before(async () => {
+    registry = await FakeRegistry.start();
+    berthd = new TestBerthd();
+    await berthd.start();
+  });
+  after(async () => {
+    await registry.close();
+    await berthd[Symbol.asyncDispose]();
+  });
+
+  // Text, which gzip halves.
+  const data = randomBytes(2_000_000).toString('hex');
+  const tar = tarBytes([{ name: 'etc/' }, { name: 'etc/data', data }]).toString('latin1');
+  const image = fakeImage([tar], { architecture: hostArchitecture });
+  const blob = image.layers[0]?.bytes ?? Buffer.alloc(0);
+  const pulls = async (): Promise<Pull[]> => (await berthd.call(AdminService.listPulls, { image: '' })).pulls;
+  const layerFolders = (): string[] => readdirSync(join(berthd.root, 'image/layers'));
+
+  test('one that a killed berthd left is taken up where it ended', async () => {
+    registry.add('app', image, 'v1');
+    const reference = `${registry.host}/app:v1`;
+    registry.misbehave = (req, res) => {
+      if (!req.url?.endsWith(image.layers[0]?.digest ?? '')) return false;
+      // Most of it, and then nothing any more.
+      res.writeHead(200, { 'content-length': blob.length }).write(blob.subarray(0, 1_500_000));
+      return true;
+    };
+    const request = PullImageRequest.create({ image: { image: reference } });
+    const cut = berthd.call(images.pullImage, request).then(
+      () => assert.fail('the pull ended well'),
+      (err: unknown) => err,
+    );
+    const pull = await eventually('bytes are here', async () => {
+      const [found] = await pulls();
+      return found && (found.layers[0]?.bytesDone ?? 0n) > 1_200_000n ? found : undefined;
+    });
+    assert.deepEqual(
+      [pull.image, pull.phase, pull.layersPresent, pull.layers.length, pull.layers[0]?.phase],
+      [reference, 'downloading', 0, 1, 'downloading'],
+    );
+    assert.equal(pull.layers[0]?.bytesTotal, BigInt(blob.length));
+    assert.ok(pull.bytesPerSecond > 0 && pull.secondsLeft > 0 && pull.transferredBytes > 1_200_000n);
+    await berthd.end('SIGKILL');
+    await cut;
+
+    registry.misbehave = undefined;
+    registry.seen.length = 0;
+    await berthd.start();
+    assert.deepEqual(await pulls(), []);
+    await eventually('layers are swept', async () => (layerFolders().length === 0 ? true : undefined));
+    const { items } = await berthd.call(AdminService.pruneImages, { dryRun: true, unusedImages: false });
+    assert.deepEqual(
+      items.map(({ kind, name }) => [kind, name]),
+      [['blob', `${image.layers[0]?.digest.replace(':', '-')}.partial`]],
+    );
+    await berthd.call(images.pullImage, request);
+    const asked = registry.seen.filter(({ url }) => url.endsWith(image.layers[0]?.digest ?? ''));
+    assert.deepEqual(asked.length, 1);
+    assert.match(asked[0]?.range ?? '', /^bytes=1[2-5]\d{5}-$/);
+    const [layer = ''] = layerFolders();
+    assert.equal(readFileSync(join(berthd.root, 'image/layers', layer, 'diff/etc/data'), 'utf8'), data);
+    assert.deepEqual(readdirSync(join(berthd.root, 'image/ingest')), []);
+  });
+
+  test('what no container uses is pruned when that is asked for', async () => {
+    const reference = `${registry.host}/app:v1`;
+    await berthd.call(images.pullImage, PullImageRequest.create({ image: { image: reference } }));
+    const { items } = await berthd.call(AdminService.pruneImages, { dryRun: false, unusedImages: true });
+    assert.deepEqual(
+      items.map(({ kind, name, problem }) => [kind, name, problem]),
+      [['image', reference, '']],
+    );
+    assert.ok((items[0]?.bytes ?? 0n) >= 4_000_000n);
+    assert.deepEqual(layerFolders(), []);
+    await berthd.call(images.removeImage, RemoveImageRequest.create({ image: { image: reference } }));
+  });
+});
