@@ -126,6 +126,7 @@ export class Daemon {
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
     const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
+    this.#own('checkpoints of the database', store.startCheckpoints(log));
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;

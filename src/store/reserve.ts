@@ -3,8 +3,8 @@ import type { Database } from 'better-sqlite3';
 import { isKind } from '../base/errors.ts';
 import { inStore } from './store-error.ts';
 
-/** SQLite moves the log into the database when it has 1000 pages; what is reserved must last until then. */
-const RESERVE_BYTES = 5 * 1024 * 1024;
+/** WalCheckpoints moves the log into the database when it has 4 MiB, a second later; what is reserved must last until then. */
+const RESERVE_BYTES = 8 * 1024 * 1024;
 const ROW_BYTES = 256 * 1024;
 
 /**

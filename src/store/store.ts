@@ -5,6 +5,7 @@ import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
 import { wrap } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
 import { FactTable } from './fact-table.ts';
 import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
@@ -14,6 +15,7 @@ import { RecordTable, type StoredRecord } from './record-table.ts';
 import { reserveRoom } from './reserve.ts';
 import { checkPages, dropBadRows, openSound } from './sound-database.ts';
 import { inStore, storeError } from './store-error.ts';
+import { WalCheckpoints } from './wal-checkpoints.ts';
 
 /** How long a write waits for another process's (someone's sqlite3 shell): it holds up the event loop. */
 const BUSY_TIMEOUT_MS = 100;
@@ -75,6 +77,8 @@ export class Store<T extends StoredTypes> {
       migrate(db, file);
       dropBadRows(db, mended);
       reserveRoom(db);
+      // The pages that were looked at, and those that were reserved, are not what is asked for next.
+      db.pragma('shrink_memory');
       return new Store<T>(db, hold, clock, mended);
     } catch (err) {
       db?.close();
@@ -86,6 +90,11 @@ export class Store<T extends StoredTypes> {
   /** Runs `fn` in one transaction: all of its writes or none. It must not await. */
   transaction<R>(fn: () => R): R {
     return inStore('write to the database', () => this.#db.transaction(fn)());
+  }
+
+  /** Has a thread wait for the disk in place of whoever writes, until it is closed: before the store is. */
+  startCheckpoints(log: Logger): WalCheckpoints {
+    return new WalCheckpoints(this.#db, log);
   }
 
   /** Closes the database and lets go of the root folder. */
