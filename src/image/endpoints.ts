@@ -171,8 +171,8 @@ function matchLength(reference: ImageReference, prefix: string): number {
  * are configured. Without aliases and search registries a short name means Docker Hub. Throws `invalid` as
  * `parseReference` does.
  */
-export function candidateReferences(text: string, rules: RegistryRules): ImageReference[] {
-  const plain = parseReference(text);
+export function candidateReferences(text: string, rules: RegistryRules, field?: string): ImageReference[] {
+  const plain = parseReference(text, field);
   if (!isShortName(text)) return [plain];
   const suffixAt = text.search(/[:@]/);
   const [name, suffix] = suffixAt < 0 ? [text, ''] : [text.slice(0, suffixAt), text.slice(suffixAt)];

@@ -43,13 +43,12 @@ export class ImageCatalog {
    * The image whose id is `text`, or begins with it (with or without "sha256:", at least four digits). Throws `invalid`
    * when several do.
    */
-  byIdPrefix(text: string): ImageRecord | undefined {
+  byIdPrefix(text: string, field: string): ImageRecord | undefined {
     const digits = text.startsWith('sha256:') ? text.slice('sha256:'.length) : text;
     const exact = this.byId(`sha256:${digits}`);
     if (exact || digits.length < MIN_PREFIX || !/^[0-9a-f]+$/.test(digits)) return exact;
     const found = [...this.#images.values()].filter((image) => image.id.startsWith(`sha256:${digits}`));
-    if (found.length > 1)
-      throw invalid('image.image', `id prefix "${text}" is ambiguous: ${found.length} images have it`);
+    if (found.length > 1) throw invalid(field, `id prefix "${text}" is ambiguous: ${found.length} images have it`);
     return found[0];
   }
 

@@ -210,15 +210,15 @@ export class Images {
 
   /**
    * The image that a client means: by full id, by tag or repo digest in any spelling, or by a prefix of its id. Throws
-   * `invalid` for a text that can be none of these, and for an ambiguous prefix.
+   * `invalid`, naming the client's field, for a text that can be none of these, and for an ambiguous prefix.
    */
-  find(text: string): ImageRecord | undefined {
+  find(text: string, field = 'image.image'): ImageRecord | undefined {
     const byId = this.#catalog.byId(text) ?? this.#catalog.byId(`sha256:${text}`);
     if (byId) return byId;
     let references: ImageReference[] = [];
     let problem: unknown;
     try {
-      references = candidateReferences(text, this.#registries.rules);
+      references = candidateReferences(text, this.#registries.rules, field);
     } catch (err) {
       if (!isKind(err, 'invalid')) throw err;
       problem = err;
@@ -227,7 +227,7 @@ export class Images {
       const found = this.#catalog.byName(recordedName(reference));
       if (found) return found;
     }
-    const found = this.#catalog.byIdPrefix(text);
+    const found = this.#catalog.byIdPrefix(text, field);
     if (!found && problem !== undefined && !/^(?:sha256:)?[0-9a-f]{64}$/.test(text)) throw problem;
     return found;
   }

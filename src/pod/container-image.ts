@@ -10,9 +10,9 @@ export function requestedImage(deps: PodDeps, spec: ContainerSpec): ImageRecord 
   return pulledImage(deps, spec.image.reference, 'config.image.image');
 }
 
-/** The image that a client names in a field. Throws `notFound` when it was never pulled. */
+/** The image that a client names in a field. Throws `notFound` when it was never pulled, `invalid` for no image's name. */
 export function pulledImage(deps: PodDeps, reference: string, field: string): ImageRecord {
-  const image = deps.images.find(reference);
+  const image = deps.images.find(reference, field);
   if (image) return image;
   throw new BerthError('notFound', `${field}: image ${reference} is not here; pull it first`);
 }

@@ -187,6 +187,7 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
   const badContainers: [string, ContainerFields, RegExp, status?][] = [
     ['an empty name', { metadata: { name: '' } }, /^config\.metadata\.name/],
     ['no image', { image: { image: '' } }, /^config\.image\.image/],
+    ['an image name that is none', { image: { image: 'a b' } }, /^[^"]*config\.image\.image/],
     ['a working directory that is relative', { workingDir: 'here' }, /^config\.working_dir/],
     ['a working directory that is a file', { workingDir: '/etc/passwd/x' }, /config\.working_dir/],
     ['a variable without a name', { envs: [{ key: '', value: Buffer.from('') }] }, /^config\.envs\[0\]\.key/],
