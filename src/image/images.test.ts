@@ -172,12 +172,18 @@ describe('Images.pull', () => {
     await writeFile(file, JSON.stringify({ auths }));
     await rejectsWith(namespaced.pull(text, undefined, never, 'green'), 'permission', /without credentials/);
     await rejectsWith(namespaced.pull(text, undefined, never, '../blue'), 'permission', /without credentials/);
-    // What asks at the same time without the file does not ride along.
-    const both = await Promise.allSettled(['blue', ''].map((space) => namespaced.pull(text, undefined, never, space)));
-    assert.deepEqual(
-      both.map(({ status }) => status),
-      ['fulfilled', 'rejected'],
-    );
+    const [arrived, gate] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    layers.gate = async () => {
+      arrived.resolve();
+      await gate.promise;
+    };
+    const pulled = namespaced.pull(text, undefined, never, 'blue');
+    await arrived.promise;
+    // What asks meanwhile without the file does not ride along.
+    const patience = AbortSignal.timeout(5000);
+    await rejectsWith(namespaced.pull(text, undefined, patience), 'permission', /without credentials/);
+    gate.resolve();
+    await pulled;
     assert.ok(!(await readdir(root)).includes(basename(file)));
     await rejectsWith(namespaced.pull(text, undefined, never, 'blue'), 'permission', /without credentials/);
     await namespaced.close();
