@@ -4,6 +4,7 @@ import { readOwnVersion } from '../base/own-version.ts';
 import { checkConfig } from './commands/config.ts';
 import { exec } from './commands/exec.ts';
 import {
+  inspectImage,
   type LoadOptions,
   loadImage,
   type PruneOptions,
@@ -137,7 +138,7 @@ function addHelp(program: Command): void {
 }
 
 function addImageCommands(program: Command, withSession: WithSession): void {
-  const image = program.command('image').description('images: load, pull, prune, remove');
+  const image = program.command('image').description('images: inspect, load, pull, prune, remove');
   image
     .command('load <file>')
     .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive')
@@ -153,6 +154,10 @@ function addImageCommands(program: Command, withSession: WithSession): void {
         pullImage(session, reference, options.creds),
       ),
     );
+  image
+    .command('inspect <reference>')
+    .description('all that is known of an image, as JSON')
+    .action(withSession(inspectImage));
   image
     .command('prune')
     .description('remove what takes space and belongs to nothing: layers, unfinished folders, blobs of failed pulls')

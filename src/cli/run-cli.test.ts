@@ -484,6 +484,15 @@ suite('pulls', () => {
     assert.deepEqual([out, err], [`${ID.image}\n`, 'eeeeeeeeeeee downloading 2.0 KiB\n']);
   });
 
+  test('inspect shows all of an image, and says when there is none', async () => {
+    const shown = await runWith(node(), 'image', 'inspect', 'web:v1');
+    const { id, size, info }: { id: string; size: number; info: object } = JSON.parse(shown.out);
+    assert.deepEqual([id, size, info], [ID.image, 4_404_019, {}]);
+    const none = await runWith(node(), 'image', 'inspect', 'other');
+    assert.notEqual(none.exitCode, 0);
+    assert.match(none.err, /image other is not here/);
+  });
+
   test('prune shows what goes and why, and fails when something stays', async () => {
     const item = { kind: 'blob', name: 'x', reason: 'a pull failed', bytes: 1024n, problem: '' };
     const asked: unknown[] = [];

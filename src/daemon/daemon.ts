@@ -251,6 +251,7 @@ export class Daemon {
       sandboxes: () => countBy(sandboxes.all()),
       containers: () => countBy(containers.all()),
       images: () => images.list().length,
+      pulls: () => images.pullsInFlight().length,
     });
     await this.#serveMetrics(metrics);
     const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, processes, ...security });

@@ -11,6 +11,7 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
     sandboxes: () => new Map([['ready', 2]]),
     containers: () => new Map([['running', 3]]),
     images: () => 4,
+    pulls: () => 2,
   });
   metrics.meter.rpc('RunPodSandbox', 'ok', 0.04);
   metrics.meter.rpc('RunPodSandbox', 'invalid', 0.001);
@@ -28,6 +29,7 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
     assert.match(text, /^berth_sandboxes\{state="ready"\} 2$/m);
     assert.match(text, /^berth_containers\{state="running"\} 3$/m);
     assert.match(text, /^berth_images 4$/m);
+    assert.match(text, /^berth_image_pulls_in_flight 2$/m);
   } finally {
     await server.close();
   }
@@ -36,7 +38,7 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
 test('a state that no longer occurs leaves the scrape', async () => {
   const metrics = new PrometheusMetrics();
   const states = new Map([['ready', 1]]);
-  metrics.watch({ sandboxes: () => states, containers: () => new Map(), images: () => 0 });
+  metrics.watch({ sandboxes: () => states, containers: () => new Map(), images: () => 0, pulls: () => 0 });
   assert.match((await metrics.scrape()).text, /berth_sandboxes\{state="ready"\} 1/);
   states.clear();
   assert.doesNotMatch((await metrics.scrape()).text, /berth_sandboxes\{/);

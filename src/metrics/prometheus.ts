@@ -11,6 +11,8 @@ export interface LiveFigures {
   sandboxes(): ReadonlyMap<string, number>;
   containers(): ReadonlyMap<string, number>;
   images(): number;
+  /** Pulls that run. */
+  pulls(): number;
 }
 
 /** The Prometheus registry of one berthd. Label sets are bounded: methods, steps, programs, outcomes, states. */
@@ -33,6 +35,14 @@ export class PrometheusMetrics {
       registers: [this.#registry],
       collect(): void {
         images.set(live.images());
+      },
+    });
+    const pulls: Gauge = new Gauge({
+      name: 'berth_image_pulls_in_flight',
+      help: 'Image pulls that run.',
+      registers: [this.#registry],
+      collect(): void {
+        pulls.set(live.pulls());
       },
     });
   }

@@ -91,6 +91,24 @@ export async function showPulls(session: Session): Promise<void> {
   print(session, pulls, ['IMAGE', 'LAYER', 'PHASE', 'BYTES', 'RATE', 'LEFT', 'AGE'], rows);
 }
 
+/** `berth image inspect REFERENCE`: all that is known of an image, as JSON. Throws for one that is not here. */
+export async function inspectImage(session: Session, reference: string): Promise<void> {
+  const request = ImageStatusRequest.create({ image: { image: reference }, verbose: true });
+  const { image, info } = await session.connection.call(ImageServiceService.imageStatus, request);
+  if (!image) throw notHere(reference);
+  const more = Object.fromEntries(Object.entries(info).map(([key, text]) => [key, parsed(text)]));
+  session.output.out(json({ ...image, info: more }));
+}
+
+/** The values of `info` are JSON, each by itself. */
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 /** What `berth image prune` was asked for. */
 export interface PruneOptions {
   readonly dryRun: boolean;
@@ -133,6 +151,10 @@ export async function removeImages(session: Session, references: readonly string
 async function findImage({ connection }: Session, reference: string): Promise<Image> {
   const request = ImageStatusRequest.create({ image: { image: reference } });
   const { image } = await connection.call(ImageServiceService.imageStatus, request);
-  if (!image) throw new CliError(`image ${reference} is not here`, 'berth images shows what is there');
+  if (!image) throw notHere(reference);
   return image;
+}
+
+function notHere(reference: string): CliError {
+  return new CliError(`image ${reference} is not here`, 'berth images shows what is there');
 }
