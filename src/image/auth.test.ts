@@ -33,6 +33,11 @@ describe('credentialFromRequest', () => {
     });
     assert.deepEqual(credentialFromRequest({ identityToken: 'i' }), { kind: 'identity', token: 'i', source });
     assert.deepEqual(credentialFromRequest({ registryToken: 'r' }), { kind: 'bearer', token: 'r', source });
+    for (const registryToken of ['a b', '⛵', 'a\n', ' '])
+      assert.throws(() => credentialFromRequest({ registryToken }), {
+        kind: 'invalid',
+        message: /^auth\.registry_token: /,
+      });
   });
 
   it('refuses an auth field that is no pair, without repeating it', () => {

@@ -34,12 +34,15 @@ export type Credential = (
 
 /**
  * The credential in a pull request, undefined when it brings none. Throws `invalid` for an `auth` that is not base64 of
- * `user:password`.
+ * `user:password`, and for a token that fits into no header.
  */
 export function credentialFromRequest(auth: RegistryAuth | undefined): Credential | undefined {
   if (!auth) return undefined;
   const source = 'the pull request';
   if (auth.identityToken) return { kind: 'identity', token: auth.identityToken, source };
+  // It goes into a header as it is; the client library would refuse it at every try, as if the registry were down.
+  if (auth.registryToken && /[^\x21-\x7e]/.test(auth.registryToken))
+    throw invalid('auth.registry_token', 'has characters in it that no token has');
   if (auth.registryToken) return { kind: 'bearer', token: auth.registryToken, source };
   if (auth.auth) {
     const pair = decodeBasic(auth.auth);
