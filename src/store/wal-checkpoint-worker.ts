@@ -3,12 +3,13 @@
  * (fsync), which the main thread must not. Each message is a request, each answer empty or what went wrong.
  */
 
-import { parentPort, workerData } from 'node:worker_threads';
+import * as threads from 'node:worker_threads';
 
 import Database from 'better-sqlite3';
 
 import { describe } from '../base/errors.ts';
 
+const { parentPort, workerData }: { parentPort: threads.MessagePort | null; workerData: unknown } = threads;
 const db = new Database(String(workerData), { fileMustExist: true });
 
 parentPort?.on('message', () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer } from 'node:net';
+import { type AddressInfo, connect, createServer, Socket } from 'node:net';
 import { test } from 'node:test';
 
 import { isPortBound } from './bound-port.ts';
@@ -19,7 +19,8 @@ test('a TCP port is bound while somebody listens on it, also on another address'
   // A connection that is over lingers for a minute, and is in nobody's way.
   const accepted = once(server, 'connection');
   const client = connect(port, '127.0.0.1');
-  const [socket] = await accepted;
+  const [socket]: unknown[] = await accepted;
+  assert.ok(socket instanceof Socket);
   socket.end();
   client.resume();
   client.on('end', () => client.end());

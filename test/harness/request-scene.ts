@@ -150,9 +150,8 @@ export class RequestScene implements AsyncDisposable {
     const { berthd, cgroupParent } = this.lab;
     const places = readMounts().filter((path) => path.startsWith(berthd.root) || path.startsWith(berthd.state));
     const cgroups = readCgroups().filter((path) => path.includes(cgroupParent));
-    const kept = Object.entries(berthd.traces()).flatMap(([place, names]) =>
-      (names as readonly string[]).map((name) => `${place} ${name}`),
-    );
+    const traces: Readonly<Record<string, readonly string[]>> = { ...berthd.traces() };
+    const kept = Object.entries(traces).flatMap(([place, names]) => names.map((name) => `${place} ${name}`));
     return [...places, ...cgroups, ...kept, ...this.#logs()];
   }
 
