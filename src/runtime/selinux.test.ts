@@ -71,18 +71,19 @@ describe('Selinux', () => {
     assert.throws(() => selinux.newLevel({ has: () => true } as unknown as Set<string>), { kind: 'exhausted' });
   });
 
-  it('refuses labels that nothing enforces, and says why; spc_t asks for nothing', () => {
-    const level = { ...options, level: 's0:c7' };
+  it('refuses labels that nothing enforces, and says why; spc_t and a mere level ask for nothing', () => {
+    const label = { ...options, type: 'container_t', level: 's0:c7' };
     const refused = (selinux: Selinux, message: RegExp): void =>
-      assert.throws(() => selinux.checkDemand(level, 'here'), { kind: 'precondition', message });
-    open().checkDemand(level, 'here');
-    refused(open(false), /^here: SELinux label :::s0:c7 is asked for, and runtime\.selinux is false/);
+      assert.throws(() => selinux.checkDemand(label, 'here'), { kind: 'precondition', message });
+    open().checkDemand(label, 'here');
+    refused(open(false), /^here: SELinux label ::container_t:s0:c7 is asked for, and runtime\.selinux is false/);
     writeFileSync(join(folder, 'etc/mls/contexts/lxc_contexts'), '');
     refused(open(), /policy of this host has no labels for containers/);
     rmSync(join(folder, 'enforce'));
     refused(open(), /this kernel has no SELinux/);
     open().checkDemand(undefined, 'here');
-    open().checkDemand({ ...level, type: 'spc_t' }, 'here');
+    open().checkDemand({ ...options, level: 's0:c7' }, 'here');
+    open().checkDemand({ ...label, type: 'spc_t' }, 'here');
   });
 
   it('is off without the kernel, without a wish, and without a policy that knows containers', () => {

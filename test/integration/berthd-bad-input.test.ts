@@ -121,8 +121,8 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
       /^config\.port_mappings\[1\]\.host_port: is that of config\.port_mappings\[0\]/,
     ],
     [
-      'a name server that is none',
-      { dnsConfig: { servers: ['10.0.0.1', 'dns.example'] } },
+      'a name server of two words',
+      { dnsConfig: { servers: ['10.0.0.1', '10.0.0.2 10.0.0.3'] } },
       /^config\.dns_config\.servers\[1\]/,
     ],
     [

@@ -68,6 +68,7 @@ function logDirectory(path: string): string {
   return path;
 }
 
+// A server that is no address is taken: the kubelet hands on what the host's resolv.conf has, and resolvers skip it.
 function dnsFromProto(dns: DnsConfig): DnsConfig {
   const words = (values: readonly string[], field: string): string[] => {
     for (const [index, value] of values.entries()) {
@@ -76,11 +77,6 @@ function dnsFromProto(dns: DnsConfig): DnsConfig {
     }
     return [...values];
   };
-  for (const [index, server] of dns.servers.entries()) {
-    // resolv.conf(5): an address, with a zone where it needs one; resolvers skip anything else without a word.
-    if (isIP(server) === 0)
-      throw invalid(`config.dns_config.servers[${index}]`, `${JSON.stringify(server)} is not an IP address`);
-  }
   const bytes = [...dns.servers, ...dns.searches, ...dns.options].reduce((sum, { length }) => sum + length + 1, 0);
   if (bytes > MAX_DNS_BYTES)
     throw invalid('config.dns_config', `has ${bytes} bytes in it; ${MAX_DNS_BYTES} are the limit`);
