@@ -1,12 +1,12 @@
 import type { Logger } from '../base/log.ts';
 import type { Config } from '../config/load-config.ts';
 import { parseUlimit } from '../config/parse-setting.ts';
-import { DefaultSysctls } from '../pod/default-sysctls.ts';
 import type { SecurityParts } from '../pod/pod-deps.ts';
 import type { Processes } from '../proc/processes.ts';
 import { AppArmor } from '../runtime/apparmor.ts';
 import { readHostCapabilities } from '../runtime/capabilities.ts';
 import { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
+import { DefaultSysctls } from '../runtime/default-sysctls.ts';
 import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import { Selinux } from '../runtime/selinux.ts';

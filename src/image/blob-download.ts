@@ -270,6 +270,7 @@ class PartialBlob {
    */
   async append({ from, bytes }: BlobBody, signal: AbortSignal): Promise<void> {
     const blob = this.#blob;
+    const hadPart = this.#bytes > 0;
     let skip = this.#bytes - from;
     const pending: Uint8Array[] = [];
     let pendingBytes = 0;
@@ -291,7 +292,7 @@ class PartialBlob {
         if (this.#bytes + pendingBytes > blob.size) {
           pending.length = 0;
           await this.#startAnew();
-          throw mismatch(blob, `is longer than the ${blob.size} bytes that its manifest says`, from > 0);
+          throw mismatch(blob, `is longer than the ${blob.size} bytes that its manifest says`, hadPart);
         }
         if (pendingBytes >= WRITE_BYTES) await write();
       }
@@ -302,7 +303,7 @@ class PartialBlob {
     if (this.#isRight()) return;
     const actual = finishDigest(blob.digest, this.#hash);
     await this.#startAnew();
-    throw mismatch(blob, `has digest ${actual}`, from > 0);
+    throw mismatch(blob, `has digest ${actual}`, hadPart);
   }
 
   /** Tells those who read it that no more comes; only the first word counts. */

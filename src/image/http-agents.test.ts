@@ -63,7 +63,10 @@ suite('a proxy', { skip: hasOpenssl() ? false : 'openssl, which makes the certif
     asked.length = 0;
     const agents = new HttpAgents(TIMEOUTS, env);
     try {
-      const dispatcher = await agents.get({ authorities: 'quick', insecure: true, tls: undefined });
+      const dispatcher = await agents.get(
+        { authorities: 'quick', insecure: true, tls: undefined },
+        new URL(url).hostname,
+      );
       return await (await request(url, { dispatcher })).body.text();
     } finally {
       await agents.close();
@@ -85,6 +88,13 @@ suite('a proxy', { skip: hasOpenssl() ? false : 'openssl, which makes the certif
       get({ HTTPS_PROXY: proxyUrl, NO_PROXY: '.test' }, 'https://registry.test/'),
       /ENOTFOUND|EAI_AGAIN/,
     );
+    assert.deepEqual(asked, []);
+  });
+
+  test('is not asked for addresses in the ranges of NO_PROXY', async () => {
+    const other = `https://127.0.0.2:${originPort}/`;
+    assert.equal(await get({ HTTPS_PROXY: proxyUrl }, other), 'origin');
+    await assert.rejects(get({ HTTPS_PROXY: proxyUrl, NO_PROXY: '10.0.0.0/8, 127.0.0.0/8' }, other), /ECONNREFUSED/);
     assert.deepEqual(asked, []);
   });
 

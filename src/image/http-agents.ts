@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { BlockList, isIP } from 'node:net';
 import { createSecureContext, rootCertificates, type SecureContext, type SecureContextOptions } from 'node:tls';
 
 import type { Agent, Dispatcher } from 'undici';
@@ -54,19 +55,30 @@ export class HttpAgents {
   #undici: Promise<Undici> | undefined;
   readonly #timeouts: HttpTimeouts;
   readonly #env: Environment;
+  readonly #direct: BlockList;
   readonly #agents = new Map<string, Promise<Dispatcher>>();
 
   constructor(timeouts: HttpTimeouts, env: Environment = process.env) {
     this.#timeouts = timeouts;
     this.#env = env;
+    this.#direct = rangesOf(env['no_proxy'] || env['NO_PROXY'] || '');
   }
 
-  /** The pool for a choice. Throws `precondition` naming the files when one is no certificate, or the proxy is none. */
-  async get(choice: AgentChoice): Promise<Dispatcher> {
-    const key = `${choice.authorities} ${choice.insecure} ${choice.tls?.id ?? ''}`;
+  /** True when some hosts are reached through a proxy. */
+  get hasProxy(): boolean {
+    return proxiesOf(this.#env) !== undefined;
+  }
+
+  /**
+   * The pool for a choice and the host of a URL. Throws `precondition` naming the files when one is no certificate, or
+   * the proxy is none.
+   */
+  async get(choice: AgentChoice, hostname = ''): Promise<Dispatcher> {
+    const isDirect = this.#isDirect(hostname);
+    const key = `${choice.authorities} ${choice.insecure} ${isDirect} ${choice.tls?.id ?? ''}`;
     const existing = this.#agents.get(key);
     if (existing) return await existing;
-    const made = this.#make(choice);
+    const made = this.#make(choice, isDirect);
     this.#agents.set(key, made);
     made.catch(() => this.#agents.delete(key));
     const oldest = this.#agents.entries().next();
@@ -90,7 +102,13 @@ export class HttpAgents {
     await Promise.all(agents.map(async (agent) => await (await agent).destroy()));
   }
 
-  async #make({ authorities, insecure, tls }: AgentChoice): Promise<Dispatcher> {
+  #isDirect(hostname: string): boolean {
+    const host = hostname.replace(/^\[(.*)\]$/, '$1');
+    const family = isIP(host);
+    return family !== 0 && this.#direct.check(host, family === 6 ? 'ipv6' : 'ipv4');
+  }
+
+  async #make({ authorities, insecure, tls }: AgentChoice, isDirect: boolean): Promise<Dispatcher> {
     const { Agent: AgentClass } = await this.undici();
     const secureContext = await contextOf(authorities, tls);
     const connect = {
@@ -105,7 +123,7 @@ export class HttpAgents {
       connect,
     };
     const proxies = proxiesOf(this.#env);
-    if (!proxies) return new AgentClass(options);
+    if (!proxies || isDirect) return new AgentClass(options);
     const { EnvHttpProxyAgent } = await import('undici');
     try {
       return new EnvHttpProxyAgent({ ...options, ...proxies, connectTimeout: connect.timeout, requestTls: connect });
@@ -113,6 +131,21 @@ export class HttpAgents {
       throw because('precondition', 'the proxy that HTTPS_PROXY or HTTP_PROXY names cannot be used', err);
     }
   }
+}
+
+/**
+ * The ranges of addresses (CIDR) in NO_PROXY, which undici does not know: as Go has it, they are for hosts that are
+ * given as addresses.
+ */
+function rangesOf(noProxy: string): BlockList {
+  const ranges = new BlockList();
+  for (const entry of noProxy.split(/[\s,]+/)) {
+    const [, address = '', bits = ''] = /^([^/]+)\/(\d{1,3})$/.exec(entry) ?? [];
+    const family = isIP(address);
+    if (family === 0 || Number(bits) > (family === 6 ? 128 : 32)) continue;
+    ranges.addSubnet(address, Number(bits), family === 6 ? 'ipv6' : 'ipv4');
+  }
+  return ranges;
 }
 
 /** The proxies in force, as EnvHttpProxyAgent takes them; undefined when there is none. Both spellings are in use. */

@@ -3,8 +3,11 @@
  * is loaded at the first request: a node that pulls nothing does not pay for it.
  */
 
+import { isIP } from 'node:net';
+
 import type { Dispatcher } from 'undici';
 
+import { raceSignal } from '../base/deadline.ts';
 import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { type IsLocal, isLocalHost } from './local-hosts.ts';
@@ -97,7 +100,7 @@ export class HttpTransport {
       [next.username, next.password] = ['', ''];
       if (next.origin !== url.origin) {
         // Services that listen here trust who asks from here.
-        if ((await this.#isLocal(next.hostname)) && !(await this.#isLocal(request.url.hostname))) {
+        if ((await this.#leadsHere(next, signal)) && !(await this.#leadsHere(request.url, signal))) {
           throw failure(request, `redirect to ${next.host}, which is this machine or its link`);
         }
         headers = withoutPrivate(headers);
@@ -107,6 +110,12 @@ export class HttpTransport {
       }
       url = next;
     }
+  }
+
+  /** Behind a proxy names are not looked up here: it may be the only one that can, and connects in our place. */
+  async #leadsHere({ hostname }: URL, signal: AbortSignal): Promise<boolean> {
+    if (this.#agents.hasProxy && isIP(hostname.replace(/^\[(.*)\]$/, '$1')) === 0) return false;
+    return await raceSignal(this.#isLocal(hostname), signal);
   }
 
   /** Ends all connections. */
@@ -135,8 +144,9 @@ export class HttpTransport {
 
   async #sendOnce(request: HttpRequest, authorities: Authorities, signal: AbortSignal): Promise<HttpResponse> {
     const undici = await this.#agents.undici();
-    const dispatcher = await this.#agents.get({ authorities, insecure: request.insecure, tls: request.tls });
     const { url, method, headers, body } = request;
+    const choice = { authorities, insecure: request.insecure, tls: request.tls };
+    const dispatcher = await this.#agents.get(choice, url.hostname);
     const toError = (err: unknown): Error => transportError(request, err, signal);
     let response: Dispatcher.ResponseData;
     try {

@@ -83,11 +83,8 @@ export class RegistryClient {
       this.#retry,
       signal,
       async () => {
-        const wanted = have();
-        const headers: Record<string, string> = wanted > 0 ? { range: `bytes=${wanted}-` } : {};
-        const response = await this.#get(access, `blobs/${digest}`, what, headers, signal);
+        const { from, response } = await this.#getFrom(have(), access, `blobs/${digest}`, what, signal);
         try {
-          const from = response.status === 206 ? rangeStart(response, wanted, what) : 0;
           return await consume({ from, bytes: response.body() });
         } finally {
           await response.discard();
@@ -160,6 +157,27 @@ export class RegistryClient {
       check(bytes);
       return bytes;
     });
+  }
+
+  /** What comes from byte `wanted` on; all of it where ranges are not known, or this one is refused. */
+  async #getFrom(
+    wanted: number,
+    access: Access,
+    path: string,
+    what: string,
+    signal: AbortSignal,
+  ): Promise<{ from: number; response: HttpResponse }> {
+    if (wanted > 0) {
+      try {
+        const response = await this.#get(access, path, what, { range: `bytes=${wanted}-` }, signal);
+        if (response.status === 200) return { from: 0, response };
+        if (rangeStart(response) === wanted) return { from: wanted, response };
+        await response.discard();
+      } catch (err) {
+        if (!RANGE_REFUSED.has(findCause(err, RegistryError)?.status ?? 0)) throw err;
+      }
+    }
+    return { from: 0, response: await this.#get(access, path, what, {}, signal) };
   }
 
   /** One authenticated GET; returns only answers with status 200, or 206 to a request for a range. */
@@ -244,14 +262,13 @@ export class RegistryClient {
   }
 }
 
-/** Where a partial answer begins. Throws RegistryError when that is not where it was asked to. */
-function rangeStart(response: HttpResponse, wanted: number, what: string): number {
+/** What storage behind registries says to a range that it does not like, a signed one for instance. */
+const RANGE_REFUSED: ReadonlySet<number> = new Set([400, 403, 416]);
+
+/** Where a partial answer begins; -1 when it does not say so. */
+function rangeStart(response: HttpResponse): number {
   const range = response.header('content-range') ?? '';
-  if (Number(/^bytes (\d{1,15})-/.exec(range)?.[1] ?? -1) === wanted) return wanted;
-  throw new RegistryError(
-    'unavailable',
-    `${what}: asked for bytes from ${wanted}, the answer is ${JSON.stringify(range)}`,
-  );
+  return Number(/^bytes (\d{1,15})-/.exec(range)?.[1] ?? -1);
 }
 
 const MAX_REMEMBERED = 1000;

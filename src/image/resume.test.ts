@@ -106,6 +106,24 @@ describe('a download that is interrupted', () => {
     assert.match(String(ranges()[3]), /^bytes=3\d{6}-$/);
   });
 
+  for (const status of [400, 403, 416]) {
+    it(`begins anew where a range is refused with ${status}`, async () => {
+      breakAfter(1_100_000, 1);
+      const breaks = registry.misbehave;
+      registry.misbehave = (req, res) => {
+        if (req.headers.range === undefined) return breaks?.(req, res) ?? false;
+        res.writeHead(status).end();
+        return true;
+      };
+      await fetch();
+      await whole();
+      assert.deepEqual(
+        ranges().map((range) => range !== undefined),
+        [false, true, false],
+      );
+    });
+  }
+
   it('gives up when it makes none', async () => {
     breakAfter(1000, 100);
     await assert.rejects(fetch(), (err) => isKind(err, 'unavailable'));

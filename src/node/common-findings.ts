@@ -15,6 +15,7 @@ import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import { readHierarchies } from '../runtime/cgroups/hierarchies.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
+import { containerFindings } from './container-findings.ts';
 import type { Finding } from './finding.ts';
 import { folderFindings } from './folder-findings.ts';
 import { kernelFindings, readKernelFacts } from './kernel-findings.ts';
@@ -38,6 +39,7 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...(await monitorFindings(config.runtime.monitorPath, parts.processes, signal)),
     ...iptablesFindings((await readPodNetwork(config)).plugins),
     ...folderFindings(config),
+    ...containerFindings(config),
     ...(await registryFindings(config)),
     ...(await policyFindings(config)),
     ...authFindings(config),

@@ -13,13 +13,13 @@ import type { AppArmor } from '../runtime/apparmor.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import type { ContainerRuntime } from '../runtime/container-runtime.ts';
+import type { DefaultSysctls } from '../runtime/default-sysctls.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import type { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { Selinux } from '../runtime/selinux.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
-import type { DefaultSysctls } from './default-sysctls.ts';
 import type { RecordIndex } from './record-index.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 

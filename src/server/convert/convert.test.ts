@@ -73,17 +73,22 @@ suite('sandbox configuration', () => {
         portMappings: [
           { hostPort: 80, containerPort: 80 },
           { hostPort: 81, containerPort: 80, hostIp: '::1' },
-          { hostPort: 81, containerPort: 82 },
+          { hostPort: 81, containerPort: 81 },
+          { hostPort: 81, containerPort: 82, hostIp: '::1' },
         ],
       },
-      /^config\.port_mappings\[2\]\.host_port: is that of config\.port_mappings\[1\]/,
+      /^config\.port_mappings\[3\]\.host_port: is that of config\.port_mappings\[1\]/,
     ],
     [
       'a host port leads to no port',
       { portMappings: [{ containerPort: 0, hostPort: 1 }] },
       /^config\.port_mappings\[0\]\.container_port: /,
     ],
-    ['ports are too many', { portMappings: Array(5000).fill({}) }, /^config\.port_mappings: /],
+    [
+      'ports are too many',
+      { portMappings: Array(5000).fill({ hostPort: 1, containerPort: 1 }) },
+      /^config\.port_mappings: /,
+    ],
     ['a host address is none', { portMappings: [{ hostIp: 'lo' }] }, /^config\.port_mappings\[0\]\.host_ip: /],
     ['a protocol is unknown', { portMappings: [{ protocol: 9 as 0 }] }, /^config\.port_mappings\[0\]\.protocol: /],
     [

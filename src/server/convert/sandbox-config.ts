@@ -94,19 +94,23 @@ const PROTOCOLS: Readonly<Record<number, PortMapping['protocol']>> = Object.free
 });
 
 function portsFromProto(protos: readonly ProtoPortMapping[], field: string): PortMapping[] {
-  if (protos.length > MAX_PORT_MAPPINGS)
-    throw invalid(field, `has ${protos.length}; ${MAX_PORT_MAPPINGS} are the limit`);
+  const wanted = protos.filter(({ hostPort }) => hostPort > 0).length;
+  if (wanted > MAX_PORT_MAPPINGS)
+    throw invalid(field, `has ${wanted} ports of the host; ${MAX_PORT_MAPPINGS} are the limit`);
   const byHostPort = new Map<number, { mapping: PortMapping; at: string }[]>();
   return protos.flatMap((proto, index) => {
     const at = `${field}[${index}]`;
     const mapping = portFromProto(proto, at);
     if (mapping.hostPort === 0) return [mapping];
     const others = byHostPort.get(mapping.hostPort) ?? [];
-    const twins = others.filter((other) => isSameHostPort(mapping, other.mapping));
-    const twin = twins.find((other) => other.mapping.containerPort !== mapping.containerPort);
+    // One for an address and one for all others are two: Kubernetes takes them, and so do the plugins.
+    const twin = others.find(
+      (other) => other.mapping.hostIp === mapping.hostIp && isSameHostPort(mapping, other.mapping),
+    );
     // Said twice it is the same; said in two ways, one of them would not work.
-    if (twin) throw invalid(`${at}.host_port`, `is that of ${twin.at} too`);
-    if (twins.some((other) => other.mapping.hostIp === mapping.hostIp)) return [];
+    if (twin && twin.mapping.containerPort !== mapping.containerPort)
+      throw invalid(`${at}.host_port`, `is that of ${twin.at} too`);
+    if (twin) return [];
     others.push({ mapping, at });
     byHostPort.set(mapping.hostPort, others);
     return [mapping];
