@@ -77,7 +77,7 @@ export class BlobIngest {
 
   /**
    * Claims a blob: while the claim is held, its file is not deleted. `file` is where `fetch` puts it. Release every
-   * claim once; with `discard` the file goes when the last claim on it does.
+   * claim once; with `discard` the file, or what there is of it, goes when the last claim on it does.
    */
   claim(digest: Digest): { readonly file: string; release(discard: boolean): Promise<void> } {
     const use = this.#uses.get(digest) ?? { count: 0, discard: false };
@@ -90,7 +90,7 @@ export class BlobIngest {
         use.discard ||= discard;
         if (use.count > 0) return;
         this.#uses.delete(digest);
-        if (use.discard) await this.#trash(this.#path(digest));
+        if (use.discard) await this.#trashAll(digest);
         else this.#sweepLater();
       },
     };
@@ -192,6 +192,11 @@ export class BlobIngest {
     clearTimeout(this.#sweeper);
     this.#sweeper = setTimeout(() => void this.sweep(Date.now()).catch(() => {}), KEEP_UNUSED_MS + 1000);
     this.#sweeper.unref();
+  }
+
+  async #trashAll(digest: Digest): Promise<void> {
+    const file = this.#path(digest);
+    await Promise.all([this.#trash(file), this.#trash(`${file}.partial`)]);
   }
 
   /** Takes a file's name away at once, so that a claim a moment later finds nothing, and then its blocks. */

@@ -1,6 +1,6 @@
 /** The layers of one pull: downloaded side by side, each unpacked while it comes where a thread is free for that. */
 
-import { isKind, wrap } from '../base/errors.ts';
+import { findCause, isKind, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { hasFailed, type SharedArrival } from './blob-arrival.ts';
 import type { BlobIngest } from './blob-download.ts';
@@ -11,6 +11,7 @@ import { allOrAbort, Slots } from './parallel.ts';
 import { LayerProgress, type PullProgress } from './pull-progress.ts';
 import type { PullSource } from './pull-source.ts';
 import type { RegistryClient } from './registry-client.ts';
+import { RegistryError } from './registry-error.ts';
 import type { ResolvedImage } from './resolve-image.ts';
 
 /** What fetching layers needs. */
@@ -22,7 +23,10 @@ export interface FetchDeps {
   readonly log: Logger;
 }
 
-/** Brings the missing layers of an image into the layer store. After a failure their blobs stay for the next try. */
+/**
+ * Brings the missing layers of an image into the layer store. After a failure their blobs stay for the next try, unless
+ * the disk was full.
+ */
 export async function fetchLayers(
   deps: FetchDeps,
   source: PullSource,
@@ -39,15 +43,19 @@ export async function fetchLayers(
   const downloads = new Slots(deps.maxParallelDownloads);
   await deps.ingest.sweep(Date.now());
   const claims = missing.map((layer) => ({ ...layer, claim: deps.ingest.claim(layer.blob.digest) }));
-  let complete = false;
+  let isOver = false;
   try {
     await allOrAbort(claims, signal, async ({ claim, ...layer }, both) => {
       await fetchLayer(deps, source, { ...layer, file: claim.file, downloads }, both);
       layer.progress.phase = 'done';
     });
-    complete = true;
+    isOver = true;
+  } catch (err) {
+    // A full disk needs the room more than the next try needs the bytes; a registry's rate limit is another matter.
+    isOver = isKind(err, 'exhausted') && !findCause(err, RegistryError);
+    throw err;
   } finally {
-    await Promise.all(claims.map(({ claim }) => claim.release(complete)));
+    await Promise.all(claims.map(({ claim }) => claim.release(isOver)));
   }
 }
 

@@ -300,12 +300,25 @@ describe('Images.pull', () => {
     registry.add('app', image, 'latest');
     const first = image.layers[0]?.digest ?? '';
     layers.gate = async (call) => {
-      if (call === `unpack ${image.diffIds[0]}`) throw new BerthError('exhausted', 'disk full in a test');
+      if (call === `unpack ${image.diffIds[0]}`) throw new BerthError('internal', 'broken in a test');
     };
-    await rejectsWith(images.pull(name('app'), undefined, never), 'exhausted', /unpack layer .*disk full/);
+    await rejectsWith(images.pull(name('app'), undefined, never), 'internal', /unpack layer .*broken/);
     layers.gate = undefined;
     await images.pull(name('app'), undefined, never);
     assert.equal(registry.paths().filter((path) => path.endsWith(first)).length, 1);
+  });
+
+  it('keeps no blob where the disk is full', async () => {
+    const image = fakeImage(['good', 'bad']);
+    registry.add('app', image, 'latest');
+    layers.gate = async (call) => {
+      if (call === `unpack ${image.diffIds[0]}`) throw new BerthError('exhausted', 'disk full in a test');
+    };
+    await rejectsWith(images.pull(name('app'), undefined, never), 'exhausted', /unpack layer .*disk full/);
+    assert.deepEqual(
+      (await inFlightFiles()).filter((file) => !file.endsWith('.trash')),
+      [],
+    );
   });
 
   it('asks the mirror first and the registry when it fails, and keeps the name', async () => {
