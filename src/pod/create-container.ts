@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, invalid } from '../base/errors.ts';
+import { BerthError, because, invalid } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import type { SnapshotOwner } from '../image/snapshots.ts';
@@ -161,11 +161,15 @@ const createUnderMonitor: Step<CreateContext> = {
       deps.runtime.prepareRestore(id, ociSpec);
       return;
     }
-    const { init, monitor } = await deps.runtime.create(creation({ deps, id }, ociSpec, signal), signal);
+    const targetEnded = (): boolean => target !== undefined && !isSameProcess(target.pid, target.startTime);
+    const problem = 'the container whose PID namespace was to be joined has ended';
+    const request = creation({ deps, id }, ociSpec, signal);
+    const { init, monitor } = await deps.runtime.create(request, signal).catch((err: unknown) => {
+      throw targetEnded() ? because('precondition', problem, err) : err;
+    });
     deps.containers.put({ ...deps.containers.get(id), init, monitor });
     // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
-    if (target && !isSameProcess(target.pid, target.startTime))
-      throw new BerthError('precondition', 'the container whose PID namespace was to be joined has ended');
+    if (targetEnded()) throw new BerthError('precondition', problem);
     releaseVolumes({ deps, id });
   },
   async undo(ctx) {

@@ -41,7 +41,7 @@ pid=$(cat "$victim")
 kill -9 "$pid"
 while grep -q '^State:.[^Z]*$' "/proc/$pid/status" 2>/dev/null; do sleep 0.01; done
 bundle=$(echo "$*" | sed 's/.*--bundle[ =]\\([^ ]*\\).*/\\1/')
-sed -i "s,/proc/$pid/ns/pid,/proc/1/ns/pid," "$bundle/config.json"
+sed -i "s,/proc/$pid/ns/pid,/proc/$PPID/ns/pid," "$bundle/config.json"
 exec runc "$@"
 `;
 
