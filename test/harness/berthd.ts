@@ -200,8 +200,7 @@ export class TestBerthd implements AsyncDisposable {
   /** What pods have left; it has been taken stock of, and the next test shall not trip over it. */
   #takeAwayRest(): void {
     for (const folder of readCgroups().filter((path) => path.includes(basename(this.state)))) {
-      for (const pid of readFileSync(join(folder, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean))
-        process.kill(Number(pid), 'SIGKILL');
+      for (const pid of processesIn(folder)) process.kill(pid, 'SIGKILL');
     }
     for (const point of readMounts().reverse()) {
       if (point.startsWith(`${this.state}/`) || point.startsWith(`${this.root}/`))
@@ -228,5 +227,14 @@ export class TestBerthd implements AsyncDisposable {
     } finally {
       socket.destroy();
     }
+  }
+}
+
+/** The processes in a cgroup; none when that has gone meanwhile. */
+function processesIn(cgroup: string): number[] {
+  try {
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
+  } catch {
+    return [];
   }
 }

@@ -27,9 +27,12 @@ function readCgroup(path: string, controller: string, v1: string, v2: string): s
   return readFileSync(file, 'utf8').trim();
 }
 
+// Once for all suites: each is described before the first one runs.
+const hugetlb = mountHugetlb();
+after(() => hugetlb?.[Symbol.asyncDispose]());
+
 for (const handler of ['runc', 'crun'] as const) {
   suite(`resources by ${handler}`, { timeout: 300_000 }, () => {
-    const hugetlb = mountHugetlb();
     let lab: PodLab;
     let pod: string;
     let parent: string;
@@ -58,10 +61,7 @@ for (const handler of ['runc', 'crun'] as const) {
       const { containers } = await lab.berthd.call(runtime.listContainers, { filter: undefined });
       await Promise.all(containers.map(({ id }) => lab.berthd.call(runtime.removeContainer, { containerId: id })));
     });
-    after(async () => {
-      await lab.close();
-      await hugetlb?.[Symbol.asyncDispose]();
-    });
+    after(() => lab.close());
 
     test('a resize step by step, as the kubelet does it: one limit at a time, up and down', async () => {
       const id = await lab.start(pod, {

@@ -81,9 +81,12 @@ function loseCgroup(pid: number, containerId: string): void {
   }
 }
 
+// Once for all suites: each is described before the first one runs.
+const hugetlb = mountHugetlb();
+after(() => hugetlb?.[Symbol.asyncDispose]());
+
 for (const handler of ['runc', 'crun'] as const) {
   suite(`statistics of containers by ${handler}`, { timeout: 300_000 }, () => {
-    const hugetlb = mountHugetlb();
     let lab: PodLab;
     /** A pod with a cgroup that is its alone, as the kubelet makes them. */
     let pod: string;
@@ -102,10 +105,7 @@ for (const handler of ['runc', 'crun'] as const) {
       await Promise.all(containers.map(({ id }) => lab.berthd.call(runtime.removeContainer, { containerId: id })));
       await lab.afterTest(t, [pod]);
     });
-    after(async () => {
-      await lab.close();
-      await hugetlb?.[Symbol.asyncDispose]();
-    });
+    after(() => lab.close());
 
     type ContainerFilter = Parameters<typeof ListContainerStatsRequest.create>[0];
     type SandboxFilter = Parameters<typeof ListPodSandboxStatsRequest.create>[0];
