@@ -98,6 +98,19 @@ suite('a proxy', { skip: hasOpenssl() ? false : 'openssl, which makes the certif
     assert.deepEqual(asked, []);
   });
 
+  test('is known to be passed by for what NO_PROXY and this machine have', () => {
+    const agents = new HttpAgents(TIMEOUTS, {
+      HTTPS_PROXY: proxyUrl,
+      NO_PROXY: '.own.test, 10.0.0.0/8,exact.test:5000',
+    });
+    const direct = ['a.own.test', 'own.test', '10.1.2.3', 'exact.test', 'localhost', '[::1]', '127.0.0.1'];
+    assert.deepEqual(
+      [...direct, 'other.test', 'disown.test', '192.0.2.1'].filter((host) => agents.goesDirect(host)),
+      direct,
+    );
+    assert.ok(new HttpAgents(TIMEOUTS, {}).goesDirect('other.test'));
+  });
+
   test('that is no URL is told of by its variable', async () => {
     await assert.rejects(get({ HTTPS_PROXY: 'not a proxy' }, 'https://registry.test/'), {
       kind: 'precondition',

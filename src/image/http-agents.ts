@@ -6,6 +6,7 @@ import type { Agent, Dispatcher } from 'undici';
 
 import { because } from '../base/errors.ts';
 import { loadUndici, type Undici } from './load-undici.ts';
+import { bareHost } from './local-hosts.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
 /**
@@ -64,9 +65,19 @@ export class HttpAgents {
     this.#direct = rangesOf(env['no_proxy'] || env['NO_PROXY'] || '');
   }
 
-  /** True when some hosts are reached through a proxy. */
-  get hasProxy(): boolean {
-    return proxiesOf(this.#env) !== undefined;
+  /** True when the host of a URL is reached without a proxy. */
+  goesDirect(hostname: string): boolean {
+    const proxies = proxiesOf(this.#env);
+    if (!proxies || this.#isDirect(hostname)) return true;
+    const host = bareHost(hostname).toLowerCase();
+    // As undici reads them: a name stands for its subdomains too. A port is left out: to look up too much is harmless.
+    return proxies.noProxy.split(/[\s,]+/).some((entry) => {
+      const name = entry
+        .toLowerCase()
+        .replace(/^\*?\.?/, '')
+        .replace(/^([^:]+):\d+$/, '$1');
+      return entry === '*' || (name !== '' && (host === name || host.endsWith(`.${name}`)));
+    });
   }
 
   /**
@@ -103,7 +114,7 @@ export class HttpAgents {
   }
 
   #isDirect(hostname: string): boolean {
-    const host = hostname.replace(/^\[(.*)\]$/, '$1');
+    const host = bareHost(hostname);
     const family = isIP(host);
     return family !== 0 && this.#direct.check(host, family === 6 ? 'ipv6' : 'ipv4');
   }

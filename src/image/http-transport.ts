@@ -10,7 +10,7 @@ import type { Dispatcher } from 'undici';
 import { raceSignal } from '../base/deadline.ts';
 import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
-import { type IsLocal, isLocalHost } from './local-hosts.ts';
+import { bareHost, type IsLocal, isLocalHost } from './local-hosts.ts';
 import { RegistryError } from './registry-error.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
@@ -112,9 +112,12 @@ export class HttpTransport {
     }
   }
 
-  /** Behind a proxy names are not looked up here: it may be the only one that can, and connects in our place. */
+  /**
+   * True when a URL leads to this machine. A name that a proxy connects to in our place is not looked up: it may be the
+   * only one that can, and the look-up may hold a thread for many seconds.
+   */
   async #leadsHere({ hostname }: URL, signal: AbortSignal): Promise<boolean> {
-    if (this.#agents.hasProxy && isIP(hostname.replace(/^\[(.*)\]$/, '$1')) === 0) return false;
+    if (!this.#agents.goesDirect(hostname) && isIP(bareHost(hostname)) === 0) return false;
     return await raceSignal(this.#isLocal(hostname), signal);
   }
 

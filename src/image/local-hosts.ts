@@ -13,12 +13,17 @@ local.addAddress('::', 'ipv6');
 local.addAddress('::1', 'ipv6');
 local.addSubnet('fe80::', 10, 'ipv6');
 
+/** The host of a URL as everything but URLs writes it: an IPv6 address without its brackets. */
+export function bareHost(hostname: string): string {
+  return hostname.replace(/^\[(.*)\]$/, '$1');
+}
+
 /**
  * True for a host of a URL that is, or has among its addresses, one of loopback or of the link. False for a name that
  * cannot be looked up: connecting to it fails too.
  */
 export async function isLocalHost(hostname: string): Promise<boolean> {
-  const host = hostname.replace(/^\[(.*)\]$/, '$1');
+  const host = bareHost(hostname);
   if (isIP(host) !== 0) return isLocalAddress(host);
   try {
     return (await lookup(host, { all: true })).some(({ address }) => isLocalAddress(address));

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs Berth's own conformance suite: installs and builds what is missing, then runs test/critest/own/run.ts. --help
-# tells the options.
+# Runs a conformance suite, the own one or the official one: installs and builds what is missing, then runs the given
+# file of test/critest. --help tells the options.
 set -eu
 cd "$(dirname "$0")/.."
 scripts/debian-packages.sh build run demo test
@@ -16,4 +16,4 @@ case " $* " in
 esac
 scripts/npm-packages.sh
 scripts/build.sh
-exec node_modules/.bin/node test/critest/own/run.ts "$@"
+exec node_modules/.bin/node "$@"
