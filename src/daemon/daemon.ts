@@ -137,12 +137,11 @@ export class Daemon {
     const cgroups = this.#own('cgroups', openCgroups(config.runtime.cgroupManager));
     const host = readHostFacts(log);
     const monitorPath = findMonitor(config.runtime.monitorPath);
-    const systemdCgroup = cgroups.driver === 'systemd';
     const runtime = new ContainerRuntime({
       stateDir: config.state,
       monitorPath,
       execMonitorPath: EXEC_MONITOR_PATH,
-      systemdCgroup,
+      systemdCgroup: cgroups.driver === 'systemd',
       processes,
       namespaces,
       log,
@@ -201,7 +200,7 @@ export class Daemon {
           ...config.runtime,
           stateDir: config.state,
           pausePath: PAUSE_PATH,
-          systemdCgroup,
+          cgroups,
           kernelHasRecursiveReadOnly: host.kernelHasRecursiveReadOnly,
           kernelMapsIds: host.kernelMapsIds,
           processes,

@@ -48,9 +48,10 @@ export async function checkNode(config: Config): Promise<Finding[]> {
       })),
     );
     found.push(...networkFindings(config.cni.confDir, (await readPodNetwork(config)).status));
-    found.push(
-      ...(await findings('runtime handlers', () => runtimeFindings(config, { processes, scratch, isRoot }, signal))),
-    );
+    if (cgroups) {
+      const place = { processes, scratch, isRoot, cgroups };
+      found.push(...(await findings('runtime handlers', () => runtimeFindings(config, place, signal))));
+    }
     if (isRoot) found.push(...overlayFindings(config.root));
     const parts = {
       processes,
@@ -71,16 +72,21 @@ export async function checkNode(config: Config): Promise<Finding[]> {
 
 async function runtimeFindings(
   config: Config,
-  place: { readonly processes: Processes; readonly scratch: string; readonly isRoot: boolean },
+  place: {
+    readonly processes: Processes;
+    readonly scratch: string;
+    readonly isRoot: boolean;
+    readonly cgroups: Cgroups;
+  },
   signal: AbortSignal,
 ): Promise<Finding[]> {
-  const { processes, scratch, isRoot } = place;
+  const { processes, scratch, isRoot, cgroups } = place;
   const host = readHostFacts(silentLogger);
   const parts = {
     ...config.runtime,
     stateDir: scratch,
     pausePath: PAUSE_PATH,
-    systemdCgroup: false,
+    cgroups,
     kernelHasRecursiveReadOnly: host.kernelHasRecursiveReadOnly,
     kernelMapsIds: host.kernelMapsIds,
     processes,

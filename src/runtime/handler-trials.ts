@@ -19,6 +19,7 @@ import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import { readBootId } from '../sys/boot-id.ts';
+import type { Cgroups } from './cgroups/cgroups.ts';
 import type { Handler } from './handler.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { runtimeMessage } from './runtime-output.ts';
@@ -33,6 +34,9 @@ export interface HandlerTrial {
   readonly isFinal: boolean;
 }
 
+/** What a trial asks of the host's cgroups. */
+export type TrialCgroups = Pick<Cgroups, 'driver' | 'containerCgroupsPath' | 'container'>;
+
 const TRIAL_TIMEOUT_MS = 20_000;
 const DELETE_TIMEOUT_MS = 10_000;
 const CACHE_FILE = 'handler-trials.json';
@@ -46,20 +50,20 @@ const PLAIN = { privileged: false, readonlyRootfs: true };
 export class HandlerTrials {
   readonly #stateDir: string;
   readonly #pausePath: string;
-  readonly #systemdCgroup: boolean;
+  readonly #cgroups: TrialCgroups;
   readonly #processes: Pick<Processes, 'run' | 'start'>;
   readonly #log: Logger;
 
   constructor(deps: {
     readonly stateDir: string;
     readonly pausePath: string;
-    readonly systemdCgroup: boolean;
+    readonly cgroups: TrialCgroups;
     readonly processes: Pick<Processes, 'run' | 'start'>;
     readonly log: Logger;
   }) {
     this.#stateDir = deps.stateDir;
     this.#pausePath = deps.pausePath;
-    this.#systemdCgroup = deps.systemdCgroup;
+    this.#cgroups = deps.cgroups;
     this.#processes = deps.processes;
     this.#log = deps.log;
   }
@@ -83,7 +87,7 @@ export class HandlerTrials {
   async #try(handler: Handler, signal: AbortSignal): Promise<HandlerTrial> {
     const bundle = join(this.#stateDir, `trial-${handler.name}`);
     // The same at each start, so that the next one finds what is left of this; another one for another daemon.
-    const id = `berth-trial-${handler.name}-${hash('sha256', this.#stateDir).slice(0, 12)}`;
+    const id = `trial-${handler.name}-${hash('sha256', this.#stateDir).slice(0, 12)}`;
     const runtime = new OciRuntime(handler, this.#processes);
     using deadline = withDeadline(`trial of runtime handler ${handler.name}`, TRIAL_TIMEOUT_MS, signal);
     try {
@@ -106,6 +110,19 @@ export class HandlerTrials {
     await runtime.delete(id, { force: true }, deadline).catch((err: unknown) => {
       this.#log.debug({ id, err: describe(err) }, 'nothing to delete of a trial');
     });
+    try {
+      // runc says that all is well when a killed process was too slow to leave its cgroup, and forgets the cgroup.
+      const cgroup = this.#cgroups.container(this.#cgroupParent, id);
+      cgroup.killAll();
+      await cgroup.remove(deadline);
+    } catch (err) {
+      this.#log.warn({ id, err: describe(err) }, 'the cgroup of a trial is left');
+    }
+  }
+
+  // No parent that Berth would have to make and remove again.
+  get #cgroupParent(): string {
+    return this.#cgroups.driver === 'systemd' ? 'system.slice' : '/';
   }
 
   /** The reason of a failure, '' for success. */
@@ -118,7 +135,7 @@ export class HandlerTrials {
         path: handler.path,
         args: [
           ...globalArgs(handler),
-          ...(this.#systemdCgroup ? ['--systemd-cgroup'] : []),
+          ...(this.#cgroups.driver === 'systemd' ? ['--systemd-cgroup'] : []),
           ...['create', '--bundle', bundle, id],
         ],
         stdin: 'ignore',
@@ -147,13 +164,13 @@ export class HandlerTrials {
     const rootfs = join(bundle, 'rootfs');
     for (const name of ['dev', 'proc', 'sys']) mkdirSync(join(rootfs, name), { recursive: true, mode: 0o700 });
     copyFileSync(this.#pausePath, join(rootfs, 'pause'));
-    const cgroupsPath = this.#systemdCgroup ? `system.slice:berth:${id}` : `/${id}`;
+    const cgroupsPath = this.#cgroups.containerCgroupsPath(this.#cgroupParent, id);
     writeFileSync(join(bundle, 'config.json'), JSON.stringify(trialSpec(rootfs, cgroupsPath)), { mode: 0o600 });
   }
 
   #cacheKey(handler: Handler): string {
     const { mtimeMs, size } = statSync(handler.path);
-    return JSON.stringify([handler.name, handler.path, mtimeMs, size, this.#systemdCgroup, hostKey()]);
+    return JSON.stringify([handler.name, handler.path, mtimeMs, size, this.#cgroups.driver, hostKey()]);
   }
 
   #readCache(): Map<string, HandlerTrial> {

@@ -7,6 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import { Processes } from '../proc/processes.ts';
+import { openCgroups } from './cgroups/open-cgroups.ts';
 import { findProgram, Handlers, type ProbeDeps, parseFeatures } from './handlers.ts';
 
 const signal = AbortSignal.timeout(20_000);
@@ -84,7 +85,7 @@ describe('Handlers', () => {
       defaultRuntime,
       stateDir,
       pausePath: join(folder, 'pause'),
-      systemdCgroup: false,
+      cgroups: openCgroups('cgroupfs'),
       kernelHasRecursiveReadOnly: true,
       kernelMapsIds: true,
       processes,

@@ -5,7 +5,7 @@ import { BerthError, describe, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handler, HandlerFeatures } from './handler.ts';
-import { type HandlerTrial, HandlerTrials } from './handler-trials.ts';
+import { type HandlerTrial, HandlerTrials, type TrialCgroups } from './handler-trials.ts';
 import { runtimeMessage } from './runtime-output.ts';
 
 /** A configured handler: usable, or with the reason why it is not. */
@@ -34,7 +34,7 @@ export interface ProbeDeps {
   readonly stateDir: string;
   /** A static program that waits for ever: what the self-test runs. */
   readonly pausePath: string;
-  readonly systemdCgroup: boolean;
+  readonly cgroups: TrialCgroups;
   readonly kernelHasRecursiveReadOnly: boolean;
   readonly kernelMapsIds: boolean;
   readonly processes: Pick<Processes, 'run' | 'start'>;

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
+import { readHierarchies } from '../../src/runtime/cgroups/hierarchies.ts';
+import { openCgroups } from '../../src/runtime/cgroups/open-cgroups.ts';
 import { HandlerTrials } from '../../src/runtime/handler-trials.ts';
 import { Handlers, type ProbeDeps } from '../../src/runtime/handlers.ts';
 import { mountHugetlb } from './runtime-lab.ts';
@@ -33,7 +35,7 @@ describe('handlers of this machine', () => {
     defaultRuntime: 'auto',
     stateDir: folder,
     pausePath: join(folder, 'pause'),
-    systemdCgroup: false,
+    cgroups: openCgroups('cgroupfs'),
     kernelHasRecursiveReadOnly: true,
     kernelMapsIds: true,
     processes,
@@ -63,6 +65,30 @@ describe('handlers of this machine', () => {
     assert.deepEqual(await trials.run([handlers.get('runc')], signal), first);
     assert.ok(performance.now() - startedMs < 15, 'the second answer comes from the cache');
     assert.match(readFileSync(join(folder, 'handler-trials.json'), 'utf8'), /"passed":true/);
+  });
+
+  it('removes the cgroup that a runtime forgets, and what runs in it', async () => {
+    const [hierarchy] = readHierarchies();
+    assert.ok(hierarchy);
+    const forgetful = join(folder, 'forgetful');
+    const create = [
+      `cgroup=${hierarchy.mountPoint}$(sed 's/.*"cgroupsPath":"\\([^"]*\\)".*/\\1/' "$5/config.json")`,
+      'mkdir "$cgroup"',
+      'sleep 1000 &',
+      'echo $! > "$cgroup/cgroup.procs"',
+    ].join('\n');
+    writeFileSync(
+      forgetful,
+      `#!/bin/sh\n[ "$1" = --version ] && echo version\nif [ "$3" = create ]; then\n${create}\nfi\nexit 0\n`,
+    );
+    chmodSync(forgetful, 0o755);
+    const some = { ...deps(), handlers: { forgetful: handler(forgetful) }, defaultRuntime: 'forgetful' };
+    const handlers = await Handlers.probe(some, signal);
+    const results = await new HandlerTrials(some).run(handlers.all(), signal);
+    assert.deepEqual(results.get('forgetful'), { passed: true, reason: '', isFinal: true });
+    const left = readdirSync(hierarchy.mountPoint).filter((name) => name.startsWith('berth-trial-'));
+    assert.deepEqual(left, []);
+    rmSync(join(folder, 'handler-trials.json'));
   });
 
   it('finds crun working where cgroups are as it wants them', async (t) => {
