@@ -13,6 +13,7 @@ process.exitCode = await runCli(process.argv.slice(2), {
   watchInterrupts,
   // All other commands do without what this one needs.
   checkNode: async (config) => await (await import('../node/check-node.ts')).checkNode(config),
+  planOnNode: async (...asked) => await (await import('../node/plan-on-node.ts')).planOnNode(...asked),
 });
 
 /** Only the first: a person who presses Ctrl-C again means it. */

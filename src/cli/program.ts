@@ -35,6 +35,7 @@ export interface ProgramParts {
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
+  readonly planOnNode: Session['planOnNode'];
   /** False: mistakes in the arguments are only thrown, not told. */
   readonly saysErrors: boolean;
   /** Gets the exit code of the command that ran. */
@@ -47,7 +48,7 @@ type WithSession = <A extends unknown[]>(
 
 /** Builds the command line. */
 export function buildProgram(parts: ProgramParts): Command {
-  const { output, env, connect, watchInterrupts, checkNode, saysErrors, finish } = parts;
+  const { output, env, connect, watchInterrupts, checkNode, planOnNode, saysErrors, finish } = parts;
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
@@ -66,7 +67,7 @@ export function buildProgram(parts: ProgramParts): Command {
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = connect(socketAddress(socket));
       try {
-        const exitCode = await action({ connection, output, json, watchInterrupts, checkNode }, ...args);
+        const exitCode = await action({ connection, output, json, watchInterrupts, checkNode, planOnNode }, ...args);
         finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();
@@ -87,7 +88,7 @@ export function buildProgram(parts: ProgramParts): Command {
     .option('--namespace <namespace>', 'with an image: whose policy counts', '')
     .action(
       withSession((session, image: string | undefined, options: { config?: string; namespace: string }) =>
-        image === undefined ? checkConfig(session, options) : checkImage(session, image, options.namespace),
+        image === undefined ? checkConfig(session, options) : checkImage(session, image, options),
       ),
     );
   program

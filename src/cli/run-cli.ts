@@ -12,6 +12,7 @@ export interface CliParts {
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
+  readonly planOnNode: Session['planOnNode'];
 }
 
 /**

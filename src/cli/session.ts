@@ -8,6 +8,7 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import type { Config } from '../config/load-config.ts';
 import type { Finding } from '../node/finding.ts';
+import type { PlannedPull } from '../node/plan-on-node.ts';
 import { CliError } from './cli-error.ts';
 import { json, type Output, shortId, table } from './output.ts';
 
@@ -49,6 +50,8 @@ export interface Session {
   watchInterrupts(): AbortSignal & Disposable;
   /** Looks over this node where no berthd runs. */
   checkNode(config: Config): Promise<readonly Finding[]>;
+  /** How an image would be pulled by the files on this node, where no berthd runs. */
+  planOnNode(config: Config, image: string, namespace: string): Promise<readonly PlannedPull[]>;
 }
 
 /** Prints an answer: as JSON for programs, as a table for people. */

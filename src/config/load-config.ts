@@ -16,6 +16,7 @@ export interface Config {
   readonly image: {
     readonly registriesConf: string;
     readonly registriesConfDir: string;
+    readonly shortNameAliases: string;
     readonly hostsDirs: readonly string[];
     readonly certsDirs: readonly string[];
     readonly authFile: string;
@@ -30,6 +31,7 @@ export interface Config {
     readonly pullTimeoutMs: number;
     readonly maxLayerGib: number;
     readonly maxLayerFiles: number;
+    readonly layerDevices: 'allow' | 'skip' | 'refuse';
   };
   readonly cni: {
     readonly confDir: string;
@@ -158,6 +160,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
     image: {
       registriesConf: image('registries_conf'),
       registriesConfDir: image('registries_conf_dir'),
+      shortNameAliases: image('short_name_aliases'),
       hostsDirs: list('image', 'hosts_dirs'),
       certsDirs: list('image', 'certs_dirs'),
       authFile: image('auth_file'),
@@ -172,6 +175,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       pullTimeoutMs: parseDuration(image('pull_timeout')) ?? 0,
       maxLayerGib: Number(image('max_layer_gib')),
       maxLayerFiles: Number(image('max_layer_files')),
+      layerDevices: image('layer_devices') as Config['image']['layerDevices'],
     },
     cni: {
       confDir: cni('conf_dir'),

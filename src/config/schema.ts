@@ -60,6 +60,11 @@ export const TABLES = {
       '/etc/containers/registries.conf.d',
       'Drop-ins for registries_conf, read in lexical order.',
     ),
+    short_name_aliases: key(
+      optionalPath,
+      '/var/cache/containers/short-name-aliases.conf',
+      'What short names stand for that somebody has chosen at a terminal (podman pull); they count before other aliases. Empty: none.',
+    ),
     hosts_dirs: key(
       { type: 'list', of: path },
       ['/etc/containerd/certs.d'],
@@ -116,6 +121,11 @@ export const TABLES = {
       'The most that a layer may hold when it is unpacked, in GiB; what is larger is refused as a bomb.',
     ),
     max_layer_files: key({ type: 'count', min: 1, max: 2_147_483_647 }, 10_000_000, 'The most members of a layer.'),
+    layer_devices: key(
+      { type: 'word', words: ['allow', 'skip', 'refuse'] },
+      'allow',
+      'Device nodes in layers: allow makes them, skip leaves them out, refuse refuses the image. Containers cannot open them unless they are given the device.',
+    ),
     pull_timeout: key({ type: 'duration' }, '1h', 'The longest that one pull may take.'),
   },
   cni: {

@@ -168,6 +168,7 @@ export class Daemon {
         log,
         clock: systemClock,
         limits: { members: config.image.maxLayerFiles, dataBytes: config.image.maxLayerGib * 1024 ** 3 },
+        devices: config.image.layerDevices,
       }),
     );
     const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, log }));

@@ -141,6 +141,12 @@ async function findManifest(
   for (let depth = 0; depth < MAX_DEPTH; depth++) {
     const document = parseDocument(await readBlob(files, digest), mediaType, `manifest ${digest}`);
     if (document.kind === 'manifest') return document;
+    if (document.kind === 'artifact') {
+      throw new BerthError(
+        'precondition',
+        `manifest ${digest} is an artifact (${document.type}), not an image to load`,
+      );
+    }
     const chosen = choosePlatform(platform, document.entries);
     if (!chosen) throw new BerthError('precondition', `index ${digest} has no image for ${formatPlatform(platform)}`);
     ({ mediaType, digest } = chosen);

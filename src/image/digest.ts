@@ -14,8 +14,8 @@ export function isDigest(text: string): text is Digest {
   return DIGEST.test(text);
 }
 
-/** A running hash of the digest's algorithm. */
-export function hashFor(digest: Digest): Hash {
+/** A running hash of the algorithm that a digest begins with. */
+export function hashFor(digest: string): Hash {
   return createHash(digest.startsWith('sha512:') ? 'sha512' : 'sha256');
 }
 
@@ -25,7 +25,7 @@ export function digestOf(bytes: Uint8Array): Digest {
 }
 
 /** The digest that a hash made for `expected` has come to. */
-export function finishDigest(expected: Digest, hash: Hash): string {
+export function finishDigest(expected: string, hash: Hash): string {
   return `${expected.slice(0, expected.indexOf(':'))}:${hash.digest('hex')}`;
 }
 

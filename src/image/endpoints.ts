@@ -157,8 +157,9 @@ function findRule(
 
 function matchLength(reference: ImageReference, prefix: string): number {
   const name = repositoryOf(reference);
-  // A rule may be about one tag.
+  // A rule may be about one tag, or one digest.
   if (reference.tag !== undefined && prefix === `${name}:${reference.tag}`) return name.length;
+  if (reference.digest !== undefined && prefix === `${name}@${reference.digest}`) return name.length;
   if (prefix.startsWith('*.')) {
     const host = name.slice(0, name.indexOf('/'));
     return host.endsWith(prefix.slice(1)) && host.length > prefix.length - 1 ? host.length : 0;

@@ -6,13 +6,12 @@ import { hasFailed, type SharedArrival } from './blob-arrival.ts';
 import type { BlobIngest } from './blob-download.ts';
 import type { Digest } from './digest.ts';
 import type { LayerFolders } from './layer-holds.ts';
-import type { LayerDescriptor } from './manifest.ts';
 import { allOrAbort, Slots } from './parallel.ts';
 import { LayerProgress, type PullProgress } from './pull-progress.ts';
 import type { PullSource } from './pull-source.ts';
 import type { RegistryClient } from './registry-client.ts';
 import { RegistryError } from './registry-error.ts';
-import type { ResolvedImage } from './resolve-image.ts';
+import type { ResolvedImage, ResolvedLayer } from './resolve-image.ts';
 
 /** What fetching layers needs. */
 export interface FetchDeps {
@@ -60,7 +59,7 @@ export async function fetchLayers(
 }
 
 interface MissingLayer {
-  readonly blob: LayerDescriptor;
+  readonly blob: ResolvedLayer;
   readonly diffId: Digest;
 }
 
@@ -81,15 +80,22 @@ async function fetchLayer(
   signal: AbortSignal,
 ): Promise<void> {
   const { blob, diffId, progress, file, downloads } = layer;
-  const unpack = async (from: { path: string; arrival?: SharedArrival }): Promise<void> => {
-    await deps.layers.unpack({ ...from, compression: blob.compression }, diffId, signal).catch((err: unknown) => {
+  const unpack = async ({ path, arrival }: { path: string; arrival?: SharedArrival }): Promise<void> => {
+    const unpacked =
+      blob.file === undefined
+        ? deps.layers.unpack({ path, arrival, compression: blob.compression }, diffId, signal)
+        : deps.layers.placeFile({ path, ...blob.file }, diffId, signal);
+    await unpacked.catch((err: unknown) => {
       throw wrap(`unpack layer ${blob.digest}`, err);
     });
   };
   const early = new EarlyUnpack(async (path, arrival) => await unpack({ path, arrival }));
   try {
     await downloads.run(signal, async () => {
-      const observer = progress.observer((path, arrival) => early.begin(path, arrival));
+      const observer = progress.observer((path, arrival) => {
+        // What has no digest of its unpacked content must be verified first.
+        if (blob.file === undefined) early.begin(path, arrival);
+      });
       await deps.ingest.fetch(
         blob,
         (shared) => (consume, have) =>

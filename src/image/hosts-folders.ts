@@ -4,11 +4,18 @@ import { join } from 'node:path';
 import { because, describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { type HostsFile, parseHostsFile } from './hosts-toml.ts';
+import { describeIgnored, type IgnoredKey } from './ignored-keys.ts';
 import { isMissing, LastGood } from './last-good.ts';
 import { certificatesIn } from './tls-material.ts';
 
 // A registry's name comes from a client.
 const MAX_REMEMBERED = 1000;
+
+/** What a look through all files has found. */
+export interface CheckedHosts {
+  readonly problems: readonly { readonly file: string; readonly problem: string }[];
+  readonly ignored: readonly IgnoredKey[];
+}
 
 /** The folders in which containerd looks for hosts.toml, one below them for each registry. */
 export class HostsFolders {
@@ -41,20 +48,24 @@ export class HostsFolders {
     return undefined;
   }
 
-  /** Reads every hosts.toml there is, and returns what is wrong with each; to be asked of a new object. */
-  async check(): Promise<{ readonly file: string; readonly problem: string }[]> {
-    const found: { file: string; problem: string }[] = [];
+  /**
+   * Reads every hosts.toml there is, and returns what is wrong with each, and what in them is not followed; to be asked of
+   * a new object.
+   */
+  async check(): Promise<CheckedHosts> {
+    const problems: { file: string; problem: string }[] = [];
+    const ignored: IgnoredKey[] = [];
     for (const dir of this.#dirs) {
       for (const name of await readdir(dir).catch(() => [])) {
         if (!(await isFolder(join(dir, name)))) continue;
         try {
-          await this.#read(join(dir, name));
+          ignored.push(...(await this.#read(join(dir, name))).ignored);
         } catch (err) {
-          found.push({ file: join(dir, name, 'hosts.toml'), problem: describe(err) });
+          problems.push({ file: join(dir, name, 'hosts.toml'), problem: describe(err) });
         }
       }
     }
-    return found;
+    return { problems, ignored };
   }
 
   async #read(folder: string): Promise<HostsFile> {
@@ -66,7 +77,11 @@ export class HostsFolders {
       file = new LastGood<HostsFile>(path, this.#log);
       this.#files.set(path, file);
     }
-    const parsed = await file.load([path], ([read]) => parseHostsFile(read?.text ?? '', path, folder));
+    const parsed = await file.load([path], ([read]) => {
+      const fresh = parseHostsFile(read?.text ?? '', path, folder);
+      for (const key of fresh.ignored) this.#log.warn({ file: path }, describeIgnored(key));
+      return fresh;
+    });
     const own = parsed.hosts.at(-1);
     if (parsed.hosts.length > 1 || !own || own.server || own.tls.authorities.length > 0) return parsed;
     const tls = await certificatesIn(folder);

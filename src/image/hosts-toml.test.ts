@@ -34,7 +34,13 @@ async function put(path: string, text: string): Promise<void> {
 
 function registries(): Registries {
   const log = { ...silentLogger, warn: (fields: unknown) => void warnings.push(fields) };
-  const places = { conf: join(dir, 'r.conf'), confDir: '', hostsDirs: [join(dir, 'hosts')], certsDirs: [] };
+  const places = {
+    conf: join(dir, 'r.conf'),
+    confDir: '',
+    aliases: '',
+    hostsDirs: [join(dir, 'hosts')],
+    certsDirs: [],
+  };
   return new Registries(places, log);
 }
 
@@ -142,6 +148,15 @@ describe('hosts.toml', () => {
       '/d/x.crt',
       '/y.crt',
     ]);
+  });
+
+  it('tells the keys that it does not follow, once for each change', async () => {
+    await put('hosts/a.org/hosts.toml', 'dial_timeout = "5s"\n[host."https://one.org"]\nfallback = true\nca = "a"');
+    const from = registries();
+    const keys = async (): Promise<string[]> => (await from.checkHosts()).ignored.map(({ key }) => key);
+    assert.deepEqual(await keys(), ['dial_timeout', 'host."https://one.org".fallback']);
+    assert.deepEqual(await keys(), ['dial_timeout', 'host."https://one.org".fallback']);
+    assert.equal(warnings.length, 2);
   });
 
   it('never repeats a header, and survives anything', () => {

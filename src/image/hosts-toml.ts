@@ -1,6 +1,6 @@
 /**
  * containerd's hosts.toml: docs/hosts.md of that project. One folder per registry, `_default` for those that have none.
- * The files are shared with containerd, so keys that Berth does not use are left alone.
+ * The files are shared with containerd, so keys that Berth does not follow are no error; they are told.
  */
 
 import { isAbsolute, join } from 'node:path';
@@ -9,6 +9,7 @@ import * as v from 'valibot';
 
 import { BerthError } from '../base/errors.ts';
 import { parseToml } from '../config/parse-toml.ts';
+import { entriesOf, type IgnoredKey, ignoredKeys } from './ignored-keys.ts';
 import type { TlsFiles } from './tls-material.ts';
 
 /** One place that a hosts.toml speaks of. */
@@ -37,6 +38,8 @@ export interface HostRule {
 export interface HostsFile {
   readonly file: string;
   readonly hosts: readonly HostRule[];
+  /** What the file says, and Berth does not do. */
+  readonly ignored: readonly IgnoredKey[];
 }
 
 const texts = v.union([
@@ -99,7 +102,8 @@ const fileSchema = v.object({
  * for broken TOML, the line). Messages never hold a header's value: that may be a password.
  */
 export function parseHostsFile(text: string, file: string, folder: string): HostsFile {
-  const result = v.safeParse(fileSchema, parseToml(file, text));
+  const toml = parseToml(file, text);
+  const result = v.safeParse(fileSchema, toml);
   if (!result.success) {
     const issue = result.issues[0];
     const key = v.getDotPath(issue) ?? 'top level';
@@ -111,6 +115,12 @@ export function parseHostsFile(text: string, file: string, folder: string): Host
     hosts: [
       ...Object.entries(host).map(([url, table]) => hostRule(url, table, file, folder)),
       hostRule(server, own, file, folder),
+    ],
+    ignored: [
+      ...ignoredKeys(file, toml, Object.keys(fileSchema.entries)),
+      ...entriesOf(toml['host']).flatMap(([url, table]) =>
+        ignoredKeys(file, table, Object.keys(hostEntries), `host."${url}"`),
+      ),
     ],
   };
 }

@@ -2,9 +2,9 @@ import type { UnixMicros } from '../base/clock.ts';
 import type { ImageConfig } from './manifest.ts';
 import type { TrustEvidence } from './trust.ts';
 
-/** One image that is here, whole. */
+/** One image, or one artifact, that is here, whole. */
 export interface ImageRecord {
-  /** `sha256:<hex>` of the config. */
+  /** `sha256:<hex>` of the config; of an artifact, whose config says nothing, of the manifest. */
   readonly id: string;
   /** `repo:tag`, normalised. */
   readonly tags: readonly string[];
@@ -17,12 +17,14 @@ export interface ImageRecord {
    */
   readonly sizeBytes: number;
   readonly config: ImageConfig;
-  /** Diff ids, lowest layer first. */
+  /** Diff ids, lowest layer first; of an artifact, what artifactFileId() makes of its files. */
   readonly layers: readonly string[];
   readonly pinned: boolean;
   /** When it came here (not when it was built). */
   readonly createdAtUs: UnixMicros;
   readonly annotations: Readonly<Record<string, string>>;
+  /** What kind of artifact it is, as its manifest says; undefined for an image that containers can be made of. */
+  readonly artifactType?: string | undefined;
   /** What a policy may be asked about again without the network; undefined for what came from an archive. */
   readonly trust?: TrustEvidence | undefined;
 }

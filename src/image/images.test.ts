@@ -7,7 +7,16 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { inspect } from 'node:util';
 
 import { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
-import { answerError, describeBlob, FakeRegistry, fakeBlob, fakeImage, fakeIndex } from '../../test/fakes/registry.ts';
+import {
+  answerError,
+  describeBlob,
+  type FakeBlob,
+  FakeRegistry,
+  fakeArtifact,
+  fakeBlob,
+  fakeImage,
+  fakeIndex,
+} from '../../test/fakes/registry.ts';
 import { systemClock } from '../base/clock.ts';
 import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
 import { type Logger, silentLogger } from '../base/log.ts';
@@ -35,6 +44,7 @@ function build(
     settings: {
       registriesConf: join(root, 'registries.conf'),
       registriesConfDir: '',
+      shortNameAliases: '',
       hostsDirs: [],
       certsDirs: [],
       namespacedAuthDir: '',
@@ -135,6 +145,57 @@ describe('Images.pull', () => {
     const record = await images.pull(name(`app:v9@${image.manifest.digest}`), undefined, never);
     assert.deepEqual([record.tags, record.repoDigests], [[], [name(`app@${image.manifest.digest}`)]]);
     assert.equal(images.find(name(`app:other@${image.manifest.digest}`)), record);
+  });
+
+  it('takes artifacts, whose id is their manifest, and whose files they share', async () => {
+    const [weights, readme] = [Buffer.from('1234567'), Buffer.from('read me')];
+    const files = [{ name: 'model/weights', bytes: weights }, { bytes: readme }];
+    const one = fakeArtifact(files);
+    registry.add('models', one, 'v1');
+    const record = await images.pull(name('models:v1'), undefined, never);
+    assert.deepEqual([record.id, record.artifactType], [one.manifest.digest, 'application/vnd.example.model']);
+    assert.deepEqual(record.repoDigests, [name(`models@${one.manifest.digest}`)]);
+    assert.equal(record.sizeBytes, weights.length + readme.length + one.manifest.size);
+    const digest = one.layers[1]?.digest.replace(':', '-');
+    assert.deepEqual(layers.calls, ['place model/weights', `place ${digest}`, 'flush']);
+    assert.deepEqual(await inFlightFiles(), []);
+    // Another one of the same file, under its name and another; restarted, it is still what it was.
+    const two = fakeArtifact([...files.slice(0, 1), { name: 'other', bytes: weights }], { artifactType: '' });
+    registry.add('models', fakeArtifact([]), 'none');
+    registry.add('models', two, 'v2');
+    await images.pull(name('models:v2'), undefined, never);
+    await images.pull(name('models:none'), undefined, never);
+    assert.deepEqual(layers.calls.slice(3), ['place other', 'flush', 'flush']);
+    images = build();
+    await images.start();
+    assert.equal(images.list().length, 3);
+    assert.equal(images.find(name('models:v2'))?.artifactType, 'application/vnd.oci.empty.v1+json');
+    await images.remove(record.id);
+    assert.deepEqual(layers.calls.slice(6), [`remove ${record.layers[1]}`]);
+  });
+
+  it('verifies sha512 wherever it stands', async () => {
+    const sha512 = (bytes: Buffer): string => `sha512:${createHash('sha512').update(bytes).digest('hex')}`;
+    const as512 = (blob: FakeBlob): FakeBlob => ({ ...blob, digest: sha512(blob.bytes) });
+    const plain = fakeImage(['one']);
+    const layer = as512(plain.layers[0] ?? plain.config);
+    const rootfs = { type: 'layers', diff_ids: [sha512(Buffer.from('one'))] };
+    const config = as512(fakeBlob({ os: 'linux', architecture: 'amd64', rootfs }, plain.config.mediaType));
+    const document = { ...JSON.parse(String(plain.manifest.bytes)), config: describeBlob(config) };
+    const manifest = as512(fakeBlob({ ...document, layers: [describeBlob(layer)] }, plain.manifest.mediaType));
+    registry.add('app', { ...plain, manifest, config, layers: [layer] }, 'v1');
+    const byDigest = await images.pull(name(`app@${manifest.digest}`), undefined, never);
+    assert.deepEqual(byDigest.repoDigests, [name(`app@${manifest.digest}`)]);
+    assert.deepEqual(byDigest.layers, rootfs.diff_ids);
+    assert.equal(byDigest.id, fakeBlob(config.bytes, '').digest);
+    assert.equal(images.find(name(`app@${manifest.digest}`)), byDigest);
+    const wrong = { ...manifest, digest: manifest.digest.replace(/.$/, (last) => (last === '0' ? '1' : '0')) };
+    registry.addDocument('app', wrong);
+    await rejectsWith(
+      images.pull(name(`app@${wrong.digest}`), undefined, never),
+      'unavailable',
+      /content has digest sha512:/,
+    );
   });
 
   it('downloads only what is missing, and moves a tag', async () => {
@@ -395,13 +456,10 @@ describe('Images.pull', () => {
       },
     ],
     [
-      'an artifact',
+      'an artifact with a file that leads out of it',
       'precondition',
-      /artifact \(application\/x.chart\)/,
-      () => {
-        const chart = { mediaType: 'application/x.chart', digest: `sha256:${'a'.repeat(64)}`, size: 2 };
-        registry.add('app', fakeImage(['x'], { manifest: { config: chart } }), 'latest');
-      },
+      /artifact application\/vnd\.example\.model\): its file "\.\.\/x" has "\.\."/,
+      () => registry.add('app', fakeArtifact([{ name: '../x', bytes: Buffer.from('x') }]), 'latest'),
     ],
     [
       'a foreign layer',

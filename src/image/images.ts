@@ -33,7 +33,7 @@ import { type Garbage, type PruneOptions, prune } from './prune.ts';
 import { pullImage } from './pull.ts';
 import { newPullProgress, type PullProgress } from './pull-progress.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
-import { Registries } from './registries.ts';
+import { Registries, registriesPlaces } from './registries.ts';
 import { LookasideFolder } from './registries-d.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
@@ -44,6 +44,7 @@ import { TrustOfUsedImages } from './used-images.ts';
 export interface ImageSettings {
   readonly registriesConf: string;
   readonly registriesConfDir: string;
+  readonly shortNameAliases: string;
   readonly hostsDirs: readonly string[];
   readonly certsDirs: readonly string[];
   readonly authFile: string;
@@ -133,8 +134,7 @@ export class Images {
     this.#helpers = new CredentialHelpers(deps.programs);
     this.#authFile = new AuthFile(settings.authFile, this.#helpers);
     this.#trust = openTrust(deps);
-    const { registriesConf: conf, registriesConfDir: confDir, hostsDirs, certsDirs } = settings;
-    this.#registries = new Registries({ conf, confDir, hostsDirs, certsDirs }, log);
+    this.#registries = new Registries(registriesPlaces(settings), log);
     const asking = { registries: this.#registries, credentials: [this.#authFile] };
     const kept = { catalog: this.#catalog, store: deps.store };
     this.#usedImages = new TrustOfUsedImages({ ...asking, ...kept, trust: this.#trust, log });
@@ -334,14 +334,15 @@ export class Images {
 
   async #appear(reference: ImageReference, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {
     const byDigest = `${repositoryOf(reference)}@${image.digest}`;
-    const origin = { annotations: image.annotations, trust };
+    const { annotations, artifactType } = image;
+    const origin = { annotations, trust, ...(artifactType === undefined ? {} : { artifactType }) };
     return await this.#commit(image.configBytes, image.document, origin, [recordedName(reference), byDigest]);
   }
 
   async #commit(
     configBytes: Buffer,
     { config, diffIds }: ConfigDocument,
-    origin: Pick<StoredImage, 'annotations' | 'trust'>,
+    origin: Pick<StoredImage, 'annotations' | 'trust' | 'artifactType'>,
     names: readonly string[],
   ): Promise<ImageRecord> {
     const { layers, clock, store } = this.#deps;

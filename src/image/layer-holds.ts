@@ -15,6 +15,12 @@ export interface LayerFolders {
     diffId: string,
     signal: AbortSignal,
   ): Promise<{ readonly sizeBytes: number; readonly inodes: number }>;
+  /** Makes a layer of one file, or one folder, of an artifact. The blob must be verified. */
+  placeFile(
+    file: { readonly path: string; readonly name: string; readonly isFolder: boolean },
+    layerId: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly sizeBytes: number; readonly inodes: number }>;
   remove(diffId: string): Promise<void>;
   /** Resolves when all layers unpacked so far are on stable storage. */
   flush(): Promise<void>;

@@ -8,6 +8,7 @@
 
 import { randomBytes } from 'node:crypto';
 import {
+  constants,
   existsSync,
   readdirSync,
   readFileSync,
@@ -17,7 +18,7 @@ import {
   symlinkSync,
   unlinkSync,
 } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
@@ -26,10 +27,12 @@ import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { readMounts } from '../sys/mount.ts';
 import { statfs } from '../sys/statfs.ts';
+import { isDigest } from './digest.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { BlobInput } from './inflate.ts';
 import { JoinedWork } from './joined-work.ts';
 import { defaultTarLimits, type TarLimits } from './tar-reader.ts';
+import type { DevicePolicy, UnpackedLayer } from './unpack-layer.ts';
 
 /** A layer that is unpacked on disk. */
 export interface LayerRow {
@@ -56,10 +59,19 @@ export interface LayerStoreDeps {
   readonly log: Logger;
   readonly clock: Clock;
   readonly limits?: TarLimits;
+  /** What becomes of device nodes; they are made unless it says otherwise. */
+  readonly devices?: DevicePolicy;
 }
 
-const DIFF_ID = /^sha256:[0-9a-f]{64}$/;
 const SHORTEST = 6;
+
+/** One file of an artifact: a verified blob, and the path that it gets. */
+export interface PlacedFile {
+  readonly path: string;
+  readonly name: string;
+  /** The blob is the archive of a folder of that name. */
+  readonly isFolder: boolean;
+}
 
 /** All layers of this node. */
 export class LayerStore {
@@ -107,7 +119,7 @@ export class LayerStore {
     return [...this.#rows.values()];
   }
 
-  /** The folder of a layer's tree. Throws `invalid` for what is no sha256 digest. */
+  /** The folder of a layer's tree. Throws `invalid` for what is no digest. */
   path(diffId: string): string {
     return join(this.#folder, hexOf(diffId), 'diff');
   }
@@ -142,7 +154,27 @@ export class LayerStore {
   async unpack(source: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
     return (
       this.#rows.get(diffId) ??
-      (await this.#unpacking.join(diffId, signal, (shared) => this.#unpack(source, diffId, shared)))
+      (await this.#unpacking.join(diffId, signal, (shared) =>
+        this.#make(diffId, (target) => this.#unpack(source, target, diffId, shared), shared),
+      ))
+    );
+  }
+
+  /**
+   * Makes a layer of one file of an artifact, with root's ownership and mode 0644, or of the folder whose archive the
+   * file is. The bytes must have been verified; they are shared with `path` where the file system can. Throws as
+   * `unpack` does, and leaves nothing then.
+   */
+  async placeFile(file: PlacedFile, layerId: string, signal: AbortSignal): Promise<LayerRow> {
+    return (
+      this.#rows.get(layerId) ??
+      (await this.#unpacking.join(layerId, signal, (shared) =>
+        this.#make(
+          layerId,
+          (target) => (file.isFolder ? this.#unpackFolder(file, target, shared) : place(file, target)),
+          shared,
+        ),
+      ))
     );
   }
 
@@ -185,20 +217,41 @@ export class LayerStore {
     await this.#sweep;
   }
 
-  async #unpack(blob: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
-    const { workers, rows, clock, limits, log } = this.#deps;
+  async #unpack(
+    blob: BlobInput,
+    target: string,
+    diffId: string | undefined,
+    signal: AbortSignal,
+  ): Promise<UnpackedLayer> {
+    const { limits = defaultTarLimits, devices } = this.#deps;
+    return await this.#deps.workers.run('unpack', { blob, target, diffId, limits, devices }, signal);
+  }
+
+  /** As oras makes it: all names in the archive begin with the folder's own. */
+  async #unpackFolder({ path, name }: PlacedFile, target: string, signal: AbortSignal): Promise<UnpackedLayer> {
+    const unpacked = await this.#unpack({ path, compression: 'detect' }, target, undefined, signal);
+    const [top] = name.split('/');
+    const stray = (await readdir(target)).find((found) => found !== top);
+    if (stray === undefined) return unpacked;
+    throw invalid(
+      'name',
+      `${JSON.stringify(stray)} in the archive of the folder ${JSON.stringify(name)} is outside of it`,
+    );
+  }
+
+  /** Fills a temporary folder, and then makes it a layer. */
+  async #make(
+    diffId: string,
+    fill: (target: string) => Promise<UnpackedLayer>,
+    signal: AbortSignal,
+  ): Promise<LayerRow> {
+    const { workers, rows, clock, log } = this.#deps;
     const final = join(this.#folder, hexOf(diffId));
     const temporary = this.#temporary();
     const startedMs = clock.monotonicMs();
     try {
       await mkdir(temporary, { mode: 0o711 });
-      const request = {
-        blob,
-        target: join(temporary, 'diff'),
-        diffId,
-        limits: limits ?? defaultTarLimits,
-      };
-      const { sizeBytes, inodes, implied } = await workers.run('unpack', request, signal);
+      const { sizeBytes, inodes, implied } = await fill(join(temporary, 'diff'));
       if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
       signal.throwIfAborted();
       // An earlier removal that failed half way may have left one that no row owns.
@@ -298,9 +351,28 @@ export class LayerStore {
   }
 }
 
+/** Puts a file below a new folder that nobody else knows. */
+async function place({ path, name }: PlacedFile, target: string): Promise<UnpackedLayer> {
+  const components = name.split('/');
+  const folders = components.map((_, index) => join(target, ...components.slice(0, index)));
+  for (const folder of folders) {
+    await mkdir(folder);
+    // The umask may have taken some of it.
+    await chmod(folder, 0o755);
+  }
+  const file = join(target, name);
+  await link(path, file).catch(async (err: unknown) => {
+    if (!isErrno(err, 'EXDEV', 'EMLINK', 'EPERM')) throw err;
+    await copyFile(path, file, constants.COPYFILE_FICLONE);
+  });
+  await chmod(file, 0o644);
+  const { blocks } = await stat(file);
+  return { sizeBytes: folders.length * 4096 + blocks * 512, inodes: folders.length + 1, implied: [] };
+}
+
 function hexOf(diffId: string): string {
-  if (DIFF_ID.test(diffId)) return diffId.slice('sha256:'.length);
-  throw invalid('diffId', `${JSON.stringify(diffId.slice(0, 80))} is no sha256 digest`);
+  if (isDigest(diffId)) return diffId.slice(diffId.indexOf(':') + 1);
+  throw invalid('diffId', `${JSON.stringify(diffId.slice(0, 80))} is no sha256 or sha512 digest`);
 }
 
 function unlinkIfThere(path: string): void {

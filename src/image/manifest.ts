@@ -6,6 +6,7 @@
 import * as v from 'valibot';
 
 import { BerthError } from '../base/errors.ts';
+import { type ArtifactFile, artifactFiles } from './artifact-files.ts';
 import { type Digest, isDigest } from './digest.ts';
 import { documentKind, isForeignLayer, isImageConfig, type LayerCompression, layerCompression } from './media-types.ts';
 import type { Platform } from './platform.ts';
@@ -47,6 +48,15 @@ export interface ImageManifest {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** The manifest of an artifact: files that are no root filesystem. OCI image spec, "Guidelines for Artifact Usage". */
+export interface ArtifactManifest {
+  readonly kind: 'artifact';
+  /** Its artifactType, or else the media type of its config. */
+  readonly type: string;
+  readonly files: readonly ArtifactFile[];
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
 /** What a container takes from its image. */
 export interface ImageConfig {
   readonly user: string;
@@ -59,6 +69,19 @@ export interface ImageConfig {
   readonly labels: Readonly<Record<string, string>>;
   readonly exposedPorts: readonly string[];
 }
+
+/** Of what has none. */
+export const NO_CONFIG: ImageConfig = Object.freeze({
+  user: '',
+  env: [],
+  entrypoint: [],
+  cmd: [],
+  workingDir: '',
+  stopSignal: '',
+  volumes: [],
+  labels: {},
+  exposedPorts: [],
+});
 
 /** A whole config document: what containers take, and what the layers must unpack to. */
 export interface ConfigDocument {
@@ -85,7 +108,10 @@ const indexSchema = v.object({
 const manifestSchema = v.object({
   artifactType: text,
   config: descriptor,
-  layers: v.nullish(v.pipe(v.array(descriptor), v.maxLength(MAX_LAYERS)), []),
+  layers: v.nullish(
+    v.pipe(v.array(v.object({ ...descriptor.entries, annotations: stringMap })), v.maxLength(MAX_LAYERS)),
+    [],
+  ),
   annotations: stringMap,
 });
 const configSchema = v.object({
@@ -111,10 +137,14 @@ const shapeSchema = v.looseObject({ schemaVersion: v.nullish(v.number()), mediaT
 
 /**
  * Parses an index or a manifest. `declared` is the media type that its descriptor or its Content-Type gave, if any.
- * Throws `precondition` naming `what` for anything that is not an image to run: schema 1, artifacts, foreign layers,
- * documents that claim to be two things at once (GHSA-77vh-xpmg-72qh).
+ * Throws `precondition` naming `what` for anything that is none that can be used: schema 1, foreign layers, artifacts with
+ * files that cannot be, documents that claim to be two things at once (GHSA-77vh-xpmg-72qh).
  */
-export function parseDocument(bytes: Uint8Array, declared: string, what: string): ImageIndex | ImageManifest {
+export function parseDocument(
+  bytes: Uint8Array,
+  declared: string,
+  what: string,
+): ImageIndex | ImageManifest | ArtifactManifest {
   const json = parseJson(bytes, what);
   const shape = checked(shapeSchema, json, what);
   const isIndex = shape['manifests'] !== undefined;
@@ -140,13 +170,14 @@ function parseIndex(json: unknown, what: string): ImageIndex {
   return { kind: 'index', entries: manifests.map((entry) => ({ ...entry, platform: entry.platform ?? undefined })) };
 }
 
-function parseManifest(json: unknown, what: string): ImageManifest {
+function parseManifest(json: unknown, what: string): ImageManifest | ArtifactManifest {
   const manifest = checked(manifestSchema, json, what);
   if (!isImageConfig(manifest.config.mediaType)) {
-    const type = manifest.artifactType || manifest.config.mediaType || 'unknown type';
-    throw refused(what, `is an artifact (${type}), not a container image that can be run`);
+    const type = manifest.artifactType || manifest.config.mediaType || 'of an unknown type';
+    const { annotations } = manifest;
+    return { kind: 'artifact', type, files: artifactFiles(manifest.layers, `${what} (artifact ${type})`), annotations };
   }
-  const layers = manifest.layers.map((layer) => {
+  const layers = manifest.layers.map(({ annotations: _annotations, ...layer }) => {
     if (isForeignLayer(layer.mediaType)) {
       throw refused(what, `layer ${layer.digest} is foreign (${layer.mediaType}): its registry does not have it`);
     }

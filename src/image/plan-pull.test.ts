@@ -27,7 +27,13 @@ afterEach(async () => {
 });
 
 async function plan(text: string, namespace = ''): Promise<PullPlan[]> {
-  const places = { conf: join(dir, 'r.conf'), confDir: '', hostsDirs: [join(dir, 'hosts')], certsDirs: [] };
+  const places = {
+    conf: join(dir, 'r.conf'),
+    confDir: '',
+    aliases: '',
+    hostsDirs: [join(dir, 'hosts')],
+    certsDirs: [],
+  };
   const file = { file: join(dir, 'policy.json'), mayBeMissing: true, namespacesDir: dir };
   const client = new RegistryClient({ monotonicMs: () => 0 });
   const trust = new Trust({

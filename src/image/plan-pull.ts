@@ -6,7 +6,7 @@ import { type Endpoint, resolveReference } from './endpoints.ts';
 import type { Requirement } from './policy.ts';
 import { formatReference, type ImageReference } from './reference.ts';
 import type { Registries } from './registries.ts';
-import { ruleFor, type Trust } from './trust.ts';
+import { refuseEarly, ruleFor, type Trust } from './trust.ts';
 
 /** One reference that a name may mean, and all that would be asked for it, in order. */
 export interface PullPlan {
@@ -35,7 +35,7 @@ export interface PlannedEndpoint {
 export interface PlanParts {
   readonly registries: Registries;
   readonly credentials: readonly CredentialSource[];
-  readonly trust: Trust;
+  readonly trust: Pick<Trust, 'policyOf'>;
 }
 
 /**
@@ -63,7 +63,7 @@ async function planOne(
     const rule = ruleFor(await parts.trust.policyOf(namespace), reference);
     const policy = { requirements: rule.requirements.map(requirementInWords), requirementsBecause: rule.because };
     try {
-      parts.trust.refuseEarly(rule, reference);
+      refuseEarly(rule, reference);
       const endpoints = await parts.registries.endpoints(reference);
       const planned = endpoints.map((endpoint) => planEndpoint(endpoint, endpoints, parts.credentials, signal));
       return { ...nothing, ...policy, endpoints: await Promise.all(planned), problem: '' };

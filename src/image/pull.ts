@@ -13,7 +13,7 @@ import type { Registries } from './registries.ts';
 import type { Access } from './registry-client.ts';
 import { isRegistryUnavailable } from './registry-error.ts';
 import { type ResolvedImage, resolveImage } from './resolve-image.ts';
-import { type Trust, type TrustEvidence, type TrustRule, UntrustedImageError } from './trust.ts';
+import { refuseEarly, type Trust, type TrustEvidence, type TrustRule, UntrustedImageError } from './trust.ts';
 
 /** What a pull needs. */
 export interface PullDeps extends FetchDeps {
@@ -44,7 +44,7 @@ export async function pullImage<T>(
 ): Promise<T> {
   const name = formatReference(request.reference);
   try {
-    deps.trust.refuseEarly(request.rule, request.reference);
+    refuseEarly(request.rule, request.reference);
     const endpoints = await deps.registries.endpoints(request.reference);
     const source = new PullSource(await accessesFor(endpoints, request, signal), deps.log);
     const image = await resolveImage({ ...deps, source }, request.reference, signal);

@@ -123,6 +123,65 @@ describe('registries.conf', () => {
     await assert.rejects(rules('[[registry]]\nprefix = "a.org/y:v1"\nlocation = "b.org/z:v2"'), /has a tag/);
   });
 
+  it('may be about one digest, whatever tag stands beside it', async () => {
+    const found = await rules(
+      `[[registry]]\nprefix = "a.org/x@${DIGEST}"\nblocked = true`,
+      `[[registry]]\nprefix = "a.org/y@${DIGEST}"\nlocation = "b.org/z@${DIGEST}"\n[[registry]]\nlocation = "a.org/y"`,
+    );
+    for (const name of [`a.org/x@${DIGEST}`, `a.org/x:v1@${DIGEST}`])
+      assert.throws(() => places(name, found), /blocked/);
+    assert.deepEqual(places('a.org/x:v1', found), ['a.org/x']);
+    assert.deepEqual(places(`a.org/x@sha256:${'b'.repeat(64)}`, found), ['a.org/x']);
+    assert.deepEqual(places(`a.org/y@${DIGEST}`, found), ['b.org/z']);
+    assert.deepEqual(places('a.org/y:v1', found), ['a.org/y']);
+    for (const location of ['b.org/z', 'b.org/z:v1', `b.org/z@sha256:${'b'.repeat(64)}`])
+      await assert.rejects(
+        rules(`[[registry]]\nprefix = "a.org/y@${DIGEST}"\nlocation = "${location}"`),
+        /has a digest, and location has not the same|location/,
+        location,
+      );
+    await assert.rejects(rules('[[registry]]\nprefix = "a.org/y@sha256:12"\nlocation = "b.org"'), /prefix is neither/);
+  });
+
+  it('tells the keys that it does not follow', async () => {
+    const found = await rules(`
+      credential-helpers = ["secretservice"]
+      [[registry]]
+      location = "a.org"
+      auth = "x"
+      [[registry.mirror]]
+      location = "b.org"
+      retries = 3`);
+    assert.deepEqual(
+      found.ignored.map(({ file, key }) => `${file} ${key}`),
+      [
+        'file0.conf credential-helpers',
+        'file0.conf registry "a.org".auth',
+        'file0.conf registry "a.org": mirror.retries',
+      ],
+    );
+  });
+
+  it('takes short names from the file of those that somebody chose, and nothing else of it', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'berth-aliases-'));
+    try {
+      const [file, aliases] = [join(dir, 'r.conf'), join(dir, 'short-name-aliases.conf')];
+      const conf = new RegistriesConf({ file, dir: '', aliases, log: silentLogger });
+      await writeFile(file, '[aliases]\nweb = "a.org/web"\nold = "a.org/old"');
+      assert.equal(only(resolveReference('web', await conf.load())), 'a.org/web:latest');
+      await writeFile(
+        aliases,
+        'unqualified-search-registries = ["evil.org"]\nshort-name-mode = "disabled"\n[aliases]\nweb = "b.org/web"\nold = ""',
+      );
+      const chosen = await conf.load();
+      assert.equal(only(resolveReference('web:v2', chosen)), 'b.org/web:v2');
+      assert.equal(only(resolveReference('old', chosen)), 'docker.io/library/old:latest');
+      assert.deepEqual([chosen.searchRegistries, chosen.shortNameMode], [[], 'enforcing']);
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  });
+
   it('refuses version 1, broken TOML and bad values, naming file and key', async () => {
     await assert.rejects(rules('[registries.search]\nregistries = ["a.org"]'), /file0\.conf has the version 1 format/);
     await assert.rejects(rules('x = ['), /^NotTomlError: file0\.conf:1: not TOML: [^\n]*$/);

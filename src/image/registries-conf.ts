@@ -1,6 +1,6 @@
 /**
  * Where registries are: containers-registries.conf(5), version 2, as Podman and CRI-O have it, with its drop-in folder.
- * The files are shared with those tools, so keys that Berth does not use are left alone.
+ * The files are shared with those tools, so keys that Berth does not follow are no error; they are told.
  */
 
 import { readdir } from 'node:fs/promises';
@@ -11,6 +11,8 @@ import * as v from 'valibot';
 import { BerthError, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { parseToml } from '../config/parse-toml.ts';
+import { isDigest } from './digest.ts';
+import { describeIgnored, type IgnoredKey, ignoredKeys } from './ignored-keys.ts';
 import { isMissing, LastGood } from './last-good.ts';
 import { isShortName, parseReference, tagOf } from './reference.ts';
 
@@ -26,7 +28,7 @@ export interface MirrorRule {
 
 /** One `[[registry]]` table. */
 export interface RegistryRule {
-  /** `host[:port][/path]`, or `*.domain`. */
+  /** `host[:port][/path]`, which may end in a tag or a digest when it is a whole repository; or `*.domain`. */
   readonly prefix: string;
   /** Replaces the prefix; empty for a wildcard rule that leaves the host as it is. */
   readonly location: string;
@@ -50,6 +52,8 @@ export interface RegistryRules {
    * enforcing: it is refused, since there is nobody to ask. permissive, disabled: the registries are asked in turn.
    */
   readonly shortNameMode: ShortNameMode;
+  /** What the files say, and Berth does not do. */
+  readonly ignored: readonly IgnoredKey[];
 }
 
 /** What holds when no file says anything. */
@@ -59,20 +63,25 @@ export const NO_RULES: RegistryRules = {
   aliases: new Map(),
   // Unlike containers-registries.conf(5), as CRI-O does: nobody is there who could choose.
   shortNameMode: 'enforcing',
+  ignored: [],
 };
 
 const place = v.pipe(
   v.string(),
   v.regex(/^[A-Za-z0-9[\]][A-Za-z0-9._:/[\]-]*[A-Za-z0-9\]]$|^[A-Za-z0-9]$/, 'is not host[:port][/path]'),
 );
+const placeOrImage = v.pipe(
+  v.string(),
+  v.check((name) => v.is(place, withoutSuffix(name, suffixOf(name))), 'is not host[:port][/path]'),
+);
 const mirrorSchema = v.object({
-  location: place,
+  location: placeOrImage,
   insecure: v.optional(v.boolean(), false),
   'pull-from-mirror': v.optional(v.picklist(['', 'all', 'digest-only', 'tag-only']), 'all'),
 });
 const registrySchema = v.object({
   prefix: v.optional(v.string(), ''),
-  location: v.optional(v.union([v.literal(''), place]), ''),
+  location: v.optional(v.union([v.literal(''), placeOrImage]), ''),
   insecure: v.optional(v.boolean(), false),
   blocked: v.optional(v.boolean(), false),
   'mirror-by-digest-only': v.optional(v.boolean(), false),
@@ -92,6 +101,7 @@ interface FileRules {
   readonly searchRegistries: readonly string[] | undefined;
   readonly aliases: Readonly<Record<string, string>>;
   readonly shortNameMode: ShortNameMode | '';
+  readonly ignored: readonly IgnoredKey[];
 }
 
 /** Parses one file. Throws `invalid` naming `file` and the key (or, for broken TOML, the line). */
@@ -114,7 +124,24 @@ export function parseRegistriesFile(text: string, file: string): FileRules {
     searchRegistries: result.output['unqualified-search-registries'],
     aliases: checkedAliases(result.output.aliases, file),
     shortNameMode: result.output['short-name-mode'],
+    ignored: ignoredIn(toml, file),
   };
+}
+
+function ignoredIn(toml: Readonly<Record<string, unknown>>, file: string): IgnoredKey[] {
+  const registries: readonly unknown[] = Array.isArray(toml['registry']) ? toml['registry'] : [];
+  return [
+    ...ignoredKeys(file, toml, Object.keys(fileSchema.entries)),
+    ...registries.flatMap((table) => {
+      const { prefix, location, mirror } = Object(table) as Record<string, unknown>;
+      const where = `registry "${String(prefix ?? location)}"`;
+      const mirrors: readonly unknown[] = Array.isArray(mirror) ? mirror : [];
+      return [
+        ...ignoredKeys(file, table, Object.keys(registrySchema.entries), where),
+        ...mirrors.flatMap((one) => ignoredKeys(file, one, Object.keys(mirrorSchema.entries), `${where}: mirror`)),
+      ];
+    }),
+  ];
 }
 
 /** An alias is a name without registry, tag and digest, and stands for one with a registry; empty takes it away. */
@@ -134,30 +161,41 @@ function registryRule(table: v.InferOutput<typeof registrySchema>, file: string)
   const prefix = table.prefix || table.location;
   const fail = (problem: string): BerthError => new BerthError('invalid', `${file}: registry "${prefix}": ${problem}`);
   if (prefix === '') throw fail('needs a prefix or a location');
-  if (!prefix.startsWith('*.') && !v.is(place, prefix)) throw fail('prefix is neither host[:port][/path] nor *.domain');
+  const suffix = suffixOf(prefix);
+  if (!prefix.startsWith('*.') && !v.is(place, withoutSuffix(prefix, suffix))) {
+    throw fail('prefix is neither host[:port][/path] nor *.domain');
+  }
   if (prefix.startsWith('*.') && !/^\*\.[A-Za-z0-9.-]+(?::[0-9]+)?$/.test(prefix)) {
     throw fail('a wildcard prefix is *.domain and no more');
   }
-  const tag = tagOf(prefix);
-  const tagged = tag !== undefined && prefix.includes('/');
-  if (tagged && tagOf(table.location || prefix) !== tag) throw fail('has a tag, and location has not the same');
+  if (suffix !== '' && suffixOf(table.location || prefix) !== suffix) {
+    throw fail(`has a ${suffix.startsWith('@') ? 'digest' : 'tag'}, and location has not the same`);
+  }
   const digestOnly = table['mirror-by-digest-only'];
   const mirrors = table.mirror.map((mirror): MirrorRule => {
     const own = mirror['pull-from-mirror'] || 'all';
     if (digestOnly && own !== 'all') throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
     return {
-      location: tagged ? withoutTag(mirror.location, tag) : mirror.location,
+      location: withoutSuffix(mirror.location, suffix),
       insecure: mirror.insecure,
       pullFromMirror: digestOnly ? 'digest-only' : own,
     };
   });
   const whole = table.location === '' && !prefix.startsWith('*.') ? prefix : table.location;
-  const location = tagged ? withoutTag(whole, tag) : whole;
+  const location = withoutSuffix(whole, suffix);
   return { prefix, location, insecure: table.insecure, blocked: table.blocked, mirrors, file };
 }
 
-function withoutTag(location: string, tag: string): string {
-  return location.endsWith(`:${tag}`) ? location.slice(0, -tag.length - 1) : location;
+/** `:tag` or `@digest` at the end of a repository's name; empty when there is none. */
+function suffixOf(name: string): string {
+  const at = name.indexOf('@');
+  if (at >= 0) return isDigest(name.slice(at + 1)) ? name.slice(at) : '';
+  const tag = tagOf(name);
+  return tag !== undefined && name.includes('/') ? `:${tag}` : '';
+}
+
+function withoutSuffix(name: string, suffix: string): string {
+  return suffix !== '' && name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
 }
 
 /** Lays files over each other, the later one winning: a registry by its prefix, an alias by its name. */
@@ -176,19 +214,32 @@ export function mergeRules(files: readonly FileRules[]): RegistryRules {
       else aliases.set(name, target);
     }
   }
-  return { registries: [...registries.values()], searchRegistries, aliases, shortNameMode };
+  const ignored = files.flatMap((file) => file.ignored);
+  return { registries: [...registries.values()], searchRegistries, aliases, shortNameMode, ignored };
 }
 
 /** The rules on disk, read again when a file has changed. */
 export class RegistriesConf {
   readonly #file: string;
   readonly #dir: string;
+  readonly #aliases: string;
+  readonly #log: Logger;
   readonly #rules: LastGood<RegistryRules>;
 
-  /** `file` and `dir` may be missing on disk, or empty strings for "none". */
-  constructor(options: { readonly file: string; readonly dir: string; readonly log: Logger }) {
+  /**
+   * `file`, `dir` and `aliases`, the file of short names that tools write themselves, may be missing on disk, or empty
+   * strings for "none".
+   */
+  constructor(options: {
+    readonly file: string;
+    readonly dir: string;
+    readonly aliases?: string;
+    readonly log: Logger;
+  }) {
     this.#file = options.file;
     this.#dir = options.dir;
+    this.#aliases = options.aliases ?? '';
+    this.#log = options.log;
     this.#rules = new LastGood('registries.conf', options.log);
   }
 
@@ -207,15 +258,25 @@ export class RegistriesConf {
    * file, the key and what is wrong when they never could.
    */
   async load(): Promise<RegistryRules> {
-    return await this.#rules.load(await this.#paths(), (files) =>
-      mergeRules(files.map(({ path, text }) => parseRegistriesFile(text, path))),
-    );
+    return await this.#rules.load(await this.#paths(), (files) => {
+      const rules = mergeRules(files.map(({ path, text }) => this.#parse(text, path)));
+      for (const key of rules.ignored) this.#log.warn({ file: key.file }, describeIgnored(key));
+      return rules;
+    });
+  }
+
+  /** Of the file of chosen short names only those count: it is no place for the rest. */
+  #parse(text: string, path: string): FileRules {
+    const rules = parseRegistriesFile(text, path);
+    if (path !== this.#aliases) return rules;
+    return { ...rules, registries: [], searchRegistries: undefined, shortNameMode: '' };
   }
 
   async #paths(): Promise<string[]> {
     const names = this.#dir === '' ? [] : await readdir(this.#dir).catch(missingIsNone(this.#dir));
     const dropIns = names.filter((name) => name.endsWith('.conf')).sort();
-    return [...(this.#file === '' ? [] : [this.#file]), ...dropIns.map((name) => join(this.#dir, name))];
+    // What somebody has chosen counts before what the files offer, so it comes last.
+    return [this.#file, ...dropIns.map((name) => join(this.#dir, name)), this.#aliases].filter((path) => path !== '');
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Logger } from '../base/log.ts';
 import { type Endpoint, endpointsFor, hasRule } from './endpoints.ts';
-import { HostsFolders } from './hosts-folders.ts';
+import { type CheckedHosts, HostsFolders } from './hosts-folders.ts';
 import type { ImageReference } from './reference.ts';
 import { RegistriesConf, type RegistryRules } from './registries-conf.ts';
 import { findCertificates, loadTlsMaterial } from './tls-material.ts';
@@ -10,10 +10,30 @@ export interface RegistriesPlaces {
   /** registries.conf and the folder of its drop-ins; empty for none. */
   readonly conf: string;
   readonly confDir: string;
+  /** Short names that somebody at a terminal has chosen; empty for none. */
+  readonly aliases: string;
   /** Folders of containerd's hosts.toml. */
   readonly hostsDirs: readonly string[];
   /** Folders of certificates, one below them for each registry. */
   readonly certsDirs: readonly string[];
+}
+
+/** The places that the keys of `[image]` name. */
+export function registriesPlaces(settings: {
+  readonly registriesConf: string;
+  readonly registriesConfDir: string;
+  readonly shortNameAliases: string;
+  readonly hostsDirs: readonly string[];
+  readonly certsDirs: readonly string[];
+}): RegistriesPlaces {
+  const {
+    registriesConf: conf,
+    registriesConfDir: confDir,
+    shortNameAliases: aliases,
+    hostsDirs,
+    certsDirs,
+  } = settings;
+  return { conf, confDir, aliases, hostsDirs, certsDirs };
 }
 
 /** All that the files on this node say about registries, followed as they change. */
@@ -23,7 +43,7 @@ export class Registries {
   readonly #certsDirs: readonly string[];
 
   constructor(places: RegistriesPlaces, log: Logger) {
-    this.#conf = new RegistriesConf({ file: places.conf, dir: places.confDir, log });
+    this.#conf = new RegistriesConf({ file: places.conf, dir: places.confDir, aliases: places.aliases, log });
     this.#hosts = new HostsFolders(places.hostsDirs, log);
     this.#certsDirs = places.certsDirs;
   }
@@ -38,8 +58,8 @@ export class Registries {
     return await this.#conf.load();
   }
 
-  /** Reads every hosts.toml there is, and returns what is wrong with each; to be asked of a new object. */
-  async checkHosts(): Promise<{ readonly file: string; readonly problem: string }[]> {
+  /** As HostsFolders.check(): to be asked of a new object. */
+  async checkHosts(): Promise<CheckedHosts> {
     return await this.#hosts.check();
   }
 

@@ -94,7 +94,13 @@ describe('registries with certificates', { skip: hasOpenssl() ? false : 'no open
   }
 
   async function fetch(host: string, credential?: Credential): Promise<void> {
-    const places = { conf: '', confDir: '', hostsDirs: [join(dir, 'hosts')], certsDirs: [join(dir, 'certs')] };
+    const places = {
+      conf: '',
+      confDir: '',
+      aliases: '',
+      hostsDirs: [join(dir, 'hosts')],
+      certsDirs: [join(dir, 'certs')],
+    };
     const [found] = await new Registries(places, silentLogger).endpoints(parseReference(`${host}/app@${digest}`));
     assert.ok(found);
     const registry = new RegistryClient({

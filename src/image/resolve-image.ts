@@ -1,9 +1,11 @@
 /** From a reference to the one manifest and config that this machine shall run. */
 
 import { BerthError } from '../base/errors.ts';
+import { artifactFileId } from './artifact-files.ts';
 import { type Digest, verifyDigest } from './digest.ts';
 import { formatEndpoint } from './endpoints.ts';
 import {
+  type ArtifactManifest,
   type ConfigDocument,
   type Descriptor,
   type ImageIndex,
@@ -11,6 +13,7 @@ import {
   type IndexEntry,
   type LayerDescriptor,
   MAX_DOCUMENT_BYTES,
+  NO_CONFIG,
   parseDocument,
   parseImageConfig,
 } from './manifest.ts';
@@ -20,16 +23,25 @@ import type { PullSource } from './pull-source.ts';
 import { formatReference, type ImageReference } from './reference.ts';
 import type { Access, RegistryClient } from './registry-client.ts';
 
-/** An image that is known, and not yet there. */
+/** One blob of an image. */
+export interface ResolvedLayer extends LayerDescriptor {
+  /** What it becomes in an artifact; undefined for the layer of an image. */
+  readonly file?: { readonly name: string; readonly isFolder: boolean };
+}
+
+/** An image or an artifact that is known, and not yet there. */
 export interface ResolvedImage {
   /** Digest of what the reference led to: the index, if there is one. */
   readonly digest: Digest;
   /** Of the manifest itself. */
   readonly manifestDigest: Digest;
+  /** The document whose digest is the image's id: its config, or for an artifact its manifest. */
   readonly configBytes: Buffer;
   readonly document: ConfigDocument;
-  /** As many as the config has diff ids, in the same order. */
-  readonly layers: readonly LayerDescriptor[];
+  /** As many as the document has diff ids, in the same order. */
+  readonly layers: readonly ResolvedLayer[];
+  /** What kind of artifact it is; undefined for an image. */
+  readonly artifactType: string | undefined;
   readonly annotations: Readonly<Record<string, string>>;
 }
 
@@ -37,8 +49,8 @@ export interface ResolvedImage {
 const MAX_DEPTH = 4;
 
 /**
- * Resolves a reference. Throws RegistryError for the exchange, `precondition` for an image that cannot be run,
- * `notFound` when it has nothing for this platform.
+ * Resolves a reference. Throws RegistryError for the exchange, `precondition` for what is neither an image that can be
+ * run nor an artifact, `notFound` when it has nothing for this platform.
  */
 export async function resolveImage(
   deps: { readonly client: RegistryClient; readonly source: PullSource; readonly platform: Platform },
@@ -52,21 +64,25 @@ export async function resolveImage(
     signal,
     async (access) => {
       const { bytes, digest, mediaType } = await client.manifest(access, what, signal);
-      return { digest, document: parseDocument(bytes, mediaType, describe(what, access)) };
+      return { bytes, digest, document: parseDocument(bytes, mediaType, describe(what, access)) };
     },
     reference.digest === undefined ? 'resolves' : 'pulls',
   );
-  let { document, digest: manifestDigest } = root;
+  let { bytes, document, digest: manifestDigest } = root;
   for (let depth = 0; document.kind === 'index'; depth += 1) {
     if (depth === MAX_DEPTH)
       throw new BerthError('precondition', `${name}: more than ${MAX_DEPTH} indexes in each other`);
     const entry = chooseEntry(document, platform, name);
     manifestDigest = entry.digest;
-    document = await source.first(signal, async (access) => {
-      const { bytes } = await client.manifest(access, entry.digest, signal);
-      checkSize(bytes, entry, describe(entry.digest, access));
-      return parseDocument(bytes, entry.mediaType, describe(entry.digest, access));
-    });
+    ({ bytes, document } = await source.first(signal, async (access) => {
+      const found = await client.manifest(access, entry.digest, signal);
+      checkSize(found.bytes, entry, describe(entry.digest, access));
+      const parsed = parseDocument(found.bytes, entry.mediaType, describe(entry.digest, access));
+      return { bytes: found.bytes, document: parsed };
+    }));
+  }
+  if (document.kind === 'artifact') {
+    return { digest: root.digest, manifestDigest, configBytes: bytes, ...artifactParts(document, platform) };
   }
   const { manifest, config } = await fetchConfig(client, source, document, name, signal);
   const parsed = parseImageConfig(config, `config ${manifest.config.digest} of ${name}`);
@@ -78,6 +94,20 @@ export async function resolveImage(
     document: parsed,
     layers: manifest.layers,
     annotations: manifest.annotations,
+    artifactType: undefined,
+  };
+}
+
+/** An artifact has no config; each of its files is a layer of its own. */
+function artifactParts(
+  { type, files, annotations }: ArtifactManifest,
+  platform: Platform,
+): Pick<ResolvedImage, 'document' | 'layers' | 'annotations' | 'artifactType'> {
+  return {
+    document: { config: NO_CONFIG, platform, diffIds: files.map(artifactFileId) },
+    layers: files.map(({ name, isFolder, ...blob }) => ({ ...blob, compression: 'none', file: { name, isFolder } })),
+    annotations,
+    artifactType: type,
   };
 }
 
@@ -153,6 +183,4 @@ function checkImage(manifest: ImageManifest, document: ConfigDocument, platform:
     );
   }
   if (manifest.layers.length === 0) throw new BerthError('precondition', `${name} has no layers, so it cannot be run`);
-  const odd = document.diffIds.find((diffId) => !diffId.startsWith('sha256:'));
-  if (odd) throw new BerthError('precondition', `${name}: diff id ${odd.slice(0, 20)}... is not a sha256 digest`);
 }

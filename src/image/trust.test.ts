@@ -40,6 +40,7 @@ function build(): Images {
     settings: {
       registriesConf: '',
       registriesConfDir: '',
+      shortNameAliases: '',
       hostsDirs: [],
       certsDirs: [],
       authFile: '',

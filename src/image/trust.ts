@@ -59,25 +59,9 @@ export class Trust {
     this.#sources = parts.sources;
   }
 
-  /** The policy that holds in a namespace (empty: in none). Throws UntrustedImageError when it is not usable. */
+  /** As findPolicy(). */
   async policyOf(namespace: string): Promise<FoundPolicy> {
-    try {
-      return await this.#policies.find(namespace);
-    } catch (err) {
-      throw new UntrustedImageError('the policy that says which images are trusted is not usable', { cause: err });
-    }
-  }
-
-  /** Throws UntrustedImageError for a reference that no signature could make trusted. */
-  refuseEarly(rule: TrustRule, reference: ImageReference): void {
-    for (const requirement of rule.requirements) {
-      if (requirement.type === 'reject') {
-        throw new UntrustedImageError(`${formatReference(reference)} is rejected by ${rule.because}`);
-      }
-      if (requirement.type === 'unsupported') {
-        throw new UntrustedImageError(`${rule.because} wants ${requirement.what}, which berth cannot verify`);
-      }
-    }
+    return await findPolicy(this.#policies, namespace);
   }
 
   /**
@@ -96,7 +80,7 @@ export class Trust {
    * verified for want of a key or of gpgv.
    */
   async judge(rule: TrustRule, reference: ImageReference, evidence: TrustEvidence, signal: AbortSignal): Promise<void> {
-    this.refuseEarly(rule, reference);
+    refuseEarly(rule, reference);
     try {
       await this.#judge(rule, reference, evidence, signal);
     } catch (err) {
@@ -154,6 +138,27 @@ interface Wanted {
   readonly manifests: readonly string[];
   readonly reference: ImageReference;
   readonly identity: SignedIdentity;
+}
+
+/** The policy that holds in a namespace (empty: in none). Throws UntrustedImageError when it is not usable. */
+export async function findPolicy(policies: PolicyFiles, namespace: string): Promise<FoundPolicy> {
+  try {
+    return await policies.find(namespace);
+  } catch (err) {
+    throw new UntrustedImageError('the policy that says which images are trusted is not usable', { cause: err });
+  }
+}
+
+/** Throws UntrustedImageError for a reference that no signature could make trusted. */
+export function refuseEarly(rule: TrustRule, reference: ImageReference): void {
+  for (const requirement of rule.requirements) {
+    if (requirement.type === 'reject') {
+      throw new UntrustedImageError(`${formatReference(reference)} is rejected by ${rule.because}`);
+    }
+    if (requirement.type === 'unsupported') {
+      throw new UntrustedImageError(`${rule.because} wants ${requirement.what}, which berth cannot verify`);
+    }
+  }
 }
 
 /** What a policy says of a reference. */

@@ -3,7 +3,6 @@
  * Changeset", sections "Representing Changes" and "Applying Changesets". Synchronous calls, for a worker thread.
  */
 
-import { createHash } from 'node:crypto';
 import { constants, fchmodSync, ftruncateSync, mkdirSync, writeSync } from 'node:fs';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
@@ -22,6 +21,7 @@ import {
 } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { fsetxattr, lsetxattrat } from '../sys/xattr.ts';
+import { finishDigest, hashFor } from './digest.ts';
 import { type BlobInput, inflate } from './inflate.ts';
 import { isWhiteout, LayerRoot, type Place } from './layer-root.ts';
 import { showBytes } from './show-bytes.ts';
@@ -32,16 +32,21 @@ import { whiteoutMeaning } from './whiteout.ts';
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
 const { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT } = constants;
 
+/** What becomes of device nodes: they are made, left out, or the layer is refused. */
+export type DevicePolicy = 'allow' | 'skip' | 'refuse';
+
 /** What to unpack, and where to. */
 export interface UnpackRequest {
   readonly blob: BlobInput;
   /** The folder to make; it must not exist. */
   readonly target: string;
-  /** The sha256 digest that the uncompressed archive must have; undefined where nobody knows it. */
+  /** The digest that the uncompressed archive must have; undefined where nobody knows it. */
   readonly diffId: string | undefined;
   /** Paths to hide in lower layers, beside those that the archive's own whiteouts name. */
   readonly hidden?: readonly string[];
   readonly limits: TarLimits;
+  /** `allow` if not said. */
+  readonly devices?: DevicePolicy | undefined;
 }
 
 /** What came of it. */
@@ -58,7 +63,8 @@ export interface UnpackedLayer {
  * `exhausted` when the disk is full, what `throwIfCancelled` throws. The target is left as it is then.
  */
 export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () => void): Promise<UnpackedLayer> {
-  const hash = createHash('sha256');
+  const diffId = request.diffId ?? UNKNOWN;
+  const hash = hashFor(diffId);
   const { dataBytes, members } = request.limits;
   // What is around the data counts too, and what follows the end: an archive may be all of that.
   const mostBytes = dataBytes + members * AROUND_MEMBER_BYTES;
@@ -75,7 +81,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
   mkdirSync(request.target, { mode: 0o755 });
   const rootfd = openat(AT_FDCWD, request.target, O_RDONLY | O_DIRECTORY);
   const tar = new TarReader(hashed(), request.limits);
-  const layer = new LayerWriter(rootfd);
+  const layer = new LayerWriter(rootfd, request.devices ?? 'allow');
   try {
     for (let member = await tar.next(); member; member = await tar.next()) {
       throwIfCancelled();
@@ -83,7 +89,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
     }
     for (const path of request.hidden ?? []) layer.hide(path);
     await tar.drain();
-    const actual = `sha256:${hash.digest('hex')}`;
+    const actual = finishDigest(diffId, hash);
     if (request.diffId !== undefined && actual !== request.diffId) {
       throw new BerthError('precondition', `the layer unpacks to ${actual}, not to its diff id ${request.diffId}`);
     }
@@ -95,6 +101,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
   }
 }
 
+const UNKNOWN = 'sha256:';
 const BLOCK_BYTES = 4096;
 /** Room for the headers and padding of one member. */
 const AROUND_MEMBER_BYTES = 4096;
@@ -111,13 +118,15 @@ const specialTypes: Readonly<Partial<Record<TarMemberType, number>>> = Object.fr
 
 class LayerWriter {
   readonly #root: LayerRoot;
+  readonly #devices: DevicePolicy;
   readonly #umask = process.umask();
   /** Set at the end: what is made in a folder changes its time, and its setgid bit would change what is made in it. */
   readonly #folders = new Map<string, { components: readonly string[]; member: TarMember }>();
   #sizeBytes = BLOCK_BYTES;
   #inodes = 1;
 
-  constructor(rootfd: number) {
+  constructor(rootfd: number, devices: DevicePolicy) {
+    this.#devices = devices;
     this.#root = new LayerRoot(rootfd, this.#umask, () => this.#count(BLOCK_BYTES));
     fchmodat(rootfd, '.', 0o755);
   }
@@ -168,6 +177,11 @@ class LayerWriter {
       case 'none':
     }
     checkIds(member);
+    if (this.#devices !== 'allow' && (member.type === 'char' || member.type === 'block')) {
+      if (this.#devices === 'skip') return;
+      const device = `${member.type} ${member.deviceMajor}:${member.deviceMinor}`;
+      throw invalid('type', `is a device node (${device}), which image.layer_devices does not allow`);
+    }
     if (member.type === 'directory') this.#folder(components, member);
     else if (components.length === 0) throw invalid('name', 'is that of the root, which can only be a folder');
     else if (member.type === 'file') await this.#file(components, member, tar);

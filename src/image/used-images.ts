@@ -10,7 +10,7 @@ import { accessesFor } from './pull.ts';
 import { PullSource } from './pull-source.ts';
 import { type ImageReference, parseReference, recordedName } from './reference.ts';
 import type { Registries } from './registries.ts';
-import { acceptsAnything, ruleFor, type Trust, type TrustRule, UntrustedImageError } from './trust.ts';
+import { acceptsAnything, refuseEarly, ruleFor, type Trust, type TrustRule, UntrustedImageError } from './trust.ts';
 
 /** What it takes to judge an image that is here. */
 interface UsedImagesParts {
@@ -83,7 +83,7 @@ export class TrustOfUsedImages {
       await trust.judge(rule, reference, known, signal);
     } catch (err) {
       signal.throwIfAborted();
-      trust.refuseEarly(rule, reference);
+      refuseEarly(rule, reference);
       log.info({ image: image.id, err }, 'what is known of it is not enough, asking its registry for signatures');
       await this.#judgeAnew(image, reference, rule, known.manifests, signal);
     }

@@ -7,8 +7,9 @@ import { Networks } from '../cni/networks.ts';
 import { PluginBinaries } from '../cni/plugin-binaries.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
+import { describeIgnored } from '../image/ignored-keys.ts';
 import { PolicyFiles } from '../image/policy-files.ts';
-import { Registries } from '../image/registries.ts';
+import { Registries, registriesPlaces } from '../image/registries.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
@@ -86,21 +87,33 @@ function hostFindings({ host, cgroups }: CommonParts): Finding[] {
 }
 
 async function registryFindings({ image }: Config): Promise<Finding[]> {
-  const { registriesConf: conf, registriesConfDir: confDir, hostsDirs, certsDirs } = image;
-  const registries = new Registries({ conf, confDir, hostsDirs, certsDirs }, silentLogger);
+  const registries = new Registries(registriesPlaces(image), silentLogger);
   const remedy = 'mend that line: man 5 containers-registries.conf; it is read again by itself';
   try {
     await registries.loadRules();
   } catch (err) {
-    const subject = `image.registries_conf ${conf}`;
+    const subject = `image.registries_conf ${image.registriesConf}`;
     return [{ severity: 'error', subject, message: `no image can be pulled: ${describe(err)}`, remedy }];
   }
-  return (await registries.checkHosts()).map(({ file, problem }) => ({
-    severity: 'error',
-    subject: file,
-    message: `no image of that registry can be pulled: ${problem}`,
-    remedy: 'mend that line; it is read again by itself',
-  }));
+  const { problems, ignored } = await registries.checkHosts();
+  return [
+    ...problems.map(
+      ({ file, problem }): Finding => ({
+        severity: 'error',
+        subject: file,
+        message: `no image of that registry can be pulled: ${problem}`,
+        remedy: 'mend that line; it is read again by itself',
+      }),
+    ),
+    ...[...registries.rules.ignored, ...ignored].map(
+      (key): Finding => ({
+        severity: 'warning',
+        subject: key.file,
+        message: describeIgnored(key),
+        remedy: 'docs/images.md tells which keys are followed; nothing is wrong when another tool needs this one',
+      }),
+    ),
+  ];
 }
 
 async function policyFindings({ image }: Config): Promise<Finding[]> {

@@ -5,9 +5,18 @@ import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { parseSignal } from './stop-signal.ts';
 
-/** The image that a client wants a container of. Throws `notFound` when it was never pulled. */
+/**
+ * The image that a client wants a container of. Throws `notFound` when it was never pulled, `invalid` for an artifact.
+ */
 export function requestedImage(deps: PodDeps, spec: ContainerSpec): ImageRecord {
-  return pulledImage(deps, spec.image.reference, 'config.image.image');
+  const field = 'config.image.image';
+  const { reference } = spec.image;
+  const image = pulledImage(deps, reference, field);
+  if (image.artifactType === undefined) return image;
+  throw invalid(
+    field,
+    `${reference} is an artifact (${image.artifactType}), not a container image: it has no root filesystem, and can only be a volume`,
+  );
 }
 
 /** The image that a client names in a field. Throws `notFound` when it was never pulled, `invalid` for no image's name. */

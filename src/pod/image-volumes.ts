@@ -26,6 +26,9 @@ export function requestedImageVolumes(deps: PodDeps, { mounts }: ContainerSpec):
     try {
       checkImageMount(field, mount);
       const image = pulledImage(deps, mount.image.reference, `${field}.image.image`);
+      if (image.artifactType !== undefined && image.layers.length === 0) {
+        throw invalid(`${field}.image.image`, `${mount.image.reference} is an artifact without a file`);
+      }
       return [{ index, imageId: image.id, imageRef: image.repoDigests[0] ?? image.id }];
     } catch (err) {
       throw wrap(MOUNT_FAILED, err);

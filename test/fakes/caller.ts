@@ -4,6 +4,7 @@ import { CliError } from '../../src/cli/cli-error.ts';
 import type { Output } from '../../src/cli/output.ts';
 import { runCli } from '../../src/cli/run-cli.ts';
 import type { Caller, Method } from '../../src/cli/session.ts';
+import type { PullPlan } from '../../src/image/plan-pull.ts';
 import type { Finding } from '../../src/node/finding.ts';
 
 /** A berthd for tests of the command line: answers what a test lays ready, and keeps what it was asked. */
@@ -14,6 +15,8 @@ export class FakeCaller implements Caller {
   readonly interrupt = new AbortController();
   /** What is found on the node where no berthd runs. */
   nodeFindings: readonly Finding[] = [];
+  /** How an image would be pulled where no berthd runs. */
+  nodePlans: readonly PullPlan[] = [];
   readonly #answers = new Map<string, (request: never) => unknown>();
 
   /** Answers an RPC by a function, which may throw CliError as a connection does. */
@@ -61,6 +64,7 @@ export async function runWith(caller: FakeCaller, ...args: string[]): Promise<Cl
     env: {},
     connect: () => caller,
     checkNode: async () => caller.nodeFindings,
+    planOnNode: async () => caller.nodePlans,
     watchInterrupts: () => Object.assign(caller.interrupt.signal, { [Symbol.dispose]: () => {} }),
   });
   return { exitCode, ...said };

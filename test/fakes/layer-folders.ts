@@ -27,10 +27,17 @@ export class MemoryLayers implements LayerFolders {
     const bytes = await readFile(source.path);
     const plain = { none: (raw: Buffer) => raw, gzip: gunzipSync, zstd: zstdDecompressSync, detect: gunzipSync };
     const tar = plain[source.compression](bytes);
-    const actual = `sha256:${createHash('sha256').update(tar).digest('hex')}`;
+    const [algorithm = ''] = diffId.split(':');
+    const actual = `${algorithm}:${createHash(algorithm).update(tar).digest('hex')}`;
     if (actual !== diffId) throw new BerthError('precondition', `layer unpacks to ${actual}`);
     this.layers.set(diffId, tar.length);
     return { sizeBytes: tar.length, inodes: 1 };
+  }
+
+  async placeFile(file: Parameters<LayerFolders['placeFile']>[0], layerId: string) {
+    this.calls.push(`place ${file.name}${file.isFolder ? '/' : ''}`);
+    this.layers.set(layerId, (await readFile(file.path)).length);
+    return { sizeBytes: this.layers.get(layerId) ?? 0, inodes: 1 };
   }
 
   async remove(diffId: string): Promise<void> {

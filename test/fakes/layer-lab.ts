@@ -12,6 +12,7 @@ import { DiskWorkers } from '../../src/image/disk-workers.ts';
 import { type LayerRow, type LayerRows, LayerStore } from '../../src/image/layer-store.ts';
 import { Snapshots } from '../../src/image/snapshots.ts';
 import { defaultTarLimits, type TarLimits } from '../../src/image/tar-reader.ts';
+import type { DevicePolicy } from '../../src/image/unpack-layer.ts';
 
 const never = new AbortController().signal;
 
@@ -42,16 +43,25 @@ export class LayerLab {
   snapshots: Snapshots;
   #blobs = 0;
 
-  private constructor(base: string, root: string, limits: TarLimits) {
+  readonly #devices: DevicePolicy;
+
+  private constructor(base: string, root: string, limits: TarLimits, devices: DevicePolicy) {
     this.base = base;
     this.root = root;
+    this.#devices = devices;
     [this.layers, this.snapshots] = this.#build(limits);
   }
 
   /** Starts one; `name` is the root folder's, beneath a temporary one. */
-  static async open(options?: { name?: string; limits?: Partial<TarLimits>; base?: string }): Promise<LayerLab> {
+  static async open(options?: {
+    name?: string;
+    limits?: Partial<TarLimits>;
+    base?: string;
+    devices?: DevicePolicy;
+  }): Promise<LayerLab> {
     const base = options?.base ?? (await mkdtemp(join(tmpdir(), 'berth-image-lab-')));
-    const lab = new LayerLab(base, join(base, options?.name ?? 'root'), { ...defaultTarLimits, ...options?.limits });
+    const limits = { ...defaultTarLimits, ...options?.limits };
+    const lab = new LayerLab(base, join(base, options?.name ?? 'root'), limits, options?.devices ?? 'allow');
     await lab.start();
     return lab;
   }
@@ -95,7 +105,8 @@ export class LayerLab {
 
   #build(limits: TarLimits): [LayerStore, Snapshots] {
     const { root, rows, workers } = this;
-    const layers = new LayerStore({ root, rows, workers, limits, log: silentLogger, clock: systemClock });
+    const devices = this.#devices;
+    const layers = new LayerStore({ root, rows, workers, limits, devices, log: silentLogger, clock: systemClock });
     return [layers, new Snapshots({ root, layers, workers, log: silentLogger })];
   }
 }

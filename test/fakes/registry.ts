@@ -85,6 +85,36 @@ export function fakeImage(
   return { manifest, config, layers, diffIds };
 }
 
+/** One file of an artifact; without a name it has no annotation. */
+export interface FakeArtifactFile {
+  readonly name?: string;
+  readonly bytes: Buffer;
+  readonly mediaType?: string;
+  readonly annotations?: Readonly<Record<string, string>>;
+}
+
+/** An OCI artifact as oras pushes it: an empty config, and each file a blob as it is. */
+export function fakeArtifact(
+  files: readonly FakeArtifactFile[],
+  more: { readonly artifactType?: string; readonly manifest?: object } = {},
+): FakeImage {
+  const config = fakeBlob({}, 'application/vnd.oci.empty.v1+json');
+  const layers = files.map(({ bytes, mediaType }) => fakeBlob(bytes, mediaType ?? 'application/octet-stream'));
+  const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+  const document = {
+    schemaVersion: 2,
+    mediaType,
+    artifactType: more.artifactType ?? 'application/vnd.example.model',
+    config: describeBlob(config),
+    layers: files.map(({ name, annotations }, index) => {
+      const title = name === undefined ? {} : { 'org.opencontainers.image.title': name };
+      return { ...describeBlob(layers[index] ?? config), annotations: { ...title, ...annotations } };
+    }),
+    ...more.manifest,
+  };
+  return { manifest: fakeBlob(document, mediaType), config, layers, diffIds: [] };
+}
+
 /** An index of documents with their platforms (`linux/arm/v7`; empty for none). */
 export function fakeIndex(entries: readonly { readonly blob: FakeBlob; readonly platform: string }[]): FakeBlob {
   const mediaType = 'application/vnd.oci.image.index.v1+json';

@@ -57,6 +57,42 @@ suite('a node without berthd', { timeout: 60_000 }, () => {
     assert.deepEqual(readdirSync(join(top, 'root')), []);
   });
 
+  test('tells how an image would be pulled, by its files alone', () => {
+    writeFileSync(
+      join(top, 'pull.conf'),
+      '[[registry]]\nlocation = "a.example"\n[[registry.mirror]]\nlocation = "mirror.example/x"\n[[registry]]\nlocation = "b.example"\nblocked = true\n',
+    );
+    const auth = Buffer.from('me:SECRET').toString('base64');
+    writeFileSync(join(top, 'auth.json'), JSON.stringify({ auths: { 'mirror.example': { auth } } }), { mode: 0o600 });
+    const file = join(top, 'pull.toml');
+    const keys = [`registries_conf = "${top}/pull.conf"`, `auth_file = "${top}/auth.json"`];
+    writeFileSync(file, [`root = "${top}/root"`, '[image]', ...keys].join('\n'));
+    const plan = (image: string): string => {
+      const args = ['--socket', `unix://${top}/none.sock`, 'config', 'check', image, '--config', file];
+      return execFileSync(BERTH, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+    };
+    const told = plan('a.example/app:v1');
+    assert.match(told, /^no berthd answers; this is what one would do/);
+    assert.match(
+      told,
+      /1\. https:\/\/mirror\.example\/v2\/x\/app \(mirror\)\n.*pull\.conf, prefix "a\.example": mirror/,
+    );
+    assert.match(told, /credentials {2}\S+auth\.json \(mirror\.example\)[\s\S]*2\. https:\/\/a\.example\/v2\/app\n/);
+    assert.doesNotMatch(told, /SECRET|bWU6U0VDUkVU/);
+    assert.throws(
+      () => plan('b.example/app'),
+      (err: { status: number; stdout: string }) => {
+        assert.match(err.stdout, /cannot be pulled: registry of b\.example\/app is blocked/);
+        return err.status === 1;
+      },
+    );
+    assert.throws(
+      () => plan('No Such Name'),
+      (err: { stderr: string }) => /is not an image reference/.test(err.stderr),
+    );
+    assert.deepEqual(readdirSync(join(top, 'root')), []);
+  });
+
   test('that lacks something is told what it means and what to do', () => {
     network('no-such-plugin');
     chmodSync(join(top, 'root'), 0o777);

@@ -2,7 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
@@ -32,6 +33,7 @@ describe('hostile layers', { skip }, () => {
   const many = tarBytes(Array.from({ length: 501 }, (_, index) => ({ name: `empty-${index}` })));
   const endless = Buffer.concat([tarBytes([{ name: 'x' }]), zeros(64 * MiB)]);
   const huge = (size: number): Buffer => memberBytes({ name: 'pax', type: 'x', size, data: 'x' });
+  const sparsePax = { 'GNU.sparse.size': '8192', 'GNU.sparse.map': '0,1' };
   const whole = tarBytes([{ name: 'a', data: 'x'.repeat(2000) }]);
 
   const cases: [string, Buffer, 'none' | 'gzip' | 'zstd', RegExp][] = [
@@ -56,6 +58,40 @@ describe('hostile layers', { skip }, () => {
       /which is not in the layer/,
     ],
     ['a whiteout that climbs', tarBytes([{ name: '../.wh.etc' }]), 'none', /has "\.\."/],
+    ['a whiteout of the folder above', tarBytes([{ name: 'a/.wh...' }]), 'none', /whiteout.* of "\.\." hides nothing/],
+    ['a name that climbs', tarBytes([{ name: 'a/../../b', data: 'x' }]), 'none', /has "\.\."/],
+    ['an absolute name', tarBytes([{ name: '/etc/passwd', data: 'x' }]), 'none', /is an absolute path/],
+    [
+      'a hard link that climbs',
+      tarBytes([{ name: 'h', type: '1', link: '../../etc/passwd' }]),
+      'none',
+      /member "h": .*has "\.\."/,
+    ],
+    [
+      'a hard link to a file of the host',
+      tarBytes([{ name: 'h', type: '1', link: '/etc/passwd' }]),
+      'none',
+      /link: to "\/etc\/passwd", which is not in the layer/,
+    ],
+    [
+      'a sparse file that is larger than numbers are',
+      tarBytes([{ name: 's', data: 'x', pax: { ...sparsePax, 'GNU.sparse.size': '9'.repeat(16) } }]),
+      'none',
+      /pax GNU\.sparse\.size: is not a whole number/,
+    ],
+    [
+      'a sparse file with more data than there is',
+      tarBytes([{ name: 's', data: 'x', pax: { ...sparsePax, 'GNU.sparse.map': '0,4096' } }]),
+      'none',
+      /sparse map: maps 4096 bytes of 1/,
+    ],
+    [
+      'a sparse map that turns back',
+      tarBytes([{ name: 's', data: 'xy', pax: { ...sparsePax, 'GNU.sparse.map': '5,1,0,1' } }]),
+      'none',
+      /sparse map: has runs that overlap/,
+    ],
+    ['a member that is larger than its archive', huge(2 ** 32), 'none', /is longer than|cut off/],
   ];
   for (const [what, blob, compression, words] of cases) {
     it(`refuse ${what}`, async () => {
@@ -87,6 +123,93 @@ describe('hostile layers', { skip }, () => {
     assert.deepEqual(names.sort(), ['d'.repeat(255), '\xff\xfe\x80']);
     // Its path is too long for others than the store.
     await lab.layers.remove(diffId);
+  });
+
+  it('keep the holes of a sparse bomb: it takes no room', async () => {
+    const size = 2 ** 40;
+    const pax = { 'GNU.sparse.size': `${size}`, 'GNU.sparse.map': `${size - 1},1` };
+    const diffId = await lab.unpack(tarBytes([{ name: 'bomb', data: 'x', pax }]));
+    const facts = lstatSync(join(lab.layers.path(diffId), 'bomb'));
+    assert.equal(facts.size, size);
+    assert.ok(facts.blocks * 512 <= 64 * 1024, `${facts.blocks} blocks`);
+    assert.ok((lab.layers.all()[0]?.sizeBytes ?? 0) <= 64 * 1024);
+  });
+
+  it('cannot use the links of a layer below: what leads out there leads nowhere here', async () => {
+    const outside = join(lab.base, 'outside');
+    mkdirSync(outside);
+    writeFileSync(join(outside, 'secret'), 'of the host');
+    const base = await lab.unpack(tarBytes([{ name: 'l', type: '2', link: outside }]));
+    const top = await lab.unpack(tarBytes([{ name: 'l/planted', data: 'x' }, { name: 'l/.wh.secret' }]));
+    await assert.rejects(lab.unpack(tarBytes([{ name: 'h', type: '1', link: 'l/secret' }])), (err: unknown) =>
+      /which is not in the layer before it/.test(chain(err)),
+    );
+    assert.deepEqual(readdirSync(outside), ['secret']);
+    assert.ok(lstatSync(join(lab.layers.path(top), 'l')).isDirectory());
+    const { rootfs } = await lab.snapshots.mount('c', [base, top]);
+    assert.ok(lstatSync(join(rootfs, 'l')).isDirectory());
+    assert.deepEqual(
+      ['planted', 'secret'].map((name) => existsSync(join(rootfs, 'l', name))),
+      [true, false],
+    );
+    lab.snapshots.unmount('c');
+    await lab.snapshots.remove('c');
+    assert.deepEqual(readdirSync(outside), ['secret']);
+  });
+
+  it('keep setuid, setgid and sticky as the header says, whatever the umask', async () => {
+    const modes = [0o4755, 0o2711, 0o6777, 0o1777];
+    const members = modes.flatMap((mode): FakeMember[] => [
+      { name: `f${mode}`, mode, uid: 1000, gid: 1000, data: 'x' },
+      { name: `d${mode}/`, mode, uid: 1000, gid: 1000 },
+    ]);
+    const diff = lab.layers.path(await lab.unpack(tarBytes(members)));
+    for (const mode of modes)
+      for (const kind of ['f', 'd']) assert.equal(lstatSync(join(diff, `${kind}${mode}`)).mode & 0o7777, mode);
+  });
+
+  it('have their device nodes made, left out or refused, as the configuration says', async () => {
+    const tar = tarBytes([
+      { name: 'dev/sda', type: '4', major: 8, minor: 0 },
+      { name: 'dev/null', type: '3', major: 1, minor: 3 },
+      { name: 'dev/pipe', type: '6' },
+      { name: 'file', data: 'x' },
+    ]);
+    const made = lab.layers.path(await lab.unpack(tar));
+    assert.deepEqual(readdirSync(join(made, 'dev')).sort(), ['null', 'pipe', 'sda']);
+    const skipping = await LayerLab.open({ devices: 'skip' });
+    try {
+      const diff = skipping.layers.path(await skipping.unpack(tar));
+      assert.deepEqual([readdirSync(diff).sort(), readdirSync(join(diff, 'dev'))], [['dev', 'file'], ['pipe']]);
+    } finally {
+      await skipping.close();
+    }
+    const refusing = await LayerLab.open({ devices: 'refuse' });
+    try {
+      await assert.rejects(refusing.unpack(tar), (err: unknown) => {
+        assert.match(chain(err), /member "dev\/sda": .*device node \(block 8:0\), which image\.layer_devices does not/);
+        return isKind(err, 'invalid');
+      });
+      assert.deepEqual(readdirSync(join(refusing.root, 'image/layers')), []);
+    } finally {
+      await refusing.close();
+    }
+  });
+
+  it('hash to a diff id of sha512 as well', async () => {
+    const tar = tarBytes([{ name: 'a', data: 'x' }]);
+    const diffId = `sha512:${createHash('sha512').update(tar).digest('hex')}`;
+    await lab.layers.unpack({ path: lab.blob(tar), compression: 'none' }, diffId, never);
+    assert.equal(lab.layers.path(diffId), join(lab.root, 'image/layers', diffId.slice('sha512:'.length), 'diff'));
+    const { rootfs } = await lab.snapshots.mount('c', [diffId]);
+    assert.deepEqual(readdirSync(rootfs), ['a']);
+    lab.snapshots.unmount('c');
+    await lab.snapshots.remove('c');
+    const other = `sha512:${createHash('sha512').update('other').digest('hex')}`;
+    await assert.rejects(
+      lab.layers.unpack({ path: lab.blob(tar), compression: 'none' }, other, never),
+      (err: unknown) => /unpacks to sha512:[0-9a-f]{128}, not to its diff id sha512:/.test(chain(err)),
+    );
   });
 
   it('are inflated by the library where it is installed', { skip: openIsal() ? false : 'no libisal2' }, async () => {

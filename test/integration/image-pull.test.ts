@@ -48,6 +48,7 @@ describe('pull from docker-registry', {
       settings: {
         registriesConf: '',
         registriesConfDir: '',
+        shortNameAliases: '',
         hostsDirs: [],
         certsDirs: [],
         namespacedAuthDir: '',

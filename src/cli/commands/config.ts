@@ -46,7 +46,8 @@ function summary(findings: readonly Finding[]): string {
   return `${errors} ${errors === 1 ? 'error' : 'errors'}, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}`;
 }
 
-function readConfig(file: string | undefined): Config {
+/** The configuration in a file, or in the usual place. Throws CliError for one that berthd would not start with. */
+export function readConfig(file: string | undefined): Config {
   try {
     return loadConfig(file === undefined ? {} : { file });
   } catch (err) {
@@ -61,8 +62,13 @@ function wrongConfig(err: BerthError): CliError {
 }
 
 async function askDaemon({ connection }: Session): Promise<CheckConfigResponse | undefined> {
+  return await orNotThere(connection.call(AdminService.checkConfig, CheckConfigRequest.create()));
+}
+
+/** Undefined where no berthd answers. */
+export async function orNotThere<T>(asked: Promise<T>): Promise<T | undefined> {
   try {
-    return await connection.call(AdminService.checkConfig, CheckConfigRequest.create());
+    return await asked;
   } catch (err) {
     if (err instanceof CliError && err.code !== undefined && err.code !== status.UNAVAILABLE) throw err;
     return undefined;

@@ -1,20 +1,42 @@
-import { AdminService, PlanPullRequest, type PullPlan } from '../../../proto/gen/berth/admin.ts';
+import { AdminService, PlanPullRequest } from '../../../proto/gen/berth/admin.ts';
+import { BerthError, describe } from '../../base/errors.ts';
 import { printable } from '../../base/printable.ts';
+import type { PlannedPull } from '../../node/plan-on-node.ts';
+import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
+import { orNotThere, readConfig } from './config.ts';
 
 /**
- * `berth config check IMAGE`: which places a pull would ask, in which order, how and why. Exit code 1 when there is
- * nothing that would be asked.
+ * `berth config check IMAGE`: which places a pull would ask, in which order, how and why; where no berthd runs, by the
+ * files that one would read. Exit code 1 when there is nothing that would be asked.
  */
-export async function checkImage(session: Session, image: string, namespace: string): Promise<number> {
+export async function checkImage(
+  session: Session,
+  image: string,
+  { namespace, config }: { readonly namespace: string; readonly config?: string },
+): Promise<number> {
   const request = PlanPullRequest.create({ image, namespace });
-  const { plans } = await session.connection.call(AdminService.planPull, request);
-  session.output.out(session.json ? json({ plans }) : plans.map(inWords).join('\n'));
+  const running = await orNotThere(session.connection.call(AdminService.planPull, request));
+  const plans: readonly PlannedPull[] = running?.plans ?? (await planOnNode(session, image, { namespace, config }));
+  const note = running ? '' : 'no berthd answers; this is what one would do by the files on this node\n\n';
+  session.output.out(session.json ? json({ plans }) : note + plans.map(inWords).join('\n'));
   return plans.some(({ problem }) => problem === '') ? 0 : 1;
 }
 
-function inWords({ reference, endpoints, requirements, requirementsBecause, problem }: PullPlan): string {
+async function planOnNode(
+  session: Session,
+  image: string,
+  { namespace, config }: { readonly namespace: string; readonly config: string | undefined },
+): Promise<readonly PlannedPull[]> {
+  try {
+    return await session.planOnNode(readConfig(config), image, namespace);
+  } catch (err) {
+    throw err instanceof BerthError ? new CliError(describe(err)) : err;
+  }
+}
+
+function inWords({ reference, endpoints, requirements, requirementsBecause, problem }: PlannedPull): string {
   const lines = [reference];
   for (const [index, { url, mirror, tls, credentials, serves, because }] of endpoints.entries()) {
     lines.push(

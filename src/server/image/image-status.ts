@@ -1,9 +1,14 @@
 import type { ImageStatusRequest, ImageStatusResponse } from '../../../proto/gen/cri/api.ts';
+import type { ImageRecord } from '../../image/image-record.ts';
 import type { Images } from '../../image/images.ts';
 import { imageFromProto } from '../convert/container-config.ts';
 import { imageToProto } from '../convert/image.ts';
 import { infoToProto } from '../convert/info.ts';
 import type { Handler } from '../unary.ts';
+
+function whatItIs({ artifactType, config }: ImageRecord): Record<string, unknown> {
+  return artifactType === undefined ? { config } : { artifactType };
+}
 
 /** ImageStatus: an image that is not there is an empty answer, never an error. */
 export function imageStatus(images: Images): Handler<ImageStatusRequest, ImageStatusResponse> {
@@ -12,7 +17,7 @@ export function imageStatus(images: Images): Handler<ImageStatusRequest, ImageSt
     if (!found) return { image: undefined, info: {} };
     return {
       image: imageToProto(found),
-      info: verbose ? infoToProto({ id: found.id, layers: found.layers, config: found.config }) : {},
+      info: verbose ? infoToProto({ id: found.id, layers: found.layers, ...whatItIs(found) }) : {},
     };
   };
 }
