@@ -13,6 +13,7 @@ import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
 import { checkPodNetwork } from './admin/check-pod-network.ts';
+import { type Doctor, doctor } from './admin/doctor.ts';
 import { listPulls } from './admin/list-pulls.ts';
 import { loadImage } from './admin/load-image.ts';
 import { planPull } from './admin/plan-pull.ts';
@@ -77,6 +78,7 @@ export interface ServiceDeps {
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly steps: StepHistory;
   readonly config: ConfigCheck;
+  readonly doctor: Doctor;
   readonly filesystems: ImageFilesystems;
   /** Facts for a verbose Status. */
   readonly info: () => Record<string, unknown>;
@@ -149,6 +151,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
         checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
+        doctor: boundary.unary('Doctor', doctor(deps.doctor)),
         planPull: boundary.unary('PlanPull', planPull(deps.images)),
       },
     },

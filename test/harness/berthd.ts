@@ -200,7 +200,7 @@ export class TestBerthd implements AsyncDisposable {
   /** What pods have left; it has been taken stock of, and the next test shall not trip over it. */
   #takeAwayRest(): void {
     for (const folder of readCgroups().filter((path) => path.includes(basename(this.state)))) {
-      for (const pid of processesIn(folder)) process.kill(pid, 'SIGKILL');
+      for (const pid of processesIn(folder)) killIfThere(pid);
     }
     for (const point of readMounts().reverse()) {
       if (point.startsWith(`${this.state}/`) || point.startsWith(`${this.root}/`))
@@ -227,6 +227,14 @@ export class TestBerthd implements AsyncDisposable {
     } finally {
       socket.destroy();
     }
+  }
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended meanwhile.
   }
 }
 
