@@ -91,8 +91,12 @@ after(async () => {
   const counts = [...codes].sort().map(([code, count]) => `${code} ${count}`);
   process.stderr.write(`bad requests: ${cases} in all, ${counts.join(', ')}, slowest ${Math.round(slowestMs)} ms\n`);
   client[Symbol.dispose]();
-  await scene[Symbol.asyncDispose]();
-  await registry.close();
+  try {
+    await scene[Symbol.asyncDispose]();
+  } finally {
+    // One that listens would keep this process, and with it the report of what is left.
+    await registry.close();
+  }
 });
 
 for (const method of schema.methods) {
