@@ -43,6 +43,25 @@ export class Connection implements Caller {
     return await cancelledBy(signal, call, promise);
   }
 
+  async readAll<Request, Response>(
+    { path, requestSerialize, responseDeserialize }: Method<Request, Response>,
+    request: Request,
+    take: (response: Response) => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const stream = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
+    const read = async (): Promise<void> => {
+      try {
+        for await (const response of stream) await take(response as Response);
+      } catch (err) {
+        throw isServiceError(err) ? this.#explain(err) : err;
+      } finally {
+        stream.cancel();
+      }
+    };
+    await cancelledBy(signal, stream, read());
+  }
+
   async readUntil<Request, Response>(
     { path, requestSerialize, responseDeserialize }: Method<Request, Response>,
     request: Request,
@@ -78,6 +97,10 @@ export class Connection implements Caller {
     const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
     return new CliError(err.details || status[err.code] || 'unknown error', hint, { code: err.code });
   }
+}
+
+function isServiceError(err: unknown): err is ServiceError {
+  return err instanceof Error && 'code' in err && typeof err.code === 'number' && 'details' in err;
 }
 
 /** Waits for the end of a call, which an abort of the signal hastens. */

@@ -8,10 +8,26 @@ export interface Output {
   readonly columns?: number | undefined;
 }
 
+/** Where also what is no text can be written. */
+export interface ByteOutput extends Output {
+  /** Writes to where `out` does, and resolves when more can be taken. */
+  outBytes(bytes: Uint8Array): Promise<void>;
+  /** True when `out` is a terminal. */
+  readonly isTerminal?: boolean | undefined;
+}
+
 /** The process's own streams. */
-export const terminal: Output = {
+export const terminal: ByteOutput = {
   out: (text) => void process.stdout.write(text),
   err: (text) => void process.stderr.write(text),
+  outBytes: (chunk) => {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    process.stdout.write(chunk, (err) => (err ? reject(err) : resolve()));
+    return promise;
+  },
+  get isTerminal() {
+    return process.stdout.isTTY;
+  },
   get columns() {
     return process.stderr.isTTY ? process.stderr.columns : undefined;
   },

@@ -2,7 +2,6 @@ import { Command, InvalidArgumentError } from 'commander';
 
 import { readOwnVersion } from '../base/own-version.ts';
 import { checkConfig } from './commands/config.ts';
-import { type DoctorOptions, examine } from './commands/doctor.ts';
 import { exec } from './commands/exec.ts';
 import {
   inspectImage,
@@ -14,13 +13,21 @@ import {
   removeImages,
   showPulls,
 } from './commands/image.ts';
+import {
+  checkImages,
+  mountImage,
+  type SaveOptions,
+  saveImages,
+  showHistory,
+  unmountImage,
+} from './commands/image-content.ts';
 import { showLogs } from './commands/logs.ts';
 import { checkImage } from './commands/plan.ts';
 import { removePods } from './commands/rm.ts';
 import { run } from './commands/run.ts';
 import type { RunOptions } from './commands/run-request.ts';
 import { showContainers, showImages, showPods, showStatus, showSteps, showVersion } from './commands/show.ts';
-import type { Output } from './output.ts';
+import type { ByteOutput } from './output.ts';
 import type { Caller, Session } from './session.ts';
 import { socketAddress } from './socket-address.ts';
 
@@ -31,13 +38,12 @@ export type Connect = (address: string) => Caller & { close(): void };
 
 /** What the commands are built from. */
 export interface ProgramParts {
-  readonly output: Output;
+  readonly output: ByteOutput;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
   readonly planOnNode: Session['planOnNode'];
-  readonly examineNode: Session['examineNode'];
   /** False: mistakes in the arguments are only thrown, not told. */
   readonly saysErrors: boolean;
   /** Gets the exit code of the command that ran. */
@@ -50,7 +56,7 @@ type WithSession = <A extends unknown[]>(
 
 /** Builds the command line. */
 export function buildProgram(parts: ProgramParts): Command {
-  const { output, env, connect, watchInterrupts, checkNode, planOnNode, examineNode, saysErrors, finish } = parts;
+  const { output, env, connect, watchInterrupts, checkNode, planOnNode, saysErrors, finish } = parts;
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
@@ -69,8 +75,7 @@ export function buildProgram(parts: ProgramParts): Command {
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = connect(socketAddress(socket));
       try {
-        const session = { connection, output, json, watchInterrupts, checkNode, planOnNode, examineNode };
-        const exitCode = await action(session, ...args);
+        const exitCode = await action({ connection, output, json, watchInterrupts, checkNode, planOnNode }, ...args);
         finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();
@@ -94,14 +99,6 @@ export function buildProgram(parts: ProgramParts): Command {
         image === undefined ? checkConfig(session, options) : checkImage(session, image, options),
       ),
     );
-  program
-    .command('doctor')
-    .description(
-      'look over this node and what berthd keeps on it; exit code 0: nothing is wrong, 1: errors, 2: only warnings',
-    )
-    .option('--fix', 'mend what is safe', false)
-    .option('--config <file>', 'where no berthd runs: the file, if it is not /etc/berth/berth.toml')
-    .action(withSession((session, options: DoctorOptions) => examine(session, options)));
   program
     .command('pods')
     .description('pods, newest first')
@@ -150,7 +147,7 @@ function addHelp(program: Command): void {
 }
 
 function addImageCommands(program: Command, withSession: WithSession): void {
-  const image = program.command('image').description('images: inspect, load, pull, prune, remove');
+  const image = program.command('image').description('images: pull, load, save, look into, check, remove');
   image
     .command('load <file>')
     .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive')
@@ -167,9 +164,40 @@ function addImageCommands(program: Command, withSession: WithSession): void {
       ),
     );
   image
+    .command('save <reference...>')
+    .description('write images to an archive: an OCI layout and a `docker save` archive in one')
+    .option('-o, --output <file>', 'where to, if not to standard output; it appears when it is whole')
+    .addHelpText('after', SAVE_HELP)
+    .action(
+      withSession((session, references: string[], options: SaveOptions) => saveImages(session, references, options)),
+    );
+  image
     .command('inspect <reference>')
     .description('all that is known of an image, as JSON')
     .action(withSession(inspectImage));
+  image
+    .command('history <reference>')
+    .description('how an image was built, newest step first')
+    .action(withSession(showHistory));
+  image
+    .command('mount [reference] [folder]')
+    .description(
+      'mount an image read-only, at an empty folder or at one that is made; without an image, show the mounts',
+    )
+    .addHelpText('after', MOUNT_HELP)
+    .action(
+      withSession((session, reference: string | undefined, folder: string | undefined) =>
+        mountImage(session, reference, folder),
+      ),
+    );
+  image
+    .command('unmount <reference-or-folder>')
+    .description('take away the mount at a folder, or all those of an image')
+    .action(withSession(unmountImage));
+  image
+    .command('check [reference...]')
+    .description('read images on disk, and compare them with what was pulled; exit code 1 when one is damaged')
+    .action(withSession(checkImages));
   image
     .command('prune')
     .description('remove what takes space and belongs to nothing: layers, unfinished folders, blobs of failed pulls')
@@ -181,6 +209,15 @@ function addImageCommands(program: Command, withSession: WithSession): void {
     .description('remove images; by whichever name or id, an image goes with all of its names')
     .action(withSession(removeImages));
 }
+
+const SAVE_HELP = `
+Images keep their ids: configurations and layers are byte by byte what was pulled. Layers are not compressed, so that
+manifests, and with them the digests in name@sha256:..., are new ones. An image that is named by a tag has only that one
+in the archive, one that is named by its id has all of its tags.`;
+
+const MOUNT_HELP = `
+The image cannot be removed while it is mounted. The mount stays when berthd is started again, and ends with
+berth image unmount or the next boot. Set-user-id bits and devices have no effect in it.`;
 
 const LOAD_HELP = `
 Names: a docker save archive brings whole names. In an OCI layout the annotation io.containerd.image.name is one, and

@@ -52,6 +52,49 @@ function node(): FakeCaller {
     .on(images.removeImage, () => ({}));
 }
 
+suite('what is in images', () => {
+  test('an archive goes to standard output, in pieces, and not to a terminal', async () => {
+    const caller = node().onStream(AdminService.saveImages, ({ images: asked }) => [
+      { data: Buffer.from(asked.join()) },
+      { data: Buffer.from([0xff]) },
+    ]);
+    assert.deepEqual(await runWith(caller, 'image', 'save', 'a:1', 'b:2'), {
+      exitCode: 0,
+      out: 'a:1,b:2\xff',
+      err: '',
+    });
+    const shown = await runWith(caller, 'image', 'save');
+    assert.match(shown.err, /missing required argument 'reference'/);
+  });
+
+  test('a history is a line for each step, whatever the builder wrote', async () => {
+    const step = {
+      created: '2020-01-01T00:00:00Z',
+      createdBy: 'RUN make\nall',
+      comment: '',
+      diffId: '',
+      sizeBytes: 0n,
+    };
+    const made = { ...step, created: 'once', createdBy: '', diffId: `sha256:${'e'.repeat(64)}`, sizeBytes: 2048n };
+    const caller = node().on(AdminService.imageHistory, () => ({ entries: [step, made] }));
+    const { out } = await runWith(caller, 'image', 'history', 'web:v1');
+    const [, first, second, end] = out.split('\n');
+    assert.match(first ?? '', /^- +- +\d+d +RUN make.*all$/);
+    assert.match(second ?? '', /^e{12} +2\.0 KiB +- +-$/);
+    assert.equal(end, '');
+  });
+
+  test('a damaged image is an exit code of 1', async () => {
+    const image = { id: ID.image, names: [], problems: [], uncheckedLayers: 2 };
+    const caller = node().on(AdminService.checkImages, () => ({ images: [image, { ...image, problems: ['broken'] }] }));
+    const { exitCode, out, err } = await runWith(caller, 'image', 'check');
+    assert.equal(exitCode, 1);
+    assert.match(out, /^c{12} +whole \(2 layers have nothing to be compared with\)$/m);
+    assert.match(out, /^c{12} +broken$/m);
+    assert.match(err, /mends them/);
+  });
+});
+
 suite('the plan of a pull', () => {
   const endpoint = {
     url: 'https://a.org/v2/app',

@@ -1,19 +1,18 @@
 import { CommanderError } from 'commander';
 
 import { CliError, errorJson, errorText } from './cli-error.ts';
-import type { Output } from './output.ts';
+import type { ByteOutput } from './output.ts';
 import { buildProgram, type Connect } from './program.ts';
 import type { Session } from './session.ts';
 
 /** What the command line is run with; tests hand in their own. */
 export interface CliParts {
-  readonly output: Output;
+  readonly output: ByteOutput;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly connect: Connect;
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
   readonly planOnNode: Session['planOnNode'];
-  readonly examineNode: Session['examineNode'];
 }
 
 /**

@@ -7,10 +7,10 @@ import {
   RuntimeServiceService,
 } from '../../proto/gen/cri/api.ts';
 import type { Config } from '../config/load-config.ts';
-import type { Finding, ToldFinding } from '../node/finding.ts';
+import type { Finding } from '../node/finding.ts';
 import type { PlannedPull } from '../node/plan-on-node.ts';
 import { CliError } from './cli-error.ts';
-import { json, type Output, shortId, table } from './output.ts';
+import { type ByteOutput, json, shortId, table } from './output.ts';
 
 /** One method of a generated service definition. */
 export interface Method<Request, Response> {
@@ -31,6 +31,16 @@ export interface Caller {
     timeoutMs?: number,
     signal?: AbortSignal,
   ): Promise<Response>;
+  /**
+   * Reads a stream of answers to its end, each when the one before is dealt with. Throws what `take` throws, and CliError
+   * as `call` does; either ends the stream.
+   */
+  readAll<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    take: (response: Response) => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void>;
   /** Reads a stream of answers until one is `wanted`, the stream ends or fails, or the signal aborts. Never throws. */
   readUntil<Request, Response>(
     method: Method<Request, Response>,
@@ -43,7 +53,7 @@ export interface Caller {
 /** What every command works with. */
 export interface Session {
   readonly connection: Caller;
-  readonly output: Output;
+  readonly output: ByteOutput;
   /** The wish for JSON instead of a table. */
   readonly json: boolean;
   /** A signal that aborts when the person presses Ctrl-C; until it is disposed of, the program does not end by that. */
@@ -52,8 +62,6 @@ export interface Session {
   checkNode(config: Config): Promise<readonly Finding[]>;
   /** How an image would be pulled by the files on this node, where no berthd runs. */
   planOnNode(config: Config, image: string, namespace: string): Promise<readonly PlannedPull[]>;
-  /** As checkNode(), and over what an earlier berthd has left; with `fix` mends what is safe. */
-  examineNode(config: Config, fix: boolean): Promise<readonly ToldFinding[]>;
 }
 
 /** Prints an answer: as JSON for programs, as a table for people. */

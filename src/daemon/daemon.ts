@@ -11,12 +11,14 @@ import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
 import { DiskWorkers } from '../image/disk-workers.ts';
+import { ImageMounts } from '../image/image-mounts.ts';
 import type { StoredImage } from '../image/image-record.ts';
 import { Images } from '../image/images.ts';
 import { LayerStore } from '../image/layer-store.ts';
 import { hostPlatform } from '../image/platform.ts';
 import { RegistryClient } from '../image/registry-client.ts';
 import { Snapshots } from '../image/snapshots.ts';
+import { streamArchive } from '../image/stream-archive.ts';
 import { defaultTarLimits } from '../image/tar-reader.ts';
 import { WritableLayers } from '../image/writable-layers.ts';
 import { MetricsServer } from '../metrics/metrics-server.ts';
@@ -48,7 +50,6 @@ import { readBootId } from '../sys/boot-id.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
-import { DoctorFindings } from './doctor-findings.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
 
@@ -123,12 +124,11 @@ export class Daemon {
     const config = this.#config;
     const log = this.#log;
     const signal = this.#shutdown.signal;
-    mkdirSync(config.state, { recursive: true, mode: 0o711 });
+    mkdirSync(config.state, { recursive: true, mode: 0o755 });
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
-    const store = this.#own('store', Store.open<Stored>(config.root, systemClock, config.state));
+    const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
     this.#own('checkpoints of the database', store.startCheckpoints(log));
-    store.startCopies(log);
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
@@ -189,6 +189,8 @@ export class Daemon {
         programs: processes,
         readArchive: (path, loading) =>
           readArchive(path, { scratch: join(root, 'image/ingest'), workers: disk, platform: hostPlatform() }, loading),
+        writeArchive: (entries, saving) => streamArchive(disk, entries, saving),
+        mounts: new ImageMounts({ stateDir: config.state, snapshots, clock: systemClock, log }),
         usersOf: (imageId) => containers.all().flatMap((record) => (usesImage(record, imageId) ? [record.id] : [])),
         log,
         meter,
@@ -257,9 +259,6 @@ export class Daemon {
     });
     await this.#serveMetrics(metrics);
     const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, processes, ...security });
-    const places = { root, state: config.state };
-    const checkDatabase = (): string => store.check();
-    const doctor = new DoctorFindings({ places, config: findings, pods: deps, images, layers, checkDatabase });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(
@@ -279,7 +278,6 @@ export class Daemon {
         cgroupDriver: cgroups.driver,
         steps: store.journal,
         config: findings,
-        doctor,
         filesystems,
         info: () => ({
           config,

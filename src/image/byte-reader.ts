@@ -6,18 +6,23 @@ import { invalid } from '../base/errors.ts';
  */
 export class ByteReader {
   readonly #source: AsyncIterator<Buffer>;
+  readonly #onTaken: (bytes: Buffer) => void;
   #chunk: Buffer = Buffer.alloc(0);
   #at = 0;
 
-  constructor(source: AsyncIterable<Buffer>) {
+  /** `onTaken` sees in order all bytes that are handed out or passed over, but those of `someUnseen`. */
+  constructor(source: AsyncIterable<Buffer>, onTaken: (bytes: Buffer) => void = () => {}) {
     this.#source = source[Symbol.asyncIterator]();
+    this.#onTaken = onTaken;
   }
 
   /** The next `length` bytes if they are at hand without waiting. */
   takeNow(length: number): Buffer | undefined {
     if (this.#chunk.length - this.#at < length) return undefined;
     this.#at += length;
-    return this.#chunk.subarray(this.#at - length, this.#at);
+    const taken = this.#chunk.subarray(this.#at - length, this.#at);
+    this.#onTaken(taken);
+    return taken;
   }
 
   /** The next `length` bytes, or fewer at the end of the stream. */
@@ -37,6 +42,13 @@ export class ByteReader {
 
   /** The next bytes, at least one and at most `limit`; empty only at the end of the stream. */
   async some(limit: number): Promise<Buffer> {
+    const part = await this.someUnseen(limit);
+    if (part.length > 0) this.#onTaken(part);
+    return part;
+  }
+
+  /** As `some`, for what `onTaken` has no use for. */
+  async someUnseen(limit: number): Promise<Buffer> {
     while (this.#at === this.#chunk.length) {
       const next: IteratorResult<Buffer, unknown> = await this.#source.next();
       if (next.done === true) return Buffer.alloc(0);

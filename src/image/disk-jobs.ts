@@ -1,9 +1,11 @@
 import type { ErrorKind } from '../base/errors.ts';
+import type { KeptLayer, LayerCheck } from './assemble-layer.ts';
 import type { ExtractedMember, ExtractRequest } from './extract-archive.ts';
 import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
 import type { TreeWalk } from './tree-usage.ts';
 import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
 import type { UpperChanges } from './upper-changes.ts';
+import type { ArchiveEntry } from './write-archive.ts';
 
 /** What the disk threads do: everything that keeps a thread busy for more than a moment. Request and answer of each. */
 export interface DiskJobs {
@@ -11,6 +13,13 @@ export interface DiskJobs {
   readonly unpack: { readonly request: UnpackRequest; readonly answer: UnpackedLayer };
   /** Takes the files out of an image archive; the target folder is gone when it fails. */
   readonly extract: { readonly request: ExtractRequest; readonly answer: readonly ExtractedMember[] };
+  /** Compares a layer on disk with the archive that it came from. */
+  readonly check: { readonly request: KeptLayer; readonly answer: LayerCheck };
+  /** Writes a tar into a descriptor that may be slow to take it; it stays the caller's. */
+  readonly archive: {
+    readonly request: { readonly fd: number; readonly entries: readonly ArchiveEntry[] };
+    readonly answer: undefined;
+  };
   /** The sha256 digest of a file that is no symbolic link, beneath a folder. */
   readonly digest: { readonly request: { readonly folder: string; readonly name: string }; readonly answer: string };
   /** Removes a tree; one that is gone is success. */

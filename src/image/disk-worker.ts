@@ -8,6 +8,7 @@ import { BerthError, describe, kindOf } from '../base/errors.ts';
 import { closeFd, openat2, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS } from '../sys/at.ts';
 import { setThreadNice } from '../sys/process.ts';
 import { syncfs } from '../sys/sync.ts';
+import { checkLayer } from './assemble-layer.ts';
 import type { DiskAnswer, DiskJobs, DiskRequest } from './disk-jobs.ts';
 import { extractArchive } from './extract-archive.ts';
 import { describeFolders, inheritedFolders } from './inherited-folders.ts';
@@ -15,6 +16,7 @@ import { removeTree } from './remove-tree.ts';
 import { treeUsage } from './tree-usage.ts';
 import { unpackLayer } from './unpack-layer.ts';
 import { upperChanges } from './upper-changes.ts';
+import { writeArchive } from './write-archive.ts';
 
 const NICE = 5;
 
@@ -30,6 +32,11 @@ async function perform(message: DiskRequest): Promise<Answer> {
       return await orRemove(request.target, () => unpackLayer(request, throwIfCancelled));
     case 'extract':
       return await orRemove(request.target, () => extractArchive(request, throwIfCancelled));
+    case 'check':
+      return await checkLayer(request, throwIfCancelled);
+    case 'archive':
+      await writeArchive(request.fd, request.entries, throwIfCancelled);
+      return undefined;
     case 'digest':
       return digestBeneath(request.folder, request.name, throwIfCancelled);
     case 'remove':

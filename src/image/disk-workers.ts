@@ -26,6 +26,8 @@ export class DiskWorkers {
   readonly #slots: Slots;
   /** Statistics do not wait for pulls. */
   readonly #usageSlot = new Slots(1);
+  /** Pulls do not wait for who takes an archive. */
+  readonly #archiveSlot = new Slots(1);
   readonly #idleMs: number;
   readonly #idle: Idle[] = [];
   readonly #running = new Map<Promise<unknown>, Int32Array>();
@@ -51,7 +53,7 @@ export class DiskWorkers {
     signal?.throwIfAborted();
     signal?.addEventListener('abort', cancel, { once: true });
     const never = new AbortController().signal;
-    const slots = job === 'usage' ? this.#usageSlot : this.#slots;
+    const slots = this.#slotsFor(job);
     if (followsDownload(job, request) && slots.free < 2) {
       throw new BerthError('cancelled', `${job}: no thread is free to follow a download`);
     }
@@ -79,6 +81,11 @@ export class DiskWorkers {
         return thread.end();
       }),
     );
+  }
+
+  #slotsFor(job: keyof DiskJobs): Slots {
+    if (job === 'usage') return this.#usageSlot;
+    return job === 'archive' ? this.#archiveSlot : this.#slots;
   }
 
   async #ask<K extends keyof DiskJobs>(

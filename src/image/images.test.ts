@@ -6,6 +6,7 @@ import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { inspect } from 'node:util';
 
+import { FakeMounts } from '../../test/fakes/image-mounts.ts';
 import { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
 import {
   answerError,
@@ -33,6 +34,7 @@ let store: MemoryImageStore;
 let users: string[];
 let pulls: [string, number][];
 let images: Images;
+let mounts: FakeMounts;
 
 function build(
   more: Partial<ImagesDeps> = {},
@@ -66,7 +68,9 @@ function build(
     }),
     programs: { run: async () => await Promise.reject(new Error('no programs here')) },
     readArchive: async () => [],
+    writeArchive: async function* () {},
     usersOf: () => users,
+    mounts,
     log: silentLogger,
     meter: { ...silentMeter, pull: (outcome, bytes) => void pulls.push([outcome, bytes]) },
     clock: systemClock,
@@ -79,6 +83,7 @@ beforeEach(async () => {
   registry = await FakeRegistry.start();
   root = await mkdtemp(join(tmpdir(), 'berth-images-'));
   [layers, store, users, pulls] = [new MemoryLayers(), new MemoryImageStore(), [], []];
+  mounts = new FakeMounts();
   images = build();
   await images.start();
 });
@@ -655,9 +660,9 @@ describe('Images.find and remove', () => {
     assert.equal(images.list().length, 1);
   });
 
-  it('keeps what it has over a restart, and forgets images whose layers are gone', async () => {
+  it('keeps what it has over a restart, and what is good of damaged images until a pull mends them', async () => {
     registry.add('app', fakeImage(['a']), 'v1');
-    registry.add('app', fakeImage(['b']), 'v2');
+    registry.add('app', fakeImage(['b', 'c']), 'v2');
     const kept = await images.pull(name('app:v1'), undefined, never);
     const lost = await images.pull(name('app:v2'), undefined, never);
     layers.layers.delete(lost.layers[0] ?? '');
@@ -666,12 +671,113 @@ describe('Images.find and remove', () => {
     const restarted = build();
     await restarted.start();
     assert.deepEqual(restarted.list(), [kept]);
+    const onDisk = (): string[] => layers.all().map((layer) => layer.diffId);
+    assert.deepEqual(onDisk(), [...kept.layers, lost.layers[1]]);
+    assert.deepEqual(await inFlightFiles(), []);
+    const [damaged] = await restarted.check([name('app:v2')], never);
+    assert.deepEqual([damaged?.id, damaged?.problems.length], [lost.id, 1]);
+    const prunable = await restarted.prune({ dryRun: true, unusedImages: false });
+    assert.deepEqual(
+      prunable.map(({ kind, name: item }) => [kind, item]),
+      [['image', name('app:v2')]],
+    );
+    layers.calls.length = 0;
+    const mended = await restarted.pull(name('app:v2'), undefined, never);
+    assert.deepEqual([mended.id, mended.tags], [lost.id, [name('app:v2')]]);
+    assert.equal(layers.calls.filter((call) => call.startsWith('unpack')).length, 1);
+    assert.deepEqual(await restarted.prune({ dryRun: true, unusedImages: false }), []);
+    await restarted.close();
+  });
+
+  it('prunes what is left of a damaged image, unless something uses it', async () => {
+    registry.add('app', fakeImage(['b', 'c']), 'v2');
+    const lost = await images.pull(name('app:v2'), undefined, never);
+    layers.layers.delete(lost.layers[0] ?? '');
+    users = ['container'];
+    const restarted = build();
+    await restarted.start();
+    assert.deepEqual(await restarted.prune({ dryRun: false, unusedImages: true }), []);
+    users = [];
+    assert.equal((await restarted.prune({ dryRun: false, unusedImages: false })).length, 1);
+    assert.deepEqual([layers.all(), store.rows.size, await readdir(join(root, 'image/configs'))], [[], 0, []]);
+    await restarted.close();
+  });
+
+  it('leaves a name to the image that got it while the one that had it was damaged', async () => {
+    const [first, second] = [fakeImage(['a']), fakeImage(['b'])];
+    registry.add('app', first, 'v1');
+    const lost = await images.pull(name('app:v1'), undefined, never);
+    layers.layers.delete(lost.layers[0] ?? '');
+    const restarted = build();
+    await restarted.start();
+    registry.add('app', second, 'v1');
+    const other = await restarted.pull(name('app:v1'), undefined, never);
+    // Whatever comes first out of the store.
+    const again = build();
+    await again.start();
+    assert.equal(again.find(name('app:v1'))?.id, other.id);
+    await again.pull(name(`app@${first.manifest.digest}`), undefined, never);
+    assert.deepEqual([again.find(name('app:v1'))?.id, again.find(lost.id)?.tags], [other.id, []]);
+    await restarted.close();
+    await again.close();
+  });
+
+  it('takes images that are found damaged out of sight', async () => {
+    registry.add('app', fakeImage(['base', 'a']), 'v1');
+    registry.add('app', fakeImage(['base', 'b']), 'v2');
+    const [one, two] = [
+      await images.pull(name('app:v1'), undefined, never),
+      await images.pull(name('app:v2'), undefined, never),
+    ];
+    assert.deepEqual(
+      (await images.check([], never)).map(({ problems }) => problems),
+      [[], []],
+    );
+    layers.damaged.set(one.layers[0] ?? '', 'a file is gone');
+    const [checked] = await images.check([name('app:v1')], never);
+    assert.deepEqual(
+      [checked?.names[0], checked?.problems],
+      [name('app:v1'), [`layer ${one.layers[0]}: a file is gone`]],
+    );
+    assert.deepEqual(images.list(), []);
+    await images.pull(name('app:v1'), undefined, never);
+    assert.deepEqual(
+      images
+        .list()
+        .map(({ id }) => id)
+        .sort(),
+      [one.id, two.id].sort(),
+    );
+    await rejectsWith(images.check([name('app:v3')], never), 'notFound', /is not here/);
+  });
+
+  it('spares layers that something runs on, whatever became of their image', async () => {
+    layers.layers.set('sha256:running', 1);
+    layers.layers.set('sha256:orphan', 1);
+    layers.mounted.add('sha256:running');
+    const restarted = build();
+    await restarted.start();
     assert.deepEqual(
       layers.all().map((layer) => layer.diffId),
-      kept.layers,
+      ['sha256:running'],
     );
-    assert.deepEqual(await inFlightFiles(), []);
-    assert.equal(store.rows.size, 1);
+    assert.deepEqual(await restarted.prune({ dryRun: true, unusedImages: true }), []);
+    await restarted.close();
+  });
+
+  it('cannot be removed while it is mounted', async () => {
+    registry.add('app', fakeImage(['a']), 'v1');
+    const { id } = await images.pull(name('app:v1'), undefined, never);
+    mounts.mount(images.find(id) ?? assert.fail(), '/mnt/app');
+    await rejectsWith(
+      images.remove(name('app:v1')),
+      'precondition',
+      /is mounted at \/mnt\/app; berth image unmount \/mnt\/app/,
+    );
+    assert.deepEqual(await images.prune({ dryRun: true, unusedImages: true }), []);
+    assert.deepEqual(images.unmount(name('app:v1')), ['/mnt/app']);
+    await rejectsWith((async () => images.unmount('/mnt/app'))(), 'notFound', /nothing is mounted at/);
+    await images.remove(name('app:v1'));
   });
 
   it('pins by name, glob and keyword, also what is there already', async () => {

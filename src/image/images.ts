@@ -15,11 +15,16 @@ import { type CredentialSource, credentialFromRequest, credentialKey, type Regis
 import { AuthFile } from './auth-file.ts';
 import { BlobIngest } from './blob-download.ts';
 import { CredentialHelpers, type ProgramRunner } from './credential-helpers.ts';
+import { DamagedImages } from './damaged-images.ts';
 import { digestOf, isDigest } from './digest.ts';
 import { candidateReferences, resolveReference } from './endpoints.ts';
 import { GpgSignatures } from './gpg-signatures.ts';
 import { ImageCatalog } from './image-catalog.ts';
 import { commitImage, type ImageStore } from './image-commit.ts';
+import { ImageConfigs } from './image-configs.ts';
+import { type CheckedImage, ImageHealth } from './image-health.ts';
+import { type HistoryEntry, imageHistory } from './image-history.ts';
+import type { ImageMount } from './image-mounts.ts';
 import type { ImageRecord, StoredImage } from './image-record.ts';
 import { JoinedWork } from './joined-work.ts';
 import { type LayerFolders, LayerHolds } from './layer-holds.ts';
@@ -37,8 +42,10 @@ import { Registries, registriesPlaces } from './registries.ts';
 import { LookasideFolder } from './registries-d.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
+import { archiveOf, joinSaved, type SavedImage } from './save-images.ts';
 import { ruleFor, Trust, type TrustEvidence, type TrustRule } from './trust.ts';
 import { TrustOfUsedImages } from './used-images.ts';
+import type { ArchiveEntry } from './write-archive.ts';
 
 /** The keys of `[image]` that this room follows. */
 export interface ImageSettings {
@@ -71,13 +78,27 @@ export interface ImagesDeps {
   /** Runs credential helpers and gpgv. */
   readonly programs: ProgramRunner;
   readonly readArchive: (path: string, signal: AbortSignal) => Promise<readonly ArchiveImage[]>;
+  /** Writes an archive of these entries: streamArchive() of stream-archive.ts. */
+  readonly writeArchive: (entries: readonly ArchiveEntry[], signal: AbortSignal) => AsyncIterable<Buffer>;
   /** The containers that were made from an image: it stays while there are any. */
   readonly usersOf: (imageId: string) => readonly string[];
+  readonly mounts: ImageMountTable;
   readonly log: Logger;
   readonly meter: Meter;
   readonly clock: Clock;
   /** The machine's own unless a test says otherwise. */
   readonly platform?: Platform;
+}
+
+/** Where images are mounted: what this file needs of image-mounts.ts. */
+export interface ImageMountTable {
+  start(): void;
+  list(): readonly ImageMount[];
+  of(imageId: string): readonly string[];
+  stale(): readonly string[];
+  removeStale(id: string): void;
+  mount(image: ImageRecord, folder: string): string;
+  unmount(target: { readonly folder: string } | { readonly imageId: string }): readonly string[];
 }
 
 /** One image of an archive: what src/image/archive-reader.ts gives. */
@@ -112,6 +133,9 @@ export class Images {
   readonly #deps: ImagesDeps;
   readonly #platform: Platform;
   readonly #catalog: ImageCatalog;
+  readonly #damaged = new DamagedImages();
+  readonly #health: ImageHealth;
+  readonly #configs: ImageConfigs;
   readonly #holds: LayerHolds;
   readonly #ingest: BlobIngest;
   readonly #helpers: CredentialHelpers;
@@ -129,7 +153,10 @@ export class Images {
     this.#platform = deps.platform ?? hostPlatform();
     this.#catalog = new ImageCatalog(settings.pinnedImages);
     for (const image of deps.store.images.all()) this.#catalog.put(image);
-    this.#holds = new LayerHolds(deps.layers, (diffId) => this.#catalog.ownsLayer(diffId), log);
+    const isOwned = (diffId: string): boolean => this.#catalog.ownsLayer(diffId) || this.#damaged.ownsLayer(diffId);
+    this.#holds = new LayerHolds(deps.layers, isOwned, log);
+    this.#health = new ImageHealth({ ...deps, catalog: this.#catalog, damaged: this.#damaged, holds: this.#holds });
+    this.#configs = new ImageConfigs(deps.root);
     this.#ingest = new BlobIngest(join(deps.root, 'image/ingest'));
     this.#helpers = new CredentialHelpers(deps.programs);
     this.#authFile = new AuthFile(settings.authFile, this.#helpers);
@@ -140,19 +167,15 @@ export class Images {
     this.#usedImages = new TrustOfUsedImages({ ...asking, ...kept, trust: this.#trust, log });
   }
 
-  /** Makes memory and disk agree: forgets images whose layers are gone, removes layers and blobs of unfinished pulls. */
+  /** Makes memory and disk agree: hides images whose layers are gone, removes layers and blobs of unfinished pulls. */
   async start(): Promise<void> {
-    const { layers, store, log } = this.#deps;
-    for (const image of this.#catalog.list()) {
-      const missing = image.layers.filter((diffId) => !layers.has(diffId));
-      if (missing.length === 0) continue;
-      log.warn({ image: image.id, tags: image.tags, missing }, 'image forgotten: its layers are not on disk');
-      store.transaction(() => store.images.delete(image.id));
-      this.#catalog.delete(image.id);
-    }
+    const { layers, store, mounts, log } = this.#deps;
+    this.#health.sortOut();
+    mounts.start();
     await this.#ingest.start();
+    await this.#configs.start(new Set(store.images.all().map(({ id }) => id)));
     await this.#holds
-      .removeUnused(layers.all().map((layer) => layer.diffId))
+      .removeUnused(unusedLayers(layers, this.#holds))
       .catch((err: unknown) => log.warn({ err }, 'layers without an image not removed'));
     await this.#registries.loadRules().catch((err: unknown) => log.warn({ err }, 'registries.conf not usable'));
   }
@@ -243,9 +266,23 @@ export class Images {
     if (users.length > 0) {
       throw new BerthError('precondition', `image ${image.id} is in use by container ${users.slice(0, 5).join(', ')}`);
     }
+    const [mounted] = this.#deps.mounts.of(image.id);
+    if (mounted !== undefined) {
+      throw new BerthError(
+        'precondition',
+        `image ${image.id} is mounted at ${mounted}; berth image unmount ${mounted} takes that away`,
+      );
+    }
+    await this.#forget(image);
+  }
+
+  /** Makes an image go that nothing uses, or one that is damaged. */
+  async #forget(image: StoredImage): Promise<void> {
     const { store, log } = this.#deps;
     store.transaction(() => store.images.delete(image.id));
     this.#catalog.delete(image.id);
+    this.#damaged.delete(image.id);
+    await this.#configs.delete(image.id);
     // From here on the image is gone for everybody; what stays on disk after a failure goes at the next start.
     await this.#holds.removeUnused(image.layers).catch((err: unknown) => {
       throw wrap(`image ${image.id} is removed, and not all of its layers are`, err);
@@ -275,6 +312,103 @@ export class Images {
     }
   }
 
+  /**
+   * An archive of images, which `load` and other tools take: archiveOf() of save-images.ts. It comes as fast as it is
+   * read. Throws `notFound` for one that is not here, `precondition` for one that cannot be put together as it was.
+   */
+  async *save(texts: readonly string[], signal: AbortSignal): AsyncGenerator<Buffer, void, undefined> {
+    const { layers, writeArchive } = this.#deps;
+    const images = joinSaved(texts.map((text) => this.#saved(text)));
+    const all = images.flatMap(({ image }) => image.layers);
+    // A generator cannot be awaited in a callback: the layers are held for as long as it runs.
+    const over = Promise.withResolvers<void>();
+    const ready = Promise.withResolvers<void>();
+    const held = this.#holds.during(all, signal, async () => {
+      ready.resolve();
+      await over.promise;
+    });
+    held.catch(ready.reject);
+    try {
+      await ready.promise;
+      yield* writeArchive(await archiveOf(images, { configs: this.#configs, layers }), signal);
+    } finally {
+      over.resolve();
+      await held.catch(() => {});
+    }
+  }
+
+  /** How an image was built, newest step first. Throws `notFound`, and `precondition` when that is not known. */
+  async history(text: string): Promise<readonly HistoryEntry[]> {
+    const image = this.#get(text);
+    if (image.artifactType !== undefined) {
+      throw new BerthError('precondition', `${text} is an artifact (${image.artifactType}), which has no history`);
+    }
+    const config = await this.#configs.find(image.id);
+    if (!config) {
+      throw new BerthError(
+        'precondition',
+        `the history of image ${text} is not known: an older berthd pulled it; pull it again`,
+      );
+    }
+    const sizes = new Map(this.#deps.layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
+    return imageHistory(config, (diffId) => sizes.get(diffId) ?? 0);
+  }
+
+  /**
+   * Reads all layers of images, of all when none are named, and compares them with what was pulled. A damaged image is
+   * not here any more afterwards: the next pull brings what is missing of it. Throws `notFound`.
+   */
+  async check(texts: readonly string[], signal: AbortSignal): Promise<readonly CheckedImage[]> {
+    const known = this.#health.damaged();
+    if (texts.length === 0) return [...known, ...(await this.#health.check(this.list(), signal))];
+    const before = texts.map((text) => this.#health.findDamaged(text)?.id);
+    const images = texts.flatMap((text, index) => (before[index] === undefined ? [this.#get(text)] : []));
+    const damaged = known.filter(({ id }) => before.includes(id));
+    return [...damaged, ...(await this.#health.check([...new Set(images)], signal))];
+  }
+
+  /** Mounts an image read-only at an empty folder, or at one that is made for it; returns where. Throws `notFound`. */
+  mount(text: string, folder: string): string {
+    return this.#deps.mounts.mount(this.#get(text), folder);
+  }
+
+  /** Takes away the mount at a folder, or all mounts of an image; returns where they were. Throws `notFound`. */
+  unmount(text: string): readonly string[] {
+    const { mounts } = this.#deps;
+    const found = text.startsWith('/')
+      ? mounts.unmount({ folder: text })
+      : mounts.unmount({ imageId: this.#mounted(text) });
+    if (found.length > 0) return found;
+    const what = text.startsWith('/') ? `at ${text}` : `of image ${text}`;
+    throw new BerthError('notFound', `nothing is mounted ${what} by berth image mount`);
+  }
+
+  /** The images that are mounted. */
+  mounts(): readonly ImageMount[] {
+    return this.#deps.mounts.list();
+  }
+
+  #get(text: string): ImageRecord {
+    const image = this.find(text);
+    if (image) return image;
+    throw new BerthError('notFound', `image ${text} is not here`);
+  }
+
+  /** The id of the image that a text means, also of one that is mounted and not known any more. */
+  #mounted(text: string): string {
+    const mount = this.mounts().find(({ imageId, imageName }) => imageId === text || imageName === text);
+    return mount?.imageId ?? this.#get(text).id;
+  }
+
+  /** An image that was asked for by a tag has that one in the archive, by anything else all that it has. */
+  #saved(text: string): SavedImage {
+    const image = this.#get(text);
+    if (/^(?:sha256:)?[0-9a-f]+$/.test(text)) return { image, tags: image.tags };
+    const meant = candidateReferences(text, this.#registries.rules).map(recordedName);
+    const tags = image.tags.filter((tag) => meant.includes(tag));
+    return { image, tags: tags.length > 0 ? tags : image.tags };
+  }
+
   /** Which images are pinned from now on. */
   setPinned(patterns: readonly string[]): void {
     this.#catalog.setPinned(patterns);
@@ -291,7 +425,17 @@ export class Images {
   async prune(options: PruneOptions): Promise<Garbage[]> {
     const { layers, usersOf, log } = this.#deps;
     const [holds, ingest] = [this.#holds, this.#ingest];
-    const parts = { images: this.list(), layers, holds, ingest, usersOf, removeImage: (id: string) => this.remove(id) };
+    const parts = {
+      images: this.list(),
+      damaged: this.#damaged.list(),
+      layers,
+      holds,
+      ingest,
+      mounts: this.#deps.mounts,
+      usersOf: (id: string) => [...usersOf(id), ...this.#deps.mounts.of(id)],
+      removeImage: (id: string) => this.remove(id),
+      removeDamaged: (image: StoredImage) => this.#forget(image),
+    };
     const garbage = await prune(parts, options);
     if (!options.dryRun) log.info({ items: garbage.length }, 'image garbage removed');
     return garbage;
@@ -346,8 +490,10 @@ export class Images {
     names: readonly string[],
   ): Promise<ImageRecord> {
     const { layers, clock, store } = this.#deps;
+    await this.#configs.put(configBytes);
     // A power cut must never leave the row without the layers that it speaks of.
     await layers.flush();
+    this.#health.heal();
     const sizes = new Map(layers.all().map((layer) => [layer.diffId, layer.sizeBytes]));
     const layerBytes = [...new Set<string>(diffIds)].reduce((sum, diffId) => sum + (sizes.get(diffId) ?? 0), 0);
     const image = {
@@ -402,6 +548,14 @@ export class Images {
       throw new BerthError('precondition', `${what}: the archive's layers are not those of the image's config`);
     }
   }
+}
+
+/** Layers that no image has; those that something runs on stay, whatever became of their image. */
+function unusedLayers(layers: LayerFolders, holds: LayerHolds): readonly string[] {
+  const unused = holds.unused(layers.all().map((layer) => layer.diffId));
+  if (unused.length === 0) return unused;
+  const inUse = layers.inUse();
+  return unused.filter((diffId) => !inUse.has(diffId));
 }
 
 function openTrust({ settings, programs, root, client, log }: ImagesDeps): Trust {

@@ -1,4 +1,5 @@
 import type { Logger } from '../base/log.ts';
+import type { KeptLayer } from './assemble-layer.ts';
 import type { SharedArrival } from './blob-arrival.ts';
 import type { LayerCompression } from './media-types.ts';
 
@@ -25,6 +26,12 @@ export interface LayerFolders {
   /** Resolves when all layers unpacked so far are on stable storage. */
   flush(): Promise<void>;
   all(): readonly { readonly diffId: string; readonly sizeBytes: number }[];
+  /** The layer as its archive can be made of again; undefined for one that is kept without what that takes. */
+  archived(diffId: string): { readonly layer: KeptLayer; readonly sizeBytes: number } | undefined;
+  /** What is wrong with a layer, which is not here any more then; undefined where nobody can tell. */
+  check(diffId: string, signal: AbortSignal): Promise<readonly string[] | undefined>;
+  /** Those that something is mounted of. */
+  inUse(): ReadonlySet<string>;
   /** Folders beside the layers that belong to none, and their removal. */
   strays(): readonly string[];
   removeStray(name: string): Promise<void>;

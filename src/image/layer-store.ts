@@ -3,7 +3,11 @@
  *
  *     <root>/image/layers/<diff id's hex>/diff      the tree that overlayfs takes
  *     <root>/image/layers/<diff id's hex>/implied   folders that the layer does not describe, where there are any
+ *     <root>/image/layers/<diff id's hex>/frame     its archive without the files' content: layer-frame.ts
  *     <root>/image/l/<short>                        link to a diff: mount options must fit into a page
+ *
+ * What turns out to be damaged is forgotten, so that the next pull brings it again; its folder goes when nothing runs on
+ * it any more.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -27,10 +31,12 @@ import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { readMounts } from '../sys/mount.ts';
 import { statfs } from '../sys/statfs.ts';
+import type { KeptLayer } from './assemble-layer.ts';
 import { isDigest } from './digest.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { BlobInput } from './inflate.ts';
 import { JoinedWork } from './joined-work.ts';
+import { readLayerFacts } from './layer-frame.ts';
 import { defaultTarLimits, type TarLimits } from './tar-reader.ts';
 import type { DevicePolicy, UnpackedLayer } from './unpack-layer.ts';
 
@@ -64,6 +70,9 @@ export interface LayerStoreDeps {
 }
 
 const SHORTEST = 6;
+const FRAME = 'frame';
+/** Before the hex of a layer: a folder that another one took the place of while containers ran on it. */
+const KEPT = '.kept-';
 
 /** One file of an artifact: a verified blob, and the path that it gets. */
 export interface PlacedFile {
@@ -96,14 +105,11 @@ export class LayerStore {
   /** Makes rows and folders agree. What no row owns, and no mount needs, is removed in the background. */
   async start(): Promise<void> {
     const { log, rows } = this.#deps;
-    for (const folder of [this.#folder, this.#links]) {
-      await mkdir(folder, { recursive: true, mode: 0o700 });
-      // Setuid programs are in there, which no user of the host may run. Earlier versions let others through.
-      await chmod(folder, 0o700);
-    }
+    for (const folder of [this.#folder, this.#links]) await mkdir(folder, { recursive: true, mode: 0o711 });
     for (const { diffId } of this.#rows.values()) {
-      if (existsSync(this.path(diffId))) continue;
-      log.warn({ layer: diffId }, 'layer forgotten: its folder is gone');
+      const problem = this.#quickProblem(diffId);
+      if (problem === undefined) continue;
+      log.warn({ layer: diffId, problem }, 'layer is damaged: the next pull of an image with it brings it again');
       rows.deleteLayer(diffId);
       this.#rows.delete(diffId);
     }
@@ -182,6 +188,38 @@ export class LayerStore {
     );
   }
 
+  /** The layer as its archive can be made of again; undefined for one whose frame is not kept. */
+  archived(diffId: string): { readonly layer: KeptLayer; readonly sizeBytes: number } | undefined {
+    const frame = this.#framePath(diffId);
+    const facts = readLayerFacts(frame);
+    return facts && { layer: { diffId, diff: this.path(diffId), frame }, sizeBytes: facts.archiveBytes };
+  }
+
+  /**
+   * Reads all of a layer that is here, and returns what is wrong with it; one that is damaged is forgotten by then.
+   * Undefined for one that there is nothing to compare with.
+   */
+  async check(diffId: string, signal: AbortSignal): Promise<readonly string[] | undefined> {
+    const quick = this.#quickProblem(diffId);
+    const archived = quick === undefined ? this.archived(diffId) : undefined;
+    if (quick === undefined && !archived) return undefined;
+    const problems = archived
+      ? (await this.#deps.workers.run('check', archived.layer, signal)).problems
+      : [quick ?? ''];
+    if (problems.length > 0 && this.#rows.has(diffId)) {
+      this.#deps.log.error({ layer: diffId, problems }, 'layer is damaged: the next pull of an image with it mends it');
+      this.#deps.rows.deleteLayer(diffId);
+      this.#rows.delete(diffId);
+    }
+    return problems;
+  }
+
+  /** The layers that mounted overlays are made of. */
+  inUse(): ReadonlySet<string> {
+    const mounted = this.#mounted();
+    return new Set([...this.#rows.keys()].filter((diffId) => mounted.has(hexOf(diffId))));
+  }
+
   /** Removes a layer; an unknown one is success. It is gone at once, its space when the promise resolves. */
   async remove(diffId: string): Promise<void> {
     if (!this.#rows.has(diffId)) return;
@@ -201,7 +239,9 @@ export class LayerStore {
     );
     // A program whose record was lost may run on them.
     const mounted = unowned.length > 0 ? this.#mounted() : new Set();
-    return unowned.filter((name) => !mounted.has(name));
+    return unowned.filter(
+      (name) => !mounted.has(name.startsWith(KEPT) ? name.slice(KEPT.length, name.lastIndexOf('-')) : name),
+    );
   }
 
   /** Removes one of the `strays`; one that is none any more stays. */
@@ -228,7 +268,9 @@ export class LayerStore {
     signal: AbortSignal,
   ): Promise<UnpackedLayer> {
     const { limits = defaultTarLimits, devices } = this.#deps;
-    return await this.#deps.workers.run('unpack', { blob, target, diffId, limits, devices }, signal);
+    // Only a whole layer is put together again.
+    const frame = diffId === undefined ? undefined : join(dirname(target), FRAME);
+    return await this.#deps.workers.run('unpack', { blob, target, diffId, limits, devices, frame }, signal);
   }
 
   /** As oras makes it: all names in the archive begin with the folder's own. */
@@ -253,14 +295,16 @@ export class LayerStore {
     const final = join(this.#folder, hexOf(diffId));
     const temporary = this.#temporary();
     const startedMs = clock.monotonicMs();
+    let isPlaced = false;
     try {
       await mkdir(temporary, { mode: 0o711 });
       const { sizeBytes, inodes, implied } = await fill(join(temporary, 'diff'));
       if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
       signal.throwIfAborted();
-      // An earlier removal that failed half way may have left one that no row owns.
-      if (existsSync(final)) await workers.run('remove', final);
+      // A removal that failed half way may have left one that no row owns, and one that is damaged may be in use.
+      if (existsSync(final)) await this.#makeRoom(final);
       renameSync(temporary, final);
+      isPlaced = true;
       const row = { diffId, sizeBytes, inodes, createdAtUs: clock.nowUs() };
       this.#link(diffId);
       rows.putLayer(row);
@@ -271,11 +315,31 @@ export class LayerStore {
       );
       return row;
     } catch (err) {
-      for (const left of [temporary, final]) if (existsSync(left)) await workers.run('remove', left).catch(() => {});
+      const left = isPlaced ? final : temporary;
+      if (existsSync(left)) await workers.run('remove', left).catch(() => {});
       throw this.#explained(err);
     } finally {
       this.#busy.delete(temporary);
     }
+  }
+
+  async #makeRoom(folder: string): Promise<void> {
+    const hex = basename(folder);
+    if (!this.#mounted().has(hex)) return await this.#deps.workers.run('remove', folder);
+    renameSync(folder, join(this.#folder, `${KEPT}${hex}-${randomBytes(8).toString('hex')}`));
+  }
+
+  /** What a look at a layer tells without reading it. */
+  #quickProblem(diffId: string): string | undefined {
+    const names = namesIn(this.path(diffId));
+    if (names === undefined) return 'its folder is gone';
+    const facts = readLayerFacts(this.#framePath(diffId));
+    if (!facts || facts.topNames === names) return undefined;
+    return `its folder has ${names} names, and had ${facts.topNames}`;
+  }
+
+  #framePath(diffId: string): string {
+    return join(this.#folder, hexOf(diffId), FRAME);
   }
 
   #explained(err: unknown): unknown {
@@ -377,6 +441,16 @@ async function place({ path, name }: PlacedFile, target: string): Promise<Unpack
 function hexOf(diffId: string): string {
   if (isDigest(diffId)) return diffId.slice(diffId.indexOf(':') + 1);
   throw invalid('diffId', `${JSON.stringify(diffId.slice(0, 80))} is no sha256 or sha512 digest`);
+}
+
+/** How many names a folder has; undefined for one that is not there. */
+function namesIn(folder: string): number | undefined {
+  try {
+    return readdirSync(folder).length;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT', 'ENOTDIR')) return undefined;
+    throw wrapErrno(`read ${folder}`, err);
+  }
 }
 
 function unlinkIfThere(path: string): void {

@@ -1,11 +1,12 @@
 import { describe } from '../base/errors.ts';
 import type { BlobIngest } from './blob-download.ts';
-import type { ImageRecord } from './image-record.ts';
+import type { DamagedImage } from './damaged-images.ts';
+import type { ImageRecord, StoredImage } from './image-record.ts';
 import type { LayerFolders, LayerHolds } from './layer-holds.ts';
 
 /** Something below the image folder that belongs to nothing. */
 export interface Garbage {
-  readonly kind: 'image' | 'layer' | 'folder' | 'blob';
+  readonly kind: 'image' | 'layer' | 'folder' | 'blob' | 'mount';
   readonly name: string;
   /** Why it is garbage. */
   readonly reason: string;
@@ -18,11 +19,15 @@ export interface Garbage {
 /** Where garbage is looked for. */
 export interface PruneParts {
   readonly images: readonly ImageRecord[];
+  readonly damaged: readonly DamagedImage[];
   readonly layers: LayerFolders;
   readonly holds: LayerHolds;
   readonly ingest: BlobIngest;
+  readonly mounts: { stale(): readonly string[]; removeStale(id: string): void };
+  /** Containers and mounts. */
   usersOf(imageId: string): readonly string[];
   removeImage(imageId: string): Promise<void>;
+  removeDamaged(image: StoredImage): Promise<void>;
 }
 
 /** What to take for garbage, and whether to remove it. */
@@ -34,7 +39,13 @@ export interface PruneOptions {
 
 /** Finds garbage and removes it, unless it is a dry run. What pulls and removals are at work on is none. */
 export async function prune(parts: PruneParts, { dryRun, unusedImages }: PruneOptions): Promise<Garbage[]> {
-  const found = [...(unusedImages ? unusedOf(parts) : []), ...layersOf(parts), ...foldersOf(parts)];
+  const found = [
+    ...(unusedImages ? unusedOf(parts) : []),
+    ...damagedOf(parts),
+    ...layersOf(parts),
+    ...foldersOf(parts),
+  ];
+  found.push(...mountsOf(parts));
   found.push(...(await blobsOf(parts)));
   if (dryRun) return found.map(({ garbage }) => garbage);
   const removed: Garbage[] = [];
@@ -67,15 +78,36 @@ function unusedOf({ images, layers, usersOf, removeImage }: PruneParts): Found[]
   });
 }
 
+/** What a damaged image still has is kept for its next pull, until somebody says that there will be none. */
+function damagedOf({ damaged, usersOf, removeDamaged }: PruneParts): Found[] {
+  return damaged.flatMap(({ image, missing }) => {
+    if (usersOf(image.id).length > 0) return [];
+    const name = image.tags[0] ?? image.repoDigests[0] ?? image.id;
+    const reason = `it is damaged: ${missing.length} of its ${image.layers.length} layers are missing; a pull mends it`;
+    return [{ garbage: { kind: 'image', name, reason, bytes: 0, problem: '' }, remove: () => removeDamaged(image) }];
+  });
+}
+
+function mountsOf({ mounts }: PruneParts): Found[] {
+  return mounts.stale().map((name) => ({
+    garbage: { kind: 'mount', name, reason: 'the image is not mounted there any more', bytes: 0, problem: '' },
+    remove: async () => mounts.removeStale(name),
+  }));
+}
+
 function layersOf({ layers, holds }: PruneParts): Found[] {
   const sizes = new Map(layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
-  return holds.unused([...sizes.keys()]).map((diffId) => {
-    const [bytes, reason] = [sizes.get(diffId) ?? 0, 'no image has it'];
-    return {
-      garbage: { kind: 'layer', name: diffId, reason, bytes, problem: '' },
-      remove: () => holds.removeUnused([diffId]),
-    };
-  });
+  const unused = holds.unused([...sizes.keys()]);
+  const inUse = unused.length > 0 ? layers.inUse() : new Set();
+  return unused
+    .filter((diffId) => !inUse.has(diffId))
+    .map((diffId) => {
+      const [bytes, reason] = [sizes.get(diffId) ?? 0, 'no image has it'];
+      return {
+        garbage: { kind: 'layer', name: diffId, reason, bytes, problem: '' },
+        remove: () => holds.removeUnused([diffId]),
+      };
+    });
 }
 
 function foldersOf({ layers }: PruneParts): Found[] {

@@ -22,7 +22,7 @@ import {
   rmdirSync,
   statSync,
 } from 'node:fs';
-import { join, relative } from 'node:path';
+import { basename, join, relative } from 'node:path';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
@@ -103,11 +103,6 @@ export class Snapshots {
     this.#folder = join(deps.root, 'snapshots');
   }
 
-  /** Where they all are. */
-  get folder(): string {
-    return this.#folder;
-  }
-
   /**
    * Tries overlayfs on this file system, and removes what an earlier process left half removed. Throws `precondition`
    * saying what is missing.
@@ -140,14 +135,12 @@ export class Snapshots {
     const lowers = this.#lowers(diffIds);
     const image = await this.#imageFoldersOf(diffIds);
     try {
-      mkdirSync(folder, { mode: 0o710 });
+      mkdirSync(folder, { mode: 0o711 });
     } catch (err) {
       throw wrapErrno(`make snapshot folder ${folder}`, err);
     }
     const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
     try {
-      // Setuid programs are in there, which no user of the host may run; the root of a user namespace must get to them.
-      if (owner) chownSync(folder, 0, owner.toHostGid(0));
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
       if (diff) await this.#unpackDiff(join(folder, RESTORED), diff);
       if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, RESTORED)));
@@ -172,16 +165,16 @@ export class Snapshots {
 
   /**
    * Mounts layers, base first, read-only at an existing folder, whose parent must be private to the daemon; with an
-   * owner, all ids are mapped to that user namespace. Unmount it by its path.
+   * owner, all ids are mapped to that user namespace. `flags` are those of mount(2). Unmount it by its path.
    */
   mountReadonly(
     target: string,
     diffIds: readonly string[],
-    options: Pick<SnapshotOptions, 'owner' | 'label'> = {},
+    { flags: mountFlags, ...options }: Pick<SnapshotOptions, 'owner' | 'label'> & { readonly flags?: number } = {},
   ): void {
     const lowers = this.#lowers(diffIds);
     // The kernel wants two layers where there is none to write to.
-    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, options);
+    this.#mountOverlay(target, lowers.length < 2 ? [...lowers, EMPTY] : lowers, { ...options, mountFlags });
   }
 
   /** Where a container's root filesystem is mounted, if it is. */
@@ -257,11 +250,16 @@ export class Snapshots {
   #mountOverlay(
     target: string,
     lowers: readonly string[],
-    { upper, owner, label }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'>,
+    {
+      upper,
+      owner,
+      label,
+      mountFlags,
+    }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'> & Pick<OverlayMount, 'mountFlags'>,
   ): void {
     // Quoted, since a label may have commas in it.
     const context = label === undefined ? [] : [`context="${label}"`];
-    const more = { ...(upper && { upper }), flags: [...this.#flags, ...context] };
+    const more = { ...(upper && { upper }), flags: [...this.#flags, ...context], mountFlags };
     if (owner) this.#mountMapped(target, lowers, more, owner);
     else mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...more });
   }
@@ -271,15 +269,16 @@ export class Snapshots {
   #mountMapped(
     target: string,
     lowers: readonly string[],
-    more: Omit<OverlayFolders, 'lowers'>,
+    more: Omit<OverlayMount, 'lowers'>,
     { userNamespace }: SnapshotOwner,
   ): void {
     const mapped = mappedFolder(target);
     mkdirSync(mapped, { mode: 0o700 });
-    const names = lowers.map((_, index) => String(index));
+    // Their last names stay, so that the overlay's options say what it is made of long after the mounts are gone.
+    const names = lowers.map((short) => basename(short));
     try {
       for (const [index, short] of lowers.entries()) {
-        const layer = join(mapped, String(index));
+        const layer = join(mapped, names[index] ?? '');
         mkdirSync(layer, { mode: 0o700 });
         bindMapped(join(this.#deps.layers.linkFolder, short), layer, userNamespace);
       }
@@ -344,9 +343,14 @@ export class Snapshots {
   }
 }
 
+/** An overlay, and the flags of mount(2). */
+interface OverlayMount extends OverlayFolders {
+  readonly mountFlags?: number | undefined;
+}
+
 /** Mounts an overlay of layers that are named by their links in one folder. */
-function mountOverlay(target: string, linkFolder: string, { lowers, ...more }: OverlayFolders): void {
-  const request = { source: 'overlay', target, type: 'overlay' };
+function mountOverlay(target: string, linkFolder: string, { lowers, mountFlags = 0, ...more }: OverlayMount): void {
+  const request = { source: 'overlay', target, type: 'overlay', flags: mountFlags };
   const direct = { ...more, lowers: lowers.map((name) => join(linkFolder, name)) };
   if (optionsFit(direct)) {
     mount({ ...request, data: overlayOptions(direct) });

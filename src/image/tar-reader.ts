@@ -77,8 +77,13 @@ export class TarReader {
   #unread = 0;
   #padding = 0;
 
-  constructor(source: AsyncIterable<Buffer>, limits: TarLimits = defaultTarLimits) {
-    this.#bytes = new ByteReader(source);
+  /** `onFrame` sees in order all bytes of the archive but those that `data` returns; windows too. */
+  constructor(
+    source: AsyncIterable<Buffer>,
+    limits: TarLimits = defaultTarLimits,
+    onFrame: (bytes: Buffer) => void = () => {},
+  ) {
+    this.#bytes = new ByteReader(source, onFrame);
     this.#limits = limits;
   }
 
@@ -109,10 +114,15 @@ export class TarReader {
   /** The next bytes of the current member's data; empty when there are no more. A window: it holds until the next call. */
   async data(): Promise<Buffer> {
     if (this.#unread === 0) return Buffer.alloc(0);
-    const part = await this.#bytes.some(this.#unread);
+    const part = await this.#bytes.someUnseen(this.#unread);
     if (part.length === 0) throw this.#damaged(`the archive is cut off, ${this.#unread} bytes of it are missing`);
     this.#unread -= part.length;
     return part;
+  }
+
+  /** Says that the current member's data is not in this archive: what fills its last block comes next. */
+  withoutData(): void {
+    this.#unread = 0;
   }
 
   /** Reads what follows the end marker, which belongs to the archive's digest and to nothing else. */

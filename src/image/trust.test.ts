@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 
+import { FakeMounts } from '../../test/fakes/image-mounts.ts';
 import { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
 import {
   describeBlob,
@@ -61,6 +62,8 @@ function build(): Images {
     }),
     programs,
     readArchive: async () => [],
+    writeArchive: async function* () {},
+    mounts: new FakeMounts(),
     usersOf: () => [],
     log: silentLogger,
     meter: silentMeter,

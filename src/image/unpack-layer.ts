@@ -3,7 +3,7 @@
  * Changeset", sections "Representing Changes" and "Applying Changesets". Synchronous calls, for a worker thread.
  */
 
-import { constants, fchmodSync, ftruncateSync, mkdirSync, writeSync } from 'node:fs';
+import { constants, fchmodSync, ftruncateSync, mkdirSync, readdirSync, writeSync } from 'node:fs';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
 import {
@@ -23,7 +23,9 @@ import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { fsetxattr, lsetxattrat } from '../sys/xattr.ts';
 import { finishDigest, hashFor } from './digest.ts';
 import { type BlobInput, inflate } from './inflate.ts';
+import { FrameWriter } from './layer-frame.ts';
 import { isWhiteout, LayerRoot, type Place } from './layer-root.ts';
+import { componentsOf } from './member-path.ts';
 import { showBytes } from './show-bytes.ts';
 import { type TarLimits, type TarMember, type TarMemberType, TarReader } from './tar-reader.ts';
 import { treeUsageAt } from './tree-usage.ts';
@@ -47,6 +49,8 @@ export interface UnpackRequest {
   readonly limits: TarLimits;
   /** `allow` if not said. */
   readonly devices?: DevicePolicy | undefined;
+  /** Where to write the layer's frame (layer-frame.ts), if anywhere; there is none of one that has a member twice. */
+  readonly frame?: string | undefined;
 }
 
 /** What came of it. */
@@ -80,8 +84,10 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
   }
   mkdirSync(request.target, { mode: 0o755 });
   const rootfd = openat(AT_FDCWD, request.target, O_RDONLY | O_DIRECTORY);
-  const tar = new TarReader(hashed(), request.limits);
+  const frame = request.frame === undefined ? undefined : new FrameWriter(request.frame);
+  const tar = new TarReader(hashed(), request.limits, frame && ((part) => frame.add(part)));
   const layer = new LayerWriter(rootfd, request.devices ?? 'allow');
+  let isFramed = false;
   try {
     for (let member = await tar.next(); member; member = await tar.next()) {
       throwIfCancelled();
@@ -93,8 +99,14 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
     if (request.diffId !== undefined && actual !== request.diffId) {
       throw new BerthError('precondition', `the layer unpacks to ${actual}, not to its diff id ${request.diffId}`);
     }
-    return layer.finish();
+    const unpacked = layer.finish();
+    if (frame && !layer.hasReplaced) {
+      frame.finish({ contentBytes: layer.contentBytes, topNames: readdirSync(request.target).length });
+      isFramed = true;
+    }
+    return unpacked;
   } finally {
+    if (!isFramed) frame?.drop();
     layer.close();
     closeFd(rootfd);
     await tar.close();
@@ -108,7 +120,6 @@ const AROUND_MEMBER_BYTES = 4096;
 /** Longer link targets do not fit into the inode (ext4). */
 const INLINE_LINK_BYTES = 59;
 const MAX_ID = 0xfffffffe;
-const MAX_COMPONENT_BYTES = 255;
 
 const specialTypes: Readonly<Partial<Record<TarMemberType, number>>> = Object.freeze({
   char: S_IFCHR,
@@ -124,6 +135,10 @@ class LayerWriter {
   readonly #folders = new Map<string, { components: readonly string[]; member: TarMember }>();
   #sizeBytes = BLOCK_BYTES;
   #inodes = 1;
+  /** Bytes of its files in the archive. */
+  contentBytes = 0;
+  /** True when something that the layer brought is not there any more. */
+  hasReplaced = false;
 
   constructor(rootfd: number, devices: DevicePolicy) {
     this.#devices = devices;
@@ -215,6 +230,7 @@ class LayerWriter {
     const fd = this.#create(components, (place) => openat(place.dirfd, place.name, flags, plainMode));
     try {
       const written = await writeData(fd, member, tar);
+      this.contentBytes += written;
       this.#sizeBytes += Math.ceil(written / BLOCK_BYTES) * BLOCK_BYTES;
       if (member.uid !== 0 || member.gid !== 0) fchownat(fd, '', member.uid, member.gid);
       for (const { name, value } of member.xattrs) setXattr(name, () => fsetxattr(fd, name, value));
@@ -290,6 +306,7 @@ class LayerWriter {
 
   /** Removes what a later member replaces, and forgets what was known of it. */
   #makeRoom(components: readonly string[], place: Place, facts: FileFacts): void {
+    if (!isWhiteout(facts)) this.hasReplaced = true;
     if ((facts.mode & S_IFMT) === S_IFDIR) {
       const path = components.join('/');
       const isBelow = (other: string): boolean => other === path || other.startsWith(`${path}/`);
@@ -381,19 +398,6 @@ function setXattr(name: string, set: () => void): void {
     if (isErrno(err, 'ENOTSUP') || (name.startsWith('user.') && isErrno(err, 'EPERM'))) return;
     throw err;
   }
-}
-
-/** Splits a name. Throws `invalid` for one that starts at the root or climbs. */
-function componentsOf(name: Buffer, options?: { absolute?: boolean }): string[] {
-  const text = name.toString('latin1');
-  if (text === '') throw invalid('name', 'is empty');
-  if (text.startsWith('/') && options?.absolute !== true) throw invalid('name', 'is an absolute path');
-  const components = text.split('/').filter((component) => component !== '' && component !== '.');
-  if (components.includes('..')) throw invalid('name', 'has ".." in it, which leads out of the layer');
-  if (components.some((component) => component.length > MAX_COMPONENT_BYTES)) {
-    throw invalid('name', `has a part longer than ${MAX_COMPONENT_BYTES} bytes`);
-  }
-  return components;
 }
 
 /** The largest id means "leave as it is" to chown(2). */

@@ -12,13 +12,16 @@ import type { PodStreams } from '../pod/pod-streams.ts';
 import type { Pods } from '../pod/pods.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
+import { checkImages } from './admin/check-images.ts';
 import { checkPodNetwork } from './admin/check-pod-network.ts';
-import { type Doctor, doctor } from './admin/doctor.ts';
+import { imageHistory } from './admin/image-history.ts';
 import { listPulls } from './admin/list-pulls.ts';
 import { loadImage } from './admin/load-image.ts';
+import { listImageMounts, mountImage, unmountImage } from './admin/mount-image.ts';
 import { planPull } from './admin/plan-pull.ts';
 import { podSteps, type StepHistory } from './admin/pod-steps.ts';
 import { pruneImages } from './admin/prune-images.ts';
+import { saveImages } from './admin/save-images.ts';
 import type { ServedService } from './grpc-server.ts';
 import { imageFsInfo } from './image/image-fs-info.ts';
 import { imageStatus } from './image/image-status.ts';
@@ -78,7 +81,6 @@ export interface ServiceDeps {
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly steps: StepHistory;
   readonly config: ConfigCheck;
-  readonly doctor: Doctor;
   readonly filesystems: ImageFilesystems;
   /** Facts for a verbose Status. */
   readonly info: () => Record<string, unknown>;
@@ -146,12 +148,17 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
       definition: AdminService,
       handlers: {
         loadImage: boundary.unary('LoadImage', loadImage(images)),
+        saveImages: boundary.serverStream('SaveImages', saveImages(images)),
+        imageHistory: boundary.unary('ImageHistory', imageHistory(images)),
+        checkImages: boundary.unary('CheckImages', checkImages(images)),
+        mountImage: boundary.unary('MountImage', mountImage(images)),
+        unmountImage: boundary.unary('UnmountImage', unmountImage(images)),
+        listImageMounts: boundary.unary('ListImageMounts', listImageMounts(images)),
         listPulls: boundary.unary('ListPulls', listPulls(images)),
         pruneImages: boundary.unary('PruneImages', pruneImages(images)),
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
         checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
-        doctor: boundary.unary('Doctor', doctor(deps.doctor)),
         planPull: boundary.unary('PlanPull', planPull(deps.images)),
       },
     },

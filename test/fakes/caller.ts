@@ -1,12 +1,11 @@
 import { status } from '@grpc/grpc-js';
 
 import { CliError } from '../../src/cli/cli-error.ts';
-import type { Output } from '../../src/cli/output.ts';
+import type { ByteOutput } from '../../src/cli/output.ts';
 import { runCli } from '../../src/cli/run-cli.ts';
 import type { Caller, Method } from '../../src/cli/session.ts';
 import type { PullPlan } from '../../src/image/plan-pull.ts';
 import type { Finding } from '../../src/node/finding.ts';
-import { tellFindings } from '../../src/node/mend.ts';
 
 /** A berthd for tests of the command line: answers what a test lays ready, and keeps what it was asked. */
 export class FakeCaller implements Caller {
@@ -36,7 +35,26 @@ export class FakeCaller implements Caller {
     return await answer(request);
   }
 
-  /** Its streams have no answers. */
+  /** Answers an RPC by a stream. */
+  onStream<Request, Response>(
+    method: Method<Request, Response>,
+    answer: (request: Request) => Iterable<Response>,
+  ): this {
+    this.#answers.set(method.path, answer);
+    return this;
+  }
+
+  async readAll<Request, Response>(
+    method: Method<Request, Response>,
+    request: Request,
+    take: (response: Response) => Promise<void>,
+  ): Promise<void> {
+    this.asked.push(method.path.split('/').at(-1) ?? '');
+    const answer = this.#answers.get(method.path) as ((request: Request) => Iterable<Response>) | undefined;
+    for (const response of answer?.(request) ?? []) await take(response);
+  }
+
+  /** Such streams have no answers. */
   async readUntil(): Promise<void> {}
 
   close(): void {}
@@ -52,12 +70,15 @@ export interface CliRun {
 /** Runs a command line against a fake berthd. */
 export async function runWith(caller: FakeCaller, ...args: string[]): Promise<CliRun> {
   const said = { out: '', err: '' };
-  const output: Output = {
+  const output: ByteOutput = {
     out: (text) => {
       said.out += text;
     },
     err: (text) => {
       said.err += text;
+    },
+    outBytes: async (chunk) => {
+      said.out += Buffer.from(chunk).toString('latin1');
     },
   };
   const exitCode = await runCli(args, {
@@ -66,7 +87,6 @@ export async function runWith(caller: FakeCaller, ...args: string[]): Promise<Cl
     connect: () => caller,
     checkNode: async () => caller.nodeFindings,
     planOnNode: async () => caller.nodePlans,
-    examineNode: async (_config, fix) => await tellFindings(caller.nodeFindings, fix),
     watchInterrupts: () => Object.assign(caller.interrupt.signal, { [Symbol.dispose]: () => {} }),
   });
   return { exitCode, ...said };

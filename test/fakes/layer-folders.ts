@@ -60,6 +60,28 @@ export class MemoryLayers implements LayerFolders {
     this.strayFolders.delete(name);
   }
 
+  /** Those that are found damaged when somebody looks. */
+  readonly damaged = new Map<string, string>();
+  /** Those that something is mounted of. */
+  readonly mounted = new Set<string>();
+
+  archived(diffId: string) {
+    const sizeBytes = this.layers.get(diffId);
+    return sizeBytes === undefined ? undefined : { layer: { diffId, diff: '/diff', frame: '/frame' }, sizeBytes };
+  }
+
+  async check(diffId: string): Promise<string[]> {
+    const problem = this.damaged.get(diffId);
+    if (problem === undefined) return [];
+    this.layers.delete(diffId);
+    this.damaged.delete(diffId);
+    return [problem];
+  }
+
+  inUse(): ReadonlySet<string> {
+    return this.mounted;
+  }
+
   all(): { diffId: string; sizeBytes: number }[] {
     return [...this.layers].map(([diffId, sizeBytes]) => ({ diffId, sizeBytes }));
   }

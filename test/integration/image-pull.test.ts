@@ -15,6 +15,7 @@ import type { StoredImage } from '../../src/image/image-record.ts';
 import { Images } from '../../src/image/images.ts';
 import { RegistryClient } from '../../src/image/registry-client.ts';
 import { Store, type StoredTypes } from '../../src/store/store.ts';
+import { FakeMounts } from '../fakes/image-mounts.ts';
 import {
   type BuiltLayout,
   buildBusyboxLayout,
@@ -66,6 +67,8 @@ describe('pull from docker-registry', {
       client: new RegistryClient({ monotonicMs: () => performance.now() }),
       programs: { run: async () => await Promise.reject(new Error('no programs here')) },
       readArchive: async () => [],
+      writeArchive: async function* () {},
+      mounts: new FakeMounts(),
       usersOf: () => [],
       log: silentLogger,
       meter: silentMeter,

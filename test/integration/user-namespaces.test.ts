@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
@@ -53,6 +53,18 @@ for (const handler of ['runc', 'crun'] as const) {
     test('the kubelet hears that the handler can do it', async () => {
       const { runtimeHandlers } = await lab.berthd.call(runtime.status, StatusRequest.create());
       assert.equal(runtimeHandlers.find(({ name }) => name === handler)?.features?.userNamespaces, true);
+    });
+
+    test('its layers can be told from the mount, for whom the database is lost', async () => {
+      const id = await lab.start(await runMapped(), script('sleep 1000'));
+      const rootfs = join(lab.berthd.root, 'snapshots', id, 'rootfs');
+      const found = readMounts().find(({ mountPoint }) => mountPoint === rootfs);
+      const lowers = found?.superOptions.find((option) => option.startsWith('lowerdir='))?.slice('lowerdir='.length);
+      const links = readdirSync(join(lab.berthd.root, 'image/l'));
+      assert.ok(
+        lowers?.split(':').every((path) => links.includes(basename(path))),
+        lowers,
+      );
     });
 
     test('root inside is nobody outside, and files have the ids of the image inside', async () => {

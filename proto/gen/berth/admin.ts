@@ -10,7 +10,9 @@ import {
   type ChannelCredentials,
   Client,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -38,6 +40,93 @@ export interface LoadedImage {
   id: string;
   /** The normalised references that it was loaded under; none when the file names none. */
   tags: string[];
+}
+
+export interface SaveImagesRequest {
+  /** Each in any spelling, or an id. One named by a tag has only that tag in the archive. */
+  images: string[];
+}
+
+/** A piece of a tar file. */
+export interface ArchivePart {
+  data: Buffer;
+}
+
+export interface ImageHistoryRequest {
+  /** In any spelling, or an id. */
+  image: string;
+}
+
+export interface ImageHistoryResponse {
+  entries: HistoryEntry[];
+}
+
+/** A step by which an image was built. */
+export interface HistoryEntry {
+  /** As the builder wrote it, RFC 3339; may be empty. */
+  created: string;
+  createdBy: string;
+  comment: string;
+  /** The layer that it made; empty when it made none. */
+  diffId: string;
+  /** What that layer takes on disk. */
+  sizeBytes: bigint;
+}
+
+export interface CheckImagesRequest {
+  /** Empty: all. */
+  images: string[];
+}
+
+export interface CheckImagesResponse {
+  images: CheckedImage[];
+}
+
+/** How an image is. */
+export interface CheckedImage {
+  id: string;
+  names: string[];
+  /** What is wrong with it; empty when nothing is. */
+  problems: string[];
+  /** Layers that there is nothing to compare with: only their folders were looked at. */
+  uncheckedLayers: number;
+}
+
+export interface MountImageRequest {
+  /** In any spelling, or an id. */
+  image: string;
+  /** An empty folder, absolute, as berthd sees it; one is made when it is not given. */
+  folder: string;
+}
+
+export interface MountImageResponse {
+  folder: string;
+}
+
+export interface UnmountImageRequest {
+  /** An image, all of whose mounts go, or the absolute path of one mount. */
+  target: string;
+}
+
+export interface UnmountImageResponse {
+  folders: string[];
+}
+
+export interface ListImageMountsRequest {
+}
+
+export interface ListImageMountsResponse {
+  mounts: ImageMount[];
+}
+
+/** An image that is mounted. */
+export interface ImageMount {
+  imageId: string;
+  /** What it was called then. */
+  image: string;
+  folder: string;
+  /** Microseconds since the Unix epoch. */
+  mountedAtUs: bigint;
 }
 
 export interface ListPullsRequest {
@@ -93,7 +182,7 @@ export interface PruneImagesResponse {
 
 /** Something that belongs to nothing. */
 export interface PrunedItem {
-  /** image, layer, folder or blob. */
+  /** image, layer, folder, blob or mount. */
   kind: string;
   name: string;
   /** Why it is garbage. */
@@ -154,31 +243,6 @@ export interface Finding {
   message: string;
   /** What to do about it. */
   remedy: string;
-}
-
-export interface DoctorRequest {
-  /** Mends what can be mended without harm. Pods go on meanwhile. */
-  fix: boolean;
-}
-
-export interface DoctorResponse {
-  findings: DoctorFinding[];
-}
-
-/** Something that an operator should know, and what became of it. */
-export interface DoctorFinding {
-  /** error (pods cannot run), warning or info. */
-  severity: string;
-  /** What it is about: a key, a file, a program. */
-  subject: string;
-  /** What it is, and what it means. */
-  message: string;
-  /** The command that mends it, or what to do. */
-  remedy: string;
-  /** Whether `fix` mends it. */
-  canMend: boolean;
-  /** What became of it with `fix`: done, or why not; empty when it was not tried. */
-  mended: string;
 }
 
 export interface PlanPullRequest {
@@ -406,6 +470,959 @@ export const LoadedImage: MessageFns<LoadedImage> = {
     const message = createBaseLoadedImage();
     message.id = object.id ?? "";
     message.tags = object.tags?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseSaveImagesRequest(): SaveImagesRequest {
+  return { images: [] };
+}
+
+export const SaveImagesRequest: MessageFns<SaveImagesRequest> = {
+  encode(message: SaveImagesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.images) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): SaveImagesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSaveImagesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.images.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<SaveImagesRequest>): SaveImagesRequest {
+    return SaveImagesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<SaveImagesRequest>): SaveImagesRequest {
+    const message = createBaseSaveImagesRequest();
+    message.images = object.images?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseArchivePart(): ArchivePart {
+  return { data: Buffer.alloc(0) };
+}
+
+export const ArchivePart: MessageFns<ArchivePart> = {
+  encode(message: ArchivePart, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.data.length !== 0) {
+      writer.uint32(10).bytes(message.data);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ArchivePart {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseArchivePart();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.data = Buffer.from(reader.bytes());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ArchivePart>): ArchivePart {
+    return ArchivePart.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ArchivePart>): ArchivePart {
+    const message = createBaseArchivePart();
+    message.data = object.data ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseImageHistoryRequest(): ImageHistoryRequest {
+  return { image: "" };
+}
+
+export const ImageHistoryRequest: MessageFns<ImageHistoryRequest> = {
+  encode(message: ImageHistoryRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.image !== "") {
+      writer.uint32(10).string(message.image);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImageHistoryRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImageHistoryRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ImageHistoryRequest>): ImageHistoryRequest {
+    return ImageHistoryRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImageHistoryRequest>): ImageHistoryRequest {
+    const message = createBaseImageHistoryRequest();
+    message.image = object.image ?? "";
+    return message;
+  },
+};
+
+function createBaseImageHistoryResponse(): ImageHistoryResponse {
+  return { entries: [] };
+}
+
+export const ImageHistoryResponse: MessageFns<ImageHistoryResponse> = {
+  encode(message: ImageHistoryResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.entries) {
+      HistoryEntry.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImageHistoryResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImageHistoryResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.entries.push(HistoryEntry.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ImageHistoryResponse>): ImageHistoryResponse {
+    return ImageHistoryResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImageHistoryResponse>): ImageHistoryResponse {
+    const message = createBaseImageHistoryResponse();
+    message.entries = object.entries?.map((e) => HistoryEntry.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseHistoryEntry(): HistoryEntry {
+  return { created: "", createdBy: "", comment: "", diffId: "", sizeBytes: 0n };
+}
+
+export const HistoryEntry: MessageFns<HistoryEntry> = {
+  encode(message: HistoryEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.created !== "") {
+      writer.uint32(10).string(message.created);
+    }
+    if (message.createdBy !== "") {
+      writer.uint32(18).string(message.createdBy);
+    }
+    if (message.comment !== "") {
+      writer.uint32(26).string(message.comment);
+    }
+    if (message.diffId !== "") {
+      writer.uint32(34).string(message.diffId);
+    }
+    if (message.sizeBytes !== 0n) {
+      if (BigInt.asIntN(64, message.sizeBytes) !== message.sizeBytes) {
+        throw new globalThis.Error("value provided for field message.sizeBytes of type int64 too large");
+      }
+      writer.uint32(40).int64(message.sizeBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HistoryEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHistoryEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.created = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.createdBy = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.comment = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.diffId = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.sizeBytes = reader.int64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<HistoryEntry>): HistoryEntry {
+    return HistoryEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HistoryEntry>): HistoryEntry {
+    const message = createBaseHistoryEntry();
+    message.created = object.created ?? "";
+    message.createdBy = object.createdBy ?? "";
+    message.comment = object.comment ?? "";
+    message.diffId = object.diffId ?? "";
+    message.sizeBytes = (object.sizeBytes !== undefined && object.sizeBytes !== null) ? BigInt(object.sizeBytes) : 0n;
+    return message;
+  },
+};
+
+function createBaseCheckImagesRequest(): CheckImagesRequest {
+  return { images: [] };
+}
+
+export const CheckImagesRequest: MessageFns<CheckImagesRequest> = {
+  encode(message: CheckImagesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.images) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckImagesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckImagesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.images.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckImagesRequest>): CheckImagesRequest {
+    return CheckImagesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckImagesRequest>): CheckImagesRequest {
+    const message = createBaseCheckImagesRequest();
+    message.images = object.images?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseCheckImagesResponse(): CheckImagesResponse {
+  return { images: [] };
+}
+
+export const CheckImagesResponse: MessageFns<CheckImagesResponse> = {
+  encode(message: CheckImagesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.images) {
+      CheckedImage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckImagesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckImagesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.images.push(CheckedImage.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckImagesResponse>): CheckImagesResponse {
+    return CheckImagesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckImagesResponse>): CheckImagesResponse {
+    const message = createBaseCheckImagesResponse();
+    message.images = object.images?.map((e) => CheckedImage.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseCheckedImage(): CheckedImage {
+  return { id: "", names: [], problems: [], uncheckedLayers: 0 };
+}
+
+export const CheckedImage: MessageFns<CheckedImage> = {
+  encode(message: CheckedImage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    for (const v of message.names) {
+      writer.uint32(18).string(v!);
+    }
+    for (const v of message.problems) {
+      writer.uint32(26).string(v!);
+    }
+    if (message.uncheckedLayers !== 0) {
+      writer.uint32(32).int32(message.uncheckedLayers);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckedImage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckedImage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.problems.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.uncheckedLayers = reader.int32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckedImage>): CheckedImage {
+    return CheckedImage.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckedImage>): CheckedImage {
+    const message = createBaseCheckedImage();
+    message.id = object.id ?? "";
+    message.names = object.names?.map((e) => e) || [];
+    message.problems = object.problems?.map((e) => e) || [];
+    message.uncheckedLayers = object.uncheckedLayers ?? 0;
+    return message;
+  },
+};
+
+function createBaseMountImageRequest(): MountImageRequest {
+  return { image: "", folder: "" };
+}
+
+export const MountImageRequest: MessageFns<MountImageRequest> = {
+  encode(message: MountImageRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.image !== "") {
+      writer.uint32(10).string(message.image);
+    }
+    if (message.folder !== "") {
+      writer.uint32(18).string(message.folder);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MountImageRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMountImageRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.folder = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<MountImageRequest>): MountImageRequest {
+    return MountImageRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MountImageRequest>): MountImageRequest {
+    const message = createBaseMountImageRequest();
+    message.image = object.image ?? "";
+    message.folder = object.folder ?? "";
+    return message;
+  },
+};
+
+function createBaseMountImageResponse(): MountImageResponse {
+  return { folder: "" };
+}
+
+export const MountImageResponse: MessageFns<MountImageResponse> = {
+  encode(message: MountImageResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.folder !== "") {
+      writer.uint32(10).string(message.folder);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): MountImageResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseMountImageResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.folder = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<MountImageResponse>): MountImageResponse {
+    return MountImageResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<MountImageResponse>): MountImageResponse {
+    const message = createBaseMountImageResponse();
+    message.folder = object.folder ?? "";
+    return message;
+  },
+};
+
+function createBaseUnmountImageRequest(): UnmountImageRequest {
+  return { target: "" };
+}
+
+export const UnmountImageRequest: MessageFns<UnmountImageRequest> = {
+  encode(message: UnmountImageRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.target !== "") {
+      writer.uint32(10).string(message.target);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UnmountImageRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUnmountImageRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.target = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<UnmountImageRequest>): UnmountImageRequest {
+    return UnmountImageRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UnmountImageRequest>): UnmountImageRequest {
+    const message = createBaseUnmountImageRequest();
+    message.target = object.target ?? "";
+    return message;
+  },
+};
+
+function createBaseUnmountImageResponse(): UnmountImageResponse {
+  return { folders: [] };
+}
+
+export const UnmountImageResponse: MessageFns<UnmountImageResponse> = {
+  encode(message: UnmountImageResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.folders) {
+      writer.uint32(10).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): UnmountImageResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseUnmountImageResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.folders.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<UnmountImageResponse>): UnmountImageResponse {
+    return UnmountImageResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<UnmountImageResponse>): UnmountImageResponse {
+    const message = createBaseUnmountImageResponse();
+    message.folders = object.folders?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseListImageMountsRequest(): ListImageMountsRequest {
+  return {};
+}
+
+export const ListImageMountsRequest: MessageFns<ListImageMountsRequest> = {
+  encode(_: ListImageMountsRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListImageMountsRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListImageMountsRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListImageMountsRequest>): ListImageMountsRequest {
+    return ListImageMountsRequest.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<ListImageMountsRequest>): ListImageMountsRequest {
+    const message = createBaseListImageMountsRequest();
+    return message;
+  },
+};
+
+function createBaseListImageMountsResponse(): ListImageMountsResponse {
+  return { mounts: [] };
+}
+
+export const ListImageMountsResponse: MessageFns<ListImageMountsResponse> = {
+  encode(message: ListImageMountsResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.mounts) {
+      ImageMount.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ListImageMountsResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseListImageMountsResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.mounts.push(ImageMount.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ListImageMountsResponse>): ListImageMountsResponse {
+    return ListImageMountsResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ListImageMountsResponse>): ListImageMountsResponse {
+    const message = createBaseListImageMountsResponse();
+    message.mounts = object.mounts?.map((e) => ImageMount.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseImageMount(): ImageMount {
+  return { imageId: "", image: "", folder: "", mountedAtUs: 0n };
+}
+
+export const ImageMount: MessageFns<ImageMount> = {
+  encode(message: ImageMount, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.imageId !== "") {
+      writer.uint32(10).string(message.imageId);
+    }
+    if (message.image !== "") {
+      writer.uint32(18).string(message.image);
+    }
+    if (message.folder !== "") {
+      writer.uint32(26).string(message.folder);
+    }
+    if (message.mountedAtUs !== 0n) {
+      if (BigInt.asIntN(64, message.mountedAtUs) !== message.mountedAtUs) {
+        throw new globalThis.Error("value provided for field message.mountedAtUs of type int64 too large");
+      }
+      writer.uint32(32).int64(message.mountedAtUs);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ImageMount {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseImageMount();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.imageId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.image = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.folder = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.mountedAtUs = reader.int64() as bigint;
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ImageMount>): ImageMount {
+    return ImageMount.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ImageMount>): ImageMount {
+    const message = createBaseImageMount();
+    message.imageId = object.imageId ?? "";
+    message.image = object.image ?? "";
+    message.folder = object.folder ?? "";
+    message.mountedAtUs = (object.mountedAtUs !== undefined && object.mountedAtUs !== null)
+      ? BigInt(object.mountedAtUs)
+      : 0n;
     return message;
   },
 };
@@ -1546,231 +2563,6 @@ export const Finding: MessageFns<Finding> = {
   },
 };
 
-function createBaseDoctorRequest(): DoctorRequest {
-  return { fix: false };
-}
-
-export const DoctorRequest: MessageFns<DoctorRequest> = {
-  encode(message: DoctorRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.fix !== false) {
-      writer.uint32(8).bool(message.fix);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): DoctorRequest {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseDoctorRequest();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.fix = reader.bool();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  create(base?: DeepPartial<DoctorRequest>): DoctorRequest {
-    return DoctorRequest.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<DoctorRequest>): DoctorRequest {
-    const message = createBaseDoctorRequest();
-    message.fix = object.fix ?? false;
-    return message;
-  },
-};
-
-function createBaseDoctorResponse(): DoctorResponse {
-  return { findings: [] };
-}
-
-export const DoctorResponse: MessageFns<DoctorResponse> = {
-  encode(message: DoctorResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    for (const v of message.findings) {
-      DoctorFinding.encode(v!, writer.uint32(10).fork()).join();
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): DoctorResponse {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseDoctorResponse();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.findings.push(DoctorFinding.decode(reader, reader.uint32()));
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  create(base?: DeepPartial<DoctorResponse>): DoctorResponse {
-    return DoctorResponse.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<DoctorResponse>): DoctorResponse {
-    const message = createBaseDoctorResponse();
-    message.findings = object.findings?.map((e) => DoctorFinding.fromPartial(e)) || [];
-    return message;
-  },
-};
-
-function createBaseDoctorFinding(): DoctorFinding {
-  return { severity: "", subject: "", message: "", remedy: "", canMend: false, mended: "" };
-}
-
-export const DoctorFinding: MessageFns<DoctorFinding> = {
-  encode(message: DoctorFinding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.severity !== "") {
-      writer.uint32(10).string(message.severity);
-    }
-    if (message.subject !== "") {
-      writer.uint32(18).string(message.subject);
-    }
-    if (message.message !== "") {
-      writer.uint32(26).string(message.message);
-    }
-    if (message.remedy !== "") {
-      writer.uint32(34).string(message.remedy);
-    }
-    if (message.canMend !== false) {
-      writer.uint32(40).bool(message.canMend);
-    }
-    if (message.mended !== "") {
-      writer.uint32(50).string(message.mended);
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): DoctorFinding {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseDoctorFinding();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.severity = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.subject = reader.string();
-            continue;
-          }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.message = reader.string();
-            continue;
-          }
-          case 4: {
-            if (tag !== 34) {
-              break;
-            }
-
-            message.remedy = reader.string();
-            continue;
-          }
-          case 5: {
-            if (tag !== 40) {
-              break;
-            }
-
-            message.canMend = reader.bool();
-            continue;
-          }
-          case 6: {
-            if (tag !== 50) {
-              break;
-            }
-
-            message.mended = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-
-  create(base?: DeepPartial<DoctorFinding>): DoctorFinding {
-    return DoctorFinding.fromPartial(base ?? {});
-  },
-  fromPartial(object: DeepPartial<DoctorFinding>): DoctorFinding {
-    const message = createBaseDoctorFinding();
-    message.severity = object.severity ?? "";
-    message.subject = object.subject ?? "";
-    message.message = object.message ?? "";
-    message.remedy = object.remedy ?? "";
-    message.canMend = object.canMend ?? false;
-    message.mended = object.mended ?? "";
-    return message;
-  },
-};
-
 function createBasePlanPullRequest(): PlanPullRequest {
   return { image: "", namespace: "" };
 }
@@ -2127,6 +2919,76 @@ export const AdminService = {
     responseSerialize: (value: LoadImageResponse): Buffer => Buffer.from(LoadImageResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): LoadImageResponse => LoadImageResponse.decode(value),
   },
+  /**
+   * Images as an archive that LoadImage and other tools take: an OCI layout and a `docker save` archive in one. NotFound
+   * for one that is not here, FailedPrecondition for one that cannot be put together byte by byte as it was.
+   */
+  saveImages: {
+    path: "/berth.v1.Admin/SaveImages" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: SaveImagesRequest): Buffer => Buffer.from(SaveImagesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): SaveImagesRequest => SaveImagesRequest.decode(value),
+    responseSerialize: (value: ArchivePart): Buffer => Buffer.from(ArchivePart.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ArchivePart => ArchivePart.decode(value),
+  },
+  /** How an image was built, newest step first. NotFound; FailedPrecondition when that was not kept. */
+  imageHistory: {
+    path: "/berth.v1.Admin/ImageHistory" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ImageHistoryRequest): Buffer => Buffer.from(ImageHistoryRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ImageHistoryRequest => ImageHistoryRequest.decode(value),
+    responseSerialize: (value: ImageHistoryResponse): Buffer =>
+      Buffer.from(ImageHistoryResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ImageHistoryResponse => ImageHistoryResponse.decode(value),
+  },
+  /**
+   * Compares images on disk with what was pulled. What is damaged is not listed any more afterwards, and mended by the
+   * next pull. NotFound.
+   */
+  checkImages: {
+    path: "/berth.v1.Admin/CheckImages" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: CheckImagesRequest): Buffer => Buffer.from(CheckImagesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): CheckImagesRequest => CheckImagesRequest.decode(value),
+    responseSerialize: (value: CheckImagesResponse): Buffer => Buffer.from(CheckImagesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): CheckImagesResponse => CheckImagesResponse.decode(value),
+  },
+  /** Mounts an image read-only. It stays until UnmountImage or the next boot, and cannot be removed meanwhile. NotFound. */
+  mountImage: {
+    path: "/berth.v1.Admin/MountImage" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: MountImageRequest): Buffer => Buffer.from(MountImageRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): MountImageRequest => MountImageRequest.decode(value),
+    responseSerialize: (value: MountImageResponse): Buffer => Buffer.from(MountImageResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): MountImageResponse => MountImageResponse.decode(value),
+  },
+  /** Takes mounts away again. NotFound when there are none. */
+  unmountImage: {
+    path: "/berth.v1.Admin/UnmountImage" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: UnmountImageRequest): Buffer => Buffer.from(UnmountImageRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): UnmountImageRequest => UnmountImageRequest.decode(value),
+    responseSerialize: (value: UnmountImageResponse): Buffer =>
+      Buffer.from(UnmountImageResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): UnmountImageResponse => UnmountImageResponse.decode(value),
+  },
+  /** The images that are mounted, oldest mount first. */
+  listImageMounts: {
+    path: "/berth.v1.Admin/ListImageMounts" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ListImageMountsRequest): Buffer =>
+      Buffer.from(ListImageMountsRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ListImageMountsRequest => ListImageMountsRequest.decode(value),
+    responseSerialize: (value: ListImageMountsResponse): Buffer =>
+      Buffer.from(ListImageMountsResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): ListImageMountsResponse => ListImageMountsResponse.decode(value),
+  },
   /** The pulls that run now, oldest first, also the kubelet's. */
   listPulls: {
     path: "/berth.v1.Admin/ListPulls" as const,
@@ -2179,16 +3041,6 @@ export const AdminService = {
     responseSerialize: (value: CheckConfigResponse): Buffer => Buffer.from(CheckConfigResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CheckConfigResponse => CheckConfigResponse.decode(value),
   },
-  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
-  doctor: {
-    path: "/berth.v1.Admin/Doctor" as const,
-    requestStream: false as const,
-    responseStream: false as const,
-    requestSerialize: (value: DoctorRequest): Buffer => Buffer.from(DoctorRequest.encode(value).finish()),
-    requestDeserialize: (value: Buffer): DoctorRequest => DoctorRequest.decode(value),
-    responseSerialize: (value: DoctorResponse): Buffer => Buffer.from(DoctorResponse.encode(value).finish()),
-    responseDeserialize: (value: Buffer): DoctorResponse => DoctorResponse.decode(value),
-  },
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
    * is no image reference.
@@ -2210,6 +3062,24 @@ export interface AdminServer extends UntypedServiceImplementation {
    * InvalidArgument when it is none of these.
    */
   loadImage: handleUnaryCall<LoadImageRequest, LoadImageResponse>;
+  /**
+   * Images as an archive that LoadImage and other tools take: an OCI layout and a `docker save` archive in one. NotFound
+   * for one that is not here, FailedPrecondition for one that cannot be put together byte by byte as it was.
+   */
+  saveImages: handleServerStreamingCall<SaveImagesRequest, ArchivePart>;
+  /** How an image was built, newest step first. NotFound; FailedPrecondition when that was not kept. */
+  imageHistory: handleUnaryCall<ImageHistoryRequest, ImageHistoryResponse>;
+  /**
+   * Compares images on disk with what was pulled. What is damaged is not listed any more afterwards, and mended by the
+   * next pull. NotFound.
+   */
+  checkImages: handleUnaryCall<CheckImagesRequest, CheckImagesResponse>;
+  /** Mounts an image read-only. It stays until UnmountImage or the next boot, and cannot be removed meanwhile. NotFound. */
+  mountImage: handleUnaryCall<MountImageRequest, MountImageResponse>;
+  /** Takes mounts away again. NotFound when there are none. */
+  unmountImage: handleUnaryCall<UnmountImageRequest, UnmountImageResponse>;
+  /** The images that are mounted, oldest mount first. */
+  listImageMounts: handleUnaryCall<ListImageMountsRequest, ListImageMountsResponse>;
   /** The pulls that run now, oldest first, also the kubelet's. */
   listPulls: handleUnaryCall<ListPullsRequest, ListPullsResponse>;
   /** Finds what takes space below the image folder and belongs to nothing, and removes it unless asked only to look. */
@@ -2220,8 +3090,6 @@ export interface AdminServer extends UntypedServiceImplementation {
   checkPodNetwork: handleUnaryCall<CheckPodNetworkRequest, CheckPodNetworkResponse>;
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig: handleUnaryCall<CheckConfigRequest, CheckConfigResponse>;
-  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
-  doctor: handleUnaryCall<DoctorRequest, DoctorResponse>;
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
    * is no image reference.
@@ -2249,6 +3117,99 @@ export interface AdminClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: LoadImageResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * Images as an archive that LoadImage and other tools take: an OCI layout and a `docker save` archive in one. NotFound
+   * for one that is not here, FailedPrecondition for one that cannot be put together byte by byte as it was.
+   */
+  saveImages(request: SaveImagesRequest, options?: Partial<CallOptions>): ClientReadableStream<ArchivePart>;
+  saveImages(
+    request: SaveImagesRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<ArchivePart>;
+  /** How an image was built, newest step first. NotFound; FailedPrecondition when that was not kept. */
+  imageHistory(
+    request: ImageHistoryRequest,
+    callback: (error: ServiceError | null, response: ImageHistoryResponse) => void,
+  ): ClientUnaryCall;
+  imageHistory(
+    request: ImageHistoryRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ImageHistoryResponse) => void,
+  ): ClientUnaryCall;
+  imageHistory(
+    request: ImageHistoryRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ImageHistoryResponse) => void,
+  ): ClientUnaryCall;
+  /**
+   * Compares images on disk with what was pulled. What is damaged is not listed any more afterwards, and mended by the
+   * next pull. NotFound.
+   */
+  checkImages(
+    request: CheckImagesRequest,
+    callback: (error: ServiceError | null, response: CheckImagesResponse) => void,
+  ): ClientUnaryCall;
+  checkImages(
+    request: CheckImagesRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: CheckImagesResponse) => void,
+  ): ClientUnaryCall;
+  checkImages(
+    request: CheckImagesRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: CheckImagesResponse) => void,
+  ): ClientUnaryCall;
+  /** Mounts an image read-only. It stays until UnmountImage or the next boot, and cannot be removed meanwhile. NotFound. */
+  mountImage(
+    request: MountImageRequest,
+    callback: (error: ServiceError | null, response: MountImageResponse) => void,
+  ): ClientUnaryCall;
+  mountImage(
+    request: MountImageRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: MountImageResponse) => void,
+  ): ClientUnaryCall;
+  mountImage(
+    request: MountImageRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: MountImageResponse) => void,
+  ): ClientUnaryCall;
+  /** Takes mounts away again. NotFound when there are none. */
+  unmountImage(
+    request: UnmountImageRequest,
+    callback: (error: ServiceError | null, response: UnmountImageResponse) => void,
+  ): ClientUnaryCall;
+  unmountImage(
+    request: UnmountImageRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: UnmountImageResponse) => void,
+  ): ClientUnaryCall;
+  unmountImage(
+    request: UnmountImageRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: UnmountImageResponse) => void,
+  ): ClientUnaryCall;
+  /** The images that are mounted, oldest mount first. */
+  listImageMounts(
+    request: ListImageMountsRequest,
+    callback: (error: ServiceError | null, response: ListImageMountsResponse) => void,
+  ): ClientUnaryCall;
+  listImageMounts(
+    request: ListImageMountsRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: ListImageMountsResponse) => void,
+  ): ClientUnaryCall;
+  listImageMounts(
+    request: ListImageMountsRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: ListImageMountsResponse) => void,
+  ): ClientUnaryCall;
   /** The pulls that run now, oldest first, also the kubelet's. */
   listPulls(
     request: ListPullsRequest,
@@ -2328,22 +3289,6 @@ export interface AdminClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CheckConfigResponse) => void,
-  ): ClientUnaryCall;
-  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
-  doctor(
-    request: DoctorRequest,
-    callback: (error: ServiceError | null, response: DoctorResponse) => void,
-  ): ClientUnaryCall;
-  doctor(
-    request: DoctorRequest,
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: DoctorResponse) => void,
-  ): ClientUnaryCall;
-  doctor(
-    request: DoctorRequest,
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: DoctorResponse) => void,
   ): ClientUnaryCall;
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
