@@ -2,7 +2,7 @@
 
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 import { describe } from '../src/base/errors.ts';
 import { type Floors, measureFloors } from './measure/floors.ts';
@@ -13,9 +13,18 @@ import { BENCH_IMAGE, BenchLab, repository } from './peers/bench-lab.ts';
 import { startBerthd } from './peers/berthd.ts';
 import { startContainerd } from './peers/containerd.ts';
 import type { StartedDaemon } from './peers/started-daemon.ts';
+import { type Profile, profile } from './profile/profile.ts';
 
 const WARM_UP = 4;
 const FLOOR_TIMES = 10;
+const MOST_PROFILED = 40;
+
+/** What the bench has started. */
+interface Own {
+  readonly lab: BenchLab;
+  readonly layout: string;
+  readonly endpoints: readonly Endpoint[];
+}
 
 /** What must be undone, newest first. */
 type Closers = { name: string; close: () => Promise<void> | void }[];
@@ -79,17 +88,16 @@ async function bench(options: Options, closers: Closers, signal: AbortSignal): P
     warmUp: WARM_UP,
     parallel: options.parallel,
     idleMs: options.idleMs,
+    standing: options.standing,
     say,
   };
   say(`${plan.lifecycles} pods at ${plan.parallel.join(' and ')} at a time, in ${plan.rounds} rounds`);
-  return summarise(await measure(own?.endpoints ?? options.endpoints, plan, signal), { ...about, floors });
+  const measured = await measure(own?.endpoints ?? options.endpoints, plan, signal);
+  const profiles = options.profile && own ? await profileOwn(own, plan, options, signal) : [];
+  return summarise(measured, { ...about, floors, profiles });
 }
 
-async function startOwn(
-  options: Options,
-  closers: Closers,
-  signal: AbortSignal,
-): Promise<{ lab: BenchLab; endpoints: Endpoint[] }> {
+async function startOwn(options: Options, closers: Closers, signal: AbortSignal): Promise<Own> {
   const lab = new BenchLab({ tmpfs: options.tmpfs });
   closers.push({ name: 'the lab', close: () => lab.close() });
   say('making the image');
@@ -101,11 +109,33 @@ async function startOwn(
   };
   say('starting berthd');
   started(await startBerthd(lab, layout, options.runtime, signal));
-  if (options.peers.includes('containerd')) {
-    say('starting containerd');
-    started(await startContainerd(lab, layout, options.runtime, signal));
+  for (const peer of options.peers) {
+    say(`starting ${peer}`);
+    if (peer === 'containerd') started(await startContainerd(lab, layout, options.runtime, signal));
+    else started(await startBerthd(lab, layout, options.runtime, signal, { name: basename(peer), checkout: peer }));
   }
-  return { lab, endpoints };
+  return { lab, layout, endpoints };
+}
+
+async function profileOwn({ lab, layout }: Own, plan: Plan, options: Options, signal: AbortSignal): Promise<Profile[]> {
+  const { runtimeHandler, cgroupParent, logDirectory, image } = plan;
+  const lives = Math.min(plan.lifecycles, MOST_PROFILED);
+  const common = {
+    runtime: options.runtime,
+    runtimeHandler,
+    cgroupParent,
+    logDirectory,
+    image,
+    lives,
+    warmUp: WARM_UP,
+  };
+  const profiles: Profile[] = [];
+  for (const checkout of [repository, ...options.peers.filter((peer) => peer.startsWith('/'))]) {
+    const name = checkout === repository ? 'berth' : basename(checkout);
+    say(`profiling ${name}`);
+    profiles.push(await profile(lab, layout, { ...common, name, checkout }, signal));
+  }
+  return profiles;
 }
 
 async function measureOwnFloors(runtime: string, lab: BenchLab, signal: AbortSignal): Promise<Floors> {

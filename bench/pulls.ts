@@ -109,7 +109,7 @@ async function startDaemons(lab: BenchLab, withPeer: boolean, closers: AsyncDisp
   const never = new AbortController().signal;
   const metrics = '127.0.0.1:19317';
   const starts = [
-    () => startBerthd(lab, image, 'runc', never, ['[metrics]', `listen = "${metrics}"`]),
+    () => startBerthd(lab, image, 'runc', never, { config: ['[metrics]', `listen = "${metrics}"`] }),
     ...(withPeer ? [() => startContainerd(lab, image, 'runc', never)] : []),
   ];
   const daemons: Daemon[] = [];

@@ -99,6 +99,29 @@ export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSi
   return Object.fromEntries(took) as Record<Call, number>;
 }
 
+/** A pod of the bench that is up, and its container. */
+export interface StandingPod {
+  readonly podSandboxId: string;
+  readonly containerId: string;
+}
+
+/** Brings one pod up and leaves it so. */
+export async function raiseOnePod(cri: Connection, wish: PodWish, signal: AbortSignal): Promise<StandingPod> {
+  signal.throwIfAborted();
+  const service = RuntimeServiceService;
+  const config = sandboxConfig(wish);
+  const { podSandboxId } = await cri.call(
+    service.runPodSandbox,
+    RunPodSandboxRequest.create({ config, runtimeHandler: wish.runtimeHandler }),
+  );
+  const { containerId } = await cri.call(
+    service.createContainer,
+    CreateContainerRequest.create({ podSandboxId, config: containerConfig(wish), sandboxConfig: config }),
+  );
+  await cri.call(service.startContainer, StartContainerRequest.create({ containerId }));
+  return { podSandboxId, containerId };
+}
+
 /** Stops and removes all pods of benches at this endpoint. Returns how many there were. */
 export async function removeBenchPods(cri: Connection): Promise<number> {
   const service = RuntimeServiceService;

@@ -6,7 +6,7 @@ import type { Endpoint } from './rounds.ts';
 export interface Options {
   /** Empty: the bench starts its own. */
   readonly endpoints: readonly Endpoint[];
-  /** Peers to start beside Berth. */
+  /** Peers to start beside Berth: `containerd`, and folders of other checkouts of Berth. */
   readonly peers: readonly string[];
   /** Undefined: the bench's own, which only endpoints have that it started. */
   readonly image: string | undefined;
@@ -21,6 +21,10 @@ export interface Options {
   readonly idleMs: number;
   /** Whether the state folders of what the bench starts are on a tmpfs, whatever /run is. */
   readonly tmpfs: boolean;
+  /** How many pods to measure while they stand; 0 for none. */
+  readonly standing: number;
+  /** Whether to look into what the lives of pods are made of, besides. */
+  readonly profile: boolean;
   /** Where to write the figures, besides bench/results. */
   readonly json: string | undefined;
 }
@@ -31,6 +35,7 @@ Measures the lives of pods at CRI endpoints, and prints a Markdown table. Withou
 
   --endpoint [NAME=]unix:///PATH   measure this one; again for more: they take turns
   --with containerd                start Debian's containerd as well, and compare
+  --with /FOLDER                   start the berthd of another checkout, which must be built, and compare
   --image REFERENCE                image of the containers, with sh, sleep and true; needed with --endpoint
   --lifecycles N                   pods that count, at each endpoint and number at a time (60)
   --rounds N                       turns of each endpoint (3)
@@ -40,6 +45,8 @@ Measures the lives of pods at CRI endpoints, and prints a Markdown table. Withou
   --cgroup-parent PATH             cgroup of the pods (a new one, or with --endpoint the endpoint's own)
   --idle SECONDS                   how long to watch the idle machine first (3)
   --tmpfs                          keep the state of what the bench starts on a tmpfs, where /run is none
+  --standing N                     measure also N pods that stand: lists, statistics, memory, a restart with them
+  --profile                        look also into what the lives are made of: programs, system calls, berthd's time
   --json FILE                      also write the figures there
 `;
 
@@ -59,16 +66,19 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       'cgroup-parent': { type: 'string', default: '' },
       idle: { type: 'string', default: '3' },
       tmpfs: { type: 'boolean', default: false },
+      standing: { type: 'string' },
+      profile: { type: 'boolean', default: false },
       json: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
   if (values.help) return undefined;
   const endpoints = values.endpoint.map(parseEndpoint);
-  const unknown = values.with.find((peer) => peer !== 'containerd');
-  if (unknown !== undefined) throw new Error(`--with ${unknown}: only containerd can be started`);
+  const unknown = values.with.find((peer) => peer !== 'containerd' && !peer.startsWith('/'));
+  if (unknown !== undefined) throw new Error(`--with ${unknown}: expected containerd, or the folder of a checkout`);
   if (endpoints.length > 0 && values.with.length > 0) throw new Error('--with and --endpoint exclude each other');
   if (endpoints.length > 0 && values.image === undefined) throw new Error('--endpoint needs --image');
+  if (endpoints.length > 0 && values.profile) throw new Error('--profile and --endpoint exclude each other');
   if (endpoints.length === 0 && values.image !== undefined) throw new Error('--image needs --endpoint');
   const lifecycles = parseCount('--lifecycles', values.lifecycles);
   return {
@@ -83,6 +93,8 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     cgroupParent: values['cgroup-parent'],
     idleMs: parseCount('--idle', values.idle) * 1000,
     tmpfs: values.tmpfs,
+    standing: values.standing === undefined ? 0 : parseCount('--standing', values.standing),
+    profile: values.profile,
     json: values.json,
   };
 }

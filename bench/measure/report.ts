@@ -1,6 +1,8 @@
+import { type Profile, profileToMarkdown } from '../profile/profile.ts';
 import type { Floors } from './floors.ts';
 import { CALLS, type Call, type Sample, SUMS } from './lifecycle.ts';
 import type { Level, Measured, Measurement, Round } from './rounds.ts';
+import { type Standing, standingToMarkdown } from './standing.ts';
 import { type Figures, figuresOf, median } from './statistics.ts';
 
 /** The figures of one endpoint at one number at a time. Times in milliseconds. */
@@ -20,12 +22,15 @@ export interface Results {
   readonly machine: Readonly<Record<string, string | number>>;
   readonly idleMsPerSecond: number;
   readonly floors: Floors | undefined;
+  readonly profiles: readonly Profile[];
   readonly endpoints: readonly {
     readonly name: string;
     readonly runtime: string;
     readonly memoryBeforeBytes: number | undefined;
     readonly memoryAfterBytes: number | undefined;
     readonly levels: readonly LevelFigures[];
+    /** Undefined when no pods were to stand. */
+    readonly standing: Standing | undefined;
   }[];
 }
 
@@ -34,17 +39,18 @@ type EndpointResults = Results['endpoints'][number];
 /** Brings measurements into the form in which they are kept. */
 export function summarise(
   { idleMsPerSecond, endpoints }: Measurement,
-  about: Pick<Results, 'startedAt' | 'machine' | 'floors'>,
+  about: Pick<Results, 'startedAt' | 'machine' | 'floors' | 'profiles'>,
 ): Results {
   return {
     ...about,
     idleMsPerSecond,
-    endpoints: endpoints.map(({ name, runtime, memoryBefore, memoryAfter, levels }: Measured) => ({
+    endpoints: endpoints.map(({ name, runtime, memoryBefore, memoryAfter, levels, standing }: Measured) => ({
       name,
       runtime,
       memoryBeforeBytes: memoryBefore,
       memoryAfterBytes: memoryAfter,
       levels: levels.map(levelFigures),
+      standing,
     })),
   };
 }
@@ -74,9 +80,11 @@ export function toMarkdown(results: Results): string {
   const parts = [
     ...first.levels.map(({ parallel }) => levelTable(results.endpoints, parallel)),
     memoryTable(results.endpoints),
+    standingToMarkdown(results.endpoints.flatMap(({ name, standing }) => (standing ? [{ name, standing }] : []))),
     ...(results.floors ? [floorTable(results.floors)] : []),
+    ...results.profiles.map(profileToMarkdown),
   ];
-  return [...busyWarning(results), ...parts].join('\n');
+  return [...busyWarning(results), ...parts.filter((part) => part !== '')].join('\n');
 }
 
 /** Others that compete for processors stretch all times, and the more so the more processes a runtime starts. */

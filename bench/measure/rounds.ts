@@ -10,12 +10,19 @@ import { Connection } from '../../src/cli/connection.ts';
 import { findListener, proportionalSetBytes } from './daemon.ts';
 import { liveOnePod, type PodWish, removeBenchPods, type Sample } from './lifecycle.ts';
 import { machineBusyMs, ownBusyMs, processBusyMs } from './processor-time.ts';
+import { measureStanding, type Standing, type StandingPlan } from './standing.ts';
+
+/** How often lists of standing pods are asked for, and how long as a kubelet asks. */
+const STANDING_TIMES = 60;
+const POLLING_MS = 20_000;
 
 /** A CRI server to measure. */
 export interface Endpoint {
   readonly name: string;
   /** `unix:///path`. */
   readonly address: string;
+  /** Where it was started from here: stops the daemon and starts it anew; how long the start took, in milliseconds. */
+  readonly restart?: () => Promise<number>;
 }
 
 /** What to measure, the same at every endpoint. */
@@ -30,6 +37,8 @@ export interface Plan extends PodWish {
   readonly parallel: readonly number[];
   /** How long the idle machine is watched before the first round. */
   readonly idleMs: number;
+  /** How many pods to measure while they stand; 0 for none. */
+  readonly standing: number;
   /** Is told what goes on, for people who wait. */
   readonly say: (text: string) => void;
 }
@@ -58,6 +67,8 @@ export interface Measured {
   readonly memoryBefore: number | undefined;
   readonly memoryAfter: number | undefined;
   readonly levels: readonly Level[];
+  /** Undefined when no pods were to stand. */
+  readonly standing: Standing | undefined;
 }
 
 export interface Measurement {
@@ -104,7 +115,14 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
         }
       }
     }
-    return { idleMsPerSecond, endpoints: subjects.map(conclude) };
+    const measured = subjects.map(conclude);
+    if (plan.standing === 0) return { idleMsPerSecond, endpoints: measured };
+    const standing: Standing[] = [];
+    for (const subject of subjects) {
+      plan.say(`${plan.standing} pods that stand at ${subject.name}`);
+      standing.push(await measureStanding(subject, subject.cri, standingPlan(plan, subject), signal));
+    }
+    return { idleMsPerSecond, endpoints: measured.map((found, index) => ({ ...found, standing: standing[index] })) };
   } finally {
     await cleanUp(connections);
   }
@@ -113,6 +131,11 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
 /** How many of `total` fall to one round, so that all rounds together make the total. */
 function shareOf(total: number, rounds: number, round: number): number {
   return Math.floor(((round + 1) * total) / rounds) - Math.floor((round * total) / rounds);
+}
+
+function standingPlan(plan: Plan, { wish }: Subject): StandingPlan {
+  const { standing: pods, say } = plan;
+  return { ...wish, pods, times: STANDING_TIMES, pollingMs: POLLING_MS, say };
 }
 
 async function prepare(endpoint: Endpoint, cri: Connection, plan: Plan): Promise<Subject> {
@@ -200,6 +223,7 @@ function conclude({ name, runtime, pid, memoryBefore, levels }: Subject): Measur
     memoryBefore,
     memoryAfter: pid === undefined ? undefined : proportionalSetBytes(pid),
     levels: [...levels].map(([parallel, rounds]) => ({ parallel, rounds })),
+    standing: undefined,
   };
 }
 

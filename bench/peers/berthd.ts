@@ -7,19 +7,28 @@ import type { Endpoint } from '../measure/rounds.ts';
 import { type BenchLab, repository } from './bench-lab.ts';
 import { type StartedDaemon, startDaemon } from './started-daemon.ts';
 
-/**
- * Starts the berthd of this checkout, as it was built, with folders of its own, and loads the image into it. `more` is
- * added to its configuration.
- */
+/** What a berthd of the bench has besides. */
+export interface BerthdOptions {
+  /** Of its folders; default: berth. */
+  readonly name?: string;
+  /** The checkout that it is of; default: this one. */
+  readonly checkout?: string;
+  /** Lines for the end of its configuration. */
+  readonly config?: readonly string[];
+  /** In addition to this process' own. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** Starts the berthd of a checkout, as it was built, with folders of its own, and loads the image into it. */
 export async function startBerthd(
   lab: BenchLab,
   layout: string,
   runtime: string,
   signal: AbortSignal,
-  more: readonly string[] = [],
-): Promise<{ daemon: StartedDaemon; endpoint: Endpoint }> {
-  const root = join(lab.root, 'berth');
-  const state = join(lab.state, 'berth');
+  { name = 'berth', checkout = repository, config: more = [], env = {} }: BerthdOptions = {},
+): Promise<{ daemon: RestartableDaemon; endpoint: Endpoint }> {
+  const root = join(lab.root, name);
+  const state = join(lab.state, name);
   mkdirSync(root, { recursive: true });
   const address = `unix://${state}/berth.sock`;
   const config = join(root, 'berth.toml');
@@ -36,8 +45,9 @@ export async function startBerthd(
     ...more,
   ];
   writeFileSync(config, `${keys.join('\n')}\n`);
-  const command = [join(repository, 'bin/berthd'), '--config', config];
-  const daemon = await startDaemon(command, /berthd serves/, signal);
+  const command = [join(checkout, 'bin/berthd'), '--config', config];
+  const start = (): Promise<StartedDaemon> => startDaemon(command, /berthd serves/, signal, env);
+  const daemon = new RestartableDaemon(start, await start());
   const connection = new Connection(address);
   try {
     await connection.call(AdminService.loadImage, LoadImageRequest.create({ path: layout }));
@@ -47,5 +57,32 @@ export async function startBerthd(
   } finally {
     connection.close();
   }
-  return { daemon, endpoint: { name: 'berth', address } };
+  return { daemon, endpoint: { name, address, restart: () => daemon.restart() } };
+}
+
+/** A berthd that can be started again over the same folders. */
+export class RestartableDaemon implements StartedDaemon {
+  readonly #start: () => Promise<StartedDaemon>;
+  #running: StartedDaemon;
+
+  constructor(start: () => Promise<StartedDaemon>, running: StartedDaemon) {
+    this.#start = start;
+    this.#running = running;
+  }
+
+  get pid(): number {
+    return this.#running.pid;
+  }
+
+  async stop(): Promise<void> {
+    await this.#running.stop();
+  }
+
+  /** Stops it and starts it anew. Returns how long the start took until it served, in milliseconds. */
+  async restart(): Promise<number> {
+    await this.stop();
+    const startedMs = performance.now();
+    this.#running = await this.#start();
+    return performance.now() - startedMs;
+  }
 }

@@ -19,9 +19,14 @@ export async function startDaemon(
   [program = '', ...args]: readonly string[],
   serves: RegExp,
   signal: AbortSignal,
+  env: Readonly<Record<string, string>> = {},
 ): Promise<StartedDaemon> {
   // A group of its own, so that Ctrl-C reaches only the bench, which then takes its pods down first.
-  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const child = spawn(program, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+    env: { ...process.env, ...env },
+  });
   const exited = once(child, 'exit').catch(() => undefined);
   const lines: string[] = [];
   const ready = Promise.withResolvers<void>();
