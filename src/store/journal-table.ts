@@ -12,6 +12,9 @@ export interface UnfinishedPipeline {
   readonly begun: readonly string[];
 }
 
+/** One change of the database. */
+type Write = () => void;
+
 /** How long a step took, for people. */
 export interface StepTime {
   readonly pipeline: string;
@@ -33,10 +36,16 @@ export class JournalTable {
   readonly #end: Statement<[string, number, string, string, number]>;
   readonly #undone: Statement<[string, string, number]>;
   readonly #finish: Statement<[string, string]>;
+  readonly #atOnce: (writes: readonly Write[]) => void;
   readonly #forget: (subject: string) => void;
   readonly #times: Statement<[string], StepTime>;
   readonly #unfinished: Statement<[], { subject: string; pipeline: string }>;
   readonly #begun: Statement<[string, string], { step: string }>;
+  /**
+   * What is written together with what the same pipeline notes next: each transaction costs more than what is in it. By
+   * subject and pipeline.
+   */
+  readonly #later = new Map<string, Map<string, Write[]>>();
 
   constructor(db: Database, clock: Clock) {
     this.#clock = clock;
@@ -44,10 +53,10 @@ export class JournalTable {
     const open = db.prepare<[string, string, number]>(
       'INSERT OR REPLACE INTO pipelines (subject, pipeline, finished, started_at_us) VALUES (?, ?, 0, ?)',
     );
-    this.#open = db.transaction((subject: string, pipeline: string, startedAtUs: number) => {
+    this.#open = (subject, pipeline, startedAtUs) => {
       dropSteps.run(subject, pipeline);
       open.run(subject, pipeline, startedAtUs);
-    });
+    };
     this.#begin = db.prepare(
       "INSERT INTO steps (subject, pipeline, position, step, state, outcome, started_at_us) VALUES (?, ?, ?, ?, 'begun', 'running', ?)",
     );
@@ -56,6 +65,9 @@ export class JournalTable {
     );
     this.#undone = db.prepare("UPDATE steps SET state = 'undone' WHERE subject = ? AND pipeline = ? AND position = ?");
     this.#finish = db.prepare('UPDATE pipelines SET finished = 1 WHERE subject = ? AND pipeline = ?');
+    this.#atOnce = db.transaction((writes: readonly Write[]) => {
+      for (const write of writes) write();
+    });
     const forgetSteps = db.prepare<[string]>('DELETE FROM steps WHERE subject = ?');
     const forgetPipelines = db.prepare<[string]>('DELETE FROM pipelines WHERE subject = ?');
     this.#forget = db.transaction((subject: string) => {
@@ -73,39 +85,47 @@ export class JournalTable {
     );
   }
 
-  /** The journal of one run of a pipeline; an earlier run of it on the same subject is forgotten. */
+  /**
+   * The journal of one run of a pipeline; an earlier run of it on the same subject is forgotten with its first step. That
+   * a step went well is kept in memory until the next note: after a crash it counts as begun, which is undone alike.
+   */
   open(pipeline: string, subject: string): Journal {
-    const context = `write the journal of ${pipeline} on ${subject}`;
-    inStore(context, () => this.#open(subject, pipeline, this.#clock.nowUs()));
+    const startedAtUs = this.#clock.nowUs();
+    this.#drop(pipeline, subject);
+    this.#note(pipeline, subject, () => this.#open(subject, pipeline, startedAtUs));
     const positions = new Map<string, number>();
     const positionOf = (step: string): number => positions.get(step) ?? -1;
     return {
       begin: (step) => {
         positions.set(step, positions.size);
-        const startedAtUs = this.#clock.nowUs();
-        inStore(context, () => this.#begin.run(subject, pipeline, positionOf(step), step, startedAtUs));
+        const beganAtUs = this.#clock.nowUs();
+        this.#write(pipeline, subject, () => this.#begin.run(subject, pipeline, positionOf(step), step, beganAtUs));
       },
       end: (step, outcome, durationMs) => {
-        inStore(context, () => this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step)));
+        const write = () => this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step));
+        if (outcome === 'ok') this.#note(pipeline, subject, write);
+        else this.#write(pipeline, subject, write);
       },
       undone: (step) => {
-        inStore(context, () => this.#undone.run(subject, pipeline, positionOf(step)));
+        this.#write(pipeline, subject, () => this.#undone.run(subject, pipeline, positionOf(step)));
       },
     };
   }
 
   /** The pipeline is through, or fully undone. Its times stay until forget(). */
   finish(pipeline: string, subject: string): void {
-    inStore(`write the journal of ${pipeline} on ${subject}`, () => this.#finish.run(subject, pipeline));
+    this.#write(pipeline, subject, () => this.#finish.run(subject, pipeline));
   }
 
   /** Forgets all pipelines of a subject that is gone. */
   forget(subject: string): void {
     inStore(`forget the journal of ${subject}`, () => this.#forget(subject));
+    this.#later.delete(subject);
   }
 
   /** The steps that are kept of a subject, oldest pipeline first. */
   times(subject: string): StepTime[] {
+    for (const pipeline of [...(this.#later.get(subject)?.keys() ?? [])]) this.#write(pipeline, subject);
     return inStore(`read the journal of ${subject}`, () => this.#times.all(subject));
   }
 
@@ -118,5 +138,23 @@ export class JournalTable {
         begun: this.#begun.all(subject, pipeline).map(({ step }) => step),
       })),
     );
+  }
+
+  /** Writes what is due, and what was put off. Throws, and keeps the latter, when the database does not take it. */
+  #write(pipeline: string, subject: string, ...writes: readonly Write[]): void {
+    const all = [...(this.#later.get(subject)?.get(pipeline) ?? []), ...writes];
+    inStore(`write the journal of ${pipeline} on ${subject}`, () => this.#atOnce(all));
+    this.#drop(pipeline, subject);
+  }
+
+  #note(pipeline: string, subject: string, write: Write): void {
+    const ofSubject = this.#later.get(subject) ?? new Map<string, Write[]>();
+    this.#later.set(subject, ofSubject.set(pipeline, [...(ofSubject.get(pipeline) ?? []), write]));
+  }
+
+  #drop(pipeline: string, subject: string): void {
+    const ofSubject = this.#later.get(subject);
+    ofSubject?.delete(pipeline);
+    if (ofSubject?.size === 0) this.#later.delete(subject);
   }
 }

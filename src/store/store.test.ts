@@ -361,7 +361,10 @@ suite('Store', () => {
     const busy = { kind: 'unavailable', message: 'write sandboxes a' };
     assert.throws(() => store.sandboxes.put(record('a')), busy);
     assert.throws(() => store.transaction(() => store.sandboxes.put(record('a'))), { kind: 'unavailable' });
-    assert.throws(() => store.journal.open('Run', 'a'), { kind: 'unavailable', message: /journal of Run on a/ });
+    assert.throws(() => store.journal.open('Run', 'a').begin('one'), {
+      kind: 'unavailable',
+      message: /journal of Run on a/,
+    });
     assert.ok(performance.now() - startedMs < 3000);
     shell.close();
     store.sandboxes.put(record('a'));
