@@ -40,6 +40,7 @@ import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
 import { findProgram, Handlers } from '../runtime/handlers.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
+import { SealedPrograms } from '../runtime/sealed-programs.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
 import { buildServices } from '../server/services.ts';
 import { StreamServer } from '../server/streaming/stream-server.ts';
@@ -139,12 +140,14 @@ export class Daemon {
     const cgroups = this.#own('cgroups', openCgroups(config.runtime.cgroupManager));
     const host = readHostFacts(log);
     const monitorPath = findMonitor(config.runtime.monitorPath);
+    const programs = this.#own('sealed programs', new SealedPrograms({ stateDir: config.state, processes, log }));
     const runtime = new ContainerRuntime({
       stateDir: config.state,
       monitorPath,
       execMonitorPath: EXEC_MONITOR_PATH,
       systemdCgroup: cgroups.driver === 'systemd',
       processes,
+      programs,
       namespaces,
       log,
     });

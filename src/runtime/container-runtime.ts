@@ -17,6 +17,7 @@ import { Monitor, type MonitoredContainer } from './monitor.ts';
 import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
 import type { OciResources, OciSpec } from './oci-spec.ts';
 import { type ForwardTarget, PortForwards } from './port-forward.ts';
+import type { SealedPrograms } from './sealed-programs.ts';
 import { ensureWorkingDir } from './working-dir.ts';
 
 /** What the runtime room is built from. */
@@ -29,6 +30,7 @@ export interface ContainerRuntimeDeps {
   readonly execMonitorPath: string;
   readonly systemdCgroup: boolean;
   readonly processes: Processes;
+  readonly programs: Pick<SealedPrograms, 'pathOf'>;
   readonly namespaces: Pick<NamespaceMaker, 'openSocket'>;
   readonly log: Logger;
 }

@@ -18,6 +18,7 @@ import { globalArgs } from './oci-runtime.ts';
 import type { OciProcess } from './oci-spec.ts';
 import { killMarked, newMark } from './process-tree.ts';
 import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
+import type { SealedPrograms } from './sealed-programs.ts';
 
 /** One command to run in a running container. */
 export interface ExecRequest {
@@ -46,6 +47,7 @@ export interface ExecDeps {
   /** The program of native/exec-monitor.c. */
   readonly execMonitorPath: string;
   readonly processes: Processes;
+  readonly programs: Pick<SealedPrograms, 'pathOf'>;
   readonly log: Logger;
 }
 
@@ -75,7 +77,7 @@ export class ExecProcess {
         path: deps.execMonitorPath,
         args: [
           ...[String(this.#mark), String(target.process.oomScoreAdj ?? ''), this.#files.pid],
-          ...[target.handler.path, ...this.#runtimeArgs(fds)],
+          ...[deps.programs.pathOf(target.handler), ...this.#runtimeArgs(fds)],
         ],
         env: { PATH: DAEMON_PATH },
         cwd: target.bundle.folder,

@@ -45,6 +45,7 @@ const AUTO = 'auto';
 const AUTO_ORDER: readonly string[] = ['crun', 'runc'];
 const PROBE_TIMEOUT_MS = 10_000;
 const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false };
+const COPIES_ITSELF = /^(runc|crun) version /;
 const RUNC_CHECKPOINT = 'org.opencontainers.runc.checkpoint.enabled';
 
 /** The configured handlers, as they were found at start. */
@@ -138,6 +139,7 @@ async function probeHandler(
         features.exitCode === 0
           ? parseFeatures(features.stdout.toString(), deps)
           : featuresOfOld(version.stdout.toString(), deps),
+      copiesItself: COPIES_ITSELF.test(firstLine),
       annotations: config.annotations,
       privilegedWithoutHostDevices: config.privilegedWithoutHostDevices,
     };

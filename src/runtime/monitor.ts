@@ -14,6 +14,7 @@ import { LineReader } from './line-reader.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { findNamedIn, identify, type ProcessIdentity } from './process-identity.ts';
 import { refusedLimit, runtimeMessage, saysNoCommand } from './runtime-output.ts';
+import type { SealedPrograms } from './sealed-programs.ts';
 
 /** What a monitor is started for. The bundle is written, the log file is there. */
 export interface MonitorRequest {
@@ -57,6 +58,7 @@ export class Monitor {
   readonly #tmpDir: string;
   readonly #systemdCgroup: boolean;
   readonly #processes: Processes;
+  readonly #programs: Pick<SealedPrograms, 'pathOf'>;
   readonly #log: Logger;
 
   constructor(deps: {
@@ -65,6 +67,7 @@ export class Monitor {
     readonly exitsDir: string;
     readonly systemdCgroup: boolean;
     readonly processes: Processes;
+    readonly programs: Pick<SealedPrograms, 'pathOf'>;
     readonly log: Logger;
   }) {
     this.#path = deps.path;
@@ -72,6 +75,7 @@ export class Monitor {
     this.#tmpDir = deps.stateDir.length <= LONGEST_TMPDIR ? deps.stateDir : '/tmp';
     this.#systemdCgroup = deps.systemdCgroup;
     this.#processes = deps.processes;
+    this.#programs = deps.programs;
     this.#log = deps.log;
   }
 
@@ -128,7 +132,7 @@ export class Monitor {
   #args({ containerId, bundle, handler, logFile, stdin, stdinOnce, tty, restoreFrom }: MonitorRequest): string[] {
     return [
       ...['--cid', containerId, '--cuuid', containerId],
-      ...['--runtime', handler.path, '--bundle', bundle.folder, '--persist-dir', bundle.folder],
+      ...['--runtime', this.#programs.pathOf(handler), '--bundle', bundle.folder, '--persist-dir', bundle.folder],
       ...['--container-pidfile', bundle.pidFile, '--conmon-pidfile', bundle.monitorPidFile],
       ...['--log-path', logFile === '' ? 'null' : `k8s-file:${logFile}`],
       ...['--exit-dir', this.#exitsDir],

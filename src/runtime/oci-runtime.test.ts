@@ -12,6 +12,7 @@ const handler: Handler = {
   version: '',
   features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false },
   annotations: [],
+  copiesItself: false,
   privilegedWithoutHostDevices: false,
 };
 const signal = AbortSignal.timeout(10_000);

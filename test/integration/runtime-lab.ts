@@ -29,6 +29,7 @@ import { prepareLogFile } from '../../src/runtime/log-path.ts';
 import { Monitor, type MonitoredContainer } from '../../src/runtime/monitor.ts';
 import { resolveMounts } from '../../src/runtime/mounts.ts';
 import { OciRuntime } from '../../src/runtime/oci-runtime.ts';
+import { SealedPrograms } from '../../src/runtime/sealed-programs.ts';
 import { buildSpec } from '../../src/runtime/spec.ts';
 import type { SpecInput } from '../../src/runtime/spec-input.ts';
 import { ensureWorkingDir } from '../../src/runtime/working-dir.ts';
@@ -53,6 +54,7 @@ export class Lab implements AsyncDisposable {
   readonly rootfs: string;
   readonly handler: Handler;
   readonly processes = new Processes({ log: silentLogger, meter: silentMeter });
+  readonly programs: SealedPrograms;
   readonly exits: ExitWatch;
   readonly bundles: Bundles;
   readonly monitor: Monitor;
@@ -74,20 +76,27 @@ export class Lab implements AsyncDisposable {
       version: '',
       features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
       annotations: [],
+      copiesItself: true,
       privilegedWithoutHostDevices: false,
     };
     this.exits = new ExitWatch(exitsDir, silentLogger);
     this.bundles = new Bundles(this.stateDir);
     const monitorPath = findProgram('conmon');
     const shared = { processes: this.processes, log: silentLogger };
+    this.programs = new SealedPrograms({ stateDir: this.stateDir, ...shared });
     this.monitor = new Monitor({
       path: monitorPath,
       stateDir: this.stateDir,
       exitsDir,
       systemdCgroup: false,
+      programs: this.programs,
       ...shared,
     });
-    this.execs = new Execs({ execMonitorPath: buildNative('exec-monitor', folder), ...shared });
+    this.execs = new Execs({
+      execMonitorPath: buildNative('exec-monitor', folder),
+      programs: this.programs,
+      ...shared,
+    });
     this.runtime = new OciRuntime(this.handler, this.processes);
     this.exits.onExit = (id, exit) => this.#end(id).resolve(exit);
   }
@@ -221,6 +230,7 @@ export class Lab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const id of [...this.#made.keys()]) await this.remove(id);
     this.exits.close();
+    await this.programs.close();
     await this.processes.close();
     const bundles = this.bundles.ids();
     const left = readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && cmdline(pid).includes(this.folder));

@@ -75,6 +75,7 @@ export class StreamLab implements AsyncDisposable {
       execMonitorPath: buildNative('exec-monitor', lab.folder),
       systemdCgroup: false,
       processes: lab.processes,
+      programs: lab.programs,
       namespaces: this.namespaces,
       log: silentLogger,
     });

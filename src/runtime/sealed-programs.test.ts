@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, join } from 'node:path';
+import { afterEach, beforeEach, test } from 'node:test';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+
+import { silentLogger } from '../base/log.ts';
+import { SealedPrograms } from './sealed-programs.ts';
+
+const isSelinuxOn = existsSync('/sys/fs/selinux/enforce');
+const skip = isSelinuxOn && 'programs are not copied where SELinux is on';
+
+let folder: string;
+let program: string;
+let programs: SealedPrograms;
+let tried: PromiseWithResolvers<string>;
+let exitCode: number;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'berth-sealed-'));
+  program = join(folder, 'runtime');
+  copyFileSync('/usr/bin/true', program);
+  tried = Promise.withResolvers();
+  exitCode = 0;
+  const run: ConstructorParameters<typeof SealedPrograms>[0]['processes']['run'] = async ({ path, args }) => {
+    execFileSync(path, [...args]);
+    // What waits for this answer goes on before whoever waits for the test's promise.
+    void nextTurn().then(() => tried.resolve(path));
+    const nothing = Buffer.alloc(0);
+    return { exitCode, signal: undefined, stdout: nothing, stderr: nothing, truncated: false, durationMs: 0 };
+  };
+  programs = new SealedPrograms({ stateDir: folder, processes: { run }, log: silentLogger });
+});
+
+afterEach(async () => {
+  await programs.close();
+  rmSync(folder, { recursive: true });
+});
+
+function pathOf(copiesItself = true): string {
+  return programs.pathOf({ path: program, copiesItself });
+}
+
+test('a program is started from its sealed copy as soon as that is there', { skip }, async () => {
+  assert.equal(pathOf(), program);
+  const link = await tried.promise;
+  assert.equal(pathOf(), link);
+  assert.equal(basename(link), 'runtime', 'the name that lists of processes show');
+  assert.deepEqual(readFileSync(link), readFileSync(program));
+  assert.throws(() => writeFileSync(link, 'x', { flag: 'r+' }), { code: 'EPERM' });
+});
+
+test('a program that does not copy itself is left as it is', () => {
+  assert.equal(pathOf(false), program);
+  assert.equal(existsSync(join(folder, 'sealed')), false);
+});
+
+test('a program that was replaced is copied anew', { skip }, async () => {
+  pathOf();
+  await tried.promise;
+  tried = Promise.withResolvers();
+  copyFileSync('/usr/bin/env', `${program}.new`);
+  renameSync(`${program}.new`, program);
+  assert.equal(pathOf(), program, 'the old copy is not used any more');
+  const link = await tried.promise;
+  assert.equal(pathOf(), link);
+  assert.deepEqual(readFileSync(link), readFileSync('/usr/bin/env'));
+});
+
+test('a copy that does not run is not used', { skip }, async () => {
+  exitCode = 1;
+  pathOf();
+  await tried.promise;
+  await nextTurn();
+  assert.equal(pathOf(), program);
+});
+
+test('nothing is left at the end', { skip }, async () => {
+  pathOf();
+  await tried.promise;
+  await programs.close();
+  assert.equal(existsSync(join(folder, 'sealed')), false);
+  assert.equal(pathOf(), program);
+});

@@ -1,0 +1,136 @@
+import { closeSync, copyFile, existsSync, mkdirSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { promisify } from 'node:util';
+
+import { BerthError, describe } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { Processes } from '../proc/processes.ts';
+import { createMemoryFile, sealMemoryFile } from '../sys/memory-file.ts';
+import type { Handler } from './handler.ts';
+
+const copy = promisify(copyFile);
+const TRY_TIMEOUT_MS = 10_000;
+/** A monitor that was given a copy starts it within this time, or its container is given up. */
+const LAST_USE_MS = 120_000;
+
+/** A program's copy, or that there is none. */
+interface Sealed {
+  /** What the program's file was when it was copied. */
+  readonly original: string;
+  /** A link to the copy, with a name that people know in lists of processes; undefined while there is none. */
+  link: string | undefined;
+  fd: number | undefined;
+}
+
+/**
+ * Copies of OCI runtimes in sealed memory files. A container must never reach the runtime's own program to write to it
+ * (CVE-2019-5736), so runc copies itself into such a file whenever it makes or joins a container, and starts anew from
+ * there. It spares itself both when it is started from one, as its contrib/cmd/memfd-bind has it. The copy takes as much
+ * memory as the program is large, once, from the first container on.
+ */
+export class SealedPrograms {
+  readonly #folder: string;
+  readonly #processes: Pick<Processes, 'run'>;
+  readonly #log: Logger;
+  readonly #sealed = new Map<string, Sealed>();
+  readonly #retired = new Set<number>();
+  readonly #work = new Set<Promise<void>>();
+  readonly #closing = new AbortController();
+
+  /** Keeps its links in `<state>/sealed`. */
+  constructor(deps: { readonly stateDir: string; readonly processes: Pick<Processes, 'run'>; readonly log: Logger }) {
+    this.#folder = join(deps.stateDir, 'sealed');
+    this.#processes = deps.processes;
+    this.#log = deps.log;
+  }
+
+  /**
+   * What to start a handler's program by: its copy where it would make one itself and the copy is ready, else its own
+   * path. The first call has the copy made, beside other work; so has the first after the program was replaced.
+   */
+  pathOf({ path, copiesItself }: Pick<Handler, 'path' | 'copiesItself'>): string {
+    if (!copiesItself || this.#closing.signal.aborted) return path;
+    const known = this.#sealed.get(path);
+    const now = identityOf(path);
+    if (known?.original === now) return known.link ?? path;
+    if (known) this.#retire(known);
+    const sealed: Sealed = { original: now, link: undefined, fd: undefined };
+    this.#sealed.set(path, sealed);
+    // A program has the SELinux domain that its file gives it, and a memory file would give it another one.
+    if (!existsSync('/sys/fs/selinux/enforce')) this.#begin(path, sealed);
+    return path;
+  }
+
+  /** Waits for copies that are being made, and lets go of all. */
+  async close(): Promise<void> {
+    this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
+    await Promise.all(this.#work);
+    for (const sealed of this.#sealed.values()) this.#retire(sealed);
+    for (const fd of this.#retired) closeSync(fd);
+    this.#retired.clear();
+    this.#sealed.clear();
+    rmSync(this.#folder, { recursive: true, force: true });
+  }
+
+  #begin(path: string, sealed: Sealed): void {
+    const work = this.#seal(path, sealed).catch((err: unknown) => {
+      // It goes on as it would without.
+      this.#log.info({ program: path, err: describe(err) }, 'the runtime copies itself for every container');
+    });
+    this.#work.add(work);
+    void work.then(() => this.#work.delete(work));
+  }
+
+  async #seal(path: string, sealed: Sealed): Promise<void> {
+    const fd = await sealedCopy(path);
+    try {
+      const link = this.#linkTo(path, fd);
+      const command = { path: link, args: ['--version'], timeoutMs: TRY_TIMEOUT_MS };
+      const { exitCode } = await this.#processes.run(command, this.#closing.signal);
+      if (exitCode !== 0) throw new BerthError('internal', `its sealed copy ended with ${exitCode}`);
+      // Replaced meanwhile, there is another copy on its way.
+      if (this.#sealed.get(path) !== sealed || identityOf(path) !== sealed.original) return closeSync(fd);
+      sealed.fd = fd;
+      sealed.link = link;
+    } catch (err) {
+      closeSync(fd);
+      throw err;
+    }
+  }
+
+  #linkTo(path: string, fd: number): string {
+    const folder = join(this.#folder, String(fd));
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const link = join(folder, basename(path));
+    // An earlier daemon may have been killed, and its link leads nowhere.
+    rmSync(link, { force: true });
+    symlinkSync(`/proc/${process.pid}/fd/${fd}`, link);
+    return link;
+  }
+
+  #retire({ fd }: Sealed): void {
+    if (fd === undefined) return;
+    this.#retired.add(fd);
+    const timer = setTimeout(() => {
+      if (this.#retired.delete(fd)) closeSync(fd);
+    }, LAST_USE_MS);
+    timer.unref();
+  }
+}
+
+async function sealedCopy(path: string): Promise<number> {
+  const fd = createMemoryFile(basename(path));
+  try {
+    await copy(path, `/proc/self/fd/${fd}`);
+  } catch (err) {
+    closeSync(fd);
+    throw err;
+  }
+  return sealMemoryFile(fd);
+}
+
+/** Changes when the program is replaced or written to; '' when it is gone. */
+function identityOf(path: string): string {
+  const facts = statSync(path, { throwIfNoEntry: false });
+  return facts ? [facts.dev, facts.ino, facts.size, facts.mtimeMs, facts.ctimeMs].join(' ') : '';
+}
