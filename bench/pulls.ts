@@ -1,20 +1,20 @@
 /** The bench of pulls: one large image from a registry on loopback, by Berth and by Debian's containerd in turns. */
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, statfsSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 
-import { ImageServiceService, PullImageRequest, RemoveImageRequest } from '../proto/gen/cri/api.ts';
 import { describe } from '../src/base/errors.ts';
 import { Connection } from '../src/cli/connection.ts';
 import { pushLayout, startRegistry } from '../test/fakes/images.ts';
-import { findListener, proportionalSetBytes } from './measure/daemon.ts';
-import { processBusyMs } from './measure/processor-time.ts';
+import { findListener } from './measure/daemon.ts';
+import type { LoopDelay } from './measure/event-loop.ts';
+import { liveOnePod } from './measure/lifecycle.ts';
+import { measurePodsUp, measurePull, type PodsUp, type Pull, type PullingDaemon } from './measure/pull.ts';
 import { median } from './measure/statistics.ts';
 import { writeUsrImage } from './measure/usr-image.ts';
-import { BenchLab } from './peers/bench-lab.ts';
+import { BENCH_IMAGE, BenchLab } from './peers/bench-lab.ts';
 import { startBerthd } from './peers/berthd.ts';
 import { startContainerd } from './peers/containerd.ts';
 
@@ -25,31 +25,14 @@ Pulls an image of 8 gzip layers, made from /usr, from a registry on loopback, an
   --megabytes N        files in the image before compression (1600; about a third of it when compressed)
   --layout FOLDER      keep the image there for the next time
   --rounds N           pulls by each (3)
+  --pods               have pods come up as well, alone and during one more pull in each round
 `;
+
+const never = new AbortController().signal;
 
 const TAG = 'bench';
 const LAYERS = 8;
 const DISK_BYTES = 12e9;
-const PULL_TIMEOUT_MS = 600_000;
-/** prom-client samples the event loop every 10 ms; a loop that is never late shows that. */
-const LOOP_SAMPLE_MS = 10;
-
-interface Daemon {
-  readonly name: string;
-  readonly pid: number;
-  readonly connection: Connection;
-  /** Where its own metrics are; undefined for peers. */
-  readonly metrics: string | undefined;
-}
-
-/** What one pull took. */
-interface Pull {
-  readonly wallMs: number;
-  readonly cpuMs: number;
-  readonly memoryGrowthBytes: number;
-  /** Longest time that the event loop was late; undefined where nobody tells. */
-  readonly loopLateMs: number | undefined;
-}
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -58,6 +41,7 @@ async function main(): Promise<void> {
       megabytes: { type: 'string', default: '1600' },
       layout: { type: 'string' },
       rounds: { type: 'string', default: '3' },
+      pods: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -79,14 +63,21 @@ async function main(): Promise<void> {
   for (const name of ['berth', 'containerd']) closers.use(mountDisk(lab.root, name));
   const daemons = await startDaemons(lab, values.with.includes('containerd'), closers);
   const pulls = new Map<string, Pull[]>(daemons.map(({ name }) => [name, []]));
+  const pods = new Map<string, PodsUp[]>(daemons.map(({ name }) => [name, []]));
   for (let round = 1; round <= Number(values.rounds); round += 1) {
     for (const daemon of daemons) {
-      const pull = await measurePull(daemon, reference, join(lab.root, daemon.name));
+      const pull = await measurePull(daemon, reference);
       pulls.get(daemon.name)?.push(pull);
       say(`round ${round}: ${daemon.name} ${describePull(pull)}`);
     }
+    for (const daemon of values.pods ? daemons : []) {
+      const up = await measurePodsUp(daemon, reference, never);
+      pods.get(daemon.name)?.push(up);
+      say(`round ${round}: ${daemon.name} ${describePods(up)}`);
+    }
   }
-  print(pulls);
+  printPulls(pulls);
+  if (values.pods) printPods(pods);
 }
 
 /**
@@ -104,101 +95,101 @@ function mountDisk(root: string, name: string): Disposable {
   return { [Symbol.dispose]: () => void execFileSync('umount', [target]) };
 }
 
-async function startDaemons(lab: BenchLab, withPeer: boolean, closers: AsyncDisposableStack): Promise<Daemon[]> {
+async function startDaemons(lab: BenchLab, withPeer: boolean, closers: AsyncDisposableStack): Promise<PullingDaemon[]> {
   const image = await lab.makeImage();
-  const never = new AbortController().signal;
   const metrics = '127.0.0.1:19317';
   const starts = [
     () => startBerthd(lab, image, 'runc', never, { config: ['[metrics]', `listen = "${metrics}"`] }),
     ...(withPeer ? [() => startContainerd(lab, image, 'runc', never)] : []),
   ];
-  const daemons: Daemon[] = [];
+  const daemons: PullingDaemon[] = [];
+  const pods = {
+    image: BENCH_IMAGE,
+    runtimeHandler: '',
+    cgroupParent: lab.cgroupParent,
+    logDirectory: lab.logDirectory,
+  };
   for (const start of starts) {
     const { daemon, endpoint } = await start();
     closers.defer(() => daemon.stop());
     const connection = closers.adopt(new Connection(endpoint.address), (open) => open.close());
     const pid = findListener(endpoint.address) ?? daemon.pid;
-    const isOwn = endpoint.name === 'berth';
-    daemons.push({ name: endpoint.name, pid, connection, metrics: isOwn ? `http://${metrics}/metrics` : undefined });
+    const { name } = endpoint;
+    const own = name === 'berth' ? `http://${metrics}/metrics` : undefined;
+    daemons.push({ name, pid, connection, metrics: own, disk: join(lab.root, name), pods });
+    await liveOnePod(connection, pods, never);
   }
   return daemons;
 }
 
-async function measurePull(daemon: Daemon, image: string, disk: string): Promise<Pull> {
-  const { connection, pid, metrics } = daemon;
-  await connection.call(ImageServiceService.removeImage, RemoveImageRequest.create({ image: { image } }));
-  await diskIsQuiet(disk);
-  await loopLateMs(metrics);
-  const memoryBefore = proportionalSetBytes(pid) ?? 0;
-  const cpuBefore = busyMs(pid);
-  const started = performance.now();
-  let memoryPeak = 0;
-  const done = new AbortController();
-  const watch = (async () => {
-    while (!done.signal.aborted) {
-      memoryPeak = Math.max(memoryPeak, proportionalSetBytes(pid) ?? 0);
-      await setTimeout(200, undefined, { signal: done.signal }).catch(() => undefined);
-    }
-  })();
-  try {
-    await connection.call(
-      ImageServiceService.pullImage,
-      PullImageRequest.create({ image: { image } }),
-      PULL_TIMEOUT_MS,
-    );
-  } finally {
-    done.abort();
-    await watch;
-  }
-  return {
-    wallMs: performance.now() - started,
-    cpuMs: busyMs(pid) - cpuBefore,
-    memoryGrowthBytes: memoryPeak - memoryBefore,
-    loopLateMs: await loopLateMs(metrics),
-  };
+function describePull({ wallMs, cpuMs, memoryGrowthBytes, loop, ownLoop, firstThread, againMs }: Pull): string {
+  return [
+    `${seconds(wallMs)}, ${seconds(cpuMs)} of processor time`,
+    `${(memoryGrowthBytes / 1e6).toFixed(0)} MB more memory`,
+    ...(loop ? [`its event loop late by ${showDelay(loop)}`] : []),
+    `this one by ${showDelay(ownLoop)}`,
+    `first thread ran ${seconds(firstThread.ran)} and waited ${seconds(firstThread.waited)} for a processor`,
+    `again by tag ${againMs.byTag.toFixed(1)} ms, by digest ${againMs.byDigest.toFixed(1)} ms`,
+  ].join('; ');
 }
 
-/** Peers free the blocks of a removed image when they like: waits until the disk gains no more. */
-async function diskIsQuiet(folder: string): Promise<void> {
-  for (let before = -1, free = statfsSync(folder).bfree; free > before + 1000; free = statfsSync(folder).bfree) {
-    before = free;
-    await setTimeout(3000);
-  }
+function describePods({ quiet, duringPull }: PodsUp): string {
+  return `pod up ${median(quiet).toFixed(0)} ms, during a pull ${median(duringPull).toFixed(0)} (${duringPull.length} pods)`;
 }
 
-/** Processor time of a process and of those of its children that have ended (peers inflate in children). */
-function busyMs(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return processBusyMs(pid) + (Number(fields[13]) + Number(fields[14])) * 10;
+function showDelay({ maxMs, p99Ms }: LoopDelay): string {
+  return `${maxMs.toFixed(1)} ms at most, p99 ${p99Ms.toFixed(1)}`;
 }
 
-/** How late the loop was at most since the last time that this was asked. */
-async function loopLateMs(metrics: string | undefined): Promise<number | undefined> {
-  if (metrics === undefined) return undefined;
-  const text = await (await fetch(metrics)).text();
-  const match = /^berth_nodejs_eventloop_lag_max_seconds ([\d.e+-]+)$/m.exec(text);
-  return match ? Math.max(0, Number(match[1]) * 1000 - LOOP_SAMPLE_MS) : undefined;
+function seconds(ms: number): string {
+  return `${(ms / 1000).toFixed(2)} s`;
 }
 
-function describePull({ wallMs, cpuMs, memoryGrowthBytes, loopLateMs }: Pull): string {
-  const loop = loopLateMs === undefined ? '' : `, event loop late by ${loopLateMs.toFixed(1)} ms at most`;
-  const seconds = `${(wallMs / 1000).toFixed(2)} s, ${(cpuMs / 1000).toFixed(2)} s of processor time`;
-  return `${seconds}, ${(memoryGrowthBytes / 1e6).toFixed(0)} MB more memory${loop}`;
-}
-
-function print(pulls: ReadonlyMap<string, readonly Pull[]>): void {
+function printPulls(pulls: ReadonlyMap<string, readonly Pull[]>): void {
+  const head = [
+    '',
+    'wall s',
+    'processor s',
+    'memory growth MB, worst',
+    'loop late ms, worst',
+    'p99, worst',
+    "the bench's own, worst",
+    'p99, worst',
+    'again by tag ms',
+    'by digest',
+  ];
   const rows = [...pulls].map(([name, all]) => {
-    const middle = (of: (pull: Pull) => number | undefined): number =>
-      median(all.map((pull) => of(pull) ?? Number.NaN));
-    const late = all.some(({ loopLateMs }) => loopLateMs !== undefined);
-    const worst = late ? Math.max(...all.map((pull) => pull.loopLateMs ?? 0)).toFixed(1) : '';
-    const figures = [middle((pull) => pull.wallMs) / 1000, middle((pull) => pull.cpuMs) / 1000];
-    const memory = Math.max(...all.map((pull) => pull.memoryGrowthBytes)) / 1e6;
-    return `| ${[name, ...figures.map((figure) => figure.toFixed(2)), memory.toFixed(0), worst].join(' | ')} |`;
+    const middle = (of: (pull: Pull) => number): number => median(all.map(of));
+    const worst = (of: (pull: Pull) => number): number => Math.max(...all.map(of));
+    return [
+      name,
+      (middle((pull) => pull.wallMs) / 1000).toFixed(2),
+      (middle((pull) => pull.cpuMs) / 1000).toFixed(2),
+      (worst((pull) => pull.memoryGrowthBytes) / 1e6).toFixed(0),
+      ...(all.every(({ loop }) => loop === undefined)
+        ? ['', '']
+        : [worst((pull) => pull.loop?.maxMs ?? 0).toFixed(1), worst((pull) => pull.loop?.p99Ms ?? 0).toFixed(1)]),
+      worst((pull) => pull.ownLoop.maxMs).toFixed(1),
+      worst((pull) => pull.ownLoop.p99Ms).toFixed(1),
+      middle((pull) => pull.againMs.byTag).toFixed(1),
+      middle((pull) => pull.againMs.byDigest).toFixed(1),
+    ];
   });
-  const head = '| | wall s, median | processor s, median | memory growth MB, worst | loop late ms, worst |';
-  process.stdout.write(`${[head, '| --- | ---: | ---: | ---: | ---: |', ...rows].join('\n')}\n`);
+  printTable(head, rows);
+}
+
+function printPods(pods: ReadonlyMap<string, readonly PodsUp[]>): void {
+  const rows = [...pods].map(([name, all]) => {
+    const [quiet, duringPull] = [all.flatMap((one) => one.quiet), all.flatMap((one) => one.duringPull)];
+    const count = `${quiet.length} and ${duringPull.length}`;
+    return [name, ...[median(quiet), median(duringPull), Math.max(...duringPull)].map((ms) => ms.toFixed(0)), count];
+  });
+  printTable(['', 'pod up ms', 'during a pull', 'worst', 'pods'], rows);
+}
+
+function printTable(head: readonly string[], rows: readonly (readonly string[])[]): void {
+  const lines = [head, head.map((_, at) => (at === 0 ? '---' : '---:')), ...rows];
+  process.stdout.write(`${lines.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}\n\n`);
 }
 
 function say(text: string): void {

@@ -16,7 +16,7 @@ import type { TlsMaterial } from './tls-material.ts';
 
 /** One request. */
 export interface HttpRequest {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'HEAD' | 'POST';
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: string;

@@ -31,7 +31,8 @@ export function commitImage(catalog: ImageCatalog, store: ImageStore, { image, n
     .map((other) => withoutNames(stored(other), taken));
   const existing = catalog.byId(image.id);
   const trust = mergeEvidence(existing?.trust, image.trust);
-  const kept = { ...(existing ? stored(existing) : image), ...(trust ? { trust } : {}) };
+  const openDigests = [...new Set([...(existing?.openDigests ?? []), ...(image.openDigests ?? [])])];
+  const kept = { ...(existing ? stored(existing) : image), ...(trust ? { trust } : {}), openDigests };
   const named = names.reduce(withName, kept);
   store.transaction(() => {
     for (const loser of losers) store.images.put(loser);

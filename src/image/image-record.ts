@@ -11,6 +11,11 @@ export interface ImageRecord {
   /** `repo@digest` of the manifests or indexes that it was pulled by. */
   readonly repoDigests: readonly string[];
   /**
+   * Those of them that came without credentials of a client's own, or from an archive: whoever is on this node may have
+   * them without asking the registry again.
+   */
+  readonly openDigests?: readonly string[] | undefined;
+  /**
    * Bytes on disk of its unpacked layers, and of its config. The kubelet's garbage collection adds these up until it
    * has freed enough, so it is what the disk has, not what the registry sent; layers shared with other images count in
    * each.
@@ -51,5 +56,6 @@ export function withoutNames<T extends StoredImage>(image: T, names: ReadonlySet
     ...image,
     tags: image.tags.filter((name) => !names.has(name)),
     repoDigests: image.repoDigests.filter((name) => !names.has(name)),
+    openDigests: image.openDigests?.filter((name) => !names.has(name)),
   };
 }

@@ -34,6 +34,7 @@ import { allOrAbort } from './parallel.ts';
 import { type PullPlan, planPull } from './plan-pull.ts';
 import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.ts';
 import { PolicyFiles } from './policy-files.ts';
+import { type Claim, PresentImages } from './present-images.ts';
 import { type Garbage, type PruneOptions, prune } from './prune.ts';
 import { pullImage } from './pull.ts';
 import { newPullProgress, type PullProgress } from './pull-progress.ts';
@@ -43,7 +44,7 @@ import { LookasideFolder } from './registries-d.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
 import { archiveOf, joinSaved, type SavedImage } from './save-images.ts';
-import { ruleFor, Trust, type TrustEvidence, type TrustRule } from './trust.ts';
+import { ruleFor, Trust, type TrustEvidence } from './trust.ts';
 import { TrustOfUsedImages } from './used-images.ts';
 import type { ArchiveEntry } from './write-archive.ts';
 
@@ -121,11 +122,9 @@ export interface LoadedImage {
 }
 
 /** One pull, as it was asked for. */
-interface AskedPull {
-  readonly reference: ImageReference;
+interface AskedPull extends Claim {
   readonly auth: RegistryAuth | undefined;
   readonly credentials: readonly CredentialSource[];
-  readonly rule: TrustRule;
 }
 
 /** All images of this node. */
@@ -137,6 +136,7 @@ export class Images {
   readonly #health: ImageHealth;
   readonly #configs: ImageConfigs;
   readonly #holds: LayerHolds;
+  readonly #present: PresentImages;
   readonly #ingest: BlobIngest;
   readonly #helpers: CredentialHelpers;
   readonly #authFile: AuthFile;
@@ -164,6 +164,7 @@ export class Images {
     this.#registries = new Registries(registriesPlaces(settings), log);
     const asking = { registries: this.#registries, credentials: [this.#authFile] };
     const kept = { catalog: this.#catalog, store: deps.store };
+    this.#present = new PresentImages({ ...kept, layers: deps.layers, trust: this.#trust });
     this.#usedImages = new TrustOfUsedImages({ ...asking, ...kept, trust: this.#trust, log });
   }
 
@@ -188,7 +189,8 @@ export class Images {
   }
 
   /**
-   * Pulls an image, or joins a pull of the same reference with the same credentials. Throws `invalid` for a bad
+   * Pulls an image, or joins a pull of the same reference with the same credentials. One that is here is not asked for
+   * again by digest, unless only credentials that this client does not bring have led to it. Throws `invalid` for a bad
    * reference, and errors that say which step failed where; those of an unavailable registry begin with
    * "RegistryUnavailable". A caller that leaves does not stop the pull as long as another one waits for it. `namespace`
    * is that of the pod that the pull is for, empty when there is none.
@@ -200,14 +202,14 @@ export class Images {
     const policy = await this.#trust.policyOf(namespace).catch((err: unknown) => {
       throw wrap(`SignatureValidationFailed: pull ${text}`, err);
     });
-    const proof = [credentialKey(credentialFromRequest(auth)), auth?.serverAddress ?? '', own?.key, policy.file];
+    const brought = credentialFromRequest(auth);
+    const proof = JSON.stringify([credentialKey(brought), auth?.serverAddress ?? '', own?.key]);
     const credentials = own ? [own, this.#authFile] : [this.#authFile];
+    const common = { auth, credentials, proof: brought || own ? proof : undefined };
     return await firstThatPulls(references, signal, async (reference) => {
-      const key = JSON.stringify([formatReference(reference), ...proof]);
+      const key = JSON.stringify([formatReference(reference), proof, policy.file]);
       const rule = ruleFor(policy, reference);
-      return await this.#pulls.join(key, signal, (shared) =>
-        this.#pull({ reference, auth, credentials, rule }, shared),
-      );
+      return await this.#pulls.join(key, signal, (shared) => this.#pull({ ...common, reference, rule }, shared));
     });
   }
 
@@ -456,14 +458,14 @@ export class Images {
         ingest: this.#ingest,
         registries: this.#registries,
         trust: this.#trust,
+        present: this.#present,
+        holds: this.#holds,
         platform: this.#platform,
         maxParallelDownloads: settings.maxParallelDownloads,
         log: log.child({ image: name }),
       };
-      const request = { ...asked, holds: this.#holds, progress };
-      const record = await pullImage(deps, request, signal, (image, evidence) =>
-        this.#appear(reference, image, evidence),
-      );
+      const request = { ...asked, progress };
+      const record = await pullImage(deps, request, signal, (image, evidence) => this.#appear(asked, image, evidence));
       const ms = Math.round(clock.monotonicMs() - startedMs);
       log.info({ image: name, id: record.id, bytes: progress.traffic.bytes, ms }, 'image pulled');
       return record;
@@ -476,17 +478,21 @@ export class Images {
     }
   }
 
-  async #appear(reference: ImageReference, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {
+  async #appear(asked: AskedPull, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {
+    const { reference } = asked;
     const byDigest = `${repositoryOf(reference)}@${image.digest}`;
     const { annotations, artifactType } = image;
-    const origin = { annotations, trust, ...(artifactType === undefined ? {} : { artifactType }) };
-    return await this.#commit(image.configBytes, image.document, origin, [recordedName(reference), byDigest]);
+    const openDigests = asked.proof === undefined ? [byDigest] : [];
+    const origin = { annotations, trust, openDigests, ...(artifactType === undefined ? {} : { artifactType }) };
+    const names = [recordedName(reference), byDigest];
+    const record = await this.#commit(image.configBytes, image.document, origin, names);
+    return this.#present.named(record, asked, image.digest);
   }
 
   async #commit(
     configBytes: Buffer,
     { config, diffIds }: ConfigDocument,
-    origin: Pick<StoredImage, 'annotations' | 'trust' | 'artifactType'>,
+    origin: Pick<StoredImage, 'annotations' | 'trust' | 'artifactType' | 'openDigests'>,
     names: readonly string[],
   ): Promise<ImageRecord> {
     const { layers, clock, store } = this.#deps;
@@ -530,7 +536,8 @@ export class Images {
           throw wrap(`load ${what} from ${path}: layer ${layer.diffId}`, err);
         });
       });
-      return await this.#commit(image.configBytes, document, { annotations: {} }, [...new Set(names)]);
+      const openDigests = names.filter((own) => own.includes('@'));
+      return await this.#commit(image.configBytes, document, { annotations: {}, openDigests }, [...new Set(names)]);
     });
   }
 

@@ -1,55 +1,61 @@
-/** One pull: resolve the image, bring its missing layers into the layer store. The facade makes it appear. */
+/** One pull: find the image here, or resolve it and bring its missing layers. The facade makes it appear. */
 
 import { BerthError, findCause, wrap } from '../base/errors.ts';
 import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { Endpoint } from './endpoints.ts';
 import { type FetchDeps, fetchLayers } from './fetch-layers.ts';
+import type { ImageRecord } from './image-record.ts';
 import type { LayerHolds } from './layer-holds.ts';
 import type { Platform } from './platform.ts';
+import type { Claim, PresentImages } from './present-images.ts';
 import type { PullProgress } from './pull-progress.ts';
 import { PullSource } from './pull-source.ts';
-import { formatReference, type ImageReference } from './reference.ts';
+import { formatReference } from './reference.ts';
 import type { Registries } from './registries.ts';
 import type { Access } from './registry-client.ts';
 import { isRegistryUnavailable } from './registry-error.ts';
-import { type ResolvedImage, resolveImage } from './resolve-image.ts';
-import { refuseEarly, type Trust, type TrustEvidence, type TrustRule, UntrustedImageError } from './trust.ts';
+import { findRoot, type ResolvedImage, resolveImage } from './resolve-image.ts';
+import { refuseEarly, type Trust, type TrustEvidence, UntrustedImageError } from './trust.ts';
 
 /** What a pull needs. */
 export interface PullDeps extends FetchDeps {
   readonly registries: Registries;
   readonly trust: Trust;
   readonly platform: Platform;
+  readonly present: PresentImages;
+  readonly holds: LayerHolds;
 }
 
 /**
- * Resolves `reference` and unpacks the layers that are missing, then calls `commit` while the layers are still held
- * and returns what it returns. Throws errors that name the reference; those that mean that the registry cannot serve
+ * Returns the image that is here already. Otherwise resolves `reference` and unpacks the layers that are missing, then
+ * calls `commit` while the layers are still held and returns what it returns. Throws errors that name the reference; those that mean that the registry cannot serve
  * now begin with "RegistryUnavailable", those of an image that is not trusted with "SignatureValidationFailed".
  */
-export async function pullImage<T>(
+export async function pullImage(
   deps: PullDeps,
-  request: {
-    readonly reference: ImageReference;
+  request: Claim & {
     readonly auth: RegistryAuth | undefined;
     /** Asked in order for what the request does not bring. */
     readonly credentials: readonly CredentialSource[];
-    /** What the image must fulfil. */
-    readonly rule: TrustRule;
-    readonly holds: LayerHolds;
     readonly progress: PullProgress;
   },
   signal: AbortSignal,
-  commit: (image: ResolvedImage, evidence: TrustEvidence) => Promise<T>,
-): Promise<T> {
-  const name = formatReference(request.reference);
+  commit: (image: ResolvedImage, evidence: TrustEvidence) => Promise<ImageRecord>,
+): Promise<ImageRecord> {
+  const { reference } = request;
+  const name = formatReference(reference);
   try {
-    refuseEarly(request.rule, request.reference);
-    const endpoints = await deps.registries.endpoints(request.reference);
+    refuseEarly(request.rule, reference);
+    const endpoints = await deps.registries.endpoints(reference);
+    const unasked = await deps.present.unasked(request, signal);
+    if (unasked) return unasked;
     const source = new PullSource(await accessesFor(endpoints, request, signal), deps.log);
-    const image = await resolveImage({ ...deps, source }, request.reference, signal);
+    const root = await findRoot({ ...deps, source }, reference, deps.present.digestsOf(request), signal);
+    const present = deps.present.led(request, root.digest);
+    if (present) return present;
+    const image = await resolveImage({ ...deps, source }, reference, root, signal);
     const evidence = await evidenceOf(deps, request, image, source, signal);
-    return await request.holds.during(image.document.diffIds, signal, async () => {
+    return await deps.holds.during(image.document.diffIds, signal, async () => {
       request.progress.phase = 'downloading';
       await fetchLayers(deps, source, image, request.progress, signal);
       request.progress.phase = 'committing';
@@ -69,7 +75,7 @@ function kubeletWord(err: unknown): string {
 /** Looks for signatures and judges them, before anything large is fetched. */
 async function evidenceOf(
   deps: PullDeps,
-  { rule, reference }: { readonly rule: TrustRule; readonly reference: ImageReference },
+  { rule, reference }: Claim,
   image: ResolvedImage,
   source: PullSource,
   signal: AbortSignal,

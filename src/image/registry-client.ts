@@ -6,7 +6,7 @@
 import { type BerthError, findCause } from '../base/errors.ts';
 import type { Credential } from './auth.ts';
 import { type Challenge, parseChallenges } from './challenge.ts';
-import { type Digest, digestOf, verifyDigest } from './digest.ts';
+import { type Digest, digestOf, isDigest, verifyDigest } from './digest.ts';
 import { type Endpoint, formatEndpoint } from './endpoints.ts';
 import type { HttpTimeouts } from './http-agents.ts';
 import { defaultHttpTimeouts, type HttpResponse, HttpTransport, readCapped } from './http-transport.ts';
@@ -55,14 +55,23 @@ export class RegistryClient {
    * or `unavailable`, naming the registry and repository.
    */
   async manifest(access: Access, tagOrDigest: string, signal: AbortSignal): Promise<FetchedDocument> {
-    const what = `manifest ${tagOrDigest} of ${formatEndpoint(access.endpoint)}`;
+    return await retrying(this.#retry, signal, async () => await this.#manifest(access, tagOrDigest, signal));
+  }
+
+  /**
+   * As `manifest`; but where the tag still leads to one of the digests that are `known`, that digest alone. Registries
+   * that count pulls do not count the question. Where it is not answered, the manifest is.
+   */
+  async manifestUnless(
+    access: Access,
+    tag: string,
+    known: ReadonlySet<Digest>,
+    signal: AbortSignal,
+  ): Promise<FetchedDocument | { readonly digest: Digest; readonly bytes: undefined }> {
     return await retrying(this.#retry, signal, async () => {
-      const path = `manifests/${tagOrDigest}`;
-      const response = await this.#get(access, path, what, { accept: MANIFEST_ACCEPT }, signal);
-      const bytes = await readCapped(response, MAX_DOCUMENT_BYTES, what);
-      const digest = tagOrDigest.includes(':') ? (tagOrDigest as Digest) : digestOf(bytes);
-      verifyDigest(bytes, digest, what);
-      return { bytes, digest, mediaType: mediaTypeOf(response.header('content-type') ?? '') };
+      const digest = known.size > 0 ? await this.#digestNow(access, tag, signal) : undefined;
+      if (digest !== undefined && known.has(digest)) return { digest, bytes: undefined };
+      return await this.#manifest(access, tag, signal);
     });
   }
 
@@ -159,6 +168,31 @@ export class RegistryClient {
     });
   }
 
+  async #manifest(access: Access, tagOrDigest: string, signal: AbortSignal): Promise<FetchedDocument> {
+    const what = nameManifest(access, tagOrDigest);
+    const path = `manifests/${tagOrDigest}`;
+    const response = await this.#get(access, path, what, { accept: MANIFEST_ACCEPT }, signal);
+    const bytes = await readCapped(response, MAX_DOCUMENT_BYTES, what);
+    const digest = tagOrDigest.includes(':') ? (tagOrDigest as Digest) : digestOf(bytes);
+    verifyDigest(bytes, digest, what);
+    return { bytes, digest, mediaType: mediaTypeOf(response.header('content-type') ?? '') };
+  }
+
+  /** Where a tag leads (OCI distribution spec, "Checking if content exists in the registry"); undefined if it does not say. */
+  async #digestNow(access: Access, tag: string, signal: AbortSignal): Promise<Digest | undefined> {
+    const headers = { accept: MANIFEST_ACCEPT };
+    try {
+      const response = await this.#get(access, `manifests/${tag}`, nameManifest(access, tag), headers, signal, 'HEAD');
+      await response.discard();
+      const digest = response.header('docker-content-digest') ?? '';
+      return isDigest(digest) ? digest : undefined;
+    } catch (err) {
+      // It has answered, and the answer to the usual question says more.
+      if (findCause(err, RegistryError)?.status !== undefined) return undefined;
+      throw err;
+    }
+  }
+
   /** What comes from byte `wanted` on; all of it where ranges are not known, or this one is refused. */
   async #getFrom(
     wanted: number,
@@ -180,19 +214,20 @@ export class RegistryClient {
     return { from: 0, response: await this.#get(access, path, what, {}, signal) };
   }
 
-  /** One authenticated GET; returns only answers with status 200, or 206 to a request for a range. */
+  /** One authenticated request; returns only answers with status 200, or 206 to a request for a range. */
   async #get(
     access: Access,
     path: string,
     what: string,
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
+    method: 'GET' | 'HEAD' = 'GET',
   ): Promise<HttpResponse> {
     const { endpoint } = access;
     const known = this.#challenges.get(endpoint.host);
     const early = known ? await this.#authorization(access, known, signal) : undefined;
     const full = `/${endpoint.repository}/${path}`;
-    let response = await this.#send(endpoint, full, withAuthorization(headers, early), signal);
+    let response = await this.#send(endpoint, full, withAuthorization(headers, early), signal, method);
     if (response.status === 401 && response.sameOrigin) {
       // Only the registry itself may ask for credentials, not the host that it redirects to.
       const challenges = parseChallenges(response.header('www-authenticate') ?? '');
@@ -201,7 +236,7 @@ export class RegistryClient {
       const authorization = await this.#authorization(access, challenges, signal);
       if (authorization === undefined) throw denied(access, what, 401, '');
       remember(this.#challenges, endpoint.host, challenges);
-      response = await this.#send(endpoint, full, withAuthorization(headers, authorization), signal);
+      response = await this.#send(endpoint, full, withAuthorization(headers, authorization), signal, method);
     }
     if (response.status === 200 || (response.status === 206 && headers['range'] !== undefined)) return response;
     throw await refusal(access, what, response);
@@ -236,13 +271,14 @@ export class RegistryClient {
     path: string,
     headers: Readonly<Record<string, string>>,
     signal: AbortSignal,
+    method: 'GET' | 'HEAD' = 'GET',
   ): Promise<HttpResponse> {
     const { host, insecure, special, tls } = endpoint;
     const send = async (scheme: 'https:' | 'http:'): Promise<HttpResponse> => {
       const url = new URL(`${scheme}//${host}${special?.basePath ?? '/v2'}${path}`);
       if (special && special.namespace !== '') url.searchParams.set('ns', special.namespace);
       const common = { 'accept-encoding': 'identity', 'user-agent': 'berth', ...special?.headers };
-      const request = { method: 'GET' as const, url, headers: { ...common, ...headers }, insecure, tls };
+      const request = { method, url, headers: { ...common, ...headers }, insecure, tls };
       return await this.#transport.send(request, signal);
     };
     if (special?.scheme) return await send(special.scheme);
@@ -260,6 +296,10 @@ export class RegistryClient {
     remember(this.#schemes, host, 'http:');
     return response;
   }
+}
+
+function nameManifest(access: Access, tagOrDigest: string): string {
+  return `manifest ${tagOrDigest} of ${formatEndpoint(access.endpoint)}`;
 }
 
 /** What storage behind registries says to a range that it does not like, a signed one for instance. */

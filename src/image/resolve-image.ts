@@ -48,27 +48,60 @@ export interface ResolvedImage {
 // An index of indexes is legal; more than that is a game.
 const MAX_DEPTH = 4;
 
+/** What a reference leads to: an index, or a manifest. */
+export interface RootDocument {
+  readonly digest: Digest;
+  /** Undefined when the registry only said that it is one of those that are known. */
+  readonly found: { readonly bytes: Buffer; readonly document: ReturnType<typeof parseDocument> } | undefined;
+}
+
+interface ResolveDeps {
+  readonly client: RegistryClient;
+  readonly source: PullSource;
+}
+
 /**
- * Resolves a reference. Throws RegistryError for the exchange, `precondition` for what is neither an image that can be
- * run nor an artifact, `notFound` when it has nothing for this platform.
+ * Asks where a reference leads; for a tag, only for the digest as long as that is one of those that are `known`. Throws
+ * RegistryError for the exchange, `precondition` for what is neither an image nor an artifact.
+ */
+export async function findRoot(
+  { client, source }: ResolveDeps,
+  reference: ImageReference,
+  known: ReadonlySet<Digest>,
+  signal: AbortSignal,
+): Promise<RootDocument> {
+  const what = reference.digest ?? reference.tag ?? 'latest';
+  return await source.first(
+    signal,
+    async (access) => {
+      const found = await client.manifestUnless(access, what, known, signal);
+      if (found.bytes === undefined) return { digest: found.digest, found: undefined };
+      const document = parseDocument(found.bytes, found.mediaType, describe(what, access));
+      return { digest: found.digest, found: { bytes: found.bytes, document } };
+    },
+    reference.digest === undefined ? 'resolves' : 'pulls',
+  );
+}
+
+/**
+ * Resolves a reference from its root on. Throws RegistryError for the exchange, `precondition` for what is neither an
+ * image that can be run nor an artifact, `notFound` when it has nothing for this platform.
  */
 export async function resolveImage(
-  deps: { readonly client: RegistryClient; readonly source: PullSource; readonly platform: Platform },
+  deps: ResolveDeps & { readonly platform: Platform },
   reference: ImageReference,
+  root: RootDocument,
   signal: AbortSignal,
 ): Promise<ResolvedImage> {
   const { client, source, platform } = deps;
   const name = formatReference(reference);
-  const what = reference.digest ?? reference.tag ?? 'latest';
-  const root = await source.first(
-    signal,
-    async (access) => {
-      const { bytes, digest, mediaType } = await client.manifest(access, what, signal);
-      return { bytes, digest, document: parseDocument(bytes, mediaType, describe(what, access)) };
-    },
-    reference.digest === undefined ? 'resolves' : 'pulls',
-  );
-  let { bytes, document, digest: manifestDigest } = root;
+  let manifestDigest = root.digest;
+  let { bytes, document } =
+    root.found ??
+    (await source.first(signal, async (access) => {
+      const found = await client.manifest(access, root.digest, signal);
+      return { ...found, document: parseDocument(found.bytes, found.mediaType, describe(root.digest, access)) };
+    }));
   for (let depth = 0; document.kind === 'index'; depth += 1) {
     if (depth === MAX_DEPTH)
       throw new BerthError('precondition', `${name}: more than ${MAX_DEPTH} indexes in each other`);

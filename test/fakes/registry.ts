@@ -196,6 +196,7 @@ export class FakeRegistry implements AsyncDisposable {
     const [, repository = '', kind, name = ''] = match ?? [];
     const found = kind === 'manifests' ? this.#manifests.get(`${repository}/${name}`) : this.#blobs.get(name);
     const from = Number(/^bytes=(\d+)-$/.exec(range ?? '')?.[1] ?? 0);
+    if (found && kind === 'manifests') res.setHeader('docker-content-digest', found.digest);
     if (found && from > 0 && this.knowsRanges) answerRange(res, found.bytes, from);
     else if (found)
       res.writeHead(200, { 'content-type': found.mediaType, 'content-length': found.size }).end(found.bytes);

@@ -1,0 +1,159 @@
+import { readFileSync, statfsSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
+
+import {
+  ImageServiceService,
+  ImageStatusRequest,
+  PullImageRequest,
+  RemoveImageRequest,
+} from '../../proto/gen/cri/api.ts';
+import type { Connection } from '../../src/cli/connection.ts';
+import { proportionalSetBytes } from './daemon.ts';
+import { daemonLoopDelay, firstThreadMs, type LoopDelay, OwnLoop } from './event-loop.ts';
+import { liveOnePod, type PodWish, SUMS } from './lifecycle.ts';
+import { processBusyMs } from './processor-time.ts';
+
+const PULL_TIMEOUT_MS = 600_000;
+const MEMORY_EVERY_MS = 200;
+/** Pods before each pull that is measured with pods: enough for a median. */
+const QUIET_PODS = 5;
+
+/** A daemon that is measured. */
+export interface PullingDaemon {
+  readonly name: string;
+  readonly pid: number;
+  readonly connection: Connection;
+  /** Where its own metrics are; undefined for peers. */
+  readonly metrics: string | undefined;
+  /** A folder on its disk. */
+  readonly disk: string;
+  readonly pods: PodWish;
+}
+
+/** What one pull took. */
+export interface Pull {
+  readonly wallMs: number;
+  readonly cpuMs: number;
+  readonly memoryGrowthBytes: number;
+  /** Undefined where nobody tells. */
+  readonly loop: LoopDelay | undefined;
+  /** Of this process, meanwhile. */
+  readonly ownLoop: LoopDelay;
+  readonly firstThread: { readonly ran: number; readonly waited: number };
+  /** Of the same image once more: by tag, and by digest. */
+  readonly againMs: { readonly byTag: number; readonly byDigest: number };
+}
+
+/** How long pods took to come up, in milliseconds. */
+export interface PodsUp {
+  readonly quiet: readonly number[];
+  readonly duringPull: readonly number[];
+}
+
+/** Pulls an image that is not there. */
+export async function measurePull(daemon: PullingDaemon, image: string): Promise<Pull> {
+  const { connection, pid, metrics } = daemon;
+  await removeImage(daemon, image);
+  if (metrics !== undefined) await daemonLoopDelay(metrics);
+  using ownLoop = new OwnLoop();
+  const before = { memory: proportionalSetBytes(pid) ?? 0, cpuMs: busyMs(pid), thread: firstThreadMs(pid) };
+  let memoryPeak = 0;
+  const wallMs = await whilePulling(connection, image, async (signal) => {
+    while (!signal.aborted) {
+      memoryPeak = Math.max(memoryPeak, proportionalSetBytes(pid) ?? 0);
+      await setTimeout(MEMORY_EVERY_MS, undefined, { signal }).catch(() => undefined);
+    }
+  });
+  const [thread, cpuMs] = [firstThreadMs(pid), busyMs(pid)];
+  const late = ownLoop.delay();
+  return {
+    wallMs,
+    cpuMs: cpuMs - before.cpuMs,
+    memoryGrowthBytes: memoryPeak - before.memory,
+    loop: metrics === undefined ? undefined : await daemonLoopDelay(metrics),
+    ownLoop: late,
+    firstThread: { ran: thread.ran - before.thread.ran, waited: thread.waited - before.thread.waited },
+    againMs: await measureAgain(connection, image),
+  };
+}
+
+/** Has pods come up, first alone and then one after the other for as long as the image is pulled. */
+export async function measurePodsUp(daemon: PullingDaemon, image: string, signal: AbortSignal): Promise<PodsUp> {
+  const { connection, pods } = daemon;
+  const up = async (): Promise<number> => {
+    const sample = await liveOnePod(connection, pods, signal);
+    return SUMS['pod up'].reduce((sum, call) => sum + sample[call], 0);
+  };
+  await removeImage(daemon, image);
+  const quiet: number[] = [];
+  for (let left = QUIET_PODS; left > 0; left -= 1) quiet.push(await up());
+  const duringPull: number[] = [];
+  await whilePulling(connection, image, async (pulled) => {
+    while (!pulled.aborted) {
+      const upMs = await up();
+      // One that the pull has left alone at its end tells nothing.
+      if (!pulled.aborted) duringPull.push(upMs);
+    }
+  });
+  return { quiet, duringPull };
+}
+
+/** Returns how long the pull took; `meanwhile` is told when it has ended. */
+async function whilePulling(
+  connection: Connection,
+  image: string,
+  meanwhile: (pulled: AbortSignal) => Promise<void>,
+): Promise<number> {
+  const done = new AbortController();
+  const startedMs = performance.now();
+  const other = meanwhile(done.signal);
+  // Awaited below; a pull that fails first is what is told.
+  other.catch(() => undefined);
+  try {
+    await pull(connection, image);
+    return performance.now() - startedMs;
+  } finally {
+    done.abort();
+    await other;
+  }
+}
+
+/** The fastest of some pulls of what is there. */
+async function measureAgain(connection: Connection, image: string): Promise<Pull['againMs']> {
+  const status = await connection.call(
+    ImageServiceService.imageStatus,
+    ImageStatusRequest.create({ image: { image } }),
+  );
+  const [digest = ''] = status.image?.repoDigests ?? [];
+  const fastest = async (reference: string): Promise<number> => {
+    const took: number[] = [];
+    for (let left = 5; left > 0; left -= 1) {
+      const startedMs = performance.now();
+      await pull(connection, reference);
+      took.push(performance.now() - startedMs);
+    }
+    return Math.min(...took);
+  };
+  return { byTag: await fastest(image), byDigest: await fastest(digest) };
+}
+
+async function pull(connection: Connection, image: string): Promise<void> {
+  const request = PullImageRequest.create({ image: { image } });
+  await connection.call(ImageServiceService.pullImage, request, PULL_TIMEOUT_MS);
+}
+
+/** Peers free the blocks of a removed image when they like: waits until the disk gains no more. */
+async function removeImage({ connection, disk }: PullingDaemon, image: string): Promise<void> {
+  await connection.call(ImageServiceService.removeImage, RemoveImageRequest.create({ image: { image } }));
+  for (let before = -1, free = statfsSync(disk).bfree; free > before + 1000; free = statfsSync(disk).bfree) {
+    before = free;
+    await setTimeout(3000);
+  }
+}
+
+/** Processor time of a process and of those of its children that have ended (peers inflate in children). */
+function busyMs(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return processBusyMs(pid) + (Number(fields[13]) + Number(fields[14])) * 10;
+}
