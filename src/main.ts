@@ -7,8 +7,11 @@ import { type Config, loadConfig } from './config/load-config.ts';
 import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
+import { preferThisThread } from './sys/process.ts';
 
 const KEEP_ALIVE_MS = 60_000;
+/** Calls are short, and what makes a machine busy is often a pull or a pod that berthd itself has begun. */
+const SERVING_NICE = -10;
 
 function readConfig({ config, ...overrides }: Flags): Config {
   return loadConfig({ ...(config !== undefined ? { file: config } : {}), overrides });
@@ -32,6 +35,11 @@ async function main(): Promise<number> {
   }
   process.umask(0o022);
   const log = createLogger(config.log.level, config.log.format);
+  try {
+    preferThisThread(SERVING_NICE);
+  } catch (err) {
+    log.debug({ err: describe(err) }, 'berthd has no priority over other programs');
+  }
   const daemon = new Daemon(config, version, log);
   // While nothing is served yet, a wait for a process or a pause between two tries does not keep node alive.
   const keepAlive = setInterval(() => {}, KEEP_ALIVE_MS);

@@ -48,7 +48,7 @@ interface Download {
 
 const KEEP_UNUSED_MS = 60 * 60 * 1000;
 // Small enough to hash between two other tasks, large enough that the thread pool is not asked for each packet.
-const WRITE_BYTES = 256 * 1024;
+const WRITE_BYTES = 1024 * 1024;
 const KEPT = /^sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.partial)?$/;
 
 /** The folder of blobs in flight. */

@@ -18,7 +18,7 @@ import { unpackLayer } from './unpack-layer.ts';
 import { upperChanges } from './upper-changes.ts';
 import { writeArchive } from './write-archive.ts';
 
-const NICE = 5;
+const NICE = 10;
 
 type Answer = DiskJobs[keyof DiskJobs]['answer'];
 

@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { getPriority } from 'node:os';
 import { test } from 'node:test';
 
-import { isSameProcess, killProcess, parseStartTime, readProcessStartTime } from './process.ts';
+import { SyscallError } from './errno.ts';
+import {
+  isSameProcess,
+  killProcess,
+  parseStartTime,
+  preferThisThread,
+  readProcessStartTime,
+  setThreadNice,
+} from './process.ts';
 
 test('the start time is field 22, whatever the command is called', () => {
   const rest = Array.from({ length: 50 }, (_, i) => String(i + 4)).join(' ');
@@ -22,4 +32,21 @@ test('a signal never reaches a process that only has the same pid', () => {
   const startTime = readProcessStartTime(process.pid) ?? 0;
   assert.equal(killProcess(process.pid, startTime + 1, 'SIGKILL'), false);
   assert.equal(killProcess(2 ** 22 + 1, 1, 'SIGKILL'), false);
+});
+
+test('a thread that comes before others does not have its children come before them too', (t) => {
+  try {
+    preferThisThread(-3);
+  } catch (err) {
+    if (err instanceof SyscallError && ['EPERM', 'EACCES'].includes(err.errno)) return t.skip('needs CAP_SYS_NICE');
+    throw err;
+  }
+  try {
+    assert.equal(getPriority(0), -3);
+    assert.equal(execFileSync('nice', { encoding: 'utf8' }).trim(), '0');
+    preferThisThread(-5);
+    assert.equal(getPriority(0), -3, 'what somebody has chosen stays');
+  } finally {
+    setThreadNice(0);
+  }
 });

@@ -11,7 +11,15 @@ const setpriorityCall: (which: number, who: number, nice: number) => number = li
   'uint',
   'int',
 ]);
+const getpriorityCall: (which: number, who: number) => number = libc.func('getpriority', 'int', ['int', 'uint']);
+const setschedulerCall: (pid: number, policy: number, parameter: Uint8Array) => number = libc.func(
+  'sched_setscheduler',
+  'int',
+  ['int', 'int', 'void *'],
+);
 const PRIO_PROCESS = 0;
+const SCHED_OTHER = 0;
+const SCHED_RESET_ON_FORK = 0x40000000;
 
 /**
  * Has the calling thread, and no other of the process, give way to those of a lower `nice` value (setpriority(2), "C
@@ -19,6 +27,19 @@ const PRIO_PROCESS = 0;
  */
 export function setThreadNice(nice: number): void {
   check('setpriority', String(nice), setpriorityCall(PRIO_PROCESS, 0, nice));
+}
+
+/**
+ * Has the calling thread come before others, by a negative `nice` value, and neither its children nor threads that it
+ * starts (sched(7), "The SCHED_RESET_ON_FORK scheduling policy"). Where the nice value is not 0, somebody has chosen it,
+ * and nothing changes. Throws a `SyscallError` without CAP_SYS_NICE.
+ */
+export function preferThisThread(nice: number): void {
+  if (getpriorityCall(PRIO_PROCESS, 0) !== 0) return;
+  const parameter = Buffer.alloc(4);
+  const policy = SCHED_OTHER | SCHED_RESET_ON_FORK;
+  check('sched_setscheduler', 'SCHED_RESET_ON_FORK', setschedulerCall(0, policy, parameter));
+  setThreadNice(nice);
 }
 
 /**
