@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a conformance suite, the own one or the official one: installs and builds what is missing, then runs the given
-# file of test/critest. --help tells the options.
+# Runs a conformance suite, the own one or the official one, or the soak: installs and builds what is missing, then runs
+# the given file of test/critest or test/soak. --help tells the options.
 set -eu
 cd "$(dirname "$0")/.."
 scripts/debian-packages.sh build run demo test

@@ -19,7 +19,12 @@ export interface Journal {
   end(step: string, outcome: Outcome, durationMs: number): void;
   /** Called after a step's undo succeeded. Never throws: an undo may run twice, and a rollback must not stop here. */
   undone(step: string, durationMs: number): void;
+  /** Set where a test disturbs steps: does the work of one, or of its undo, as FaultPoints.around() does. */
+  readonly around?: Around | undefined;
 }
+
+/** Does the work of the step or undo of that name, disturbed or not. */
+export type Around = (name: string, work: () => Promise<void> | void, signal?: AbortSignal) => Promise<void>;
 
 /** Thrown when a step failed and its rollback failed too: what is left needs another try (stop, remove, reconcile). */
 export class RollbackError extends AggregateError {
@@ -44,7 +49,8 @@ export async function runSteps<C>(
       // Before it runs: a CNI ADD that failed halfway may still hold an address.
       begun.push(step);
       journal.begin(step.name);
-      await timed(step.name, journal, () => step.run(ctx, signal));
+      const run = (): Promise<void> | void => step.run(ctx, signal);
+      await timed(step.name, journal, () => (journal.around ? journal.around(step.name, run, signal) : run()));
     }
   } catch (cause) {
     const failed = begun.at(-1)?.name ?? 'before the first step';
@@ -64,12 +70,17 @@ export async function undoSteps<C>(begun: readonly Step<C>[], ctx: C, journal: J
   for (const step of begun.toReversed()) {
     const startedMs = performance.now();
     try {
-      await step.undo?.(ctx);
+      if (step.undo) await undo(step, ctx, journal);
     } catch (err) {
       throw wrap(`undo ${step.name}`, err);
     }
     journal.undone(step.name, performance.now() - startedMs);
   }
+}
+
+async function undo<C>(step: Step<C>, ctx: C, journal: Journal): Promise<void> {
+  const run = (): Promise<void> | void => step.undo?.(ctx);
+  await (journal.around ? journal.around(`undo ${step.name}`, run) : run());
 }
 
 async function timed(name: string, journal: Journal, run: () => Promise<void> | void): Promise<void> {

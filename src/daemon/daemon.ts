@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 
 import { systemClock } from '../base/clock.ts';
 import { BerthError, because, describe } from '../base/errors.ts';
+import { type FaultPoints, faultError, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { Cni } from '../cni/cni.ts';
 import { parseAddress } from '../config/check-value.ts';
@@ -78,12 +79,14 @@ export class Daemon {
   readonly #log: DaemonLogger;
   readonly #shutdown = new AbortController();
   readonly #closers: { name: string; close: () => Promise<void> | void }[] = [];
+  readonly #faults: FaultPoints | undefined;
   #images: Images | undefined;
 
   constructor(config: Config, version: string, log: DaemonLogger) {
     this.#config = config;
     this.#version = version;
     this.#log = log;
+    this.#faults = openFaultPoints(process.env);
   }
 
   /** Starts everything and returns when clients are served. On an error everything is closed again. */
@@ -116,8 +119,16 @@ export class Daemon {
 
   /** Takes over from a new configuration what can change while pods run. */
   reload(config: Config): void {
-    this.#log.setLevel(config.log.level);
-    this.#images?.setPinned(config.image.pinnedImages);
+    this.#atPlace('Reload/log level', () => this.#log.setLevel(config.log.level));
+    this.#atPlace('Reload/pinned images', () => this.#images?.setPinned(config.image.pinnedImages));
+  }
+
+  #atPlace(place: string, work: () => void): void {
+    const fail = (error: string): never => {
+      throw faultError(place, error);
+    };
+    if (this.#faults) this.#faults.aroundCall(place, work, fail);
+    else work();
   }
 
   async #start(): Promise<void> {
@@ -125,6 +136,8 @@ export class Daemon {
     const config = this.#config;
     const log = this.#log;
     const signal = this.#shutdown.signal;
+    const faults = this.#faults;
+    if (faults) log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
     mkdirSync(config.state, { recursive: true, mode: 0o755 });
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
@@ -133,7 +146,7 @@ export class Daemon {
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
-    const processes = this.#own('processes', new Processes({ log, meter }));
+    const processes = this.#own('processes', new Processes({ log, meter, faults }));
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     // Its thread takes a while to start; the first pod shall not wait for it.
     namespaces.start();
@@ -190,6 +203,7 @@ export class Daemon {
         layers,
         client: new RegistryClient({ monotonicMs: systemClock.monotonicMs }),
         programs: processes,
+        faults,
         readArchive: (path, loading) =>
           readArchive(path, { scratch: join(root, 'image/ingest'), workers: disk, platform: hostPlatform() }, loading),
         writeArchive: (entries, saving) => streamArchive(disk, entries, saving),
@@ -226,6 +240,7 @@ export class Daemon {
       log,
       meter,
       clock: systemClock,
+      faults,
       stateDir: config.state,
       sandboxDir: join(root, 'sandboxes'),
       checkpointDir: join(root, 'checkpoints'),
@@ -235,7 +250,7 @@ export class Daemon {
       sandboxes,
       containers,
       locks: new KeyedLock(),
-      journals: new ObservedJournals(store.journal, meter, log),
+      journals: new ObservedJournals(store.journal, { meter, log, faults }),
       namespaces,
       processes,
       cni,

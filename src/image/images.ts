@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import type { Clock } from '../base/clock.ts';
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, isKind, kindOf, wrap } from '../base/errors.ts';
+import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
@@ -87,6 +88,8 @@ export interface ImagesDeps {
   readonly log: Logger;
   readonly meter: Meter;
   readonly clock: Clock;
+  /** In tests alone. */
+  readonly faults?: FaultPoints | undefined;
   /** The machine's own unless a test says otherwise. */
   readonly platform?: Platform;
 }
@@ -120,6 +123,9 @@ export interface LoadedImage {
   /** Normalised; none when the archive names none. */
   readonly names: readonly string[];
 }
+
+/** Where tests disturb the removal of an image. */
+export const REMOVE_PLACES = ['RemoveImage/forget image', 'RemoveImage/remove layers'] as const;
 
 /** One pull, as it was asked for. */
 interface AskedPull extends Claim {
@@ -280,13 +286,16 @@ export class Images {
 
   /** Makes an image go that nothing uses, or one that is damaged. */
   async #forget(image: StoredImage): Promise<void> {
-    const { store, log } = this.#deps;
-    store.transaction(() => store.images.delete(image.id));
-    this.#catalog.delete(image.id);
-    this.#damaged.delete(image.id);
-    await this.#configs.delete(image.id);
+    const { store, log, faults } = this.#deps;
+    const [forget, clear] = REMOVE_PLACES;
+    await atPlace(faults, forget, async () => {
+      store.transaction(() => store.images.delete(image.id));
+      this.#catalog.delete(image.id);
+      this.#damaged.delete(image.id);
+      await this.#configs.delete(image.id);
+    });
     // From here on the image is gone for everybody; what stays on disk after a failure goes at the next start.
-    await this.#holds.removeUnused(image.layers).catch((err: unknown) => {
+    await atPlace(faults, clear, () => this.#holds.removeUnused(image.layers)).catch((err: unknown) => {
       throw wrap(`image ${image.id} is removed, and not all of its layers are`, err);
     });
     log.info({ image: image.id, tags: image.tags }, 'image removed');

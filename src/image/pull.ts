@@ -1,6 +1,7 @@
 /** One pull: find the image here, or resolve it and bring its missing layers. The facade makes it appear. */
 
 import { BerthError, findCause, wrap } from '../base/errors.ts';
+import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { Endpoint } from './endpoints.ts';
 import { type FetchDeps, fetchLayers } from './fetch-layers.ts';
@@ -17,8 +18,18 @@ import { isRegistryUnavailable } from './registry-error.ts';
 import { findRoot, type ResolvedImage, resolveImage } from './resolve-image.ts';
 import { refuseEarly, type Trust, type TrustEvidence, UntrustedImageError } from './trust.ts';
 
+/** Where tests disturb a pull, in order: it brings nothing that it would have to take back. */
+export const PULL_PLACES = [
+  'PullImage/resolve',
+  'PullImage/judge signatures',
+  'PullImage/fetch layers',
+  'PullImage/commit',
+] as const;
+
 /** What a pull needs. */
 export interface PullDeps extends FetchDeps {
+  /** In tests alone. */
+  readonly faults?: FaultPoints | undefined;
   readonly registries: Registries;
   readonly trust: Trust;
   readonly platform: Platform;
@@ -44,6 +55,9 @@ export async function pullImage(
 ): Promise<ImageRecord> {
   const { reference } = request;
   const name = formatReference(reference);
+  const [resolve, judge, fetch, appear] = PULL_PLACES;
+  const at = async <R>(place: string, work: () => Promise<R>): Promise<R> =>
+    await atPlace(deps.faults, place, work, signal);
   try {
     refuseEarly(request.rule, reference);
     const endpoints = await deps.registries.endpoints(reference);
@@ -53,13 +67,13 @@ export async function pullImage(
     const root = await findRoot({ ...deps, source }, reference, deps.present.digestsOf(request), signal);
     const present = deps.present.led(request, root.digest);
     if (present) return present;
-    const image = await resolveImage({ ...deps, source }, reference, root, signal);
-    const evidence = await evidenceOf(deps, request, image, source, signal);
+    const image = await at(resolve, () => resolveImage({ ...deps, source }, reference, root, signal));
+    const evidence = await at(judge, () => evidenceOf(deps, request, image, source, signal));
     return await deps.holds.during(image.document.diffIds, signal, async () => {
       request.progress.phase = 'downloading';
-      await fetchLayers(deps, source, image, request.progress, signal);
+      await at(fetch, () => fetchLayers(deps, source, image, request.progress, signal));
       request.progress.phase = 'committing';
-      return await commit(image, evidence);
+      return await at(appear, () => commit(image, evidence));
     });
   } catch (err) {
     throw wrap(`${kubeletWord(err)}pull ${name}`, err);

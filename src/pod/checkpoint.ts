@@ -173,7 +173,7 @@ function removePartials({ request }: CheckpointContext): void {
 const removeFolder: Step<CheckpointContext> = { name: 'remove work folder', run: removeWorkFolder };
 
 /** A checkpoint, in order. Containers go on as soon as everything of them is on disk, before it is packed. */
-const checkpointSteps: readonly Step<CheckpointContext>[] = [
+export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   makeWorkFolder,
   pauseAll,
   dumpAll,

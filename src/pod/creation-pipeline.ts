@@ -156,6 +156,7 @@ function noting(journal: Journal, onStep: (step: string) => void): Journal {
     },
     end: (step, outcome, durationMs) => journal.end(step, outcome, durationMs),
     undone: (step, durationMs) => journal.undone(step, durationMs),
+    around: journal.around,
   };
 }
 

@@ -27,7 +27,7 @@ test('every step is kept, counted by its outcome, and logged; so is its undo', a
     ...silentLogger,
     info: (fields: object, message: string) => note(`${message} ${'step' in fields ? String(fields.step) : ''}`),
   };
-  const journals = new ObservedJournals(kept, meter, log);
+  const journals = new ObservedJournals(kept, { meter, log });
   const steps = [
     { name: 'one', run() {}, undo() {} },
     { name: 'two', run: () => Promise.reject(new Error('x')) },
@@ -59,7 +59,7 @@ test('a store that takes no notes stops no rollback, but the beginning of a step
     finish: refuse,
     forget: refuse,
   };
-  const journals = new ObservedJournals(kept, silentMeter, silentLogger);
+  const journals = new ObservedJournals(kept, { meter: silentMeter, log: silentLogger });
   const undone: string[] = [];
   const undo = (name: string) => () => void undone.push(name);
   const steps = [

@@ -1,4 +1,5 @@
 import { describe } from '../base/errors.ts';
+import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import type { Journal } from '../base/steps.ts';
@@ -13,16 +14,21 @@ export class ObservedJournals implements Journals {
   readonly #kept: Journals;
   readonly #meter: Meter;
   readonly #log: Logger;
+  readonly #faults: FaultPoints | undefined;
 
-  constructor(kept: Journals, meter: Meter, log: Logger) {
+  /** With `faults`, every step and every undo is a place where a test may disturb it. */
+  constructor(kept: Journals, { meter, log, faults }: { meter: Meter; log: Logger; faults?: FaultPoints | undefined }) {
     this.#kept = kept;
     this.#meter = meter;
     this.#log = log;
+    this.#faults = faults;
   }
 
   open(pipeline: string, subject: string): Journal {
     const kept = this.#kept.open(pipeline, subject);
+    const faults = this.#faults;
     return {
+      around: faults && ((name, work, signal) => faults.around(`${pipeline}/${name}`, work, signal)),
       begin: (step) => kept.begin(step),
       end: (step, outcome, durationMs) => {
         this.#attempt(subject, () => kept.end(step, outcome, durationMs));

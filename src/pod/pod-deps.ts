@@ -1,4 +1,5 @@
 import type { Clock } from '../base/clock.ts';
+import type { FaultPoints } from '../base/fault-points.ts';
 import type { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
@@ -28,6 +29,8 @@ export interface PodDeps {
   readonly log: Logger;
   readonly meter: Meter;
   readonly clock: Clock;
+  /** In tests alone. */
+  readonly faults?: FaultPoints | undefined;
   /** The state folder (tmpfs): what must not survive a reboot. */
   readonly stateDir: string;
   /** On the root folder's disk: a folder for each sandbox, for files that its containers may write to. */

@@ -1,6 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 
 import { BerthError, describe, wrap } from '../base/errors.ts';
+import { atPlace } from '../base/fault-points.ts';
 import type { SandboxId } from '../base/ids.ts';
 import type { ContainerCgroup } from '../runtime/cgroups/cgroups.ts';
 import { checkLimits } from '../runtime/check-limits.ts';
@@ -11,6 +12,9 @@ import { getInState } from './container-operations.ts';
 import type { ContainerContext } from './create-container.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
+
+/** Where tests disturb updates; they have no undo, and so they are no pipelines. */
+export const UPDATE_PLACES = ['UpdateContainerResources/set limits', 'UpdatePodSandboxResources/set limits'] as const;
 
 /** A pod's limits as its client gives them: what the pod itself costs, and the sum over its containers. */
 export interface PodResources {
@@ -33,7 +37,8 @@ export async function updateContainerResources(
     const complete = withSwap(record.resources, update);
     checkMemoryUsage(deps, record, complete);
     try {
-      await setLimits(deps, record, complete, signal);
+      const set = async (): Promise<void> => await setLimits(deps, record, complete, signal);
+      await atPlace(deps.faults, UPDATE_PLACES[0], set, signal);
     } catch (err) {
       // One that has ended meanwhile is the reason, whatever the runtime makes of it.
       getInState({ deps, id }, 'created', 'running');
@@ -61,7 +66,9 @@ export async function updateSandboxResources(
     checkLimits(resources, deps.host, 'resources');
     checkLimits(overhead, deps.host, 'overhead');
     const limits = podLimits({ overhead: update.overhead ?? podResources(record).overhead, resources });
-    await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, limits), signal);
+    const set = async (): Promise<void> =>
+      await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, limits), signal);
+    await atPlace(deps.faults, UPDATE_PLACES[1], set, signal);
     const now = podResources(deps.sandboxes.get(id));
     const updated = {
       overhead: update.overhead ? mergeResources(now.overhead ?? NO_UPDATE, update.overhead) : now.overhead,

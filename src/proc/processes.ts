@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 
 import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, kindOf } from '../base/errors.ts';
+import { type FaultPoints, faultError } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { closeFd } from '../sys/at.ts';
@@ -23,12 +24,15 @@ const LAST_OUTPUT_MS = 250;
 export class Processes {
   readonly #log: Logger;
   readonly #meter: Meter;
+  readonly #faults: FaultPoints | undefined;
   readonly #children = new Map<number, Child>();
   readonly #closing = new AbortController();
 
-  constructor({ log, meter }: { log: Logger; meter: Meter }) {
+  /** With `faults`, every process is a place where a test may disturb it: `process NAME`. */
+  constructor({ log, meter, faults }: { log: Logger; meter: Meter; faults?: FaultPoints | undefined }) {
     this.#log = log;
     this.#meter = meter;
+    this.#faults = faults;
   }
 
   /**
@@ -41,7 +45,7 @@ export class Processes {
     let outcome: Outcome = 'internal';
     let status: ExitStatus | undefined;
     try {
-      const result = await this.#run(cmd, signal, startedMs);
+      const result = await this.#disturbed(cmd, signal, (program) => this.#run(program, signal, startedMs));
       status = result;
       if (result.exitCode === 0) outcome = 'ok';
       return result;
@@ -64,7 +68,7 @@ export class Processes {
   start(cmd: StartCommand): ChildProcess {
     this.#closing.signal.throwIfAborted();
     const startedMs = performance.now();
-    const child = this.#own(startChild(cmd));
+    const child = this.#own(this.#startDisturbed(cmd));
     const record = (status: ExitStatus | undefined): void => {
       this.#record(cmd, status?.exitCode === 0 ? 'ok' : 'internal', status, performance.now() - startedMs);
     };
@@ -94,6 +98,22 @@ export class Processes {
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
     await Promise.all([...this.#children.values()].map((child) => child.terminate(KILL_GRACE_MS)));
+  }
+
+  async #disturbed<T>(cmd: Command, signal: AbortSignal, run: (cmd: Command) => Promise<T>): Promise<T> {
+    const faults = this.#faults;
+    if (!faults) return await run(cmd);
+    return await faults.around(placeOf(cmd), () => run(standIn(cmd, faults)), signal);
+  }
+
+  #startDisturbed(cmd: StartCommand): Child {
+    const faults = this.#faults;
+    if (!faults) return startChild(cmd);
+    const place = placeOf(cmd);
+    const fail = (error: string): never => {
+      throw faultError(place, error);
+    };
+    return faults.aroundCall(place, () => startChild(standIn(cmd, faults)), fail);
   }
 
   async #run(cmd: Command, signal: AbortSignal, startedMs: number): Promise<CommandResult> {
@@ -145,6 +165,19 @@ export class Processes {
     const exit = status ? { exitCode: status.exitCode } : {};
     this.#log.debug({ program, argCount: cmd.args.length, ...exit, outcome, ms: Math.round(ms) }, 'process ended');
   }
+}
+
+function placeOf({ path }: { readonly path: string }): string {
+  return `process ${basename(path)}`;
+}
+
+/** The command, or what a test has run in its place. */
+function standIn<C extends { readonly path: string; readonly args: readonly string[] }>(
+  cmd: C,
+  faults: FaultPoints,
+): C {
+  const script = faults.standIn(placeOf(cmd));
+  return script === undefined ? cmd : { ...cmd, path: '/bin/sh', args: ['-c', script, 'sh', cmd.path, ...cmd.args] };
 }
 
 async function allEnded(outputs: readonly Output[], atMostMs: number): Promise<void> {

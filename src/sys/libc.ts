@@ -1,12 +1,21 @@
 import koffi from 'koffi';
 
 import { invalid } from '../base/errors.ts';
+import { openFaultPoints } from '../base/fault-points.ts';
+import { disturbed, type Library } from './faulty-libc.ts';
 
 /**
  * The C library, the only library that Berth calls into. Needs glibc 2.34 (posix_spawn_file_actions_addclosefrom_np)
  * on a 64-bit little-endian machine: struct layouts in this room are those of x86-64 and arm64.
  */
-export const libc = koffi.load('libc.so.6');
+export const libc: Library = openLibrary();
+
+// Threads have no other way to hear of a test's faults than the environment.
+function openLibrary(): Library {
+  const library = koffi.load('libc.so.6');
+  const faults = openFaultPoints(process.env);
+  return faults ? disturbed(library, faults) : library;
+}
 
 /** A path or a name for the kernel: text, or raw bytes where a file's name need not be UTF-8. */
 export type Name = string | Uint8Array;

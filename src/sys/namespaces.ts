@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError } from '../base/errors.ts';
+import { FAULTS_VARIABLE } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { closeFd } from './at.ts';
 import { SyscallError } from './errno.ts';
@@ -137,7 +138,7 @@ export class NamespaceMaker {
     const worker = new Worker(workerUrl, {
       workerData: made,
       execArgv: [],
-      env: {},
+      env: faultsEnvironment(),
       name: 'namespaces',
       resourceLimits: { maxOldGenerationSizeMb: 16, maxYoungGenerationSizeMb: 1, stackSizeMb: 1 },
     });
@@ -150,6 +151,12 @@ export class NamespaceMaker {
     worker.unref();
     return running;
   }
+}
+
+/** Nothing of ours is in a thread that visits pods, except what a test wants to go wrong there. */
+function faultsEnvironment(): Record<string, string> {
+  const faults = process.env[FAULTS_VARIABLE];
+  return faults === undefined ? {} : { [FAULTS_VARIABLE]: faults };
 }
 
 /** Lets go of all namespaces pinned in a folder and removes their files, not the folder. Safe to repeat. */

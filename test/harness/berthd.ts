@@ -21,6 +21,15 @@ const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
 const PORTMAP_BASE = /CNI-HOSTPORT-(DNAT|SETMARK|MASQ)/;
 
+/** How a test's berthd shall be. */
+export interface BerthdOptions {
+  /** More lines of berth.toml. */
+  readonly config?: string;
+  readonly root?: string;
+  /** More of its environment. */
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
 /**
  * A berthd of a test's own: private folders, socket, network and bridge. Dispose of it at the end: everything goes, and
  * the machine must be as it was before.
@@ -34,10 +43,12 @@ export class TestBerthd implements AsyncDisposable {
   readonly network: TestNetwork = takeNetwork();
   readonly #before = readMachineState();
   readonly #forwarding = readFileSync('/proc/sys/net/ipv4/ip_forward', 'utf8');
+  readonly #environment: Readonly<Record<string, string>>;
   #process: ChildProcess | undefined;
   #connection: CriConnection | undefined;
 
-  constructor(options: { readonly config?: string; readonly root?: string } = {}) {
+  constructor(options: BerthdOptions = {}) {
+    this.#environment = options.environment ?? {};
     // On tmpfs where the machine has one: the state folder is made for it.
     this.state = mkdtempSync('/run/berth-test-');
     this.root = options.root ?? mkdtempSync('/var/lib/berth-test-');
@@ -74,6 +85,7 @@ export class TestBerthd implements AsyncDisposable {
     const log = openSync(this.logFile, 'a');
     this.#process = spawn(join(TOP, 'bin/berthd'), ['--config', join(this.root, 'berth.toml')], {
       stdio: ['ignore', log, log],
+      env: { ...process.env, ...this.#environment },
     });
     closeSync(log);
     const giveUpAt = Date.now() + START_TIMEOUT_MS;

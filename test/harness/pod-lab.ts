@@ -6,16 +6,13 @@ import { basename, join } from 'node:path';
 import { AdminService } from '../../proto/gen/berth/admin.ts';
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { buildBusyboxLayout, type FixtureConfig } from '../fakes/images.ts';
-import { TestBerthd } from './berthd.ts';
+import { type BerthdOptions, TestBerthd } from './berthd.ts';
 import { CriLab } from './cri-lab.ts';
 
 const IMAGE = 'example.com/busybox:test';
 
 /** How a lab's berthd and image shall be. */
-export interface LabOptions {
-  /** More lines of berth.toml. */
-  readonly config?: string;
-  readonly root?: string;
+export interface LabOptions extends BerthdOptions {
   /** Of the image. */
   readonly image?: FixtureConfig;
   readonly files?: Readonly<Record<string, string>>;

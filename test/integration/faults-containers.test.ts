@@ -1,0 +1,167 @@
+/** Faults at every step of what happens to containers: errors, hangs, and the end of berthd. */
+
+import assert from 'node:assert/strict';
+import { after, before, describe as suite, type TestContext, test } from 'node:test';
+
+import {
+  ContainerState,
+  type CreateContainerRequest,
+  ListContainersRequest,
+  NamespaceMode,
+  RuntimeServiceService as runtime,
+  UpdateContainerResourcesRequest,
+} from '../../proto/gen/cri/api.ts';
+import { listPipelines } from '../../src/pod/pipelines.ts';
+import { UPDATE_PLACES } from '../../src/pod/update-resources.ts';
+import { FaultTrials, type Scene } from '../harness/fault-trials.ts';
+import { FaultFolder } from '../harness/faults.ts';
+import { PodLab } from '../harness/pod-lab.ts';
+
+/** A container, and the request that made it or shall make it. */
+interface ContainerContext {
+  readonly pod: string;
+  readonly request: CreateContainerRequest;
+  id: string;
+}
+
+suite('faults of containers', { timeout: 580_000 }, () => {
+  let faults: FaultFolder;
+  let lab: PodLab;
+  let trials: FaultTrials;
+  before(async () => {
+    faults = new FaultFolder();
+    lab = await PodLab.start({ environment: faults.environment });
+    trials = new FaultTrials(lab, faults, listPipelines());
+  });
+  after(async () => {
+    await lab.close();
+    faults[Symbol.dispose]();
+  });
+
+  const run = async (t: TestContext, scene: Scene<ContainerContext>): Promise<void> => {
+    t.diagnostic(JSON.stringify(await trials.run(scene)));
+  };
+  const inPod = async (): Promise<ContainerContext> => {
+    // The network is not what is tested.
+    const securityContext = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
+    const pod = await lab.runPod(lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext } }));
+    const command = ['/bin/sh', '-c', 'trap "exit 5" TERM; while :; do sleep 0.02; done'];
+    return { pod, request: lab.containerRequest(pod, { command }), id: '' };
+  };
+  const create = async (context: ContainerContext, timeoutMs?: number): Promise<void> => {
+    context.id = (await lab.berthd.call(runtime.createContainer, context.request, timeoutMs)).containerId;
+  };
+  const start = async ({ id }: ContainerContext, timeoutMs?: number): Promise<unknown> =>
+    await lab.berthd.call(runtime.startContainer, { containerId: id }, timeoutMs);
+  const created = async (): Promise<ContainerContext> => {
+    const context = await inPod();
+    await create(context);
+    return context;
+  };
+  const running = async (): Promise<ContainerContext> => {
+    const context = await created();
+    await start(context);
+    return context;
+  };
+  const listed = async (): Promise<string[]> =>
+    (await lab.berthd.call(runtime.listContainers, ListContainersRequest.create())).containers.map(({ id }) => id);
+  const stateOf = async (id: string): Promise<ContainerState> => (await lab.status(id)).state;
+  const runs = async ({ id }: ContainerContext): Promise<void> => {
+    assert.equal(await stateOf(id), ContainerState.CONTAINER_RUNNING);
+    assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+  };
+
+  test('CreateContainer', async (t) => {
+    await run(t, {
+      name: 'CreateContainer',
+      pipelines: ['CreateContainer'],
+      prepare: inPod,
+      ask: create,
+      async verify(context) {
+        assert.deepEqual(await listed(), [context.id]);
+        await start(context);
+        await runs(context);
+      },
+    });
+  });
+
+  test('StartContainer', async (t) => {
+    await run(t, {
+      name: 'StartContainer',
+      pipelines: ['StartContainer'],
+      prepare: created,
+      ask: start,
+      /** As the kubelet does: one that runs all the same is taken, one that could not be started is made anew. */
+      async again(context) {
+        const state = await stateOf(context.id);
+        if (state === ContainerState.CONTAINER_RUNNING) return;
+        if (state !== ContainerState.CONTAINER_CREATED) {
+          assert.equal((await lab.status(context.id)).reason, 'StartError');
+          await lab.berthd.call(runtime.removeContainer, { containerId: context.id });
+          await create(context);
+        }
+        await start(context);
+      },
+      verify: runs,
+    });
+  });
+
+  test('StopContainer', async (t) => {
+    await run(t, {
+      name: 'StopContainer',
+      pipelines: [],
+      prepare: running,
+      ask: async ({ id }, timeoutMs) =>
+        await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 10n }, timeoutMs),
+      async verify({ id }) {
+        const { state, exitCode, reason } = await lab.status(id);
+        assert.deepEqual([state, exitCode, reason], [ContainerState.CONTAINER_EXITED, 5, 'Error']);
+      },
+    });
+  });
+
+  test('RemoveContainer', async (t) => {
+    await run(t, {
+      name: 'RemoveContainer',
+      pipelines: ['RemoveContainer'],
+      prepare: running,
+      ask: async ({ id }, timeoutMs) => await lab.berthd.call(runtime.removeContainer, { containerId: id }, timeoutMs),
+      verify: async () => assert.deepEqual(await listed(), []),
+    });
+  });
+
+  test('ExecSync', async (t) => {
+    await run(t, {
+      name: 'ExecSync',
+      pipelines: [],
+      places: ['process exec-monitor'],
+      prepare: running,
+      async ask({ id }, timeoutMs) {
+        const cmd = ['/bin/sh', '-c', 'echo out; exit 3'];
+        const answer = await lab.berthd.call(runtime.execSync, { containerId: id, cmd, timeout: 20n }, timeoutMs);
+        assert.deepEqual([answer.exitCode, Buffer.from(answer.stdout).toString()], [3, 'out\n']);
+      },
+      async verify(context) {
+        await runs(context);
+        assert.equal(await lab.exec(context.id, '/bin/sh', '-c', 'ps | grep -c "exit [3]" || true'), '0');
+      },
+    });
+  });
+
+  test('UpdateContainerResources', async (t) => {
+    await run(t, {
+      name: 'UpdateContainerResources',
+      pipelines: [],
+      places: [UPDATE_PLACES[0]],
+      prepare: running,
+      ask: async ({ id }, timeoutMs) => {
+        const request = UpdateContainerResourcesRequest.create({ containerId: id, linux: { cpuShares: 512n } });
+        await lab.berthd.call(runtime.updateContainerResources, request, timeoutMs);
+      },
+      async verify(context) {
+        assert.equal((await lab.status(context.id)).resources?.linux?.cpuShares, 512n);
+        await runs(context);
+      },
+    });
+  });
+});
