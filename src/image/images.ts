@@ -151,6 +151,8 @@ export class Images {
   readonly #registries: Registries;
   readonly #pulls = new JoinedWork<ImageRecord>();
   readonly #progress = new Set<PullProgress>();
+  /** Layers of images that are being removed, or were, and whose own removal has not succeeded. */
+  readonly #leftLayers = new Set<string>();
 
   /** Loads the images that the store has. Call `start` before the first pull. */
   constructor(deps: ImagesDeps) {
@@ -269,7 +271,7 @@ export class Images {
    */
   async remove(text: string): Promise<void> {
     const image = this.find(text);
-    if (!image) return;
+    if (!image) return await this.#removeLeftLayers();
     const users = this.#deps.usersOf(image.id);
     if (users.length > 0) {
       throw new BerthError('precondition', `image ${image.id} is in use by container ${users.slice(0, 5).join(', ')}`);
@@ -288,17 +290,32 @@ export class Images {
   async #forget(image: StoredImage): Promise<void> {
     const { store, log, faults } = this.#deps;
     const [forget, clear] = REMOVE_PLACES;
+    for (const diffId of image.layers) this.#leftLayers.add(diffId);
     await atPlace(faults, forget, async () => {
       store.transaction(() => store.images.delete(image.id));
       this.#catalog.delete(image.id);
       this.#damaged.delete(image.id);
       await this.#configs.delete(image.id);
     });
-    // From here on the image is gone for everybody; what stays on disk after a failure goes at the next start.
+    // From here on the image is gone for everybody; what stays on disk after a failure goes when the client asks again, or
+    // at the next start.
     await atPlace(faults, clear, () => this.#holds.removeUnused(image.layers)).catch((err: unknown) => {
       throw wrap(`image ${image.id} is removed, and not all of its layers are`, err);
     });
+    for (const diffId of image.layers) this.#leftLayers.delete(diffId);
     log.info({ image: image.id, tags: image.tags }, 'image removed');
+  }
+
+  /** A removal that failed halfway is asked for again when its image is not there any more. */
+  async #removeLeftLayers(): Promise<void> {
+    const left = [...this.#leftLayers];
+    if (left.length === 0) return;
+    try {
+      await this.#holds.removeUnused(left);
+      for (const diffId of left) this.#leftLayers.delete(diffId);
+    } catch (err) {
+      this.#deps.log.warn({ layers: left, err: describe(err) }, 'layers of images that are gone are still there');
+    }
   }
 
   /**

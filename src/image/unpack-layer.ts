@@ -89,6 +89,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
   const layer = new LayerWriter(rootfd, request.devices ?? 'allow');
   let isFramed = false;
   try {
+    fchmodat(rootfd, '.', 0o755);
     for (let member = await tar.next(); member; member = await tar.next()) {
       throwIfCancelled();
       await layer.add(member, tar);
@@ -143,7 +144,6 @@ class LayerWriter {
   constructor(rootfd: number, devices: DevicePolicy) {
     this.#devices = devices;
     this.#root = new LayerRoot(rootfd, this.#umask, () => this.#count(BLOCK_BYTES));
-    fchmodat(rootfd, '.', 0o755);
   }
 
   /** Puts one member into the folder. */

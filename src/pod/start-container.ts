@@ -10,6 +10,8 @@ const START_TIMEOUT_MS = 120_000;
 const SETTLE_TIMEOUT_MS = 20_000;
 /** The exit code of a container whose program could not be started, as containerd reports it. */
 const START_ERROR_CODE = 128;
+/** Of a process that was killed. */
+const KILLED_CODE = 137;
 
 /** The name under which the pipeline is journalled. */
 export const START_CONTAINER = 'StartContainer';
@@ -53,11 +55,12 @@ async function settleFailure(ctx: ContainerContext, err: unknown): Promise<boole
     return true;
   }
   try {
+    let wasKilled = false;
     if (init) {
-      killProcess(init.pid, init.startTime, 'SIGKILL');
+      wasKilled = killProcess(init.pid, init.startTime, 'SIGKILL');
       await deps.processes.exitOf(init.pid, init.startTime, signal);
     }
-    recordStartError(ctx, describe(err));
+    recordStartError(ctx, describe(err), wasKilled);
   } catch (unsettled) {
     // It is recorded when it does end.
     deps.log.error({ container: id, err: describe(unsettled) }, 'a container whose start failed has not ended yet');
@@ -71,11 +74,16 @@ function recordRunning({ deps, id }: ContainerContext): void {
   if (now.state === 'created') deps.containers.putFact({ ...now, state: 'running' });
 }
 
-/** Notes that a created container's program could not be started, in the words of `message`. */
-export function recordStartError({ deps, id }: ContainerContext, message: string): void {
+/**
+ * Notes that a created container's program could not be started, in the words of `message`; with `wasKilled`, its first
+ * process was killed for that.
+ */
+export function recordStartError({ deps, id }: ContainerContext, message: string, wasKilled = false): void {
   const record = deps.containers.find(id);
+  if (!record) return;
   // Its first process may have ended by itself meanwhile, and that is known better.
-  if (record?.state !== 'created') return;
+  const endedByUs = wasKilled && record.exit?.code === KILLED_CODE && record.exit.reason === 'Error';
+  if (record.state !== 'created' && !endedByUs) return;
   const atUs = deps.clock.nowUs();
   deps.containers.putFact({
     ...record,

@@ -1,3 +1,6 @@
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+
 import { BerthError, wrap } from '../base/errors.ts';
 import type { CommandResult } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
@@ -52,8 +55,15 @@ export class OciRuntime {
   async delete(containerId: string, options: { readonly force: boolean }, signal: AbortSignal): Promise<void> {
     const args = options.force ? ['--force', containerId] : [containerId];
     const result = await this.#run('delete', args, signal);
-    if (result.exitCode === 0 || saysNoContainer(runtimeMessage(result.stderr.toString()))) return;
-    throw this.#error('delete', containerId, result);
+    const isUnknown = result.exitCode !== 0 && saysNoContainer(runtimeMessage(result.stderr.toString()));
+    if (result.exitCode !== 0 && !isUnknown) throw this.#error('delete', containerId, result);
+    const folder = join(this.#handler.root, containerId);
+    if (!existsSync(folder)) return;
+    // Whoever believed it would forget the container, and nobody would ask for its end again.
+    if (!isUnknown)
+      throw new BerthError('internal', this.#text('delete', containerId, 'it said that it has, and has not'));
+    // A runtime that was killed had just begun to keep something.
+    rmSync(folder, { recursive: true, force: true });
   }
 
   /** What the runtime knows of a container; undefined when it knows none. */

@@ -7,7 +7,7 @@ import { status as grpc } from '@grpc/grpc-js';
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { eventually } from './cri-lab.ts';
 import type { FaultFields, FaultFolder } from './faults.ts';
-import { type MachineState, readMachineState } from './machine-state.ts';
+import { readMachineState } from './machine-state.ts';
 import type { PodLab } from './pod-lab.ts';
 
 /** A request that faults are tried on. */
@@ -15,6 +15,8 @@ export interface Scene<C> {
   readonly name: string;
   /** Pipelines of which it must pass every step. */
   readonly pipelines: readonly string[];
+  /** Programs whose word is all that there is: nobody could notice that they lie when they say that all is well. */
+  readonly trusted?: readonly string[];
   /** More places that it must pass. */
   readonly places?: readonly string[];
   /** Brings the node to where the request is due. */
@@ -25,6 +27,8 @@ export interface Scene<C> {
   again?(context: C): Promise<unknown>;
   /** Fails unless the request has done its work. */
   verify(context: C): Promise<void>;
+  /** Files that may stay after a fault until berthd is started again: their removal is what failed. */
+  readonly untilRestart?: RegExp;
   /** Takes away what is left beside pods. */
   clean?(context: C): Promise<void>;
 }
@@ -36,6 +40,8 @@ export interface TrialCounts {
   tried: number;
   /** Faults that never struck, since the work took another way. */
   missed: number;
+  /** Faults for which there was no time. */
+  untried: number;
   restarts: number;
 }
 
@@ -56,8 +62,9 @@ export type Outlines = readonly {
 const IMPATIENT_MS = 300;
 const PATIENT_MS = 60_000;
 const SERVING_MS = 5_000;
-const SETTLE_MS = 15_000;
+const SETTLE_MS = 6_000;
 /** Tries every occurrence of every system call, in every way: for whoever has the time. */
+const VERBOSE = process.env['BERTH_FAULTS_VERBOSE'] !== undefined;
 const ALL = process.env['BERTH_FAULTS_ALL'] !== undefined;
 
 /** What /bin/sh runs in place of a program that misbehaves. */
@@ -70,6 +77,8 @@ const STAND_INS: Readonly<Record<string, string>> = {
   'comes late': 'while [ -e FAULT_FILE ]; do sleep 0.02; done; exec "$@"',
 };
 
+const LIES: readonly string[] = ['exit 0', STAND_INS['prints garbage'] ?? ''];
+
 /**
  * Tries faults on requests of one berthd. After each the same request must succeed, everything must go when it is
  * removed, and nothing may be left of it on the machine, in the folders, the database or the daemon.
@@ -78,29 +87,61 @@ export class FaultTrials {
   readonly #lab: PodLab;
   readonly #faults: FaultFolder;
   readonly #outlines: Outlines;
+  readonly #endsAtMs: number;
+  #scenesLeft: number;
 
-  constructor(lab: PodLab, faults: FaultFolder, outlines: Outlines) {
+  /**
+   * `limitMs` is for so many scenes together: on a busy machine the last faults of a scene, those of system calls, are
+   * left out.
+   */
+  constructor(
+    { lab, faults, outlines }: { lab: PodLab; faults: FaultFolder; outlines: Outlines },
+    { limitMs, scenes }: { limitMs: number; scenes: number },
+  ) {
     this.#lab = lab;
     this.#faults = faults;
     this.#outlines = outlines;
+    this.#endsAtMs = performance.now() + limitMs;
+    this.#scenesLeft = scenes;
   }
 
   /** Tries all faults of a scene, and fails with the list of those that something was wrong after. */
-  async run<C>(scene: Scene<C>, only: (place: string) => boolean = () => true): Promise<TrialCounts> {
+  async run<C>(scene: Scene<C>): Promise<TrialCounts> {
     await this.#cycle(scene);
     const passed = await this.#record(scene);
     for (const place of this.#expectedPlaces(scene)) assert.ok(passed.includes(place), `${place} was not passed`);
-    const trials = this.#trialsOf(scene, passed).filter(({ fault }) => only(fault.place));
-    const counts: TrialCounts = { scene: scene.name, places: new Set(passed).size, tried: 0, missed: 0, restarts: 0 };
-    const before = this.#takeStock();
+    const trials = this.#trialsOf(scene, passed);
+    const counts: TrialCounts = {
+      scene: scene.name,
+      places: new Set(passed).size,
+      tried: 0,
+      missed: 0,
+      untried: 0,
+      restarts: 0,
+    };
+    let before = this.#takeStock();
     const problems: string[] = [];
+    if (VERBOSE) process.stderr.write(`${scene.name}: ${trials.length} faults, ${passed.join(', ')}\n`);
+    const now = performance.now();
+    const endsAtMs = now + (this.#endsAtMs - now) / Math.max(this.#scenesLeft, 1);
+    this.#scenesLeft -= 1;
     for (const trial of trials) {
+      if (performance.now() > endsAtMs && !ALL) {
+        counts.untried += 1;
+        continue;
+      }
+      const startedMs = performance.now();
       try {
         await this.#try(scene, trial, before, counts);
       } catch (err) {
-        problems.push(`${name(trial)}: ${err instanceof Error ? err.message : String(err)}`);
+        const problem = `${name(trial)}: ${err instanceof Error ? err.message : String(err)}`;
+        if (VERBOSE) process.stderr.write(`WRONG ${problem}\n`);
+        problems.push(problem);
         await this.#repair();
+        // What is left is told once.
+        before = this.#takeStock();
       }
+      if (VERBOSE) process.stderr.write(`${Math.round(performance.now() - startedMs)} ms: ${name(trial)}\n`);
     }
     assert.deepEqual(problems, [], `of ${counts.tried} faults in ${scene.name}`);
     return counts;
@@ -130,19 +171,19 @@ export class FaultTrials {
 
   #trialsOf<C>(scene: Scene<C>, passed: readonly string[]): Trial[] {
     const seen = new Map<string, number>();
-    const last = new Map(passed.map((place, index) => [place, index]));
-    const trials = passed.flatMap((place, index) => {
+    const occurrences = passed.map((place) => {
       const skip = seen.get(place) ?? 0;
       seen.set(place, skip + 1);
-      if (place.startsWith('call ')) {
-        return ALL || skip === 0 || last.get(place) === index ? callTrials(place, skip) : [];
-      }
-      return place.startsWith('process ') ? processTrials(place, skip) : stepTrials(place, skip);
+      return { place, skip };
     });
-    const undoTrials = scene.pipelines.flatMap((pipeline) => this.#undoTrials(pipeline));
-    // Those first that berthd lives on after: what it loses adds up.
-    const all = [...trials, ...undoTrials];
-    return [...all.filter((trial) => !kills(trial)), ...all.filter(kills)];
+    const of = (prefix: string, trialsAt: (place: string, skip: number) => Trial[]): Trial[] =>
+      occurrences.flatMap(({ place, skip }) => (place.startsWith(prefix) ? trialsAt(place, skip) : []));
+    const steps = occurrences.flatMap(({ place, skip }) => (isStep(place) ? stepTrials(place, skip) : []));
+    const undos = scene.pipelines.flatMap((pipeline) => this.#undoTrials(pipeline));
+    const isLie = ({ fault }: Trial): boolean =>
+      LIES.includes(fault.script ?? '') && scene.trusted?.includes(fault.place.replace('process ', '')) === true;
+    const processes = of('process ', processTrials).filter((trial) => !isLie(trial));
+    return [...steps, ...undos, ...processes, ...of('call ', callTrials)];
   }
 
   /** The last step that has an undo fails when it is done, and then something is wrong with an undo too. */
@@ -200,12 +241,19 @@ export class FaultTrials {
     else await scene.ask(context, PATIENT_MS);
     await scene.verify(context);
     await this.#clean(scene, context);
-    await this.#assertAsBefore(before, struck && kills(trial));
+    await this.#assertAsBefore(before, scene.untilRestart);
+    // A new daemon has nothing that it could have forgotten to close.
+    if (!(struck && kills(trial))) await this.#assertDescriptors();
   }
 
   async #clean<C>(scene: Scene<C>, context: C): Promise<void> {
     await scene.clean?.(context);
-    await this.#lab.afterTest({});
+    await this.#removePods();
+  }
+
+  async #removePods(): Promise<void> {
+    const { items } = await this.#lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    await Promise.all(items.map(({ id }) => this.#lab.removePod(id)));
   }
 
   /** Has the next trial begin with a berthd that has nothing. */
@@ -213,26 +261,36 @@ export class FaultTrials {
     this.#faults.clear();
     await this.#lab.berthd.end('SIGKILL');
     await this.#lab.berthd.start();
-    await this.#lab.afterTest({}).catch(() => {});
+    await this.#removePods().catch(() => {});
   }
 
   #takeStock(): Stock {
     const { berthd } = this.#lab;
-    return { machine: readMachineState(), files: [...listAll(berthd.root), ...listAll(berthd.state)], descriptors: 0 };
+    const { mounts, processes, cgroups, links, rules } = readMachineState();
+    const files = [...listAll(berthd.root), ...listAll(berthd.state)];
+    return { mounts, processes, cgroups, links, rules, files, ...berthd.traces() };
   }
 
-  async #assertAsBefore(before: Stock, isNew: boolean): Promise<void> {
-    let left: unknown;
-    await eventually(
-      'all is as before',
-      () => {
-        left = difference(before, this.#takeStock());
-        return left === undefined ? true : undefined;
-      },
-      SETTLE_MS,
-    ).catch(() => assert.fail(`left: ${JSON.stringify(left)}`));
-    // A new daemon has a thread or two less, and nothing to compare with.
-    if (!isNew) await this.#assertDescriptors();
+  async #assertAsBefore(before: Stock, untilRestart: RegExp | undefined): Promise<void> {
+    let left: Stock = {};
+    const isClean = (): true | undefined => {
+      left = difference(before, this.#takeStock());
+      return Object.keys(left).length === 0 ? true : undefined;
+    };
+    const isCleanSoon = async (): Promise<boolean> =>
+      await eventually('all is as before', isClean, SETTLE_MS).catch(() => false);
+    if (await isCleanSoon()) return;
+    if (
+      untilRestart &&
+      Object.values(left)
+        .flat()
+        .every((item) => untilRestart.test(item))
+    ) {
+      await this.#lab.berthd.end('SIGTERM');
+      await this.#lab.berthd.start();
+      if (await isCleanSoon()) return;
+    }
+    assert.fail(`left: ${JSON.stringify(left)}`);
   }
 
   /** Each descriptor that a failure forgets would stay until berthd ends. */
@@ -250,24 +308,18 @@ export class FaultTrials {
   }
 }
 
-interface Stock {
-  readonly machine: MachineState;
-  readonly files: readonly string[];
-  readonly descriptors: number;
-}
+/** What there is on the machine, by kind. */
+type Stock = Readonly<Record<string, readonly string[]>>;
 
-function difference(before: Stock, after: Stock): unknown {
+function difference(before: Stock, after: Stock): Stock {
   const left: Record<string, readonly string[]> = {};
-  for (const kind of ['mounts', 'processes', 'cgroups', 'links', 'rules'] as const) {
-    const known = new Set(before.machine[kind]);
+  for (const [kind, items] of Object.entries(after)) {
+    const known = new Set(before[kind]);
     // A berthd that was started again is no leftover.
-    const added = after.machine[kind].filter((item) => !known.has(item) && !/berthd|src\/main/.test(item));
+    const added = items.filter((item) => !known.has(item) && !/berthd|src\/main/.test(item));
     if (added.length > 0) left[kind] = added;
   }
-  const known = new Set(before.files);
-  const files = after.files.filter((file) => !known.has(file));
-  if (files.length > 0) left['files'] = files;
-  return Object.keys(left).length > 0 ? left : undefined;
+  return left;
 }
 
 /** All files below a folder, but those that come and go without a pod. */
@@ -308,7 +360,8 @@ function stepTrials(place: string, skip: number): Trial[] {
     { action: 'kill', phase: 'during', delayMs: 3 },
     { action: 'kill', phase: 'after' },
   ];
-  return ways.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: true }));
+  // On a busy machine the client may leave before the last step, which then waits for another one.
+  return ways.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: way.action !== 'hang' }));
 }
 
 function processTrials(place: string, skip: number): Trial[] {
@@ -325,12 +378,15 @@ function processTrials(place: string, skip: number): Trial[] {
 }
 
 function callTrials(place: string, skip: number): Trial[] {
+  if (skip > 0 && !ALL) return [];
   const ways: Omit<FaultFields, 'place'>[] = [
     { action: 'error', error: 'EIO' },
     { action: 'kill' },
     ...(ALL ? ([{ action: 'hang' }, { action: 'kill', phase: 'after' }] as const) : []),
   ];
-  return ways.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: false }));
+  // Of a parent cgroup without its mark nobody can tell who made it. A kubelet's parents are there before.
+  const sound = ways.filter(({ action }) => place !== 'call fsetxattr' || action !== 'kill');
+  return sound.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: false }));
 }
 
 function kills({ fault, more }: Trial): boolean {

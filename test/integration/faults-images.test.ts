@@ -35,7 +35,7 @@ suite('faults of images', { timeout: 580_000 }, () => {
     reference = `${registry.host}/app:v1`;
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials(lab, faults, []);
+    trials = new FaultTrials({ lab, faults, outlines: [] }, { limitMs: 60_000, scenes: 2 });
   });
   after(async () => {
     await registry.close();
@@ -58,6 +58,7 @@ suite('faults of images', { timeout: 580_000 }, () => {
     const counts = await trials.run({
       name: 'PullImage',
       pipelines: [],
+      untilRestart: /\/image\/layers\/\./,
       places: PULL_PLACES,
       prepare: async () => undefined,
       ask: async (_, timeoutMs) => await pull(timeoutMs),
@@ -74,6 +75,7 @@ suite('faults of images', { timeout: 580_000 }, () => {
     const counts = await trials.run({
       name: 'RemoveImage',
       pipelines: [],
+      untilRestart: /\/image\/layers\/\./,
       places: REMOVE_PLACES,
       prepare: async () => await pull(),
       ask: async (_, timeoutMs) => await remove(timeoutMs),

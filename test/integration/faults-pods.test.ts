@@ -23,7 +23,7 @@ suite('faults of pods', { timeout: 580_000 }, () => {
   before(async () => {
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials(lab, faults, listPipelines());
+    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 110_000, scenes: 3 });
   });
   after(async () => {
     await lab.close();
@@ -71,6 +71,7 @@ suite('faults of pods', { timeout: 580_000 }, () => {
     await run(t, {
       name: 'StopPodSandbox',
       pipelines: ['StopPodSandbox'],
+      trusted: ['bridge', 'portmap'],
       prepare: async () => {
         const context = await ready(lab.podConfig());
         await lab.start(context.id);

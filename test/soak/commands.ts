@@ -245,7 +245,13 @@ function startOf(lab: PodLab, container: ModelContainer): Operation {
         hasFailed = true;
         return;
       }
-      await lab.berthd.call(runtime.startContainer, { containerId: container.id }, timeoutMs);
+      const failure = await lab.berthd.call(runtime.startContainer, { containerId: container.id }, timeoutMs).then(
+        () => undefined,
+        (err: unknown) => err,
+      );
+      // An earlier request may have come to its end meanwhile.
+      if (failure !== undefined && (await lab.status(container.id)).state !== ContainerState.CONTAINER_RUNNING)
+        throw failure;
     },
     done() {
       container.state = hasFailed ? 'exited' : 'running';

@@ -187,8 +187,18 @@ export class CgroupTree {
       }
     }
     // A leaf is removed by its name, and every mark costs three system calls.
-    if (role === 'parent') this.#marks.set(folder);
+    if (role === 'parent') this.#mark(folder);
     if (hierarchy.controllers.includes('cpuset')) inheritCpuset(folder);
+  }
+
+  // Without its mark nobody would ever take it away.
+  #mark(folder: string): void {
+    try {
+      this.#marks.set(folder);
+    } catch (err) {
+      removeFolder(folder);
+      throw wrap(`mark cgroup ${folder}`, err);
+    }
   }
 
   // A v2 cgroup has a controller's files only if all its ancestors hand the controller down (cgroups(7)).
