@@ -82,7 +82,9 @@ suite('stops', { timeout: 120_000 }, () => {
     const pod = await lab.runPod(lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext: shared } }));
     const id = await started(pod, { ...script(COUNTS), linux: { securityContext: shared } });
     const cmd = ['/bin/sh', '-c', 'echo $$ > /dev/shm/pid; sleep 1234.25'];
-    const exec = lab.berthd.call(runtime.execSync, { containerId: id, cmd, timeout: 0n }, 20_000).catch((err) => err);
+    const exec = lab.berthd
+      .call(runtime.execSync, { containerId: id, cmd, timeout: 0n }, 20_000)
+      .catch(() => undefined);
     await eventually('it runs', async () => (await lab.tryExec(id, 'cat', '/dev/shm/pid')).exitCode === 0 || undefined);
     await stop(id, 0n);
     await exec;
