@@ -326,7 +326,7 @@ function difference(before: Stock, after: Stock): Stock {
 function listAll(folder: string): string[] {
   const names = readdirSync(folder, { recursive: true, encoding: 'utf8' });
   return names
-    .filter((file) => !/^(logs|berth\.db|berthd\.log|addresses)/.test(file))
+    .filter((file) => !/^(logs|berth\.db|berthd\.log|addresses|sealed)/.test(file))
     .map((file) => join(folder, file));
 }
 
@@ -338,7 +338,7 @@ function descriptorsOf(pid: number): string[] {
       const target = readlinkSync(join(folder, fd));
       const isPidfd =
         target === 'anon_inode:[pidfd]' && !/^Pid:\t-1$/m.test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'));
-      return isPidfd || / \(deleted\)$|\/(sandboxes|containers|snapshots|ingest|exits\/.)/.test(target)
+      return isPidfd || /^\/(?!memfd:).* \(deleted\)$|\/(sandboxes|containers|snapshots|ingest|exits\/.)/.test(target)
         ? [`${fd} ${target}`]
         : [];
     } catch {
