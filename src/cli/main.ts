@@ -11,9 +11,10 @@ process.exitCode = await runCli(process.argv.slice(2), {
   env: process.env,
   connect: (address) => new Connection(address),
   watchInterrupts,
-  // All other commands do without what this one needs.
+  // All other commands do without what these need.
   checkNode: async (config) => await (await import('../node/check-node.ts')).checkNode(config),
   planOnNode: async (...asked) => await (await import('../node/plan-on-node.ts')).planOnNode(...asked),
+  examineNode: async (config, fix) => await (await import('../node/examine-node.ts')).examineNode(config, fix),
 });
 
 /** Only the first: a person who presses Ctrl-C again means it. */

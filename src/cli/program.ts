@@ -2,6 +2,7 @@ import { Command, InvalidArgumentError } from 'commander';
 
 import { readOwnVersion } from '../base/own-version.ts';
 import { checkConfig } from './commands/config.ts';
+import { type DoctorOptions, examine } from './commands/doctor.ts';
 import { exec } from './commands/exec.ts';
 import {
   inspectImage,
@@ -44,6 +45,7 @@ export interface ProgramParts {
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
   readonly planOnNode: Session['planOnNode'];
+  readonly examineNode: Session['examineNode'];
   /** False: mistakes in the arguments are only thrown, not told. */
   readonly saysErrors: boolean;
   /** Gets the exit code of the command that ran. */
@@ -56,7 +58,7 @@ type WithSession = <A extends unknown[]>(
 
 /** Builds the command line. */
 export function buildProgram(parts: ProgramParts): Command {
-  const { output, env, connect, watchInterrupts, checkNode, planOnNode, saysErrors, finish } = parts;
+  const { output, env, connect, watchInterrupts, checkNode, planOnNode, examineNode, saysErrors, finish } = parts;
   const ownVersion = readOwnVersion();
   const program = new Command('berth')
     .description('Talks to berthd, the Kubernetes container runtime on this node.')
@@ -75,7 +77,8 @@ export function buildProgram(parts: ProgramParts): Command {
       const { socket, json } = program.opts<{ socket: string; json: boolean }>();
       const connection = connect(socketAddress(socket));
       try {
-        const exitCode = await action({ connection, output, json, watchInterrupts, checkNode, planOnNode }, ...args);
+        const session = { connection, output, json, watchInterrupts, checkNode, planOnNode, examineNode };
+        const exitCode = await action(session, ...args);
         finish(typeof exitCode === 'number' ? exitCode : 0);
       } finally {
         connection.close();
@@ -99,6 +102,14 @@ export function buildProgram(parts: ProgramParts): Command {
         image === undefined ? checkConfig(session, options) : checkImage(session, image, options),
       ),
     );
+  program
+    .command('doctor')
+    .description(
+      'look over this node and what berthd keeps on it; exit code 0: nothing is wrong, 1: errors, 2: only warnings',
+    )
+    .option('--fix', 'mend what is safe', false)
+    .option('--config <file>', 'where no berthd runs: the file, if it is not /etc/berth/berth.toml')
+    .action(withSession((session, options: DoctorOptions) => examine(session, options)));
   program
     .command('pods')
     .description('pods, newest first')

@@ -13,6 +13,7 @@ export interface CliParts {
   readonly watchInterrupts: Session['watchInterrupts'];
   readonly checkNode: Session['checkNode'];
   readonly planOnNode: Session['planOnNode'];
+  readonly examineNode: Session['examineNode'];
 }
 
 /**

@@ -7,7 +7,7 @@ import {
   RuntimeServiceService,
 } from '../../proto/gen/cri/api.ts';
 import type { Config } from '../config/load-config.ts';
-import type { Finding } from '../node/finding.ts';
+import type { Finding, ToldFinding } from '../node/finding.ts';
 import type { PlannedPull } from '../node/plan-on-node.ts';
 import { CliError } from './cli-error.ts';
 import { type ByteOutput, json, shortId, table } from './output.ts';
@@ -62,6 +62,8 @@ export interface Session {
   checkNode(config: Config): Promise<readonly Finding[]>;
   /** How an image would be pulled by the files on this node, where no berthd runs. */
   planOnNode(config: Config, image: string, namespace: string): Promise<readonly PlannedPull[]>;
+  /** As checkNode(), and over what an earlier berthd has left; with `fix` mends what is safe. */
+  examineNode(config: Config, fix: boolean): Promise<readonly ToldFinding[]>;
 }
 
 /** Prints an answer: as JSON for programs, as a table for people. */

@@ -52,6 +52,7 @@ import { readBootId } from '../sys/boot-id.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
+import { DoctorFindings } from './doctor-findings.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
 
@@ -138,11 +139,12 @@ export class Daemon {
     const signal = this.#shutdown.signal;
     const faults = this.#faults;
     if (faults) log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
-    mkdirSync(config.state, { recursive: true, mode: 0o755 });
+    mkdirSync(config.state, { recursive: true, mode: 0o711 });
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
-    const store = this.#own('store', Store.open<Stored>(config.root, systemClock));
+    const store = this.#own('store', Store.open<Stored>(config.root, systemClock, config.state));
     this.#own('checkpoints of the database', store.startCheckpoints(log));
+    store.startCopies(log);
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
@@ -277,6 +279,9 @@ export class Daemon {
     });
     await this.#serveMetrics(metrics);
     const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, processes, ...security });
+    const places = { root, state: config.state };
+    const checkDatabase = (): string => store.check();
+    const doctor = new DoctorFindings({ places, config: findings, pods: deps, images, layers, checkDatabase });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(
@@ -296,6 +301,7 @@ export class Daemon {
         cgroupDriver: cgroups.driver,
         steps: store.journal,
         config: findings,
+        doctor,
         filesystems,
         info: () => ({
           config,

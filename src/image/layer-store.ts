@@ -105,7 +105,11 @@ export class LayerStore {
   /** Makes rows and folders agree. What no row owns, and no mount needs, is removed in the background. */
   async start(): Promise<void> {
     const { log, rows } = this.#deps;
-    for (const folder of [this.#folder, this.#links]) await mkdir(folder, { recursive: true, mode: 0o711 });
+    for (const folder of [this.#folder, this.#links]) {
+      await mkdir(folder, { recursive: true, mode: 0o700 });
+      // Setuid programs are in there, which no user of the host may run. Earlier versions let others through.
+      await chmod(folder, 0o700);
+    }
     for (const { diffId } of this.#rows.values()) {
       const problem = this.#quickProblem(diffId);
       if (problem === undefined) continue;

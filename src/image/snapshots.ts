@@ -103,6 +103,11 @@ export class Snapshots {
     this.#folder = join(deps.root, 'snapshots');
   }
 
+  /** Where they all are. */
+  get folder(): string {
+    return this.#folder;
+  }
+
   /**
    * Tries overlayfs on this file system, and removes what an earlier process left half removed. Throws `precondition`
    * saying what is missing.
@@ -135,12 +140,14 @@ export class Snapshots {
     const lowers = this.#lowers(diffIds);
     const image = await this.#imageFoldersOf(diffIds);
     try {
-      mkdirSync(folder, { mode: 0o711 });
+      mkdirSync(folder, { mode: 0o710 });
     } catch (err) {
       throw wrapErrno(`make snapshot folder ${folder}`, err);
     }
     const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
     try {
+      // Setuid programs are in there, which no user of the host may run; the root of a user namespace must get to them.
+      if (owner) chownSync(folder, 0, owner.toHostGid(0));
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
       if (diff) await this.#unpackDiff(join(folder, RESTORED), diff);
       if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, RESTORED)));

@@ -22,6 +22,7 @@ import { folderFindings } from './folder-findings.ts';
 import { kernelFindings, readKernelFacts } from './kernel-findings.ts';
 import { iptablesFindings } from './network-findings.ts';
 import { monitorFindings } from './program-findings.ts';
+import { sysctlFindings } from './sysctl-findings.ts';
 
 /** What is looked at beside the configuration. */
 export interface CommonParts {
@@ -36,6 +37,7 @@ export interface CommonParts {
 export async function commonFindings(config: Config, parts: CommonParts, signal: AbortSignal): Promise<Finding[]> {
   return [
     ...kernelFindings(readKernelFacts(readHierarchies())),
+    ...sysctlFindings(),
     ...hostFindings(parts),
     ...(await monitorFindings(config.runtime.monitorPath, parts.processes, signal)),
     ...iptablesFindings((await readPodNetwork(config)).plugins),

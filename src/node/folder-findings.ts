@@ -1,4 +1,4 @@
-import { existsSync, rmSync, type Stats, statSync } from 'node:fs';
+import { chmodSync, existsSync, rmSync, type Stats, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { describe } from '../base/errors.ts';
@@ -77,6 +77,8 @@ function ownerFindings(key: string, path: string): Finding[] {
       subject,
       message: `others than root may change it (mode ${octal(stats)}), and so become root`,
       remedy: `chmod go-w ${path}`,
+      // Other programs may count on writing to theirs.
+      ...(key === 'root' || key === 'state' ? { mend: () => chmodSync(path, stats.mode & 0o7755) } : {}),
     },
   ];
 }
@@ -97,6 +99,7 @@ function secretFindings(path: string): Finding[] {
       subject: `image.auth_file ${path}`,
       message: `others may read the passwords in it (mode ${octal(stats)})`,
       remedy: `chmod 600 ${path}`,
+      mend: () => chmodSync(path, 0o600),
     },
   ];
 }

@@ -148,9 +148,9 @@ export function isAlive(record: ContainerRecord): boolean {
   return record.state === 'created' || record.state === 'running';
 }
 
-/** When a container ended: never before it began, whatever happened to the clock. */
+/** When a container ended: never after now, nor before it began, whatever happened to the clock. */
 function endOf({ startedAtUs, createdAtUs }: ContainerRecord, seen: SeenExit | undefined, nowUs: number): number {
-  return Math.max(startedAtUs ?? createdAtUs, seen?.finishedAtUs ?? nowUs);
+  return Math.max(startedAtUs ?? createdAtUs, Math.min(seen?.finishedAtUs ?? nowUs, nowUs));
 }
 
 function unseenExit(message: string, atUs: number): ContainerExit {

@@ -1,3 +1,4 @@
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
@@ -9,6 +10,7 @@ import type { SnapshotOwner } from '../image/snapshots.ts';
 import { checkLimits } from '../runtime/check-limits.ts';
 import type { CreateContainerRequest } from '../runtime/container-runtime.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
+import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
@@ -202,13 +204,29 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   // Before the runtime: one that is only beginning would have it make again what it has deleted.
   if (!record.monitor) await endUnknownMonitors(deps, id, signal);
   const handler = deps.handlers.find(record.handler);
-  if (handler) await deps.runtime.deleteContainer(handler, id, signal);
-  else deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
+  const isDone = handler !== undefined && (await deleteInRuntime(deps, handler, id, signal));
+  if (!isDone)
+    deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
   cgroup.killAll();
   await endProcess(deps, record.init, signal);
   await endProcess(deps, record.monitor, signal);
   await cgroup.remove(signal);
+  if (!isDone) {
+    const root = handler?.root ?? join(deps.stateDir, 'runtime', record.handler);
+    rmSync(join(root, id), { recursive: true, force: true });
+  }
   deps.runtime.forget(id);
+}
+
+/** False when the runtime's program is missing: what it would have done is done without it, and the pod can go. */
+async function deleteInRuntime(deps: PodDeps, handler: Handler, id: string, signal: AbortSignal): Promise<boolean> {
+  try {
+    await deps.runtime.deleteContainer(handler, id, signal);
+    return true;
+  } catch (err) {
+    if (existsSync(handler.path)) throw err;
+    return false;
+  }
 }
 
 /** Ends a container's monitors that no record names, also those that are only just beginning. */

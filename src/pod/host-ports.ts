@@ -15,13 +15,13 @@ export function wantsHostPorts(spec: SandboxSpec): boolean {
 /**
  * Throws `precondition`, naming the field and the pod, when a host port that a sandbox wants belongs to another one. The
  * network plugins would take it all the same, and the connections would go to either. A sandbox has its ports until it
- * is stopped: before that its network may still be there.
+ * is stopped, or the host restarted: before that its network may still be there.
  */
 export function checkHostPorts(wanted: SandboxRecord, all: readonly SandboxRecord[]): void {
   const ports = hostPortsOf(wanted.spec);
   if (ports.length === 0) return;
   for (const holder of all) {
-    if (holder.id === wanted.id || holder.state === 'stopped') continue;
+    if (holder.id === wanted.id || holder.state === 'stopped' || holder.hasLostNetwork) continue;
     for (const { index, mapping } of ports) {
       const taken = hostPortsOf(holder.spec).some((other) => isSameHostPort(mapping, other.mapping));
       if (taken) throw takenError(index, mapping, holder);

@@ -1,10 +1,11 @@
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { FoundCgroup } from '../runtime/cgroups/cgroups.ts';
+import { readFolder, readPodFolders } from '../runtime/pod-folders.ts';
 import { unpinNamespaces } from '../sys/namespaces.ts';
 import { workFolder } from './checkpoint-archive.ts';
 import { endProcess, endUnknownMonitors, volumesFolder } from './create-container.ts';
@@ -34,19 +35,11 @@ type Complain = (what: string, err: unknown) => void;
  * nothing is here.
  */
 export function findOrphans(deps: PodDeps): Orphans {
-  const { stateDir, sandboxDir, sandboxes, containers, snapshots, runtime } = deps;
-  const places = ['exits', 'volumes', ...readFolder(join(stateDir, 'runtime')).map((name) => join('runtime', name))];
-  const ofContainers = [
-    ...runtime.bundles.ids(),
-    ...snapshots.all(),
-    ...places.flatMap((place) => readFolder(join(stateDir, place))),
-  ];
-  const ofSandboxes = [...readFolder(join(stateDir, 'sandboxes')), ...readFolder(sandboxDir)];
-  const unknown = (ids: string[], isKnown: (id: string) => boolean) =>
-    [...new Set(ids)].filter((id) => ID.test(id) && !isKnown(id));
+  const { stateDir, sandboxDir, sandboxes, containers, snapshots } = deps;
+  const found = readPodFolders({ stateDir, sandboxDir, snapshotDir: snapshots.folder });
   return {
-    sandboxes: unknown(ofSandboxes, (id) => sandboxes.find(id) !== undefined),
-    containers: unknown(ofContainers, (id) => containers.find(id) !== undefined),
+    sandboxes: found.sandboxes.filter((id) => sandboxes.find(id) === undefined),
+    containers: found.containers.filter((id) => containers.find(id) === undefined),
   };
 }
 
@@ -176,13 +169,4 @@ async function removeTraces(deps: PodDeps, id: string, signal: AbortSignal): Pro
   unpinNamespaces(paths.namespaces);
   unmountSandboxFiles(paths);
   removeSandboxFolders(paths);
-}
-
-function readFolder(path: string): string[] {
-  try {
-    return readdirSync(path);
-  } catch (err) {
-    if (err instanceof Error && 'code' in err && (err.code === 'ENOENT' || err.code === 'ENOTDIR')) return [];
-    throw err;
-  }
 }

@@ -250,7 +250,8 @@ export class Pods {
       const busy = await raceSignal(orphansGone, this.#shutdown);
       const own = sandboxes
         .all()
-        .filter(({ state, spec }) => state !== 'stopped' && spec.security.namespaces.network === 'pod');
+        .filter(({ state, hasLostNetwork }) => state !== 'stopped' && !hasLostNetwork)
+        .filter(({ spec }) => spec.security.namespaces.network === 'pod');
       const valid = [...own.map(({ id }) => id), ...busy].map((containerId) => ({
         containerId,
         ifName: POD_INTERFACE,

@@ -9,7 +9,7 @@ import { sandboxPaths } from './sandbox-files.ts';
 /**
  * Brings all records over a restart of the host, before anything else looks at them. Pids and start times count from
  * the boot: those of the last one would fit strangers, which must be neither adopted nor killed. Sandboxes that were
- * ready are not any more, and containers have ended; their clients stop and remove them as ever. Where the state folder
+ * ready are not any more, and have no network; containers have ended; their clients stop and remove them as ever. Where the state folder
  * has survived, what stands in it about processes and namespaces goes.
  */
 export function settleReboot(deps: PodDeps): void {
@@ -17,7 +17,7 @@ export function settleReboot(deps: PodDeps): void {
   for (const record of sandboxes.all()) {
     unpinNamespaces(sandboxPaths(deps, record.id).namespaces);
     const state = record.state === 'ready' ? 'notReady' : record.state;
-    sandboxes.put({ ...record, state, pause: undefined });
+    sandboxes.put({ ...record, state, pause: undefined, ips: [], hasLostNetwork: true });
   }
   for (const record of containers.all()) {
     const root = handlers.find(record.handler)?.root ?? join(stateDir, 'runtime', record.handler);

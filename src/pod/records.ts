@@ -31,8 +31,10 @@ export interface SandboxRecord {
   readonly cgroup: SandboxCgroup | undefined;
   /** The SELinux level that keeps it apart from other pods; absent where SELinux is off. */
   readonly selinuxLevel?: string | undefined;
-  /** Primary address first; empty on the host's network. */
+  /** Primary address first; empty on the host's network, and when the host was restarted. */
   readonly ips: readonly string[];
+  /** The host was restarted: its network is gone, and others may have its addresses and host ports. */
+  readonly hasLostNetwork?: boolean;
   /** What the pod may use since it was updated; the spec has what it was made with. */
   readonly updatedResources?: {
     readonly overhead: LinuxResources | undefined;

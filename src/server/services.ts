@@ -15,6 +15,7 @@ import { type ConfigCheck, checkConfig } from './admin/check-config.ts';
 import { checkImages } from './admin/check-images.ts';
 import { checkPodNetwork } from './admin/check-pod-network.ts';
 import { imageHistory } from './admin/image-history.ts';
+import { type Doctor, doctor } from './admin/doctor.ts';
 import { listPulls } from './admin/list-pulls.ts';
 import { loadImage } from './admin/load-image.ts';
 import { listImageMounts, mountImage, unmountImage } from './admin/mount-image.ts';
@@ -81,6 +82,7 @@ export interface ServiceDeps {
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly steps: StepHistory;
   readonly config: ConfigCheck;
+  readonly doctor: Doctor;
   readonly filesystems: ImageFilesystems;
   /** Facts for a verbose Status. */
   readonly info: () => Record<string, unknown>;
@@ -159,6 +161,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         podSteps: boundary.unary('PodSteps', podSteps(pods, deps.steps)),
         checkPodNetwork: boundary.unary('CheckPodNetwork', checkPodNetwork(pods)),
         checkConfig: boundary.unary('CheckConfig', checkConfig(deps.config)),
+        doctor: boundary.unary('Doctor', doctor(deps.doctor)),
         planPull: boundary.unary('PlanPull', planPull(deps.images)),
       },
     },

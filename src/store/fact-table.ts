@@ -1,14 +1,19 @@
 import type { Database, Statement } from 'better-sqlite3';
 
+import type { CopiedTable } from './record-copies.ts';
 import { inStore } from './store-error.ts';
 
 /** Single facts, each under a name of its own. */
-export class FactTable {
+export class FactTable implements CopiedTable {
+  /** Told of each fact that is put. */
+  onChange: (name: string) => void = () => {};
   readonly #find: Statement<[string], { value: string }>;
   readonly #put: Statement<[string, string]>;
+  readonly #names: Statement<[], { name: string }>;
 
   constructor(db: Database) {
     this.#find = db.prepare('SELECT value FROM facts WHERE name = ?');
+    this.#names = db.prepare('SELECT name FROM facts');
     this.#put = db.prepare('INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)');
   }
 
@@ -18,5 +23,18 @@ export class FactTable {
 
   put(name: string, value: string): void {
     inStore(`write fact ${name}`, () => this.#put.run(name, value));
+    this.onChange(name);
+  }
+
+  keys(): string[] {
+    return inStore('read facts', () => this.#names.all()).map(({ name }) => name);
+  }
+
+  findText(name: string): string | undefined {
+    return this.find(name);
+  }
+
+  putText(name: string, text: string): void {
+    this.put(name, text);
   }
 }

@@ -84,15 +84,24 @@ const MIGRATIONS: readonly string[] = Object.freeze([
   ALTER TABLE containers_of_sandboxes RENAME TO containers;
   CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
   `,
+  // SQLite's own checks do not notice a changed byte inside of a body. NULL: written before there were sums.
+  `
+  ALTER TABLE sandboxes ADD COLUMN body_sum TEXT;
+  ALTER TABLE containers ADD COLUMN body_sum TEXT;
+  ALTER TABLE images ADD COLUMN body_sum TEXT;
+  `,
 ]);
+
+/** The schema of this version. */
+export const SCHEMA = MIGRATIONS.length;
 
 /** Brings a database to this version's schema. Throws `precondition` for one that a newer Berth has written. */
 export function migrate(db: Database, file: string): void {
   const version = Number(db.pragma('user_version', { simple: true }));
-  if (version > MIGRATIONS.length) {
+  if (version > SCHEMA) {
     throw new BerthError(
       'precondition',
-      `database ${file} has schema ${version}, and this berthd knows ${MIGRATIONS.length}: a newer one has written it; run that one, or move the file away, which ends all pods`,
+      `database ${file} has schema ${version}, and this berthd knows ${SCHEMA}: a newer one has written it; run that one, or move the file away, which ends all pods`,
     );
   }
   for (const [index, sql] of MIGRATIONS.entries()) {

@@ -22,6 +22,7 @@ import fc from 'fast-check';
 import { systemClock } from '../base/clock.ts';
 import { kindOf } from '../base/errors.ts';
 import { type Journal, runSteps } from '../base/steps.ts';
+import { SCHEMA } from './migrations.ts';
 import { Store, type StoredTypes } from './store.ts';
 import { storeError } from './store-error.ts';
 
@@ -299,7 +300,8 @@ suite('Store', () => {
     for (const id of ['s', 't']) store.sandboxes.put(record(id));
     store.containers.put(record('c'));
     store.close();
-    shell(`DROP TABLE facts; ALTER TABLE containers RENAME TO newer;
+    shell(`DROP TABLE facts; ALTER TABLE sandboxes DROP COLUMN body_sum; ALTER TABLE images DROP COLUMN body_sum;
+      ALTER TABLE containers RENAME TO newer;
       CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL, name TEXT NOT NULL UNIQUE,
         state TEXT NOT NULL, created_at_us INTEGER NOT NULL, body TEXT NOT NULL CHECK (json_valid(body)))
         STRICT, WITHOUT ROWID;
@@ -379,13 +381,10 @@ suite('Store', () => {
 
   test('a database of a newer berthd is refused', () => {
     store.close();
-    const db = new Database(join(root, 'berth.db'));
-    db.pragma('user_version = 99');
-    db.close();
+    shell("PRAGMA user_version = 99; UPDATE facts SET value = '99' WHERE name = 'schema'");
     assert.throws(() => Store.open(root, systemClock), { kind: 'precondition', message: /schema 99/ });
-    const again = new Database(join(root, 'berth.db'));
-    again.pragma('user_version = 2');
-    again.close();
+    shell(`PRAGMA user_version = ${SCHEMA}; UPDATE facts SET value = '${SCHEMA}' WHERE name = 'schema'`);
     store = Store.open(root, systemClock);
+    assert.deepEqual(store.mended, []);
   });
 });

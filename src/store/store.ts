@@ -4,19 +4,30 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
-import { wrap } from '../base/errors.ts';
+import { describe, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { FactTable } from './fact-table.ts';
 import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
-import { migrate } from './migrations.ts';
+import { migrate, SCHEMA } from './migrations.ts';
+import { RecordCopies } from './record-copies.ts';
 import { RecordTable, type StoredRecord } from './record-table.ts';
 import { reserveRoom } from './reserve.ts';
-import { checkPages, dropBadRows, openSound } from './sound-database.ts';
+import {
+  checkPages,
+  checkSchema,
+  checkWritable,
+  type DroppedRow,
+  dropBadRows,
+  openSound,
+  SCHEMA_FACT,
+} from './sound-database.ts';
 import { inStore, storeError } from './store-error.ts';
 import { WalCheckpoints } from './wal-checkpoints.ts';
 
+/** The fact under which it stands whose the copies in a state folder are. */
+const ROOT_FACT = 'root folder';
 /** How long a write waits for another process's (someone's sqlite3 shell): it holds up the event loop. */
 const BUSY_TIMEOUT_MS = 100;
 
@@ -25,6 +36,12 @@ export interface StoredTypes {
   readonly sandbox: StoredRecord;
   readonly container: StoredRecord & { readonly sandboxId: string };
   readonly image: StoredImageRow;
+}
+
+/** In whose subfolder `records` the copies are. */
+interface CopyFolders {
+  readonly root: string;
+  readonly state: string | undefined;
 }
 
 /**
@@ -39,13 +56,16 @@ export class Store<T extends StoredTypes> {
   readonly journal: JournalTable;
   readonly facts: FactTable;
   /** What was wrong with the database when it was opened, in words: that much of it is lost. */
-  readonly mended: readonly string[];
+  readonly mended: string[];
   readonly #db: Database.Database;
   readonly #hold: FolderHold;
+  readonly #copies: RecordCopies;
+  readonly #root: string;
 
-  private constructor(db: Database.Database, hold: FolderHold, clock: Clock, mended: readonly string[]) {
+  private constructor(db: Database.Database, hold: FolderHold, folders: CopyFolders, clock: Clock, mended: string[]) {
     this.#db = db;
     this.#hold = hold;
+    this.#root = folders.root;
     this.mended = mended;
     this.sandboxes = new RecordTable(db, 'sandboxes');
     this.containers = new RecordTable(db, 'containers', { sandbox_id: (record) => record.sandboxId });
@@ -53,14 +73,23 @@ export class Store<T extends StoredTypes> {
     this.layers = new LayerTable(db);
     this.journal = new JournalTable(db, clock);
     this.facts = new FactTable(db);
+    const { sandboxes, containers, images, layers, facts } = this;
+    const tables = { facts, sandboxes, containers, layers, images };
+    const places = Object.entries(tables).flatMap(([name, table]) => {
+      const parent = name === 'images' || name === 'layers' ? folders.root : folders.state;
+      return parent === undefined ? [] : [{ name, table, folder: join(parent, 'records', name) }];
+    });
+    this.#copies = new RecordCopies(places);
+    for (const { name, table } of places) table.onChange = (key) => this.#copies.changed(name, key);
   }
 
   /**
    * Opens `<root>/berth.db`, makes it where it is missing, and holds it until close(). Throws `precondition` naming the
    * process that holds it already, or when a newer Berth has written it. A damaged one is kept aside and begun anew; see
-   * `mended`.
+   * `mended`. What is missing then is taken from copies: of images those in the root folder, of pods those in the state
+   * folder, if one is given: a reboot takes both pods and copies along.
    */
-  static open<T extends StoredTypes>(root: string, clock: Clock): Store<T> {
+  static open<T extends StoredTypes>(root: string, clock: Clock, state?: string): Store<T> {
     try {
       mkdirSync(root, { recursive: true, mode: 0o711 });
       // The root of a pod's user namespace must come through to its own files; all others in here are closed to it.
@@ -73,13 +102,31 @@ export class Store<T extends StoredTypes> {
     try {
       const file = join(root, 'berth.db');
       const mended: string[] = [];
-      db = openSound(file, () => openDatabase(file), clock.nowUs(), mended);
-      migrate(db, file);
-      dropBadRows(db, mended);
+      const isLost = (opened: Database.Database): boolean => opened.pragma('user_version', { simple: true }) === 0;
+      let wasLost = false;
+      db = openSound(
+        file,
+        () => {
+          const opened = openDatabase(file);
+          try {
+            wasLost = isLost(opened);
+            migrate(opened, file);
+            return opened;
+          } catch (err) {
+            opened.close();
+            throw err;
+          }
+        },
+        clock.nowUs(),
+        mended,
+      );
+      const dropped = dropBadRows(db, mended);
       reserveRoom(db);
       // The pages that were looked at, and those that were reserved, are not what is asked for next.
       db.pragma('shrink_memory');
-      return new Store<T>(db, hold, clock, mended);
+      const store = new Store<T>(db, hold, { root, state }, clock, mended);
+      store.#restore(wasLost, dropped);
+      return store;
     } catch (err) {
       db?.close();
       hold.close();
@@ -97,8 +144,42 @@ export class Store<T extends StoredTypes> {
     return new WalCheckpoints(this.#db, log);
   }
 
+  /** What is wrong with the database, '' for nothing. Takes a millisecond per megabyte of records. */
+  check(): string {
+    try {
+      checkPages(this.#db, this.#db.name);
+      return '';
+    } catch (err) {
+      return describe(err);
+    }
+  }
+
+  /** Has copies of all records follow them from now on, until the store is closed. */
+  startCopies(log: Logger): void {
+    this.#copies.start(log);
+  }
+
+  #restore(wasLost: boolean, dropped: readonly DroppedRow[]): void {
+    const restored = this.transaction(() =>
+      wasLost ? this.#copies.restoreAll(this.#ownCopies()) : this.#copies.restoreRows(dropped),
+    );
+    if (restored.length > 0 && this.mended.length === 0)
+      this.mended.push(`database ${this.#db.name} was not there, although there were records`);
+    this.mended.push(...restored);
+    const facts = { [SCHEMA_FACT]: String(SCHEMA), [ROOT_FACT]: this.#root };
+    for (const [name, value] of Object.entries(facts)) if (this.facts.find(name) !== value) this.facts.put(name, value);
+  }
+
+  /** Copies of pods that have their files in another root folder, or that a newer Berth has written, are not for us. */
+  #ownCopies(): string[] {
+    const schema = Number(this.#copies.find('facts', SCHEMA_FACT) ?? 0);
+    const isOwn = schema <= SCHEMA && this.#copies.find('facts', ROOT_FACT) === this.#root;
+    return ['layers', 'images', ...(isOwn ? ['facts', 'sandboxes', 'containers'] : [])];
+  }
+
   /** Closes the database and lets go of the root folder. */
   close(): void {
+    this.#copies.close();
     this.#db.close();
     this.#hold.close();
   }
@@ -113,6 +194,8 @@ function openDatabase(file: string): Database.Database {
     db.pragma('synchronous = NORMAL');
     db.pragma('foreign_keys = ON');
     checkPages(db, file);
+    checkSchema(db, file);
+    checkWritable(db);
     return db;
   } catch (err) {
     db?.close();

@@ -6,6 +6,7 @@ import { runCli } from '../../src/cli/run-cli.ts';
 import type { Caller, Method } from '../../src/cli/session.ts';
 import type { PullPlan } from '../../src/image/plan-pull.ts';
 import type { Finding } from '../../src/node/finding.ts';
+import { tellFindings } from '../../src/node/mend.ts';
 
 /** A berthd for tests of the command line: answers what a test lays ready, and keeps what it was asked. */
 export class FakeCaller implements Caller {
@@ -87,6 +88,7 @@ export async function runWith(caller: FakeCaller, ...args: string[]): Promise<Cl
     connect: () => caller,
     checkNode: async () => caller.nodeFindings,
     planOnNode: async () => caller.nodePlans,
+    examineNode: async (_config, fix) => await tellFindings(caller.nodeFindings, fix),
     watchInterrupts: () => Object.assign(caller.interrupt.signal, { [Symbol.dispose]: () => {} }),
   });
   return { exitCode, ...said };

@@ -1,4 +1,4 @@
-/** Pods that the database does not know, because it was lost or is damaged, are ended: all of them, and in order. */
+/** Pods that neither the database nor its copies know, because both were lost, are ended: all of them, and in order. */
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -43,7 +43,10 @@ suite('pods that the database does not know', { timeout: 200_000 }, () => {
   });
 
   const database = (): string => join(lab.berthd.root, 'berth.db');
+  /** Copies of the records would bring the pods back. */
+  const loseCopies = (): void => rmSync(join(lab.berthd.state, 'records'), { recursive: true });
   const lose = (): void => {
+    loseCopies();
     for (const end of ['', '-wal', '-shm']) rmSync(database() + end, { force: true });
   };
   const whole = (): string => readFileSync(lab.berthd.logFile, 'utf8');
@@ -62,14 +65,17 @@ suite('pods that the database does not know', { timeout: 200_000 }, () => {
   const losses: Readonly<Record<string, () => void>> = {
     'was deleted': lose,
     'was moved away': () => {
+      loseCopies();
       for (const end of ['', '-wal', '-shm'])
         if (existsSync(database() + end)) renameSync(database() + end, `${database()}.old${end}`);
     },
     'was cut': () => {
+      loseCopies();
       rmSync(`${database()}-wal`);
       truncateSync(database(), 3 * 4096 + 17);
     },
     'was written over': () => {
+      loseCopies();
       rmSync(`${database()}-wal`);
       const bytes = readFileSync(database());
       writeFileSync(database(), bytes.fill(0x5a, 4096, 60_000));

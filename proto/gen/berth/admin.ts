@@ -245,6 +245,31 @@ export interface Finding {
   remedy: string;
 }
 
+export interface DoctorRequest {
+  /** Mends what can be mended without harm. Pods go on meanwhile. */
+  fix: boolean;
+}
+
+export interface DoctorResponse {
+  findings: DoctorFinding[];
+}
+
+/** Something that an operator should know, and what became of it. */
+export interface DoctorFinding {
+  /** error (pods cannot run), warning or info. */
+  severity: string;
+  /** What it is about: a key, a file, a program. */
+  subject: string;
+  /** What it is, and what it means. */
+  message: string;
+  /** The command that mends it, or what to do. */
+  remedy: string;
+  /** Whether `fix` mends it. */
+  canMend: boolean;
+  /** What became of it with `fix`: done, or why not; empty when it was not tried. */
+  mended: string;
+}
+
 export interface PlanPullRequest {
   /** An image as a pod names it. */
   image: string;
@@ -2563,6 +2588,231 @@ export const Finding: MessageFns<Finding> = {
   },
 };
 
+function createBaseDoctorRequest(): DoctorRequest {
+  return { fix: false };
+}
+
+export const DoctorRequest: MessageFns<DoctorRequest> = {
+  encode(message: DoctorRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.fix !== false) {
+      writer.uint32(8).bool(message.fix);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DoctorRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDoctorRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.fix = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DoctorRequest>): DoctorRequest {
+    return DoctorRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DoctorRequest>): DoctorRequest {
+    const message = createBaseDoctorRequest();
+    message.fix = object.fix ?? false;
+    return message;
+  },
+};
+
+function createBaseDoctorResponse(): DoctorResponse {
+  return { findings: [] };
+}
+
+export const DoctorResponse: MessageFns<DoctorResponse> = {
+  encode(message: DoctorResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.findings) {
+      DoctorFinding.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DoctorResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDoctorResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.findings.push(DoctorFinding.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DoctorResponse>): DoctorResponse {
+    return DoctorResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DoctorResponse>): DoctorResponse {
+    const message = createBaseDoctorResponse();
+    message.findings = object.findings?.map((e) => DoctorFinding.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseDoctorFinding(): DoctorFinding {
+  return { severity: "", subject: "", message: "", remedy: "", canMend: false, mended: "" };
+}
+
+export const DoctorFinding: MessageFns<DoctorFinding> = {
+  encode(message: DoctorFinding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.severity !== "") {
+      writer.uint32(10).string(message.severity);
+    }
+    if (message.subject !== "") {
+      writer.uint32(18).string(message.subject);
+    }
+    if (message.message !== "") {
+      writer.uint32(26).string(message.message);
+    }
+    if (message.remedy !== "") {
+      writer.uint32(34).string(message.remedy);
+    }
+    if (message.canMend !== false) {
+      writer.uint32(40).bool(message.canMend);
+    }
+    if (message.mended !== "") {
+      writer.uint32(50).string(message.mended);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): DoctorFinding {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDoctorFinding();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.severity = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.subject = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.remedy = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.canMend = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.mended = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<DoctorFinding>): DoctorFinding {
+    return DoctorFinding.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<DoctorFinding>): DoctorFinding {
+    const message = createBaseDoctorFinding();
+    message.severity = object.severity ?? "";
+    message.subject = object.subject ?? "";
+    message.message = object.message ?? "";
+    message.remedy = object.remedy ?? "";
+    message.canMend = object.canMend ?? false;
+    message.mended = object.mended ?? "";
+    return message;
+  },
+};
+
 function createBasePlanPullRequest(): PlanPullRequest {
   return { image: "", namespace: "" };
 }
@@ -3041,6 +3291,16 @@ export const AdminService = {
     responseSerialize: (value: CheckConfigResponse): Buffer => Buffer.from(CheckConfigResponse.encode(value).finish()),
     responseDeserialize: (value: Buffer): CheckConfigResponse => CheckConfigResponse.decode(value),
   },
+  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
+  doctor: {
+    path: "/berth.v1.Admin/Doctor" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: DoctorRequest): Buffer => Buffer.from(DoctorRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): DoctorRequest => DoctorRequest.decode(value),
+    responseSerialize: (value: DoctorResponse): Buffer => Buffer.from(DoctorResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): DoctorResponse => DoctorResponse.decode(value),
+  },
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
    * is no image reference.
@@ -3090,6 +3350,8 @@ export interface AdminServer extends UntypedServiceImplementation {
   checkPodNetwork: handleUnaryCall<CheckPodNetworkRequest, CheckPodNetworkResponse>;
   /** The configuration in force, and what is wrong with it or with this node. */
   checkConfig: handleUnaryCall<CheckConfigRequest, CheckConfigResponse>;
+  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
+  doctor: handleUnaryCall<DoctorRequest, DoctorResponse>;
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what
    * is no image reference.
@@ -3289,6 +3551,22 @@ export interface AdminClient extends Client {
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: CheckConfigResponse) => void,
+  ): ClientUnaryCall;
+  /** What is wrong with this node and with what berthd keeps on it; mends what is safe if that is wanted. */
+  doctor(
+    request: DoctorRequest,
+    callback: (error: ServiceError | null, response: DoctorResponse) => void,
+  ): ClientUnaryCall;
+  doctor(
+    request: DoctorRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: DoctorResponse) => void,
+  ): ClientUnaryCall;
+  doctor(
+    request: DoctorRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: DoctorResponse) => void,
   ): ClientUnaryCall;
   /**
    * What a pull would do, without asking a registry: which places in which order, how and why. InvalidArgument for what

@@ -2,13 +2,13 @@ import { status } from '@grpc/grpc-js';
 
 import { AdminService, CheckConfigRequest, type CheckConfigResponse } from '../../../proto/gen/berth/admin.ts';
 import { BerthError, describe } from '../../base/errors.ts';
-import { printable } from '../../base/printable.ts';
 import { ConfigError } from '../../config/config-problems.ts';
 import { configObject, describeConfig } from '../../config/describe-config.ts';
 import { type Config, loadConfig } from '../../config/load-config.ts';
 import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
+import { type ShownFinding, showFindings } from './findings.ts';
 
 /**
  * `berth config check`: reads the configuration as berthd would, and tells what is wrong on this node: what a running
@@ -19,7 +19,7 @@ export async function checkConfig(session: Session, { config: file }: { config?:
   const config = readConfig(file);
   const text = describeConfig(config);
   const running = await askDaemon(session);
-  const findings: readonly Finding[] = running?.findings ?? (await session.checkNode(config));
+  const findings: readonly ShownFinding[] = running?.findings ?? (await session.checkNode(config));
   if (session.json) {
     output.out(json({ config: configObject(config), configText: text, running: running?.configText, findings }));
   } else {
@@ -29,21 +29,9 @@ export async function checkConfig(session: Session, { config: file }: { config?:
       output.out(
         '\nthe running berthd has another configuration: it was started before the last change, or with flags\n',
       );
-    for (const { severity, subject, message, remedy } of findings) {
-      output.out(`\n${severity}: ${subject}: ${printable(message)}\n${remedy === '' ? '' : `  ${remedy}\n`}`);
-    }
-    output.out(`\n${summary(findings)}\n`);
+    showFindings(output, findings);
   }
   return findings.some(({ severity }) => severity === 'error') ? 1 : 0;
-}
-
-type Finding = Pick<CheckConfigResponse['findings'][number], 'severity' | 'subject' | 'message' | 'remedy'>;
-
-function summary(findings: readonly Finding[]): string {
-  const count = (severity: string): number => findings.filter((finding) => finding.severity === severity).length;
-  const [errors, warnings] = [count('error'), count('warning')];
-  if (errors === 0 && warnings === 0) return 'nothing is wrong';
-  return `${errors} ${errors === 1 ? 'error' : 'errors'}, ${warnings} ${warnings === 1 ? 'warning' : 'warnings'}`;
 }
 
 /** The configuration in a file, or in the usual place. Throws CliError for one that berthd would not start with. */

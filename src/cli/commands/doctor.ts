@@ -1,0 +1,48 @@
+import { status } from '@grpc/grpc-js';
+
+import { AdminService, DoctorRequest } from '../../../proto/gen/berth/admin.ts';
+import { CliError } from '../cli-error.ts';
+import { json } from '../output.ts';
+import type { Session } from '../session.ts';
+import { readConfig } from './config.ts';
+import { countOf, type ShownFinding, showFindings } from './findings.ts';
+
+/** An examination asks programs for their versions, and plugins for their state. */
+const TIMEOUT_MS = 120_000;
+const ERRORS = 1;
+const WARNINGS = 2;
+
+/** What `berth doctor` was asked for. */
+export interface DoctorOptions {
+  readonly fix: boolean;
+  readonly config?: string;
+}
+
+/**
+ * `berth doctor`: what is wrong with this node and with what berthd keeps on it, what each means, and the command that
+ * mends it; with `--fix` what is safe is mended. A running berthd is asked; without one the node is looked over from
+ * here. Exit code 0: nothing is wrong (any more), 1: errors, 2: only warnings.
+ */
+export async function examine(session: Session, { fix, config }: DoctorOptions): Promise<number> {
+  const { output } = session;
+  const running = await askDaemon(session, fix);
+  const findings = running ?? (await session.examineNode(readConfig(config), fix));
+  const canMend = findings.filter((finding) => finding.canMend).length;
+  if (session.json) output.out(json({ berthdRuns: running !== undefined, findings }));
+  else {
+    if (!running) output.out('no berthd answers; this is what one would find on this node\n');
+    showFindings(output, findings);
+    if (!fix && canMend > 0) output.out(`berth doctor --fix mends ${canMend} of these\n`);
+  }
+  if (countOf(findings, 'error') > 0) return ERRORS;
+  return countOf(findings, 'warning') > 0 ? WARNINGS : 0;
+}
+
+async function askDaemon({ connection }: Session, fix: boolean): Promise<readonly ShownFinding[] | undefined> {
+  try {
+    return (await connection.call(AdminService.doctor, DoctorRequest.create({ fix }), TIMEOUT_MS)).findings;
+  } catch (err) {
+    if (err instanceof CliError && err.code !== undefined && err.code !== status.UNAVAILABLE) throw err;
+    return undefined;
+  }
+}

@@ -1,0 +1,73 @@
+import { BerthError } from '../base/errors.ts';
+import type { StoredImage } from '../image/image-record.ts';
+import type { Images } from '../image/images.ts';
+import type { LayerStore } from '../image/layer-store.ts';
+import type { Finding, ToldFinding } from '../node/finding.ts';
+import { tellFindings } from '../node/mend.ts';
+import { databaseFindings, type StorePlaces, storeFindings } from '../node/store-findings.ts';
+import type { PodDeps } from '../pod/pod-deps.ts';
+import type { ConfigFindings } from './config-findings.ts';
+
+/** What is looked over. */
+interface DoctorParts {
+  readonly places: StorePlaces;
+  readonly config: ConfigFindings;
+  readonly pods: Pick<PodDeps, 'sandboxes' | 'containers'>;
+  readonly images: Images;
+  readonly layers: LayerStore;
+  /** What is wrong with the database; '' for nothing. */
+  readonly checkDatabase: () => string;
+}
+
+/** `berth doctor` of a running berthd: this node, and what berthd keeps of pods and images. */
+export class DoctorFindings {
+  readonly #parts: DoctorParts;
+
+  constructor(parts: DoctorParts) {
+    this.#parts = parts;
+  }
+
+  /** Looks, and mends what is safe if that is wanted. Pods go on meanwhile. */
+  async examine(fix: boolean, signal: AbortSignal): Promise<ToldFinding[]> {
+    const { places, config, checkDatabase } = this.#parts;
+    const found: Finding[] = [
+      ...(await config.findings(signal)),
+      ...databaseFindings(places, checkDatabase(), undefined),
+      ...storeFindings(places, this.#contents()),
+      ...(await this.#garbageFindings()),
+    ];
+    return await tellFindings(found, fix);
+  }
+
+  #contents() {
+    const { pods, images, layers } = this.#parts;
+    const stored: readonly StoredImage[] = images.list();
+    return {
+      sandboxes: pods.sandboxes.all(),
+      containers: pods.containers.all(),
+      images: stored,
+      layers: layers.all().map(({ diffId }) => diffId),
+    };
+  }
+
+  async #garbageFindings(): Promise<Finding[]> {
+    const { images } = this.#parts;
+    const garbage = await images.prune({ dryRun: true, unusedImages: false });
+    if (garbage.length === 0) return [];
+    const bytes = garbage.reduce((sum, item) => sum + item.bytes, 0);
+    return [
+      {
+        severity: 'info',
+        subject: 'image folder',
+        message: `${garbage.length} layers, folders or blobs belong to nothing and take ${Math.ceil(bytes / 1024 ** 2)} MiB or more`,
+        remedy: 'berth image prune',
+        mend: async () => {
+          const left = (await images.prune({ dryRun: false, unusedImages: false })).filter(
+            (item) => item.problem !== '',
+          );
+          if (left[0]) throw new BerthError('internal', `${left.length} could not be removed: ${left[0].problem}`);
+        },
+      },
+    ];
+  }
+}
