@@ -7,6 +7,7 @@ import { type Config, loadConfig } from './config/load-config.ts';
 import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
+import { keepMemoryPrivate } from './sys/private-memory.ts';
 import { preferThisThread } from './sys/process.ts';
 
 const KEEP_ALIVE_MS = 60_000;
@@ -34,6 +35,7 @@ async function main(): Promise<number> {
     return 1;
   }
   process.umask(0o022);
+  keepMemoryPrivate();
   const log = createLogger(config.log.level, config.log.format);
   try {
     preferThisThread(SERVING_NICE);

@@ -49,7 +49,7 @@ export function databaseFindings({ root }: StorePlaces, problem: string, mend: F
 function imageFindings({ root }: StorePlaces, { images, layers }: StoreContents): Finding[] {
   const known = new Set(layers);
   const isHere = (diffId: string): boolean =>
-    known.has(diffId) && existsSync(join(root, 'image/layers', diffId.replace('sha256:', ''), 'diff'));
+    known.has(diffId) && existsSync(join(root, 'image/layers', hexOf(diffId), 'diff'));
   return images.flatMap(({ id, tags, layers: own }): Finding[] => {
     const missing = own.filter((diffId) => !isHere(diffId));
     if (missing.length === 0) return [];
@@ -153,7 +153,7 @@ function asideFindings({ root }: StorePlaces): Finding[] {
 export function strayLayerFindings({ root }: Pick<StorePlaces, 'root'>, { layers }: StoreContents): Finding[] {
   const folder = join(root, 'image/layers');
   if (!existsSync(folder)) return [];
-  const owned = new Set(layers.map((diffId) => diffId.replace('sha256:', '')));
+  const owned = new Set(layers.map((diffId) => hexOf(diffId)));
   const strays = readdirSync(folder).filter((name) => !owned.has(name));
   if (strays.length === 0) return [];
   return [
@@ -183,4 +183,8 @@ function isJson(file: string): boolean {
   } catch {
     return false;
   }
+}
+
+function hexOf(digest: string): string {
+  return digest.slice(digest.indexOf(':') + 1);
 }

@@ -129,7 +129,7 @@ export class Pods {
     const ctx = this.#context(id);
     await this.#work.join(`start ${ctx.id}`, signal, async () => {
       const restored = this.#deps.containers.get(ctx.id).restoreFrom !== undefined;
-      await startContainer(ctx, this.#shutdown);
+      await startContainer(ctx, this.#shutdown, (ended) => this.#exits.ended(ctx.id, ended));
       if (restored) this.#exits.follow(ctx.id);
     });
   }

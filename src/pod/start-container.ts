@@ -1,4 +1,4 @@
-import { withDeadline } from '../base/deadline.ts';
+import { sleep, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
 import { killProcess } from '../sys/process.ts';
@@ -8,6 +8,8 @@ import { imagesOf, removeRestoreSource } from './restore-container.ts';
 const START_TIMEOUT_MS = 120_000;
 /** For the runtime to answer, and for a killed program to end. */
 const SETTLE_TIMEOUT_MS = 20_000;
+/** For the runtime to say that it has started a program which has ended already. */
+const ANSWER_TIMEOUT_MS = 2_000;
 /** The exit code of a container whose program could not be started, as containerd reports it. */
 const START_ERROR_CODE = 128;
 /** Of a process that was killed. */
@@ -18,11 +20,18 @@ export const START_CONTAINER = 'StartContainer';
 
 /**
  * Starts the program of a created container. Throws `precondition` in any other state. A program that the runtime
- * cannot start leaves the container `exited` with reason StartError.
+ * cannot start leaves the container `exited` with reason StartError. `ended` waits for the container's end: a runtime
+ * that hangs is not waited for any longer, so that a pod which is stopped can go.
  */
-export async function startContainer(ctx: ContainerContext, shutdown: AbortSignal): Promise<void> {
+export async function startContainer(
+  ctx: ContainerContext,
+  shutdown: AbortSignal,
+  ended: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
   const { deps } = ctx;
-  using signal = withDeadline(`start container ${ctx.id}`, START_TIMEOUT_MS, shutdown);
+  using deadline = withDeadline(`start container ${ctx.id}`, START_TIMEOUT_MS, shutdown);
+  using end = abortAfterEnd(ctx.id, ended);
+  const signal = AbortSignal.any([deadline, end.signal]);
   await deps.locks.withKey(ctx.id, signal, async () => {
     const { state, sandboxId } = deps.containers.get(ctx.id);
     if (state !== 'created')
@@ -38,6 +47,23 @@ export async function startContainer(ctx: ContainerContext, shutdown: AbortSigna
       deps.journals.finish(START_CONTAINER, ctx.id);
     }
   });
+}
+
+/** A signal that aborts when a container has ended and the runtime had its time to say something. */
+function abortAfterEnd(
+  id: string,
+  ended: (signal: AbortSignal) => Promise<void>,
+): { readonly signal: AbortSignal } & Disposable {
+  const [over, done] = [new AbortController(), new AbortController()];
+  const watch = async (): Promise<void> => {
+    await ended(done.signal);
+    await sleep(ANSWER_TIMEOUT_MS, done.signal);
+    over.abort(new BerthError('precondition', `container ${id} has ended, and the runtime does not answer`));
+  };
+  watch().catch(() => {
+    // The start is through.
+  });
+  return { signal: over.signal, [Symbol.dispose]: () => done.abort() };
 }
 
 /**

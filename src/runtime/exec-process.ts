@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { raceSignal, sleep, withDeadline } from '../base/deadline.ts';
@@ -172,7 +172,8 @@ export class ExecProcess {
 
   #startError(): BerthError {
     const { containerId, handler, process } = this.#target;
-    const message = runtimeMessage(readLog(this.#files.log)) || 'the runtime gave no reason';
+    const silence = existsSync(handler.path) ? 'the runtime gave no reason' : `${handler.path} is not there any more`;
+    const message = runtimeMessage(readLog(this.#files.log)) || silence;
     if (saysNoCommand(message)) return invalid('cmd', `${process.args[0]} cannot be run in the container: ${message}`);
     if (saysNoContainer(message) || /not running|stopped|paused/.test(message)) {
       return new BerthError('precondition', `container ${containerId} does not run: ${message}`);

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -102,6 +102,31 @@ suite('the gRPC boundary', () => {
 
   test('the socket is for root and its group', () => {
     assert.equal(statSync(path).mode & 0o777, 0o660);
+  });
+
+  test('where others could put a socket in its place, none is made', async () => {
+    const folder = mkdtempSync(join(dir, 'open-'));
+    const refused = async (why: RegExp): Promise<void> => {
+      await assert.rejects(new GrpcServer([]).listen(join(folder, 'x.sock')), { kind: 'precondition', message: why });
+      assert.deepEqual(readdirSync(folder), []);
+    };
+    chmodSync(folder, 0o777);
+    await refused(/others than root may write there \(mode 777\).*chown root:root .* && chmod go-w/);
+    if (process.getuid?.() === 0) {
+      chmodSync(folder, 0o755);
+      chownSync(folder, 4711, 0);
+      await refused(/user 4711 owns it/);
+      chownSync(folder, 0, 4711);
+      chmodSync(folder, 0o775);
+      await refused(/others than root may write/);
+    }
+    // As /tmp is: nobody can take away what is another's.
+    chmodSync(folder, 0o1777);
+    const server = new GrpcServer([]);
+    await server.listen(join(folder, 'x.sock'));
+    const { mode, uid, gid } = statSync(join(folder, 'x.sock'));
+    assert.deepEqual([mode & 0o777, uid, gid], [0o660, process.geteuid?.(), process.getegid?.()]);
+    await server.close();
   });
 
   test('a socket that answers is not taken away; one that does not is', async () => {

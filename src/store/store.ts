@@ -124,6 +124,9 @@ export class Store<T extends StoredTypes> {
       reserveRoom(db);
       // The pages that were looked at, and those that were reserved, are not what is asked for next.
       db.pragma('shrink_memory');
+      // Variables of containers that are gone are often secrets, which shall not stay in what is free. Not before: what
+      // was reserved has none.
+      db.pragma('secure_delete = ON');
       const store = new Store<T>(db, hold, { root, state }, clock, mended);
       store.#restore(wasLost, dropped);
       return store;

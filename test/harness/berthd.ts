@@ -242,14 +242,6 @@ export class TestBerthd implements AsyncDisposable {
   }
 }
 
-function killIfThere(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // It has ended meanwhile.
-  }
-}
-
 /** The processes in a cgroup; none when that has gone meanwhile. */
 function processesIn(cgroup: string): number[] {
   try {

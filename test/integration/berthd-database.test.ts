@@ -65,8 +65,9 @@ suite('a database that is lost or damaged', { timeout: 200_000 }, () => {
         truncateSync(database(), 3 * 4096 + 17);
       },
     },
-    'changed in one byte of a record': {
-      aside: 0,
+    'changed in one byte of a name': {
+      // A table and its index do not fit together then.
+      aside: 1,
       happens: () => {
         const bytes = readFileSync(database());
         const at = bytes.indexOf('k8s_container-');
@@ -106,9 +107,9 @@ suite('a database that is lost or damaged', { timeout: 200_000 }, () => {
         await lab.berthd.call(runtime.startContainer, { containerId: created });
         assert.deepEqual(await lab.status(ended.id), ended);
         const asides = readdirSync(lab.berthd.root).filter((name) => /damaged-.*Z$/.test(name));
-        assert.equal(asides.length, aside);
         for (const name of readdirSync(lab.berthd.root).filter((found) => found.includes('.damaged-')))
           rmSync(join(lab.berthd.root, name));
+        assert.equal(asides.length, aside);
         assert.match(readFileSync(lab.berthd.logFile, 'utf8'), /restored from (their copies|its copy)/);
         const again = await lab.start(pods[1] ?? '');
         assert.equal((await lab.status(again)).state, ContainerState.CONTAINER_RUNNING);

@@ -16,6 +16,19 @@ suite('stream tokens', () => {
     assert.equal(tokens.take(token), undefined);
   });
 
+  test('none can be guessed from others: 128 bits, each of them by chance', () => {
+    const bytes = Array.from({ length: 900 }, () => {
+      const tokens = new StreamTokens<string>(clock);
+      return Buffer.from(tokens.issue('a'), 'base64url');
+    });
+    assert.equal(new Set(bytes.map((token) => token.toString('hex'))).size, bytes.length);
+    for (let bit = 0; bit < 128; bit++) {
+      const set = bytes.filter((token) => ((token[bit >> 3] ?? 0) >> (bit & 7)) & 1).length;
+      // Seven standard deviations from one half.
+      assert.ok(Math.abs(set - bytes.length / 2) < 105, `bit ${bit} is set in ${set} of ${bytes.length}`);
+    }
+  });
+
   test('each is good for a minute', () => {
     const tokens = new StreamTokens<string>(clock);
     const [early, late] = [tokens.issue('early'), tokens.issue('late')];
