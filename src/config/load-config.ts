@@ -25,6 +25,7 @@ export interface Config {
     readonly signaturePolicyMayBeMissing: boolean;
     readonly signaturePolicyDir: string;
     readonly lookasideDir: string;
+    readonly acceptUnnamedSignatures: boolean;
     readonly pauseImage: string;
     readonly pinnedImages: readonly string[];
     readonly maxParallelDownloads: number;
@@ -169,6 +170,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       signaturePolicyMayBeMissing: image('signature_policy') === TABLES.image.signature_policy.defaultValue,
       signaturePolicyDir: image('signature_policy_dir'),
       lookasideDir: image('lookaside_dir'),
+      acceptUnnamedSignatures: get('image.accept_unnamed_signatures', TABLES.image.accept_unnamed_signatures),
       pauseImage: image('pause_image'),
       pinnedImages: list('image', 'pinned_images'),
       maxParallelDownloads: Number(image('max_parallel_downloads')),

@@ -100,6 +100,11 @@ export const TABLES = {
       '/etc/containers/registries.d',
       'Where signatures are kept apart from images, for registries: *.yaml. Empty: only in /var/lib/containers/sigstore.',
     ),
+    accept_unnamed_signatures: key(
+      { type: 'switch' },
+      false,
+      'Whether signatures count for sigstoreSigned that are for a digest and name no image, as those of cosign 3. Who can push to a registry can then have any image run under any name that the same key has ever signed.',
+    ),
     pause_image: key(
       text,
       '',

@@ -544,6 +544,86 @@ describe('Images.pull', () => {
       },
     ],
     [
+      'indexes in indexes without end',
+      'precondition',
+      /more than 4 indexes in each other/,
+      () => {
+        let blob = fakeImage(['x']).manifest;
+        for (let depth = 0; depth < 6; depth += 1) {
+          blob = fakeIndex([{ blob, platform: 'linux/amd64' }]);
+          registry.addDocument('app', blob, 'latest');
+        }
+      },
+    ],
+    [
+      'an index that leads to itself',
+      'unavailable',
+      /manifest sha256:.*: content has digest sha256:/,
+      () => {
+        const index = fakeIndex([{ blob: fakeImage(['x']).manifest, platform: 'linux/amd64' }]);
+        registry.misbehave = (_req, res) => {
+          res.writeHead(200, { 'content-type': index.mediaType }).end(index.bytes);
+          return true;
+        };
+      },
+    ],
+    [
+      'a manifest of 100 MB',
+      'unavailable',
+      /manifest latest of .*: answer is larger than 4194304 bytes/,
+      () => {
+        registry.misbehave = (_req, res) => {
+          res.writeHead(200, { 'content-type': 'application/vnd.oci.image.manifest.v1+json' });
+          const part = Buffer.alloc(1_000_000, ' ');
+          let left = 100;
+          const more = (): void => {
+            while (left > 0 && !res.destroyed) {
+              left -= 1;
+              if (!res.write(part)) return void res.once('drain', more);
+            }
+            res.end();
+          };
+          more();
+          return true;
+        };
+      },
+    ],
+    [
+      'a manifest that is one by its prototype only',
+      'precondition',
+      /not clearly one of/,
+      () => {
+        const { manifest } = fakeImage(['x']);
+        const bytes = Buffer.from(`{"schemaVersion":2,"__proto__":${String(manifest.bytes)}}`);
+        registry.addDocument('app', fakeBlob(bytes, manifest.mediaType), 'latest');
+      },
+    ],
+    [
+      'a layer that its manifest calls larger than it is',
+      'unavailable',
+      /ends after [0-9]+ of [0-9]+ bytes/,
+      () => {
+        const image = fakeImage(['x']);
+        const [layer = image.config] = image.layers;
+        const manifest = { layers: [{ ...describeBlob(layer), size: layer.size + 1 }] };
+        registry.add('app', fakeImage(['x'], { manifest }), 'latest');
+      },
+    ],
+    [
+      'a layer that its manifest calls smaller than it is',
+      'unavailable',
+      /is longer than the [0-9]+ bytes that its manifest says/,
+      () => {
+        const image = fakeImage(['x']);
+        const [layer = image.config] = image.layers;
+        registry.add(
+          'app',
+          fakeImage(['x'], { manifest: { layers: [{ ...describeBlob(layer), size: 3 }] } }),
+          'latest',
+        );
+      },
+    ],
+    [
       'a dead registry',
       'unavailable',
       /^RegistryUnavailable: pull .*status 503/,

@@ -63,6 +63,8 @@ export interface ImageSettings {
   readonly signaturePolicyMayBeMissing: boolean;
   readonly signaturePolicyDir: string;
   readonly lookasideDir: string;
+  /** Whether signatures count that name no image: Trust. */
+  readonly acceptUnnamedSignatures?: boolean;
   readonly pinnedImages: readonly string[];
   readonly maxParallelDownloads: number;
   /** Bound on one whole pull, in milliseconds. */
@@ -601,6 +603,7 @@ function openTrust({ settings, programs, root, client, log }: ImagesDeps): Trust
     policies: new PolicyFiles({ file, mayBeMissing, namespacesDir }, log),
     gpg: new GpgSignatures(programs, join(root, 'image/gpgv')),
     sources: { client, lookasides: new LookasideFolder(settings.lookasideDir, log) },
+    acceptsUnnamed: settings.acceptUnnamedSignatures ?? false,
   });
 }
 

@@ -40,6 +40,7 @@ async function plan(text: string, namespace = ''): Promise<PullPlan[]> {
     policies: new PolicyFiles(file, silentLogger),
     gpg: new GpgSignatures(programs, dir),
     sources: { client, lookasides: new LookasideFolder('', silentLogger) },
+    acceptsUnnamed: false,
   });
   const registries = new Registries(places, silentLogger);
   const credentials = [new AuthFile(join(dir, 'auth.json'))];

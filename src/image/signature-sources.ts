@@ -6,8 +6,9 @@ import { fileURLToPath } from 'node:url';
 import * as v from 'valibot';
 
 import { BerthError, isKind, wrap } from '../base/errors.ts';
-import { isDigest } from './digest.ts';
+import { type Digest, isDigest } from './digest.ts';
 import { isMissing } from './last-good.ts';
+import { OCI_EMPTY } from './media-types.ts';
 import type { PullSource } from './pull-source.ts';
 import type { ImageReference } from './reference.ts';
 import type { LookasideFolder } from './registries-d.ts';
@@ -23,7 +24,8 @@ export type FoundSignature =
       readonly signature: string;
       /** JSON; empty for none. */
       readonly bundle: string;
-    };
+    }
+  | { readonly kind: 'bundle' /** JSON of sigstore's bundle, as cosign 3 writes it. */; readonly json: string };
 
 /** What the places are asked through. */
 export interface SignatureDeps {
@@ -44,6 +46,10 @@ const MAX_SIGNATURES = 32;
 const MAX_SIGNATURE_BYTES = 1024 * 1024;
 const SIMPLE_SIGNING = 'application/vnd.dev.cosign.simplesigning.v1+json';
 const COSIGN_ARTIFACT = 'application/vnd.dev.cosign.artifact.sig.v1+json';
+const BUNDLE = 'application/vnd.dev.sigstore.bundle.v0.3+json';
+const MAX_BUNDLE_BYTES = 128 * 1024;
+/** What referrers of signatures call themselves, or nothing: some tools leave it out of the list. */
+const ARTIFACT_TYPES: ReadonlySet<string> = new Set([COSIGN_ARTIFACT, BUNDLE, '', OCI_EMPTY]);
 
 const signatureManifest = v.object({
   layers: v.array(
@@ -109,7 +115,10 @@ async function fromExtension(
     .map(({ content }) => Buffer.from(content, 'base64'));
 }
 
-/** Signatures of cosign: under its tag `sha256-<hex>.sig`, and among the referrers of the OCI distribution spec. */
+/**
+ * Signatures of cosign: under its tag `sha256-<hex>.sig`, and among the referrers of the OCI distribution spec, where its
+ * third version puts bundles.
+ */
 export async function findCosignSignatures(
   { client }: SignatureDeps,
   { manifests, source }: SignedImage,
@@ -137,19 +146,46 @@ async function referrers(
   digest: string,
   signal: AbortSignal,
 ): Promise<Buffer[]> {
-  const index = await orMissing(
-    source.first(signal, (access) => client.referrers(access, digest, COSIGN_ARTIFACT, signal)),
-  );
-  const parsed = index && v.safeParse(referrersIndex, parseJson(index));
-  if (!parsed?.success) return [];
+  const listed = new Set<Digest>();
+  for (const index of await referrersOf(client, source, digest, signal)) {
+    const parsed = v.safeParse(referrersIndex, parseJson(index));
+    for (const { digest: referrer, artifactType } of parsed.success ? parsed.output.manifests : []) {
+      if (ARTIFACT_TYPES.has(artifactType) && isDigest(referrer) && listed.size < MAX_SIGNATURES) listed.add(referrer);
+    }
+  }
   const manifests: Buffer[] = [];
-  for (const { digest: referrer, artifactType } of parsed.output.manifests) {
-    if (artifactType !== COSIGN_ARTIFACT || !isDigest(referrer) || manifests.length === MAX_SIGNATURES) continue;
+  for (const referrer of listed) {
     const fetch = async (access: Access): Promise<Buffer> => (await client.manifest(access, referrer, signal)).bytes;
     const bytes = await orMissing(source.first(signal, fetch));
     if (bytes) manifests.push(bytes);
   }
   return manifests;
+}
+
+/**
+ * The lists of what refers to a manifest. A registry that does not know the question keeps one under a tag: OCI
+ * distribution spec, "Referrers Tag Schema".
+ */
+async function referrersOf(
+  client: RegistryClient,
+  source: PullSource,
+  digest: string,
+  signal: AbortSignal,
+): Promise<Buffer[]> {
+  const ask = async (artifactType: string): Promise<Buffer | undefined> =>
+    await orMissing(source.first(signal, (access) => client.referrers(access, digest, artifactType, signal)));
+  const signatures = await ask(COSIGN_ARTIFACT);
+  const lists = signatures
+    ? [signatures, await ask(BUNDLE)]
+    : [
+        await orMissing(
+          source.first(
+            signal,
+            async (access) => (await client.manifest(access, digest.replace(':', '-'), signal)).bytes,
+          ),
+        ),
+      ];
+  return lists.filter((list) => list !== undefined);
 }
 
 async function signaturesIn(
@@ -162,6 +198,13 @@ async function signaturesIn(
   if (!parsed.success) return [];
   const found: FoundSignature[] = [];
   for (const { mediaType, digest, annotations } of parsed.output.layers.slice(0, MAX_SIGNATURES)) {
+    if (mediaType === BUNDLE && isDigest(digest)) {
+      const json = await orMissing(
+        source.first(signal, (access) => client.smallBlob(access, digest, MAX_BUNDLE_BYTES, signal)),
+      );
+      if (json) found.push({ kind: 'bundle', json: json.toString('utf8') });
+      continue;
+    }
     const signature = annotations['dev.cosignproject.cosign/signature'];
     if (mediaType !== SIMPLE_SIGNING || signature === undefined || !isDigest(digest)) continue;
     const payload = await orMissing(

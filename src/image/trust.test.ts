@@ -35,7 +35,7 @@ let store: MemoryImageStore;
 let images: Images;
 let programs: Processes;
 
-function build(): Images {
+function build(acceptUnnamedSignatures = false): Images {
   return new Images({
     root,
     settings: {
@@ -50,6 +50,7 @@ function build(): Images {
       signaturePolicyMayBeMissing: false,
       signaturePolicyDir: join(root, 'policies'),
       lookasideDir: join(root, 'registries.d'),
+      acceptUnnamedSignatures,
       pinnedImages: [],
       maxParallelDownloads: 3,
       pullTimeoutMs: 20_000,
@@ -257,6 +258,169 @@ describe('sigstoreSigned', () => {
     const asked = registry.seen.length;
     await images.checkTrust(images.list()[0] ?? assert.fail(), name('app:v1'), '', never);
     assert.equal(registry.seen.length, asked);
+  });
+
+  const BUNDLE = 'application/vnd.dev.sigstore.bundle.v0.3+json';
+  const IN_TOTO = 'application/vnd.in-toto+json';
+
+  /** What `cosign sign --key` of the third version keeps beside an image. */
+  function bundleOf(
+    digest: string,
+    signer: KeyObject,
+    more: { statement?: object; subject?: object; hash?: string | null; logged?: (signature: string) => object } = {},
+  ): FakeImage {
+    const [algorithm = '', hex] = digest.split(':');
+    const statement = Buffer.from(
+      JSON.stringify({
+        _type: 'https://in-toto.io/Statement/v1',
+        subject: [{ digest: { [algorithm]: hex }, ...more.subject }],
+        predicateType: 'https://sigstore.dev/cosign/sign/v1',
+        predicate: {},
+        ...more.statement,
+      }),
+    );
+    const message = Buffer.from(`DSSEv1 ${IN_TOTO.length} ${IN_TOTO} ${statement.length} ${statement}`);
+    const sig = sign(more.hash === undefined ? 'sha256' : more.hash, message, signer).toString('base64');
+    const bundle = fakeBlob(
+      {
+        mediaType: BUNDLE,
+        verificationMaterial: { publicKey: { hint: 'x' }, ...more.logged?.(sig) },
+        dsseEnvelope: { payload: statement.toString('base64'), payloadType: IN_TOTO, signatures: [{ sig }] },
+      },
+      BUNDLE,
+    );
+    const config = fakeBlob({}, 'application/vnd.oci.empty.v1+json');
+    const manifest = fakeBlob(
+      { schemaVersion: 2, artifactType: BUNDLE, config: describeBlob(config), layers: [describeBlob(bundle)] },
+      'application/vnd.oci.image.manifest.v1+json',
+    );
+    return { manifest, config, layers: [bundle], diffIds: [] };
+  }
+
+  /** Puts it where registries keep it that do not know what refers to what. */
+  function refer(digest: string, referrer: FakeImage, artifactType: string | undefined): void {
+    registry.add('app', referrer);
+    registry.addDocument(
+      'app',
+      fakeBlob({ manifests: [{ ...describeBlob(referrer.manifest), artifactType }] }, 'application/json'),
+      digest.replace(':', '-'),
+    );
+  }
+
+  it('takes bundles of cosign 3 only where signatures without a name count', async () => {
+    const image = fakeImage(['x']);
+    const { digest } = image.manifest;
+    registry.add('app', image, 'v1');
+    await signedPolicy();
+    refer(digest, bundleOf(digest, privateKey), BUNDLE);
+    await refused(
+      images.pull(name('app:v1'), undefined, never),
+      /it is good, but names no image.* matchRepository wants a name: .*image\.accept_unnamed_signatures/,
+    );
+    refer(digest, bundleOf(digest, privateKey, { subject: { name: name('app') } }), undefined);
+    await images.pull(name('app:v1'), undefined, never);
+    await images.remove(name('app:v1'));
+    refer(digest, bundleOf(digest, privateKey, { subject: { name: name('evil') } }), undefined);
+    await refused(images.pull(name('app:v1'), undefined, never), /is for the name ".*evil"/);
+    await images.close();
+    images = build(true);
+    await images.start();
+    const other = fakeImage(['y']).manifest.digest;
+    const cases: [FakeImage, RegExp][] = [
+      [bundleOf(digest, stranger.privateKey), /none of the keys of the policy made it/],
+      [bundleOf(other, privateKey), /is for another image/],
+      [bundleOf(digest, privateKey, { subject: { name: name('evil') } }), /is for the name ".*evil"/],
+      [
+        bundleOf(digest, privateKey, { statement: { predicateType: 'https://slsa.dev/provenance/v1' } }),
+        /is an attestation \(https:\/\/slsa/,
+      ],
+      [
+        bundleOf(digest, privateKey, { statement: { subject: [{ digest: {} }, { digest: {} }] } }),
+        /about 2 things, not one image/,
+      ],
+      [bundleOf(digest, privateKey, { statement: { _type: 'x' } }), /no statement of in-toto/],
+    ];
+    for (const [bad, words] of cases) {
+      refer(digest, bad, BUNDLE);
+      await refused(images.pull(name('app:v1'), undefined, never), words);
+    }
+    assert.deepEqual([images.list(), layers.all()], [[], []]);
+    refer(digest, bundleOf(digest, privateKey), 'application/vnd.oci.empty.v1+json');
+    const pulled = await images.pull(name('app:v1'), undefined, never);
+    const asked = registry.seen.length;
+    await images.checkTrust(pulled, name('app:v1'), '', never);
+    assert.equal(registry.seen.length, asked);
+  });
+
+  it('takes bundles by keys of other kinds, among the referrers too', async () => {
+    const image = fakeImage(['x']);
+    const { digest } = image.manifest;
+    registry.add('app', image, 'v1');
+    await images.close();
+    images = build(true);
+    await images.start();
+    for (const [made, hash] of [
+      [generateKeyPairSync('ed25519'), null],
+      [generateKeyPairSync('ec', { namedCurve: 'P-384' }), 'sha384'],
+      [generateKeyPairSync('ec', { namedCurve: 'P-384' }), 'sha256'],
+      [generateKeyPairSync('rsa', { modulusLength: 2048 }), 'sha256'],
+    ] as const) {
+      await signedPolicy();
+      await writeFile(join(root, 'key.pub'), pem(made.publicKey));
+      const one = bundleOf(digest, made.privateKey, { hash });
+      registry.add('app', one);
+      registry.misbehave = (req, res) => {
+        if (!req.url?.startsWith(`/v2/app/referrers/${digest}?`)) return false;
+        const manifests = req.url.includes('bundle') ? [{ ...describeBlob(one.manifest), artifactType: BUNDLE }] : [];
+        res.end(JSON.stringify({ manifests }));
+        return true;
+      };
+      const { id } = await images.pull(name('app:v1'), undefined, never);
+      await images.remove(id);
+    }
+  });
+
+  it('wants an entry of the log of bundles too', async () => {
+    const image = fakeImage(['x']);
+    const { digest } = image.manifest;
+    registry.add('app', image, 'v1');
+    await images.close();
+    images = build(true);
+    await images.start();
+    await writeFile(join(root, 'rekor.pub'), pem(log.publicKey));
+    await signedPolicy({ rekorPublicKeyPath: join(root, 'rekor.pub') });
+    const entry = (signer: KeyObject, hashed?: string) => (signature: string) => {
+      const statement = bundleOf(digest, privateKey).layers[0]?.bytes.toString() ?? '';
+      const { payload } = (JSON.parse(statement) as { dsseEnvelope: { payload: string } }).dsseEnvelope;
+      const value = createHash('sha256')
+        .update(hashed ?? Buffer.from(payload, 'base64'))
+        .digest('hex');
+      const verifier = Buffer.from(pem(publicKey)).toString('base64');
+      const spec = { payloadHash: { algorithm: 'sha256', value }, signatures: [{ signature, verifier }] };
+      const body = Buffer.from(JSON.stringify({ apiVersion: '0.0.1', kind: 'dsse', spec })).toString('base64');
+      const promised = Buffer.from(JSON.stringify({ body, integratedTime: 5, logID: 'abcd', logIndex: 7 }));
+      const signedEntryTimestamp = sign('sha256', promised, signer).toString('base64');
+      const logId = { keyId: Buffer.from('abcd', 'hex').toString('base64') };
+      const known = { logIndex: '7', logId, integratedTime: '5', canonicalizedBody: body };
+      return { tlogEntries: [{ ...known, inclusionPromise: { signedEntryTimestamp } }] };
+    };
+    const second = (signature: string): object => {
+      const [first] = entry(log.privateKey)(signature).tlogEntries;
+      return { tlogEntries: [{ ...first, inclusionPromise: null }] };
+    };
+    const cases: [((signature: string) => object) | undefined, RegExp | undefined][] = [
+      [undefined, /no entry in a transparency log/],
+      [entry(stranger.privateKey), /did not sign its entry/],
+      [entry(log.privateKey, 'else'), /about another signature/],
+      [second, /no signed timestamp, as those of Rekor's second version/],
+      [entry(log.privateKey), undefined],
+    ];
+    for (const [logged, words] of cases) {
+      refer(digest, bundleOf(digest, privateKey, logged ? { logged } : {}), BUNDLE);
+      const pull = images.pull(name('app:v1'), undefined, never);
+      if (words) await refused(pull, words);
+      else await pull;
+    }
   });
 
   it('wants an entry of the log when the policy names its key', async () => {

@@ -16,6 +16,7 @@ import {
   type SignedImage,
 } from './signature-sources.ts';
 import { checkPayload, parsePayload } from './signed-payload.ts';
+import { type SignedSubject, verifyBundle } from './sigstore-bundle.ts';
 
 // They are in memory with their image.
 const MAX_KEPT = 32;
@@ -48,12 +49,16 @@ export class Trust {
   readonly #policies: PolicyFiles;
   readonly #gpg: GpgSignatures;
   readonly #sources: SignatureDeps;
+  readonly #acceptsUnnamed: boolean;
 
   constructor(parts: {
     readonly policies: PolicyFiles;
     readonly gpg: GpgSignatures;
     readonly sources: SignatureDeps;
+    /** Whether a signature counts that is for an image by its digest only, whatever name the policy wants. */
+    readonly acceptsUnnamed: boolean;
   }) {
+    this.#acceptsUnnamed = parts.acceptsUnnamed;
     this.#policies = parts.policies;
     this.#gpg = parts.gpg;
     this.#sources = parts.sources;
@@ -97,8 +102,8 @@ export class Trust {
   ): Promise<void> {
     for (const requirement of rule.requirements) {
       if (requirement.type !== 'signedBy' && requirement.type !== 'sigstoreSigned') continue;
-      const kind = requirement.type === 'signedBy' ? 'gpg' : 'cosign';
-      const signatures = evidence.signatures.filter((signature) => signature.kind === kind);
+      const isGpg = requirement.type === 'signedBy';
+      const signatures = evidence.signatures.filter((signature) => (signature.kind === 'gpg') === isGpg);
       const verify = await this.#verifier(requirement, signal);
       const wanted = { manifests: evidence.manifests, reference, identity: requirement.identity };
       const reasons = await reasonsAgainst(signatures, (signature) => verify(signature, wanted), signal);
@@ -126,12 +131,29 @@ export class Trust {
     const keys = files.map(({ bytes, source }) => parsePublicKey(bytes, source));
     const logKeys = (await readKeys(requirement.rekorKeys)).map(({ bytes, source }) => parsePublicKey(bytes, source));
     return async (signature, wanted) => {
+      if (signature.kind === 'bundle') {
+        checkSubject(verifyBundle(signature.json, keys, logKeys), wanted, this.#acceptsUnnamed);
+        return;
+      }
       if (signature.kind !== 'cosign') return;
       const payload = Buffer.from(signature.payload, 'base64');
       verifyCosign({ ...signature, payload }, keys, logKeys);
       checkPayload(parsePayload(payload, 'cosign container image signature'), wanted);
     };
   }
+}
+
+/** Throws `permission` unless what a bundle says is about one of the wanted manifests, by a name that the policy accepts. */
+function checkSubject({ digests, name }: SignedSubject, wanted: Wanted, acceptsUnnamed: boolean): void {
+  const manifestDigest = digests.find((digest) => wanted.manifests.includes(digest));
+  if (manifestDigest === undefined) throw new BerthError('permission', 'it is for another image');
+  if (name !== '') checkPayload({ manifestDigest, dockerReference: name }, wanted);
+  if (name !== '' || acceptsUnnamed) return;
+  throw new BerthError(
+    'permission',
+    `it is good, but names no image, as those of cosign 3, and ${wanted.identity.type} wants a name: ` +
+      'sign with cosign --new-bundle-format=false, or set image.accept_unnamed_signatures',
+  );
 }
 
 interface Wanted {
