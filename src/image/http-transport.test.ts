@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer } from 'node:net';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
 import { FakeRegistry, fakeBlob } from '../../test/fakes/registry.ts';
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError } from '../base/errors.ts';
+import { BerthError, describe as describeError, findCause, isKind } from '../base/errors.ts';
 import { HttpTransport, readCapped } from './http-transport.ts';
+import { RegistryError } from './registry-error.ts';
 
 const timeouts = { connectMs: 1000, headersMs: 1000, progressMs: 1000 };
 
@@ -49,15 +52,44 @@ describe('a request that cannot be made', () => {
         );
         good.push(get({}), get({}));
         const outcome = await failed;
-        assert.ok(
-          outcome === 'here' || (outcome instanceof BerthError && outcome.kind === 'unavailable'),
-          `${outcome}`,
-        );
+        assert.ok(isKind(outcome, 'precondition'), String(outcome));
         assert.deepEqual(await Promise.all(good), Array(4).fill('here'));
         assert.equal(await get({}), 'here');
       }
     });
   }
+
+  it('is refused before a connection is chosen, so that the first one of a host holds up none', async () => {
+    const url = new URL(String(document).replace('http:', 'https:'));
+    for (const [, headers] of bad) {
+      await assert.rejects(
+        get(headers, url),
+        (err: unknown) => isKind(err, 'precondition') && !/Bearer/.test(describeError(err)),
+      );
+      // There is no TLS, which shows that it was tried.
+      await assert.rejects(get({}, url), (err: unknown) => findCause(err, RegistryError)?.beforeTls === true);
+    }
+  });
+
+  it('ends with its signal also while it waits for a connection', async () => {
+    const silent = createServer(() => {});
+    silent.listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const patient = new HttpTransport({ ...timeouts, connectMs: 60_000 });
+    const url = new URL(`https://127.0.0.1:${(silent.address() as AddressInfo).port}/`);
+    try {
+      const request = { method: 'GET', url, headers: {}, insecure: false } as const;
+      const [first, second] = [new AbortController(), new AbortController()];
+      const asked = [patient.send(request, first.signal), patient.send(request, second.signal)];
+      setTimeout(() => second.abort(new BerthError('cancelled', 'the second')), 50);
+      await assert.rejects(asked[1] ?? assert.fail(), /the second/);
+      first.abort(new BerthError('cancelled', 'the first'));
+      await assert.rejects(asked[0] ?? assert.fail(), /the first/);
+    } finally {
+      await patient.close();
+      silent.close();
+    }
+  });
 
   it('is refused at once also where the path is none', async () => {
     const url = new URL(document);

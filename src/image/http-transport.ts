@@ -62,6 +62,21 @@ const PUBLIC_HEADERS: ReadonlySet<string> = new Set([
   'range',
   'user-agent',
 ]);
+/** RFC 9110, section 5.5. */
+const HEADER_NAME = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
+const HEADER_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;
+/** What is about the connection, and so the client library's own. */
+const OWN_HEADERS: ReadonlySet<string> = new Set([
+  'connection',
+  'content-length',
+  'expect',
+  'keep-alive',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+]);
 const TLS_CODES = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|ECONNRESET$|ECONNREFUSED$|EPIPE$|UND_ERR_SOCKET$)/;
 
 /** Keeps the connections. Close it when done. */
@@ -148,6 +163,7 @@ export class HttpTransport {
   async #sendOnce(request: HttpRequest, authorities: Authorities, signal: AbortSignal): Promise<HttpResponse> {
     const undici = await this.#agents.undici();
     const { url, method, headers, body } = request;
+    checkHeaders(request);
     const choice = { authorities, insecure: request.insecure, tls: request.tls };
     const dispatcher = await this.#agents.get(choice, url.hostname);
     const toError = (err: unknown): Error => transportError(request, err, signal);
@@ -155,7 +171,8 @@ export class HttpTransport {
     try {
       const { origin, pathname, search } = url;
       const options = { origin, path: `${pathname}${search}`, method, headers, body: body ?? null, signal };
-      response = await undici.request(dispatcher, options);
+      // One that waits for a connection does not hear that its signal has aborted.
+      response = await orDiscarded(undici.request(dispatcher, options), signal);
     } catch (err) {
       throw toError(err);
     }
@@ -182,6 +199,36 @@ export class HttpTransport {
         await stream.dump({ limit: 16_384 }).catch(() => {});
       },
     };
+  }
+}
+
+/**
+ * Throws RegistryError, without its value, for a header that cannot be sent. The client would refuse it too, but only once
+ * it has chosen a connection, which then counts as busy: all that follow for the same host would wait for it.
+ */
+function checkHeaders(request: HttpRequest): void {
+  for (const [name, value] of Object.entries(request.headers)) {
+    if (HEADER_NAME.test(name) && !OWN_HEADERS.has(name.toLowerCase()) && HEADER_VALUE.test(value)) continue;
+    throw new RegistryError('precondition', `${nameOf(request)}: header ${JSON.stringify(name)} cannot be sent`);
+  }
+}
+
+/** An answer, or the signal's reason; an answer that comes too late is thrown away. */
+async function orDiscarded(
+  asked: Promise<Dispatcher.ResponseData>,
+  signal: AbortSignal,
+): Promise<Dispatcher.ResponseData> {
+  try {
+    return await raceSignal(asked, signal);
+  } catch (err) {
+    void asked.then(
+      ({ body }) => {
+        body.on('error', () => {});
+        body.destroy();
+      },
+      () => {},
+    );
+    throw err;
   }
 }
 
