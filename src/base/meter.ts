@@ -3,6 +3,22 @@ import type { ErrorKind } from './errors.ts';
 /** How an operation ended: `ok`, or the kind of its error. */
 export type Outcome = 'ok' | ErrorKind;
 
+/** Why a pull failed, in few words that alerts can be made of. */
+export type PullFailure =
+  | 'registry-unavailable'
+  | 'rate-limited'
+  | 'permission'
+  | 'not-found'
+  | 'untrusted'
+  | 'bad-image'
+  | 'no-space'
+  | 'deadline'
+  | 'cancelled'
+  | 'internal';
+
+/** The steps of a pull: `layers` is all downloads and unpacks, side by side. */
+export type PullStep = 'resolve' | 'trust' | 'layers' | 'commit';
+
 /** What rooms report to be counted. src/metrics implements it for Prometheus; durations are in seconds. */
 export interface Meter {
   /** One gRPC call has been answered. */
@@ -13,6 +29,14 @@ export interface Meter {
   process(program: string, outcome: Outcome, seconds: number): void;
   /** One image pull has ended; `bytes` were transferred from registries. */
   pull(outcome: Outcome, bytes: number, seconds: number): void;
+  /** A pull has failed. */
+  pullFailed(reason: PullFailure): void;
+  /** One step of a pull has ended, well or not. */
+  pullStep(step: PullStep, seconds: number): void;
+  /** Layers that a pull found on this node. */
+  layersPresent(count: number): void;
+  /** A layer has come from a registry: so many bytes there, and on disk; unpacking as far as it went on after the download. */
+  layerPulled(bytes: { compressed: number; unpacked: number }, seconds: { download: number; unpack: number }): void;
   /** One CNI verb (ADD, DEL, CHECK, STATUS, GC) has ended. */
   cni(verb: string, outcome: Outcome, seconds: number): void;
   /** A container was found killed for lack of memory. */
@@ -29,6 +53,10 @@ export const silentMeter: Meter = {
   step() {},
   process() {},
   pull() {},
+  pullFailed() {},
+  pullStep() {},
+  layersPresent() {},
+  layerPulled() {},
   cni() {},
   oomKilled() {},
   stalled() {},

@@ -108,7 +108,7 @@ export const TABLES = {
     pause_image: key(
       text,
       '',
-      'An image whose program holds the namespaces of pods. Empty: the built-in one, which needs no image.',
+      'Has no effect: the program that holds the namespaces of pods is built in, and needs no image.',
     ),
     pinned_images: key(
       { type: 'list', of: text },

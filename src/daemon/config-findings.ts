@@ -1,6 +1,7 @@
 import type { Cni } from '../cni/cni.ts';
 import { describeConfig } from '../config/describe-config.ts';
 import type { Config } from '../config/load-config.ts';
+import type { Images } from '../image/images.ts';
 import { type CommonParts, commonFindings } from '../node/common-findings.ts';
 import type { Finding } from '../node/finding.ts';
 import { networkFindings } from '../node/network-findings.ts';
@@ -12,6 +13,7 @@ interface FindingParts extends CommonParts {
   readonly config: Config;
   readonly cni: Cni;
   readonly handlers: Handlers;
+  readonly images: Pick<Images, 'holdsOlderRegistries'>;
 }
 
 /** What `berth config check` shows of a running berthd: the configuration in force, and what keeps pods from running. */
@@ -28,11 +30,15 @@ export class ConfigFindings {
 
   /** The handlers are shown as they were found when berthd started: what has been installed since needs a restart. */
   async findings(signal: AbortSignal): Promise<Finding[]> {
-    const { config, cni, handlers } = this.#parts;
+    const { config, cni, handlers, images } = this.#parts;
     return [
       ...networkFindings(config.cni.confDir, await cni.status(signal)),
       ...handlerFindings(handlers.statuses(), handlers.defaultName),
-      ...(await commonFindings(config, this.#parts, signal)),
+      ...(await commonFindings(
+        config,
+        { ...this.#parts, holdsOlderRegistries: await images.holdsOlderRegistries() },
+        signal,
+      )),
     ];
   }
 }

@@ -275,10 +275,14 @@ export class Daemon {
       sandboxes: () => countBy(sandboxes.all()),
       containers: () => countBy(containers.all()),
       images: () => images.list().length,
-      pulls: () => images.pullsInFlight().length,
+      pulls: () => images.pullsInFlight(),
+      layers: () => ({
+        count: layers.all().length,
+        bytes: layers.all().reduce((sum, layer) => sum + layer.sizeBytes, 0),
+      }),
     });
     await this.#serveMetrics(metrics);
-    const findings = new ConfigFindings({ config, cni, handlers, cgroups, host, processes, ...security });
+    const findings = new ConfigFindings({ config, cni, handlers, images, cgroups, host, processes, ...security });
     const places = { root, state: config.state };
     const checkDatabase = (): string => store.check();
     const doctor = new DoctorFindings({ places, config: findings, pods: deps, images, layers, checkDatabase });

@@ -89,6 +89,15 @@ export class AuthFile implements CredentialSource {
     endpoint: Pick<Endpoint, 'registry' | 'repository'>,
     signal: AbortSignal,
   ): Promise<Credential | undefined> {
+    return await (await this.#read())?.find(endpoint, signal);
+  }
+
+  /** Throws `precondition` for a file that cannot be understood. */
+  async check(): Promise<void> {
+    await this.#read();
+  }
+
+  async #read(): Promise<AuthDocument | undefined> {
     if (this.#path === '') return undefined;
     let text: string;
     try {
@@ -97,7 +106,7 @@ export class AuthFile implements CredentialSource {
       if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') return undefined;
       throw wrap(`read auth file ${this.#path}`, cause);
     }
-    return await new AuthDocument(text, this.#path, this.#helpers).find(endpoint, signal);
+    return new AuthDocument(text, this.#path, this.#helpers);
   }
 }
 

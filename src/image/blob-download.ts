@@ -49,6 +49,8 @@ interface Download {
 const KEEP_UNUSED_MS = 60 * 60 * 1000;
 // Small enough to hash between two other tasks, large enough that the thread pool is not asked for each packet.
 const WRITE_BYTES = 1024 * 1024;
+/** What came over a slow line shall be seen, unpacked, and still be there after a crash. */
+const WRITE_MS = 1000;
 const KEPT = /^sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.partial)?$/;
 
 /** The folder of blobs in flight. */
@@ -279,10 +281,12 @@ class PartialBlob {
     let skip = this.#bytes - from;
     const pending: Uint8Array[] = [];
     let pendingBytes = 0;
+    let writtenAtMs = performance.now();
     const write = async (): Promise<void> => {
       await writeAll(this.#handle, pending);
       for (const chunk of pending.splice(0)) this.#take(chunk);
       pendingBytes = 0;
+      writtenAtMs = performance.now();
       this.#reached();
     };
     try {
@@ -299,7 +303,7 @@ class PartialBlob {
           await this.#startAnew();
           throw mismatch(blob, `is longer than the ${blob.size} bytes that its manifest says`, hadPart);
         }
-        if (pendingBytes >= WRITE_BYTES) await write();
+        if (pendingBytes >= WRITE_BYTES || performance.now() - writtenAtMs >= WRITE_MS) await write();
       }
     } finally {
       await write();

@@ -1,7 +1,9 @@
 /** The layers of one pull: downloaded side by side, each unpacked while it comes where a thread is free for that. */
 
+import type { Clock } from '../base/clock.ts';
 import { findCause, isKind, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import type { Meter } from '../base/meter.ts';
 import { hasFailed, type SharedArrival } from './blob-arrival.ts';
 import type { BlobIngest } from './blob-download.ts';
 import type { Digest } from './digest.ts';
@@ -20,6 +22,8 @@ export interface FetchDeps {
   readonly layers: LayerFolders;
   readonly maxParallelDownloads: number;
   readonly log: Logger;
+  readonly meter: Meter;
+  readonly clock: Clock;
 }
 
 /**
@@ -39,6 +43,7 @@ export async function fetchLayers(
   }));
   progress.layers = missing.map((layer) => layer.progress);
   progress.layersPresent = new Set(image.document.diffIds).size - missing.length;
+  deps.meter.layersPresent(progress.layersPresent);
   const downloads = new Slots(deps.maxParallelDownloads);
   await deps.ingest.sweep(Date.now());
   const claims = missing.map((layer) => ({ ...layer, claim: deps.ingest.claim(layer.blob.digest) }));
@@ -80,18 +85,23 @@ async function fetchLayer(
   signal: AbortSignal,
 ): Promise<void> {
   const { blob, diffId, progress, file, downloads } = layer;
+  const { meter, clock } = deps;
+  let unpackedBytes = 0;
+  let startedMs = 0;
   const unpack = async ({ path, arrival }: { path: string; arrival?: SharedArrival }): Promise<void> => {
-    const unpacked =
+    const unpacking =
       blob.file === undefined
         ? deps.layers.unpack({ path, arrival, compression: blob.compression }, diffId, signal)
         : deps.layers.placeFile({ path, ...blob.file }, diffId, signal);
-    await unpacked.catch((err: unknown) => {
+    const { sizeBytes } = await unpacking.catch((err: unknown) => {
       throw wrap(`unpack layer ${blob.digest}`, err);
     });
+    unpackedBytes = sizeBytes;
   };
   const early = new EarlyUnpack(async (path, arrival) => await unpack({ path, arrival }));
   try {
     await downloads.run(signal, async () => {
+      startedMs = clock.monotonicMs();
       const observer = progress.observer((path, arrival) => {
         // What has no digest of its unpacked content must be verified first.
         if (blob.file === undefined) early.begin(path, arrival);
@@ -106,7 +116,11 @@ async function fetchLayer(
     });
     deps.log.debug({ layer: blob.digest, bytes: blob.size }, 'layer downloaded');
     progress.phase = 'unpacking';
+    const downloadedMs = clock.monotonicMs();
     if (!(await early.succeeded())) await unpack({ path: file });
+    const download = (downloadedMs - startedMs) / 1000;
+    const unpackSeconds = (clock.monotonicMs() - downloadedMs) / 1000;
+    meter.layerPulled({ compressed: blob.size, unpacked: unpackedBytes }, { download, unpack: unpackSeconds });
   } finally {
     await early.ended();
   }

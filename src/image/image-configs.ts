@@ -4,6 +4,7 @@
  *     <root>/image/configs/<hex of the image's id>
  */
 
+import { randomBytes } from 'node:crypto';
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -30,7 +31,8 @@ export class ImageConfigs {
   /** Keeps one; nothing of it is there on an error. */
   async put(bytes: Uint8Array): Promise<void> {
     const path = this.#path(digestOf(bytes));
-    const partial = `${path}.partial`;
+    // Two pulls may bring the same one at a time.
+    const partial = `${path}.${randomBytes(6).toString('hex')}`;
     try {
       await mkdir(this.#folder, { recursive: true, mode: 0o700 });
       await writeFile(partial, bytes, { mode: 0o600 });

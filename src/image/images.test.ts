@@ -33,6 +33,7 @@ let layers: MemoryLayers;
 let store: MemoryImageStore;
 let users: string[];
 let pulls: [string, number][];
+let reasons: string[];
 let images: Images;
 let mounts: FakeMounts;
 
@@ -72,7 +73,11 @@ function build(
     usersOf: () => users,
     mounts,
     log: silentLogger,
-    meter: { ...silentMeter, pull: (outcome, bytes) => void pulls.push([outcome, bytes]) },
+    meter: {
+      ...silentMeter,
+      pull: (outcome, bytes) => void pulls.push([outcome, bytes]),
+      pullFailed: (reason) => void reasons.push(reason),
+    },
     clock: systemClock,
     platform: { os: 'linux', architecture: 'amd64', variant: '' },
     ...more,
@@ -82,7 +87,7 @@ function build(
 beforeEach(async () => {
   registry = await FakeRegistry.start();
   root = await mkdtemp(join(tmpdir(), 'berth-images-'));
-  [layers, store, users, pulls] = [new MemoryLayers(), new MemoryImageStore(), [], []];
+  [layers, store, users, pulls, reasons] = [new MemoryLayers(), new MemoryImageStore(), [], [], []];
   mounts = new FakeMounts();
   images = build();
   await images.start();
@@ -162,7 +167,8 @@ describe('Images.pull', () => {
     assert.deepEqual(record.repoDigests, [name(`models@${one.manifest.digest}`)]);
     assert.equal(record.sizeBytes, weights.length + readme.length + one.manifest.size);
     const digest = one.layers[1]?.digest.replace(':', '-');
-    assert.deepEqual(layers.calls, ['place model/weights', `place ${digest}`, 'flush']);
+    assert.deepEqual(layers.calls.slice(0, 2).sort(), ['place model/weights', `place ${digest}`]);
+    assert.deepEqual(layers.calls.slice(2), ['flush']);
     assert.deepEqual(await inFlightFiles(), []);
     // Another one of the same file, under its name and another; restarted, it is still what it was.
     const two = fakeArtifact([...files.slice(0, 1), { name: 'other', bytes: weights }], { artifactType: '' });
@@ -653,6 +659,20 @@ describe('Images.pull', () => {
       assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
     });
   }
+
+  it('counts failures by reasons that alerts can be made of', async () => {
+    await assert.rejects(images.pull(name('app:none'), undefined, never));
+    for (const status of [503, 429]) {
+      registry.misbehave = (_req, res) => {
+        answerError(res, status, 'NO');
+        return true;
+      };
+      await assert.rejects(images.pull(name('app:v1'), undefined, never));
+    }
+    await writeFile(join(root, 'policy.json'), '{"default": [{"type": "reject"}]}');
+    await assert.rejects(images.pull(name('app:v1'), undefined, never));
+    assert.deepEqual(reasons, ['not-found', 'registry-unavailable', 'rate-limited', 'untrusted']);
+  });
 
   it('refuses a bad reference before it asks anyone', async () => {
     await rejectsWith(images.pull('Not/Valid!', undefined, never), 'invalid', /^image\.image/);

@@ -37,7 +37,7 @@ import { formatPlatform, hostPlatform, type Platform, runsOn } from './platform.
 import { PolicyFiles } from './policy-files.ts';
 import { type Claim, PresentImages } from './present-images.ts';
 import { type Garbage, type PruneOptions, prune } from './prune.ts';
-import { pullImage } from './pull.ts';
+import { pullFailure, pullImage } from './pull.ts';
 import { newPullProgress, type PullProgress } from './pull-progress.ts';
 import { formatReference, type ImageReference, recordedName, repositoryOf } from './reference.ts';
 import { Registries, registriesPlaces } from './registries.ts';
@@ -188,7 +188,10 @@ export class Images {
     await this.#holds
       .removeUnused(unusedLayers(layers, this.#holds))
       .catch((err: unknown) => log.warn({ err }, 'layers without an image not removed'));
-    await this.#registries.loadRules().catch((err: unknown) => log.warn({ err }, 'registries.conf not usable'));
+    // One that cannot be understood has been told of by then.
+    await this.#registries.loadRules().catch((err: unknown) => {
+      if (!isKind(err, 'invalid', 'precondition', 'permission')) throw err;
+    });
   }
 
   /** Ends running pulls, which leave nothing visible. */
@@ -236,6 +239,11 @@ export class Images {
   async plan(text: string, namespace: string, signal: AbortSignal): Promise<PullPlan[]> {
     const parts = { registries: this.#registries, credentials: [this.#authFile], trust: this.#trust };
     return await planPull(parts, text, namespace, signal);
+  }
+
+  /** True when rules for registries hold that were understood before their files became what they are now. */
+  async holdsOlderRegistries(): Promise<boolean> {
+    return await this.#registries.holdsOlderRules();
   }
 
   /** The images that are here. */
@@ -377,7 +385,7 @@ export class Images {
     if (!config) {
       throw new BerthError(
         'precondition',
-        `the history of image ${text} is not known: an older berthd pulled it; pull it again`,
+        `the history of image ${text} is not known: an older berthd pulled it; remove it and pull it again`,
       );
     }
     const sizes = new Map(this.#deps.layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
@@ -499,6 +507,7 @@ export class Images {
       return record;
     } catch (err) {
       outcome = kindOf(err);
+      meter.pullFailed(pullFailure(err));
       throw err;
     } finally {
       this.#progress.delete(progress);

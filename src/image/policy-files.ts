@@ -1,4 +1,4 @@
-import { readdir, stat } from 'node:fs/promises';
+import { access, constants, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { BerthError, because, describe } from '../base/errors.ts';
@@ -19,6 +19,14 @@ export interface PolicyPlaces {
 export interface FoundPolicy {
   readonly policy: Policy;
   readonly file: string;
+}
+
+/** What is wrong with the policies on disk. */
+export interface CheckedPolicies {
+  /** Files that cannot be understood. */
+  readonly problems: readonly { readonly file: string; readonly problem: string }[];
+  /** Keys that a policy names and that cannot be read. */
+  readonly missingKeys: readonly { readonly file: string; readonly key: string }[];
 }
 
 const NAMESPACE = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -51,19 +59,21 @@ export class PolicyFiles {
   }
 
   /** Reads every policy there is, and returns what is wrong with each; to be asked of a new object. */
-  async check(): Promise<{ readonly file: string; readonly problem: string }[]> {
+  async check(): Promise<CheckedPolicies> {
     const { file, namespacesDir } = this.#places;
     const names = namespacesDir === '' ? [] : await readdir(namespacesDir).catch(() => []);
     const namespaces = names.filter((name) => name.endsWith('.json')).map((name) => name.slice(0, -'.json'.length));
     const checked = ['', ...namespaces].map(async (namespace) => {
       try {
-        await this.find(namespace);
-        return [];
+        const found = await this.find(namespace);
+        return { keys: await unreadable(found), problem: [] };
       } catch (err) {
-        return [{ file: namespace === '' ? file : join(namespacesDir, `${namespace}.json`), problem: describe(err) }];
+        const path = namespace === '' ? file : join(namespacesDir, `${namespace}.json`);
+        return { keys: [], problem: [{ file: path, problem: describe(err) }] };
       }
     });
-    return (await Promise.all(checked)).flat();
+    const all = await Promise.all(checked);
+    return { problems: all.flatMap(({ problem }) => problem), missingKeys: all.flatMap(({ keys }) => keys) };
   }
 
   async #read(path: string): Promise<FoundPolicy> {
@@ -76,6 +86,26 @@ export class PolicyFiles {
     }
     return { policy: await file.load([path], ([read]) => parsePolicy(read?.text ?? '', path)), file: path };
   }
+}
+
+/** The files of keys that a policy names and that are not to be had. */
+async function unreadable({ policy, file }: FoundPolicy): Promise<{ file: string; key: string }[]> {
+  const requirements = [...policy.default, ...[...policy.docker.values()].flat()];
+  const paths = requirements.flatMap((requirement) => {
+    if (requirement.type === 'signedBy') return requirement.keys.paths;
+    return requirement.type === 'sigstoreSigned' ? [...requirement.keys.paths, ...requirement.rekorKeys.paths] : [];
+  });
+  const found: { file: string; key: string }[] = [];
+  for (const key of new Set(paths)) {
+    if (
+      await access(key, constants.R_OK).then(
+        () => false,
+        () => true,
+      )
+    )
+      found.push({ file, key });
+  }
+  return found;
 }
 
 async function isThere(path: string): Promise<boolean> {

@@ -1,7 +1,8 @@
 /** One pull: find the image here, or resolve it and bring its missing layers. The facade makes it appear. */
 
-import { BerthError, findCause, wrap } from '../base/errors.ts';
+import { BerthError, type ErrorKind, findCause, kindOf, wrap } from '../base/errors.ts';
 import { atPlace, type FaultPoints } from '../base/fault-points.ts';
+import type { PullFailure, PullStep } from '../base/meter.ts';
 import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { Endpoint } from './endpoints.ts';
 import { type FetchDeps, fetchLayers } from './fetch-layers.ts';
@@ -14,7 +15,7 @@ import { PullSource } from './pull-source.ts';
 import { formatReference } from './reference.ts';
 import type { Registries } from './registries.ts';
 import type { Access } from './registry-client.ts';
-import { isRegistryUnavailable } from './registry-error.ts';
+import { isRegistryUnavailable, RegistryError } from './registry-error.ts';
 import { findRoot, type ResolvedImage, resolveImage } from './resolve-image.ts';
 import { refuseEarly, type Trust, type TrustEvidence, UntrustedImageError } from './trust.ts';
 
@@ -64,20 +65,57 @@ export async function pullImage(
     const unasked = await deps.present.unasked(request, signal);
     if (unasked) return unasked;
     const source = new PullSource(await accessesFor(endpoints, request, signal), deps.log);
-    const root = await findRoot({ ...deps, source }, reference, deps.present.digestsOf(request), signal);
-    const present = deps.present.led(request, root.digest);
-    if (present) return present;
-    const image = await at(resolve, () => resolveImage({ ...deps, source }, reference, root, signal));
-    const evidence = await at(judge, () => evidenceOf(deps, request, image, source, signal));
+    const found = await timed(deps, 'resolve', async () => {
+      const root = await findRoot({ ...deps, source }, reference, deps.present.digestsOf(request), signal);
+      const present = deps.present.led(request, root.digest);
+      if (present) return { present };
+      return { image: await at(resolve, () => resolveImage({ ...deps, source }, reference, root, signal)) };
+    });
+    if (found.present) return found.present;
+    const { image } = found;
+    const evidence = await timed(deps, 'trust', () =>
+      at(judge, () => evidenceOf(deps, request, image, source, signal)),
+    );
     return await deps.holds.during(image.document.diffIds, signal, async () => {
       request.progress.phase = 'downloading';
-      await at(fetch, () => fetchLayers(deps, source, image, request.progress, signal));
+      await timed(deps, 'layers', () => at(fetch, () => fetchLayers(deps, source, image, request.progress, signal)));
       request.progress.phase = 'committing';
-      return await at(appear, () => commit(image, evidence));
+      return await timed(deps, 'commit', () => at(appear, () => commit(image, evidence)));
     });
   } catch (err) {
     throw wrap(`${kubeletWord(err)}pull ${name}`, err);
   }
+}
+
+/** Times a step of a pull, whether it ends well or not. */
+async function timed<T>({ meter, clock }: PullDeps, step: PullStep, work: () => Promise<T>): Promise<T> {
+  const startedMs = clock.monotonicMs();
+  try {
+    return await work();
+  } finally {
+    meter.pullStep(step, (clock.monotonicMs() - startedMs) / 1000);
+  }
+}
+
+const FAILURES: Readonly<Record<ErrorKind, PullFailure>> = Object.freeze({
+  invalid: 'bad-image',
+  precondition: 'bad-image',
+  notFound: 'not-found',
+  alreadyExists: 'internal',
+  permission: 'permission',
+  exhausted: 'no-space',
+  unavailable: 'registry-unavailable',
+  deadline: 'deadline',
+  cancelled: 'cancelled',
+  unimplemented: 'bad-image',
+  internal: 'internal',
+});
+
+/** Why a pull failed. */
+export function pullFailure(err: unknown): PullFailure {
+  if (findCause(err, UntrustedImageError)) return 'untrusted';
+  if (findCause(err, RegistryError)?.status === 429) return 'rate-limited';
+  return isRegistryUnavailable(err) ? 'registry-unavailable' : FAILURES[kindOf(err)];
 }
 
 /** Words that the kubelet looks for at the beginning (k8s.io/cri-api/pkg/errors). */

@@ -248,6 +248,11 @@ export class RegistriesConf {
     return this.#rules.current ?? NO_RULES;
   }
 
+  /** True when they could be understood once. */
+  get isUnderstood(): boolean {
+    return this.#rules.current !== undefined;
+  }
+
   /** Why the files as they are now do not hold; undefined when they do. */
   get problem(): string | undefined {
     return this.#rules.problem;

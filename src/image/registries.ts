@@ -58,6 +58,13 @@ export class Registries {
     return await this.#conf.load();
   }
 
+  /** True when registries.conf does not hold as it is now, and what it said before does. */
+  async holdsOlderRules(): Promise<boolean> {
+    // It fails where there are none at all, which is no answer to this.
+    await this.#conf.load().catch(() => undefined);
+    return this.#conf.problem !== undefined && this.#conf.isUnderstood;
+  }
+
   /** As HostsFolders.check(): to be asked of a new object. */
   async checkHosts(): Promise<CheckedHosts> {
     return await this.#hosts.check();

@@ -11,7 +11,16 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
     sandboxes: () => new Map([['ready', 2]]),
     containers: () => new Map([['running', 3]]),
     images: () => 4,
-    pulls: () => 2,
+    pulls: () => [
+      { layers: [] },
+      {
+        layers: [
+          { phase: 'downloading', bytesTotal: 100, bytesDone: 30 },
+          { phase: 'done', bytesTotal: 50, bytesDone: 50 },
+        ],
+      },
+    ],
+    layers: () => ({ count: 7, bytes: 900 }),
   });
   metrics.meter.rpc('RunPodSandbox', 'ok', 0.04);
   metrics.meter.rpc('RunPodSandbox', 'invalid', 0.001);
@@ -30,6 +39,12 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
     assert.match(text, /^berth_containers\{state="running"\} 3$/m);
     assert.match(text, /^berth_images 4$/m);
     assert.match(text, /^berth_image_pulls_in_flight 2$/m);
+    assert.match(text, /^berth_image_pull_bytes_left 70$/m);
+    assert.match(text, /^berth_image_layers_in_flight\{state="downloading"\} 1$/m);
+    assert.match(text, /^berth_image_layers_in_flight\{state="waiting"\} 0$/m);
+    assert.doesNotMatch(text, /state="done"/);
+    assert.match(text, /^berth_image_layers 7$/m);
+    assert.match(text, /^berth_image_layers_bytes 900$/m);
   } finally {
     await server.close();
   }
@@ -38,7 +53,13 @@ test('GET /metrics shows what rooms reported and what is there now', async () =>
 test('a state that no longer occurs leaves the scrape', async () => {
   const metrics = new PrometheusMetrics();
   const states = new Map([['ready', 1]]);
-  metrics.watch({ sandboxes: () => states, containers: () => new Map(), images: () => 0, pulls: () => 0 });
+  const rest = {
+    containers: () => new Map(),
+    images: () => 0,
+    pulls: () => [],
+    layers: () => ({ count: 0, bytes: 0 }),
+  };
+  metrics.watch({ sandboxes: () => states, ...rest });
   assert.match((await metrics.scrape()).text, /berth_sandboxes\{state="ready"\} 1/);
   states.clear();
   assert.doesNotMatch((await metrics.scrape()).text, /berth_sandboxes\{/);

@@ -12,7 +12,14 @@ export interface LiveFigures {
   containers(): ReadonlyMap<string, number>;
   images(): number;
   /** Pulls that run. */
-  pulls(): number;
+  pulls(): readonly PullInFlight[];
+  /** Layers that are unpacked, and what they take on disk. */
+  layers(): { readonly count: number; readonly bytes: number };
+}
+
+/** What is shown of a pull that runs. */
+interface PullInFlight {
+  readonly layers: readonly { readonly phase: string; readonly bytesTotal: number; readonly bytesDone: number }[];
 }
 
 /** The Prometheus registry of one berthd. Label sets are bounded: methods, steps, programs, outcomes, states. */
@@ -29,28 +36,41 @@ export class PrometheusMetrics {
   watch(live: LiveFigures): void {
     stateGauge(this.#registry, 'berth_sandboxes', 'Pod sandboxes by state.', () => live.sandboxes());
     stateGauge(this.#registry, 'berth_containers', 'Containers by state.', () => live.containers());
-    const images: Gauge = new Gauge({
-      name: 'berth_images',
-      help: 'Images that are present.',
-      registers: [this.#registry],
-      collect(): void {
-        images.set(live.images());
-      },
-    });
-    const pulls: Gauge = new Gauge({
-      name: 'berth_image_pulls_in_flight',
-      help: 'Image pulls that run.',
-      registers: [this.#registry],
-      collect(): void {
-        pulls.set(live.pulls());
-      },
-    });
+    const gauge = (name: string, help: string, read: () => number): void => liveGauge(this.#registry, name, help, read);
+    gauge('berth_images', 'Images that are present.', () => live.images());
+    gauge('berth_image_layers', 'Layers that are unpacked.', () => live.layers().count);
+    gauge('berth_image_layers_bytes', 'What unpacked layers take on disk.', () => live.layers().bytes);
+    gauge('berth_image_pulls_in_flight', 'Image pulls that run.', () => live.pulls().length);
+    const layers = () => live.pulls().flatMap((pull) => pull.layers);
+    gauge('berth_image_pull_bytes_left', 'Compressed bytes that pulls which run still wait for.', () =>
+      layers().reduce((sum, layer) => sum + layer.bytesTotal - layer.bytesDone, 0),
+    );
+    const phases = 'Layers of pulls that run, by phase; those unpacked while they come are downloading.';
+    stateGauge(this.#registry, 'berth_image_layers_in_flight', phases, () => countPhases(layers()));
   }
 
   /** Everything in Prometheus' text format, with the content type to answer with. */
   async scrape(): Promise<{ contentType: string; text: string }> {
     return { contentType: this.#registry.contentType, text: await this.#registry.metrics() };
   }
+}
+
+function countPhases(layers: readonly { readonly phase: string }[]): Map<string, number> {
+  // Named also when there are none, so that graphs fall to zero.
+  const counts = new Map(['waiting', 'downloading', 'unpacking'].map((phase) => [phase, 0]));
+  for (const { phase } of layers) if (counts.has(phase)) counts.set(phase, (counts.get(phase) ?? 0) + 1);
+  return counts;
+}
+
+function liveGauge(registry: Registry, name: string, help: string, read: () => number): void {
+  const gauge: Gauge = new Gauge({
+    name,
+    help,
+    registers: [registry],
+    collect(): void {
+      gauge.set(read());
+    },
+  });
 }
 
 function stateGauge(registry: Registry, name: string, help: string, read: () => ReadonlyMap<string, number>): void {
@@ -82,6 +102,21 @@ function buildMeter(registry: Registry): Meter {
   const pulls = counter('berth_image_pulls_total', 'Image pulls that ended.', ['outcome']);
   const pullBytes = counter('berth_image_pull_bytes_total', 'Bytes that pulls transferred from registries.', []);
   const pullSeconds = histogram('berth_image_pull_duration_seconds', 'Time of one image pull.', []);
+  const pullFailures = counter('berth_image_pull_failures_total', 'Image pulls that failed, by reason.', ['reason']);
+  const pullStepSeconds = histogram('berth_image_pull_step_duration_seconds', 'Time of one step of a pull.', ['step']);
+  const layers = counter('berth_image_layers_total', 'Layers of pulls: from a registry, or on disk before.', [
+    'source',
+  ]);
+  const layerBytes = counter(
+    'berth_image_layer_bytes_total',
+    'Bytes of layers from registries: compressed there, unpacked on disk.',
+    ['form'],
+  );
+  const layerSeconds = histogram(
+    'berth_image_layer_duration_seconds',
+    'Time of one layer: its download, and what unpacking took beyond that.',
+    ['step'],
+  );
   const cniSeconds = histogram('berth_cni_duration_seconds', 'Time of one CNI verb over all plugins.', ['verb']);
   const cniErrors = counter('berth_cni_errors_total', 'CNI verbs that failed.', ['verb', 'kind']);
   const oomKilled = counter('berth_containers_oom_killed_total', 'Containers found killed for lack of memory.', []);
@@ -110,6 +145,14 @@ function buildMeter(registry: Registry): Meter {
       pulls.inc({ outcome });
       pullBytes.inc(bytes);
       pullSeconds.observe(seconds);
+    },
+    pullFailed: (reason) => pullFailures.inc({ reason }),
+    pullStep: (step, seconds) => pullStepSeconds.observe({ step }, seconds),
+    layersPresent: (count) => layers.inc({ source: 'disk' }, count),
+    layerPulled(bytes, seconds) {
+      layers.inc({ source: 'registry' });
+      for (const form of ['compressed', 'unpacked'] as const) layerBytes.inc({ form }, bytes[form]);
+      for (const step of ['download', 'unpack'] as const) layerSeconds.observe({ step }, seconds[step]);
     },
     cni(verb, outcome, seconds) {
       cniSeconds.observe({ verb }, seconds);

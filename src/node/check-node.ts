@@ -17,6 +17,7 @@ import { Handlers } from '../runtime/handlers.ts';
 import { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
 import { commonFindings, readPodNetwork } from './common-findings.ts';
+import { configFile } from './container-findings.ts';
 import type { Finding } from './finding.ts';
 import { overlayFindings } from './folder-findings.ts';
 import { networkFindings } from './network-findings.ts';
@@ -39,10 +40,12 @@ export async function checkNode(config: Config): Promise<Finding[]> {
   // Not the state folder: it may not be there yet, and nothing of this check shall stay in it.
   const scratch = mkdtempSync(join(tmpdir(), 'berth-check-'));
   let cgroups: Cgroups | undefined;
+  const look = (subject: string, at: () => Finding[] | Promise<Finding[]>): Promise<Finding[]> =>
+    findings(subject, configFile(config.sources), at);
   try {
     const found: Finding[] = isRoot ? [] : [notRoot()];
     found.push(
-      ...(await findings('runtime.cgroup_manager', () => {
+      ...(await look('runtime.cgroup_manager', () => {
         cgroups = openCgroups(config.runtime.cgroupManager);
         return [];
       })),
@@ -50,7 +53,7 @@ export async function checkNode(config: Config): Promise<Finding[]> {
     found.push(...networkFindings(config.cni.confDir, (await readPodNetwork(config)).status));
     if (cgroups) {
       const place = { processes, scratch, isRoot, cgroups };
-      found.push(...(await findings('runtime handlers', () => runtimeFindings(config, place, signal))));
+      found.push(...(await look('runtime handlers', () => runtimeFindings(config, place, signal))));
     }
     if (isRoot) found.push(...overlayFindings(config.root));
     const parts = {
@@ -60,7 +63,7 @@ export async function checkNode(config: Config): Promise<Finding[]> {
       cdi: new CdiDevices(config.runtime.cdiSpecDirs),
       hooks: new HookFolders(config.runtime.hooksDirs, silentLogger),
     } as const;
-    found.push(...(await findings('this node', () => commonFindings(config, parts, signal))));
+    found.push(...(await look('this node', () => commonFindings(config, parts, signal))));
     return found;
   } finally {
     clearInterval(keepAlive);
@@ -100,12 +103,12 @@ async function runtimeFindings(
 }
 
 /** What goes wrong while something is looked for is a finding itself. */
-async function findings(subject: string, look: () => Finding[] | Promise<Finding[]>): Promise<Finding[]> {
+async function findings(subject: string, file: string, look: () => Finding[] | Promise<Finding[]>): Promise<Finding[]> {
   try {
     return await look();
   } catch (err) {
     const message = `${describe(err)}: berthd cannot start with it`;
-    return [{ severity: 'error', subject, message, remedy: 'correct that, in /etc/berth/berth.toml or on this node' }];
+    return [{ severity: 'error', subject, message, remedy: `correct that, in ${file} or on this node` }];
   }
 }
 

@@ -1,4 +1,6 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { networkInterfaces } from 'node:os';
 
 import { describe } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
@@ -7,6 +9,7 @@ import { Networks } from '../cni/networks.ts';
 import { PluginBinaries } from '../cni/plugin-binaries.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
+import { AuthFile } from '../image/auth-file.ts';
 import { describeIgnored } from '../image/ignored-keys.ts';
 import { PolicyFiles } from '../image/policy-files.ts';
 import { Registries, registriesPlaces } from '../image/registries.ts';
@@ -16,7 +19,7 @@ import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import { readHierarchies } from '../runtime/cgroups/hierarchies.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
-import { containerFindings } from './container-findings.ts';
+import { configFile, containerFindings } from './container-findings.ts';
 import type { Finding } from './finding.ts';
 import { folderFindings } from './folder-findings.ts';
 import { kernelFindings, readKernelFacts } from './kernel-findings.ts';
@@ -31,6 +34,8 @@ export interface CommonParts {
   readonly host: HostFacts;
   readonly cdi: CdiDevices;
   readonly hooks: HookFolders;
+  /** True for a berthd that goes by what registries.conf said before. */
+  readonly holdsOlderRegistries?: boolean;
 }
 
 /** What is found on a node alike, whether a berthd runs on it or not. */
@@ -43,10 +48,12 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...iptablesFindings((await readPodNetwork(config)).plugins),
     ...folderFindings(config),
     ...containerFindings(config),
-    ...(await registryFindings(config)),
+    ...(await registryFindings(config, parts.holdsOlderRegistries === true)),
     ...(await policyFindings(config)),
-    ...authFindings(config),
+    ...(await authFindings(config)),
     ...streamFindings(config),
+    ...addressFindings(config),
+    ...pauseFindings(config),
     ...(await leftOutFindings(parts)),
   ];
 }
@@ -88,14 +95,19 @@ function hostFindings({ host, cgroups }: CommonParts): Finding[] {
   return found;
 }
 
-async function registryFindings({ image }: Config): Promise<Finding[]> {
+async function registryFindings({ image }: Config, holdsOlder: boolean): Promise<Finding[]> {
   const registries = new Registries(registriesPlaces(image), silentLogger);
   const remedy = 'mend that line: man 5 containers-registries.conf; it is read again by itself';
   try {
     await registries.loadRules();
   } catch (err) {
     const subject = `image.registries_conf ${image.registriesConf}`;
-    return [{ severity: 'error', subject, message: `no image can be pulled: ${describe(err)}`, remedy }];
+    const problem = describe(err);
+    if (holdsOlder) {
+      const message = `what it said before holds, until berthd is started again; then no image can be pulled: ${problem}`;
+      return [{ severity: 'warning', subject, message, remedy }];
+    }
+    return [{ severity: 'error', subject, message: `no image can be pulled: ${problem}`, remedy }];
   }
   const { problems, ignored } = await registries.checkHosts();
   return [
@@ -120,23 +132,88 @@ async function registryFindings({ image }: Config): Promise<Finding[]> {
 
 async function policyFindings({ image }: Config): Promise<Finding[]> {
   const { signaturePolicy: file, signaturePolicyMayBeMissing: mayBeMissing, signaturePolicyDir: namespacesDir } = image;
-  const problems = await new PolicyFiles({ file, mayBeMissing, namespacesDir }, silentLogger).check();
-  return problems.map((found) => ({
-    severity: 'error',
-    subject: found.file,
-    message: `no image is trusted: ${found.problem}`,
-    remedy: 'man 5 containers-policy.json; it is read again by itself',
-  }));
+  const { problems, missingKeys } = await new PolicyFiles({ file, mayBeMissing, namespacesDir }, silentLogger).check();
+  const nameOf = (path: string): string => (path === file ? `image.signature_policy ${path}` : path);
+  return [
+    ...problems.map(
+      (found): Finding => ({
+        severity: 'error',
+        subject: nameOf(found.file),
+        message: `no image is trusted: ${found.problem}`,
+        remedy: 'man 5 containers-policy.json; it is read again by itself',
+      }),
+    ),
+    ...missingKeys.map(
+      ({ file: path, key }): Finding => ({
+        severity: 'error',
+        subject: nameOf(path),
+        message: `the key ${key} cannot be read: images that must be signed with it cannot be pulled or used`,
+        remedy: `put the public key there; it is read each time`,
+      }),
+    ),
+  ];
 }
 
-function authFindings({ image }: Config): Finding[] {
-  if (image.authFile === '' || existsSync(image.authFile)) return [];
+async function authFindings({ image }: Config): Promise<Finding[]> {
+  const { authFile } = image;
+  if (authFile === '') return [];
+  const subject = `image.auth_file ${authFile}`;
+  if (!existsSync(authFile)) {
+    const message = 'is not there: private images need the credentials of the kubelet';
+    return [
+      { severity: 'warning', subject, message, remedy: `skopeo login --authfile ${authFile} REGISTRY writes it` },
+    ];
+  }
+  try {
+    await new AuthFile(authFile).check();
+    return [];
+  } catch (err) {
+    const message = `no image can be pulled unless the kubelet brings credentials: ${describe(err)}`;
+    const remedy = `man 5 containers-auth.json; skopeo login --authfile ${authFile} REGISTRY writes it; it is read at each pull`;
+    return [{ severity: 'error', subject, message, remedy }];
+  }
+}
+
+/** Addresses that berthd is to listen on, and this host does not have. Names and ports only a try could tell of. */
+function addressFindings({ metrics, stream, sources }: Config): Finding[] {
+  const own = new Set(
+    Object.values(networkInterfaces()).flatMap((all) => (all ?? []).map(({ address }) => address.toLowerCase())),
+  );
+  return [
+    ['metrics.listen', metrics.listen],
+    ['stream.listen', stream.listen],
+  ].flatMap(([key = '', value = '']): Finding[] => {
+    const host = parseAddress(value)?.host.toLowerCase() ?? '';
+    const isAny = host === '0.0.0.0' || host === '::' || (isIP(host) === 4 && host.startsWith('127.'));
+    if (isIP(host) === 0 || isAny || own.has(host) || bindsElsewhere(isIP(host))) return [];
+    return [
+      {
+        severity: 'error',
+        subject: `${key} ${value}`,
+        message: `no interface of this host has the address ${host}: berthd cannot start`,
+        remedy: `ip -br address shows those that there are; correct it in ${configFile(sources)}`,
+      },
+    ];
+  });
+}
+
+/** The kernel can be told to let programs listen on addresses that are still to come (ip-sysctl of its documentation). */
+function bindsElsewhere(family: number): boolean {
+  try {
+    return readFileSync(`/proc/sys/net/ipv${family}/ip_nonlocal_bind`, 'utf8').trim() === '1';
+  } catch {
+    return false;
+  }
+}
+
+function pauseFindings({ image, sources }: Config): Finding[] {
+  if (image.pauseImage === '') return [];
   return [
     {
       severity: 'warning',
-      subject: `image.auth_file ${image.authFile}`,
-      message: 'is not there: private images need the credentials of the kubelet',
-      remedy: `skopeo login --authfile ${image.authFile} REGISTRY writes it`,
+      subject: `image.pause_image ${image.pauseImage}`,
+      message: 'has no effect: the program that holds the namespaces of pods is built in, and needs no image',
+      remedy: `take it out of ${configFile(sources)}; an image that must stay on the node belongs into image.pinned_images`,
     },
   ];
 }

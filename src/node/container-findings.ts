@@ -10,7 +10,9 @@ import { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { Finding } from './finding.ts';
 
 /** What the configuration gives to every container, or to every stream, and what none of them could use. */
-export function containerFindings({ runtime, stream }: Config): Finding[] {
+export function containerFindings({ runtime, stream, sources }: Config): Finding[] {
+  const remedy = `correct it in ${configFile(sources)}, then: systemctl restart berthd`;
+  const attempt = (consequence: string, look: () => unknown): Finding[] => attempted(consequence, remedy, look);
   return [
     ...attempt('no container can be made', () => checkCapabilities(runtime.defaultCapabilities)),
     ...attempt('no container with the profile RuntimeDefault can be made', () => {
@@ -43,13 +45,17 @@ function checkCertificate({ tlsCert, tlsKey, tlsClientCa }: Config['stream']): v
   }
 }
 
-function attempt(consequence: string, look: () => unknown): Finding[] {
+/** Where keys are set: the files that were read, or the one that could be. */
+export function configFile(sources: readonly string[]): string {
+  return sources.join(' or ') || '/etc/berth/berth.toml';
+}
+
+function attempted(consequence: string, remedy: string, look: () => unknown): Finding[] {
   try {
     look();
     return [];
   } catch (err) {
     const [subject = '', ...rest] = describe(err).split(': ');
-    const remedy = 'correct it in /etc/berth/berth.toml, then: systemctl restart berthd';
     return [{ severity: 'error', subject, message: `${consequence}: ${rest.join(': ')}`, remedy }];
   }
 }

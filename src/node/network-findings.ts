@@ -7,15 +7,21 @@ import type { Finding } from './finding.ts';
 export function networkFindings(confDir: string, { ready, message }: NetworkStatus): Finding[] {
   const subject = `cni.conf_dir ${confDir}`;
   if (!ready) {
-    const remedy = /needs the plugin/.test(message)
-      ? 'apt-get install containernetworking-plugins, and have its folder in cni.bin_dirs'
-      : `mkdir -p ${confDir} && cp deploy/cni/10-berth.conflist ${confDir}/`;
-    return [
-      { severity: 'error', subject, message: `${message}; until then only pods on the host's network run`, remedy },
-    ];
+    const consequence = `${message}; until then only pods on the host's network run`;
+    return [{ severity: 'error', subject, message: consequence, remedy: networkRemedy(confDir, message) }];
   }
   if (message === '') return [];
   return [{ severity: 'warning', subject, message, remedy: `mend these files, or take them out of ${confDir}` }];
+}
+
+function networkRemedy(confDir: string, message: string): string {
+  if (/needs the plugin/.test(message)) {
+    return 'apt-get install containernetworking-plugins, and have its folder in cni.bin_dirs';
+  }
+  if (/cni\.default_network/.test(message)) {
+    return `name a network of ${confDir} in cni.default_network, or leave it empty for the first one`;
+  }
+  return `mkdir -p ${confDir} && cp deploy/cni/10-berth.conflist ${confDir}/`;
 }
 
 /** Plugins that call iptables, and its absence. `types` are those of the network for pods. */

@@ -57,10 +57,15 @@ export function handlerFindings(statuses: readonly HandlerStatus[], defaultName:
         severity: isDefault ? 'error' : 'warning',
         subject,
         message: `${status.error}: ${meaning}`,
-        remedy: `apt-get install ${status.name}, or name another path in [runtime.handlers.${status.name}]`,
+        remedy: `${installing(status.name)}, or name another path in [runtime.handlers.${status.name}]`,
       },
     ];
   });
+}
+
+/** Only what Debian has packages of, under these names. */
+function installing(name: string): string {
+  return name === 'runc' || name === 'crun' ? `apt-get install ${name}` : `install ${name}`;
 }
 
 /** Handlers that are installed, and that cannot make a container on this host; `trials` has their reasons by name. */

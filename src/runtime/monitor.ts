@@ -13,7 +13,7 @@ import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
 import { globalArgs, OciRuntime } from './oci-runtime.ts';
 import { findNamedIn, identify, type ProcessIdentity } from './process-identity.ts';
-import { refusedLimit, runtimeMessage, saysNoCommand } from './runtime-output.ts';
+import { limitAdvice, refusedLimit, runtimeMessage, saysNoCommand } from './runtime-output.ts';
 import type { SealedPrograms } from './sealed-programs.ts';
 
 /** What a monitor is started for. The bundle is written, the log file is there. */
@@ -169,7 +169,7 @@ export class Monitor {
     const what = message || readMonitorLog(bundle.monitorLog) || 'it gave no reason';
     if (saysNoCommand(what)) return invalid('config.command', `${command} cannot be run in the image: ${what}`);
     const limit = refusedLimit(what);
-    if (limit !== undefined) return invalid(`config.linux.resources.${limit}`, what);
+    if (limit !== undefined) return invalid(`config.linux.resources.${limit}`, what + limitAdvice(limit));
     return new BerthError('internal', `${handler.name} create ${containerId}: ${what}`);
   }
 

@@ -6,7 +6,7 @@ import type { CommandResult } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handler } from './handler.ts';
 import type { OciResources } from './oci-spec.ts';
-import { refusedLimit, runtimeMessage, saysNoContainer } from './runtime-output.ts';
+import { limitAdvice, refusedLimit, runtimeMessage, saysNoContainer } from './runtime-output.ts';
 
 /** A runtime's verbs take milliseconds; on a machine that swaps, seconds. */
 const VERB_TIMEOUT_MS = 60_000;
@@ -90,7 +90,7 @@ export class OciRuntime {
     const limit = refusedLimit(message);
     if (limit === undefined) throw this.#error('update', containerId, result);
     const kind = /busy/i.test(message) ? 'precondition' : 'invalid';
-    throw new BerthError(kind, `linux.${limit}: ${this.#text('update', containerId, message)}`);
+    throw new BerthError(kind, `linux.${limit}: ${this.#text('update', containerId, message)}${limitAdvice(limit)}`);
   }
 
   /** Stops all processes of a running container until resume(). */

@@ -1,4 +1,7 @@
 /** How much of a runtime's text goes into an error: more helps nobody. */
+
+import { readFileSync } from 'node:fs';
+
 const LONGEST_MESSAGE = 2000;
 
 /**
@@ -50,6 +53,24 @@ export function refusedLimit(message: string): string | undefined {
   if (!/writ|open|set|invalid|unified/i.test(message)) return undefined;
   return LIMIT_FILES.find(([file]) => file.test(message))?.[1];
 }
+
+/** What a person needs to know beside the kernel's refusal of a limit: which processors and memory nodes there are. */
+export function limitAdvice(limit: string): string {
+  const [file, what] = LISTS[limit] ?? [];
+  if (file === undefined) return '';
+  try {
+    return ` (this node has ${what} ${readFileSync(file, 'utf8').trim()})`;
+  } catch {
+    // A kernel without NUMA has no such file.
+    return '';
+  }
+}
+
+/** sysfs-devices-system-cpu and sysfs-devices-node of the kernel's ABI documentation. */
+const LISTS: Readonly<Record<string, readonly [file: string, what: string]>> = Object.freeze({
+  cpuset_cpus: ['/sys/devices/system/cpu/online', 'CPUs'],
+  cpuset_mems: ['/sys/devices/system/node/online', 'memory nodes'],
+});
 
 function parseErrorLine(line: string): string | undefined {
   if (!line.startsWith('{')) return undefined;

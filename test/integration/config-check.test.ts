@@ -1,12 +1,13 @@
 /** `berth config check` where no berthd runs: what is found, what to do, and that nothing of the check is left. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { appendFileSync, chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe as suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { TestBerthd } from '../harness/berthd.ts';
 import { readCgroups, readMounts } from '../harness/machine-state.ts';
 
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
@@ -115,5 +116,82 @@ suite('a node without berthd', { timeout: 60_000 }, () => {
     ]);
     for (const { severity, remedy, subject } of answer.findings)
       if (severity === 'error') assert.notEqual(remedy, '', subject);
+  });
+
+  test('is told of files and addresses that cannot be used, and of what Debian has no package for', () => {
+    network('bridge');
+    chmodSync(join(top, 'root'), 0o711);
+    writeFileSync(join(top, 'auth-bad.json'), 'user:SECRET', { mode: 0o600 });
+    const signed = { type: 'signedBy', keyType: 'GPGKeys', keyPath: '/no/such.gpg' };
+    writeFileSync(join(top, 'policy.json'), JSON.stringify({ default: [signed] }));
+    const { exitCode, errors, answer } = check(
+      `root = "${top}/root"`,
+      '[cni]',
+      `conf_dir = "${top}/net.d"`,
+      'default_network = "other"',
+      '[image]',
+      `auth_file = "${top}/auth-bad.json"`,
+      `signature_policy = "${top}/policy.json"`,
+      'pause_image = "registry.k8s.io/pause:3.10"',
+      '[metrics]',
+      'listen = "192.0.2.1:9190"',
+      '[stream]',
+      'listen = "[2001:db8::1]:0"',
+      '[runtime]',
+      'default_sysctls = ["kernel.panic=1"]',
+      '[runtime.handlers.kata]',
+      'path = "/no/kata"',
+    );
+    assert.equal(exitCode, 1);
+    assert.deepEqual(errors.toSorted(), [
+      `cni.conf_dir ${top}/net.d`,
+      `image.auth_file ${top}/auth-bad.json`,
+      `image.signature_policy ${top}/policy.json`,
+      'metrics.listen 192.0.2.1:9190',
+      'runtime.default_sysctls',
+      'stream.listen [2001:db8::1]:0',
+    ]);
+    const of = (subject: string): string => {
+      const found = answer.findings.find((finding) => finding.subject.startsWith(subject));
+      return `${found?.message}; ${found?.remedy}`;
+    };
+    assert.match(of('cni.conf_dir'), /name a network of .* in cni\.default_network/);
+    assert.match(of('image.auth_file'), /is not JSON/);
+    assert.doesNotMatch(JSON.stringify(answer), /SECRET/);
+    assert.match(of('image.signature_policy'), /key \/no\/such\.gpg cannot be read/);
+    assert.match(of('image.pause_image'), /has no effect/);
+    assert.match(of('runtime.handlers.kata'), /; install kata, or name/);
+    assert.ok(of('runtime.default_sysctls').includes(`correct it in ${top}/berth.toml`));
+  });
+});
+
+suite('a node with berthd', { timeout: 60_000 }, () => {
+  test('hears that registries.conf is broken, and that what it said before holds', async () => {
+    const berthd = new TestBerthd();
+    await using _ = berthd;
+    const conf = join(berthd.root, 'registries.conf');
+    const file = join(berthd.root, 'berth.toml');
+    appendFileSync(file, `[image]\nregistries_conf = "${conf}"\n`);
+    writeFileSync(conf, 'unqualified-search-registries = ["a.example"]\n');
+    await berthd.start();
+    const finding = (): { exitCode: number; found: string } => {
+      const args = ['--json', '--socket', berthd.endpoint, 'config', 'check', '--config', file];
+      const { status: exitCode, stdout } = spawnSync(BERTH, args, { encoding: 'utf8' });
+      const { findings } = JSON.parse(stdout) as Answer;
+      const about = findings.find(({ subject }) => subject.startsWith('image.registries_conf'));
+      return { exitCode: exitCode ?? -1, found: about ? `${about.severity} ${about.message}` : '' };
+    };
+    writeFileSync(conf, '[[registry]]\nprefix = 5\n');
+    assert.match(finding().found, /^warning what it said before holds/);
+    assert.equal(finding().exitCode, 0);
+    await berthd.end('SIGTERM');
+    await berthd.start();
+    assert.match(finding().found, /^error no image can be pulled/);
+    const told = berthd
+      .log()
+      .split('\n')
+      .filter((line) => /"level":"?(warn|40)/.test(line) && line.includes('registries.conf'));
+    assert.equal(told.filter((line) => line.includes('nothing holds')).length, 1);
+    assert.ok(told.every((line) => !line.includes('"stack"')));
   });
 });

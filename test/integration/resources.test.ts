@@ -108,7 +108,7 @@ for (const handler of ['runc', 'crun'] as const) {
     test("what makes no sense to the kernel is the client's mistake, and changes nothing", async () => {
       const id = await lab.start(pod, { linux: { resources: { memoryLimitInBytes: 64n * MIB } } });
       const mistakes: [Limits, RegExp][] = [
-        [{ cpusetCpus: '4000' }, /cpuset/],
+        [{ cpusetCpus: '4000' }, /cpuset.*\(this node has CPUs 0[-\d,]*\)/],
         [{ cpusetMems: '900' }, /cpuset/],
         [{ cpusetCpus: 'zero' }, /linux\.cpuset_cpus: "zero" is not a list/],
         [{ cpuPeriod: 10n }, /linux\.cpu_period: 10 is less than 1000/],
@@ -128,6 +128,7 @@ for (const handler of ['runc', 'crun'] as const) {
       assert.equal(memoryOf(path(id)), String(64n * MIB));
       const created = await lab.refused(pod, { linux: { resources: { cpusetCpus: '4000' } } });
       assert.equal(created.code, status.INVALID_ARGUMENT, created.details);
+      assert.match(created.details, /cpuset_cpus: .*\(this node has CPUs 0[-\d,]*\)/);
     });
 
     test('processors, page sizes, swap and the OOM score follow', async () => {
