@@ -196,10 +196,11 @@ async function undoBegun<C extends { deps: PodDeps; id: string }>(
   begun: readonly string[],
 ): Promise<void> {
   const names = new Set(begun);
+  const { faults } = ctx.deps;
   await undoSteps(
     steps.filter((step) => names.has(step.name)),
     ctx,
-    { begin() {}, end() {}, undone() {} },
+    { begin() {}, end() {}, undone() {}, around: faults && ((name, work) => faults.around(`Restart/${name}`, work)) },
   );
 }
 

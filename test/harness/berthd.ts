@@ -90,8 +90,7 @@ export class TestBerthd implements AsyncDisposable {
     closeSync(log);
     const giveUpAt = Date.now() + START_TIMEOUT_MS;
     while (!(await this.#answers())) {
-      if (this.#process.exitCode !== null || Date.now() > giveUpAt)
-        throw new Error(`berthd does not serve:\n${this.log()}`);
+      if (hasEnded(this.#process) || Date.now() > giveUpAt) throw new Error(`berthd does not serve:\n${this.log()}`);
       await delay(10);
     }
     this.#connection?.close();
@@ -101,7 +100,7 @@ export class TestBerthd implements AsyncDisposable {
   /** Ends berthd by a signal and waits for its end. */
   async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     const child = this.#process;
-    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    if (!child || hasEnded(child)) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     child.once('exit', () => resolve());
     child.kill(signal);
@@ -240,6 +239,10 @@ export class TestBerthd implements AsyncDisposable {
       socket.destroy();
     }
   }
+}
+
+function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
+  return exitCode !== null || signalCode !== null;
 }
 
 /** The processes in a cgroup; none when that has gone meanwhile. */

@@ -49,6 +49,8 @@ interface Trial {
   readonly fault: FaultFields;
   /** Faults that strike what the first one brings about. */
   readonly more: readonly FaultFields[];
+  /** Faults that strike the next berthd while it starts, which undoes what this one has begun. */
+  readonly atRestart?: readonly FaultFields[];
   /** False where another order of events may pass by it. */
   readonly mustStrike: boolean;
 }
@@ -200,7 +202,17 @@ export class FaultTrials {
         { place, action: 'kill' },
         { place, phase: 'after', action: 'kill' },
       ];
-      return ways.map((way) => ({ fault, more: [way], mustStrike: true }));
+      const atRestart = { place: `Restart/undo ${step.name}` };
+      const killed = { ...fault, action: 'kill' } as const;
+      return [
+        ...ways.map((way) => ({ fault, more: [way], mustStrike: true })),
+        ...(['error', 'kill'] as const).map((action) => ({
+          fault: killed,
+          more: [],
+          atRestart: [{ ...atRestart, action }],
+          mustStrike: true,
+        })),
+      ];
     });
   }
 
@@ -233,7 +245,7 @@ export class FaultTrials {
     if (struck && kills(trial)) {
       counts.restarts += 1;
       await this.#lab.berthd.end('SIGKILL');
-      await this.#lab.berthd.start();
+      await this.#start(trial.atRestart ?? []);
     } else if (struck && fault.action === 'error' && fault.phase !== 'after' && isStep(fault.place)) {
       assert.ok(String(failure).includes(`fault at ${fault.place}`), `told: ${String(failure)}`);
     }
@@ -244,6 +256,22 @@ export class FaultTrials {
     await this.#assertAsBefore(before, scene.untilRestart);
     // A new daemon has nothing that it could have forgotten to close.
     if (!(struck && kills(trial))) await this.#assertDescriptors();
+  }
+
+  /** Starts berthd with faults in its way; one that dies of them is started once more. */
+  async #start(faults: readonly FaultFields[]): Promise<void> {
+    const armed = faults.map((fault) => this.#faults.arm(fault));
+    try {
+      await this.#lab.berthd.start();
+    } catch (err) {
+      if (!armed.some(({ hasStruck }) => hasStruck)) throw err;
+      await this.#lab.berthd.start();
+    }
+    assert.ok(
+      armed.every(({ hasStruck }) => hasStruck),
+      'it did not strike at the start',
+    );
+    this.#faults.clear();
   }
 
   async #clean<C>(scene: Scene<C>, context: C): Promise<void> {
@@ -393,8 +421,8 @@ function kills({ fault, more }: Trial): boolean {
   return [fault, ...more].some(({ action }) => action === 'kill');
 }
 
-function name({ fault, more }: Trial): string {
-  return [fault, ...more]
+function name({ fault, more, atRestart = [] }: Trial): string {
+  return [fault, ...more, ...atRestart]
     .map(({ place, phase = 'before', action = 'error', skip = 0, script }) => {
       const way = Object.entries(STAND_INS).find(([, text]) => text === script)?.[0] ?? `${action} ${phase}`;
       return `${place}${skip > 0 ? ` (${skip + 1})` : ''} ${way}`;

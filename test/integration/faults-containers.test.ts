@@ -24,7 +24,7 @@ interface ContainerContext {
   id: string;
 }
 
-suite('faults of containers', { timeout: 580_000 }, () => {
+suite('faults of containers', () => {
   let faults: FaultFolder;
   let lab: PodLab;
   let trials: FaultTrials;

@@ -21,7 +21,7 @@ import { FaultTrials } from '../harness/fault-trials.ts';
 import { FaultFolder } from '../harness/faults.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
-suite('faults of images', { timeout: 580_000 }, () => {
+suite('faults of images', () => {
   let faults: FaultFolder;
   let lab: PodLab;
   let trials: FaultTrials;

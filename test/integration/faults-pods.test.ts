@@ -16,7 +16,7 @@ import { FaultTrials, type Scene } from '../harness/fault-trials.ts';
 import { FaultFolder } from '../harness/faults.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
-suite('faults of pods', { timeout: 580_000 }, () => {
+suite('faults of pods', () => {
   let faults: FaultFolder;
   let lab: PodLab;
   let trials: FaultTrials;
