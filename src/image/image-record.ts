@@ -12,7 +12,7 @@ export interface ImageRecord {
   readonly repoDigests: readonly string[];
   /**
    * Those of them that came without credentials of a client's own, or from an archive: whoever is on this node may have
-   * them without asking the registry again.
+   * them without asking the registry again. Undefined for an image that an older berthd pulled, and kept less of.
    */
   readonly openDigests?: readonly string[] | undefined;
   /**

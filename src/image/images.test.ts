@@ -777,6 +777,13 @@ describe('Images.pull of what is here', () => {
     layers.layers.clear();
     assert.ok((await askedDuring(() => images.pull(byDigest, undefined, never))).length > 2);
     assert.deepEqual(layers.all().length, record.layers.length);
+    const { openDigests: _, ...older } = store.images.all()[0] ?? assert.fail();
+    store.images.put(older);
+    const restarted = build();
+    for (const count of [2, 0]) {
+      assert.equal((await askedDuring(() => restarted.pull(byDigest, undefined, never))).length, count);
+    }
+    await restarted.close();
     await writeFile(join(root, 'registries.conf'), `[[registry]]\nlocation = "${registry.host}"\nblocked = true`);
     await rejectsWith(images.pull(byDigest, undefined, never), 'permission', /is blocked by/);
     await writeFile(join(root, 'registries.conf'), '');

@@ -92,8 +92,9 @@ export class PresentImages {
     return image && this.#isWhole(image) ? image : undefined;
   }
 
+  /** What an older berthd left out comes with the next pull. */
   #isWhole(image: ImageRecord): boolean {
-    return image.layers.every((diffId) => this.#parts.layers.has(diffId));
+    return image.openDigests !== undefined && image.layers.every((diffId) => this.#parts.layers.has(diffId));
   }
 
   #mayHave(image: ImageRecord, { reference, proof }: Claim, digest: Digest): boolean {
