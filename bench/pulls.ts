@@ -33,6 +33,8 @@ const never = new AbortController().signal;
 const TAG = 'bench';
 const LAYERS = 8;
 const DISK_BYTES = 12e9;
+/** As mke2fs makes it for a disk of 100 GB. With the 64 MB of a small one, whoever writes waits until it is emptied. */
+const JOURNAL_MB = 512;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
@@ -61,7 +63,8 @@ async function main(): Promise<void> {
   say('pushing it');
   const reference = await pushLayout({ dir: layout, tag: TAG }, registry, 'bench/usr:1');
   for (const name of ['berth', 'containerd']) closers.use(mountDisk(lab.root, name));
-  const daemons = await startDaemons(lab, values.with.includes('containerd'), closers);
+  const wish = { withPeer: values.with.includes('containerd'), withPods: values.pods };
+  const daemons = await startDaemons(lab, wish, closers);
   const pulls = new Map<string, Pull[]>(daemons.map(({ name }) => [name, []]));
   const pods = new Map<string, PodsUp[]>(daemons.map(({ name }) => [name, []]));
   for (let round = 1; round <= Number(values.rounds); round += 1) {
@@ -90,12 +93,16 @@ function mountDisk(root: string, name: string): Disposable {
   mkdirSync(target);
   writeFileSync(image, '');
   truncateSync(image, DISK_BYTES);
-  execFileSync('mkfs.ext4', ['-q', '-F', image]);
+  execFileSync('mkfs.ext4', ['-q', '-F', '-J', `size=${JOURNAL_MB}`, image]);
   execFileSync('mount', ['-o', 'loop', image, target]);
   return { [Symbol.dispose]: () => void execFileSync('umount', [target]) };
 }
 
-async function startDaemons(lab: BenchLab, withPeer: boolean, closers: AsyncDisposableStack): Promise<PullingDaemon[]> {
+async function startDaemons(
+  lab: BenchLab,
+  { withPeer, withPods }: { readonly withPeer: boolean; readonly withPods: boolean },
+  closers: AsyncDisposableStack,
+): Promise<PullingDaemon[]> {
   const image = await lab.makeImage();
   const metrics = '127.0.0.1:19317';
   const starts = [
@@ -117,7 +124,7 @@ async function startDaemons(lab: BenchLab, withPeer: boolean, closers: AsyncDisp
     const { name } = endpoint;
     const own = name === 'berth' ? `http://${metrics}/metrics` : undefined;
     daemons.push({ name, pid, connection, metrics: own, disk: join(lab.root, name), pods });
-    await liveOnePod(connection, pods, never);
+    if (withPods) await liveOnePod(connection, pods, never);
   }
   return daemons;
 }
@@ -192,6 +199,11 @@ function printTable(head: readonly string[], rows: readonly (readonly string[])[
   process.stdout.write(`${lines.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}\n\n`);
 }
 
+/** What went wrong, and what went wrong in cleaning up after it. */
+function errorsOf(err: unknown): unknown[] {
+  return err instanceof SuppressedError ? [...errorsOf(err.suppressed), ...errorsOf(err.error)] : [err];
+}
+
 function say(text: string): void {
   process.stderr.write(`bench: ${text}\n`);
 }
@@ -199,6 +211,6 @@ function say(text: string): void {
 try {
   await main();
 } catch (err) {
-  process.stderr.write(`bench: ${describe(err)}\n`);
+  for (const one of errorsOf(err)) say(describe(one));
   process.exitCode = 1;
 }

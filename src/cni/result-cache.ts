@@ -1,4 +1,4 @@
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -7,6 +7,7 @@ import * as v from 'valibot';
 import { describe, invalid, wrap } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
+import { replaceFile } from '../sys/replace-file.ts';
 import { type AttachmentKey, checkKey } from './attachment.ts';
 import { jsonObject, parseJson } from './json.ts';
 import { networkConfigFromJson, networkConfigToJson } from './network-config.ts';
@@ -79,7 +80,7 @@ export class ResultCache {
     try {
       // A few kilobytes into the page cache: quicker than a turn through the thread pool, on the way of every pod start.
       writeFileSync(draft, text, { mode: 0o600 });
-      renameSync(draft, join(this.#dir, fileName(entry)));
+      replaceFile(draft, join(this.#dir, fileName(entry)));
     } catch (err) {
       rmSync(draft, { force: true });
       throw wrap('keep the CNI attachment', err);
