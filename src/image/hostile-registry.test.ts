@@ -3,9 +3,10 @@ import type { ServerResponse } from 'node:http';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
 import { FakeRegistry, fakeBlob } from '../../test/fakes/registry.ts';
-import { describe as chain } from '../base/errors.ts';
+import { describe as chain, isKind } from '../base/errors.ts';
 import { HttpTransport, readCapped } from './http-transport.ts';
 import { isLocalHost } from './local-hosts.ts';
+import { TokenSource } from './token-source.ts';
 
 const never = new AbortController().signal;
 const timeouts = { connectMs: 1000, headersMs: 1000, progressMs: 300 };
@@ -56,6 +57,23 @@ describe('what hostile registries answer', () => {
       await assert.rejects(get(answer), (err: unknown) => words.test(chain(err)) || assert.fail(chain(err)));
     });
   }
+
+  it('asks no token server of this machine for a registry elsewhere', async () => {
+    const tokens = new TokenSource(transport, () => 0);
+    const port = registry.host.split(':')[1];
+    const ask = async (realm: string, host: string): Promise<string> =>
+      await tokens.get({ realm, host, service: '', scope: 'x', credential: undefined, insecure: true }, never);
+    for (const realm of [`http://127.0.0.1:${port}/token`, `https://[::1]:${port}/`, 'http://169.254.169.254/token']) {
+      await assert.rejects(
+        ask(realm, `${outside}:${port}`),
+        (err: unknown) => isKind(err, 'permission') && /token server at .*, which is this machine/.test(chain(err)),
+      );
+    }
+    assert.deepEqual(registry.seen, []);
+    registry.auth = { kind: 'bearer', issue: () => 'good' };
+    assert.equal(await ask(`http://${registry.host}/token`, registry.host), 'good');
+    assert.equal(await ask(`http://${outside}:${port}/token?own`, `${outside}:${port}`), 'good');
+  });
 
   it('follows redirects on loopback for a registry there', async () => {
     await using other = await FakeRegistry.start();

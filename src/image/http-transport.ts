@@ -115,7 +115,7 @@ export class HttpTransport {
       [next.username, next.password] = ['', ''];
       if (next.origin !== url.origin) {
         // Services that listen here trust who asks from here.
-        if ((await this.#leadsHere(next, signal)) && !(await this.#leadsHere(request.url, signal))) {
+        if ((await this.leadsHere(next, signal)) && !(await this.leadsHere(request.url, signal))) {
           throw failure(request, `redirect to ${next.host}, which is this machine or its link`);
         }
         headers = withoutPrivate(headers);
@@ -131,7 +131,7 @@ export class HttpTransport {
    * True when a URL leads to this machine. A name that a proxy connects to in our place is not looked up: it may be the
    * only one that can, and the look-up may hold a thread for many seconds.
    */
-  async #leadsHere({ hostname }: URL, signal: AbortSignal): Promise<boolean> {
+  async leadsHere({ hostname }: Pick<URL, 'hostname'>, signal: AbortSignal): Promise<boolean> {
     if (!this.#agents.goesDirect(hostname) && isIP(bareHost(hostname)) === 0) return false;
     return await raceSignal(this.#isLocal(hostname), signal);
   }

@@ -73,6 +73,7 @@ export class TokenSource {
 
   async #fetch(key: string, request: TokenRequest): Promise<string> {
     const http = tokenHttpRequest(request);
+    await this.#checkPlace(http.url, request.host);
     const what = `token of ${http.url.origin} for ${request.scope}`;
     // Shared between pulls, so no single pull's signal ends it; the transport's own timeouts do.
     const response = await this.#transport.send(http, new AbortController().signal);
@@ -91,6 +92,16 @@ export class TokenSource {
     if (this.#cached.size >= MAX_CACHED && !oldest.done) this.#cached.delete(oldest.value);
     this.#cached.set(key, { token: answer.token, expiresMs: this.#monotonicMs() + lifetimeMs });
     return answer.token;
+  }
+
+  /** A registry elsewhere must not have us ask services of this machine, which trust who asks from here. */
+  async #checkPlace(server: URL, registry: string): Promise<void> {
+    const own = URL.parse(`https://${registry}`);
+    const never = new AbortController().signal;
+    if (own?.hostname === server.hostname || !(await this.#transport.leadsHere(server, never))) return;
+    if (own && (await this.#transport.leadsHere(own, never))) return;
+    const where = `${server.host}, which is this machine or its link`;
+    throw new RegistryError('permission', `the registry ${registry} names a token server at ${where}`);
   }
 }
 

@@ -110,6 +110,21 @@ suite('OCI artifacts', { timeout: 300_000 }, () => {
     await Promise.all([remove(reference), remove(empty.reference)]);
   });
 
+  test('are looked into, checked and not saved by an operator', async () => {
+    const { id, reference } = await pull('v4', [{ name: 'a/file', bytes: text('mounted\n') }]);
+    const { folder } = await lab.berthd.call(AdminService.mountImage, { image: reference, folder: '' });
+    assert.equal(readFileSync(join(folder, 'a/file'), 'utf8'), 'mounted\n');
+    await lab.berthd.call(AdminService.unmountImage, { target: folder });
+    const checked = await lab.berthd.call(AdminService.checkImages, { images: [reference] });
+    assert.deepEqual(
+      checked.images.map((image) => [image.id, image.problems]),
+      [[id, []]],
+    );
+    const history = await lab.berthd.fails(AdminService.imageHistory, { image: reference });
+    assert.match(history.details, /is an artifact \(application\/vnd\.example\.model\), which has no history/);
+    await remove(reference);
+  });
+
   test('have folders in them that oras packed, and nothing beside those', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'berth-artifact-'));
     mkdirSync(join(folder, 'docs/sub'), { recursive: true });
