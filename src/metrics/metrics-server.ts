@@ -1,7 +1,8 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 
 import { describe, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
+import { nodeHttp } from '../base/node-http.ts';
 import type { PrometheusMetrics } from './prometheus.ts';
 
 /** Serves `GET /metrics` in Prometheus' text format on a TCP address, and nothing else. */
@@ -13,7 +14,7 @@ export class MetricsServer {
   constructor(metrics: PrometheusMetrics, log: Logger) {
     this.#metrics = metrics;
     this.#log = log;
-    this.#server = createServer((request, response) => void this.#answer(request, response));
+    this.#server = nodeHttp().createServer((request, response) => void this.#answer(request, response));
   }
 
   /** Starts to listen and returns the port, the one the kernel chose for port 0. Throws when the address is taken. */

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { SecureContextOptions } from 'node:tls';
@@ -6,6 +6,7 @@ import type { SecureContextOptions } from 'node:tls';
 import type { Clock } from '../../base/clock.ts';
 import { BerthError, because, describe, wrap } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
+import { nodeHttp } from '../../base/node-http.ts';
 import type { PodStreams } from '../../pod/pod-streams.ts';
 import type { StreamTimes } from './command-client.ts';
 import type { StreamRequest } from './stream-request.ts';
@@ -120,7 +121,7 @@ export class StreamServer {
 
   async #create(): Promise<Server> {
     const { tls } = this.#deps;
-    if (!tls) return createServer(SOCKET_OPTIONS);
+    if (!tls) return nodeHttp().createServer(SOCKET_OPTIONS);
     const { createServer: createTlsServer } = await import('node:https');
     try {
       const server = createTlsServer({

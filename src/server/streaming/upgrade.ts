@@ -1,7 +1,9 @@
-import { type IncomingMessage, STATUS_CODES } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 
 import type { WebSocket } from 'ws';
+
+import { nodeHttp } from '../../base/node-http.ts';
 
 /** As long as peers allow a message to be; clients send pieces of some 32 KiB. */
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
@@ -115,5 +117,5 @@ function responseHead(status: number, headers: Record<string, string>): string {
   const lines = Object.entries(headers).map(
     ([name, value]) => `${name}: ${value.replaceAll(/[^\x20-\x7e]/g, '?')}\r\n`,
   );
-  return `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? 'Unknown'}\r\n${lines.join('')}\r\n`;
+  return `HTTP/1.1 ${status} ${nodeHttp().STATUS_CODES[status] ?? 'Unknown'}\r\n${lines.join('')}\r\n`;
 }
