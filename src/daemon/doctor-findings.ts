@@ -34,6 +34,7 @@ export class DoctorFindings {
       ...(await config.findings(signal)),
       ...databaseFindings(places, checkDatabase(), undefined),
       ...storeFindings(places, this.#contents()),
+      ...this.#damageFindings(),
       ...(await this.#garbageFindings()),
     ];
     return await tellFindings(found, fix);
@@ -48,6 +49,16 @@ export class DoctorFindings {
       images: stored,
       layers: layers.all().map(({ diffId }) => diffId),
     };
+  }
+
+  /** What keeps images from being used, as far as that has been noticed: at the start, or by berth image check. */
+  #damageFindings(): Finding[] {
+    return this.#parts.images.damaged().map(({ id, names, problems }) => ({
+      severity: 'error',
+      subject: `image ${names[0] ?? id}`,
+      message: `is damaged and not used until it is pulled again: ${problems.join('; ')}`,
+      remedy: `berth image pull ${names[0] ?? 'REFERENCE'}, which brings only what is missing`,
+    }));
   }
 
   async #garbageFindings(): Promise<Finding[]> {

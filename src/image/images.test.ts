@@ -881,7 +881,7 @@ describe('Images.find and remove', () => {
     assert.deepEqual(await inFlightFiles(), []);
     const [damaged] = await restarted.check([name('app:v2')], never);
     assert.deepEqual([damaged?.id, damaged?.problems.length], [lost.id, 1]);
-    const prunable = await restarted.prune({ dryRun: true, unusedImages: false });
+    const prunable = await restarted.prune({ dryRun: true, unusedImages: false, damagedImages: true });
     assert.deepEqual(
       prunable.map(({ kind, name: item }) => [kind, item]),
       [['image', name('app:v2')]],
@@ -901,9 +901,11 @@ describe('Images.find and remove', () => {
     users = ['container'];
     const restarted = build();
     await restarted.start();
-    assert.deepEqual(await restarted.prune({ dryRun: false, unusedImages: true }), []);
+    const all = { dryRun: false, unusedImages: true, damagedImages: true };
+    assert.deepEqual(await restarted.prune(all), []);
     users = [];
-    assert.equal((await restarted.prune({ dryRun: false, unusedImages: false })).length, 1);
+    assert.deepEqual(await restarted.prune({ dryRun: false, unusedImages: true }), []);
+    assert.equal((await restarted.prune(all)).length, 1);
     assert.deepEqual([layers.all(), store.rows.size, await readdir(join(root, 'image/configs'))], [[], 0, []]);
     await restarted.close();
   });

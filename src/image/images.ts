@@ -405,6 +405,11 @@ export class Images {
     return [...damaged, ...(await this.#health.check([...new Set(images)], signal))];
   }
 
+  /** The images that were found damaged, and that no pull has mended since. */
+  damaged(): readonly CheckedImage[] {
+    return this.#health.damaged();
+  }
+
   /** Mounts an image read-only at an empty folder, or at one that is made for it; returns where. Throws `notFound`. */
   mount(text: string, folder: string): string {
     return this.#deps.mounts.mount(this.#get(text), folder);

@@ -35,13 +35,18 @@ export interface PruneOptions {
   readonly dryRun: boolean;
   /** Also images that no container uses and that are not pinned. */
   readonly unusedImages: boolean;
+  /** Also what is good of damaged images, which the next pull of each would need. */
+  readonly damagedImages?: boolean;
 }
 
 /** Finds garbage and removes it, unless it is a dry run. What pulls and removals are at work on is none. */
-export async function prune(parts: PruneParts, { dryRun, unusedImages }: PruneOptions): Promise<Garbage[]> {
+export async function prune(
+  parts: PruneParts,
+  { dryRun, unusedImages, damagedImages = false }: PruneOptions,
+): Promise<Garbage[]> {
   const found = [
     ...(unusedImages ? unusedOf(parts) : []),
-    ...damagedOf(parts),
+    ...(damagedImages ? damagedOf(parts) : []),
     ...layersOf(parts),
     ...foldersOf(parts),
   ];

@@ -16,7 +16,17 @@ const NAMES_SHOWN = 3;
 const ID_IN_NAME = /-([0-9a-f]{64})-/;
 /** What in Berth's folders is for root alone, as far as it is there; all else lies below. */
 const PRIVATE = {
-  root: ['berth.db', 'berth.db-wal', 'berth.db-shm', 'image/layers', 'image/l', 'image/ingest', 'sandboxes', 'records'],
+  root: [
+    'berth.db',
+    'berth.db-wal',
+    'berth.db-shm',
+    'image/layers',
+    'image/l',
+    'image/ingest',
+    'image/configs',
+    'sandboxes',
+    'records',
+  ],
   state: ['containers', 'sandboxes', 'exits', 'volumes', 'runtime', 'records'],
 } as const;
 
@@ -59,7 +69,7 @@ function imageFindings({ root }: StorePlaces, { images, layers }: StoreContents)
         severity: 'error',
         subject: `image ${name}`,
         message: `${missing.length} of its ${own.length} layers are gone (${few(missing)}): no container can be made of it`,
-        remedy: `berth image rm ${id} && berth image pull ${tags[0] ?? 'ITS-NAME'}`,
+        remedy: `berth image check ${name}; berth image pull ${tags[0] ?? 'ITS-NAME'} brings what is missing`,
       },
     ];
   });

@@ -178,7 +178,13 @@ suite('images beside pods', { timeout: 180_000 }, () => {
     await lab.berthd.start();
     assert.equal((await berth('image', 'check')).code, 1);
     assert.equal(await lab.exec(running, 'cat', '/etc/motd'), 'HELLO from the image');
+    const doctor = await berth('doctor');
+    assert.match(
+      doctor.out,
+      /error: image example\.com\/busybox:test: is damaged and not used until it is pulled again/,
+    );
     await well('image', 'load', file);
+    assert.doesNotMatch((await berth('doctor')).out, /is damaged/);
     assert.match(await well('image', 'check'), /example\.com\/busybox:test +whole/);
     assert.equal(await lab.exec(running, 'cat', '/etc/motd'), 'HELLO from the image');
     assert.equal(await lab.output(pod, { command: ['cat', '/etc/motd'] }), 'hello from the image');

@@ -5,7 +5,7 @@ import type { Handler } from '../unary.ts';
 /** PruneImages: removes what takes space and belongs to nothing, or only tells what that is. */
 export function pruneImages(images: Images): Handler<PruneImagesRequest, PruneImagesResponse> {
   return async ({ dryRun, unusedImages }) => {
-    const garbage = await images.prune({ dryRun, unusedImages });
+    const garbage = await images.prune({ dryRun, unusedImages, damagedImages: true });
     return { items: garbage.map(({ bytes, ...item }) => ({ ...item, bytes: BigInt(bytes) })) };
   };
 }
