@@ -34,6 +34,13 @@ const STATUS_OF: Readonly<Record<ErrorKind, status>> = Object.freeze({
 /** Calls that only read: one line each would bury everything else, as the kubelet polls them. */
 const QUIET = /^(List|Stream|Version|Status|.*Status|.*Stats|ImageFsInfo|RuntimeConfig|PodSteps)/;
 
+/**
+ * What the kubelet tells its user of a failed pull, in its own words (k8s.io/cri-api/pkg/errors). It looks for them at the
+ * beginning of the text, and finds them only where the code is Unknown: before all others it puts the code (kubelet,
+ * pullImageV1() of remote_image.go, evalCRIPullErr() of image_manager.go).
+ */
+const KUBELET_WORD = /^(?:RegistryUnavailable|SignatureValidationFailed): /;
+
 /** HTTP/2 headers carry the text of an error; beyond this, clients drop the whole answer. */
 const MAX_DETAILS_CHARS = 4096;
 /** Of an id or a name that a client sent; valid ones are shorter. */
@@ -55,7 +62,7 @@ export class RpcBoundary {
       this.#handle(method, handler, call.request, new ClientCall(method, call))
         .then(
           (response) => answer(null, response),
-          (err: unknown) => answer({ code: STATUS_OF[kindOf(err)], details: toDetails(err) }),
+          (err: unknown) => answer(toStatus(method, err)),
         )
         .catch((err: unknown) => this.#log.error({ rpc: method, err: describe(err) }, 'answer could not be sent'));
     };
@@ -90,7 +97,7 @@ export class RpcBoundary {
           if (signal.aborted) return this.#succeeded(method, call.request, { messages, clientLeft: true }, startedMs);
           this.#failed(method, call.request, err, startedMs);
           // Not destroy(): the messages before it and the status still have to go out.
-          call.emit('error', { code: STATUS_OF[kindOf(err)], details: toDetails(err) });
+          call.emit('error', toStatus(method, err));
         },
       );
     };
@@ -143,6 +150,12 @@ export class RpcBoundary {
 function refuseBad(request: unknown): void {
   if (request instanceof BadRequest) throw request.error;
   checkRequiredIds(request);
+}
+
+function toStatus(method: string, err: unknown): { readonly code: status; readonly details: string } {
+  const details = toDetails(err);
+  const isForKubelet = method === 'PullImage' && KUBELET_WORD.test(details);
+  return { code: isForKubelet ? status.UNKNOWN : STATUS_OF[kindOf(err)], details };
 }
 
 // Status text travels in a header: what is not printable ASCII is percent-encoded by gRPC and counts threefold.
