@@ -33,8 +33,8 @@ exit 1
  * runc for which a pid changes hands: that in a file beside it. Its process is killed before a container is created, and
  * what the bundle says of it is then true of another one.
  */
-const DEADLY = `#!/bin/sh
-victim=$(dirname "$0")/victim
+const deadly = (victim: string): string => `#!/bin/sh
+victim=${victim}
 case "$*" in *" create "*) ;; *) exec runc "$@";; esac
 [ -e "$victim" ] || exec runc "$@"
 pid=$(cat "$victim")
@@ -53,7 +53,7 @@ suite('faults beside a request', { timeout: 200_000 }, () => {
 
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'berth-faults-'));
-    writeFileSync(join(folder, 'deadly-runc'), DEADLY, { mode: 0o755 });
+    writeFileSync(join(folder, 'deadly-runc'), deadly(victim()), { mode: 0o755 });
     lab = await PodLab.start({ config: `[runtime.handlers.deadly]\npath = "${join(folder, 'deadly-runc')}"` });
   });
   afterEach(async (t) => {

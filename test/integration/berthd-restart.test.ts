@@ -260,20 +260,29 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     assert.deepEqual(await listed(), []);
   });
 
-  test('after a reboot the state folder and all processes are gone: pods are not ready, and leave nothing', async () => {
-    const pod = await lab.runPod();
-    const id = await lab.start(pod);
-    const ended = await lab.run(pod, script('exit 5'));
-    const created = await lab.create(pod);
+  /** What a reboot takes along: processes, mounts, the state folder, packet rules. Returns when berthd has been killed. */
+  const reboot = async (pods: readonly string[], containerIds: readonly string[]): Promise<void> => {
     await lab.berthd.end('SIGKILL');
     const cgroups = readdirSync('/sys/fs/cgroup/pids', { recursive: true, encoding: 'utf8' });
-    for (const folder of cgroups.filter((path) => [pod, id, created].some((text) => path.endsWith(text)))) {
+    for (const folder of cgroups.filter((path) => [...pods, ...containerIds].some((text) => path.endsWith(text)))) {
       const pids = readFileSync(`/sys/fs/cgroup/pids/${folder}/cgroup.procs`, 'utf8').split('\n').filter(Boolean);
       for (const pid of pids) process.kill(Number(pid), 'SIGKILL');
     }
     for (const mount of ownMounts()) execFileSync('umount', ['--lazy', mount]);
     rmSync(lab.berthd.state, { recursive: true });
-    dropRules(pod);
+    for (const pod of pods) dropRules(pod);
+    // The boot is told by the kernel, which has not been started anew.
+    const database = new Database(join(lab.berthd.root, 'berth.db'));
+    database.exec("UPDATE facts SET value = 'another' WHERE name = 'boot id'");
+    database.close();
+  };
+
+  test('after a reboot the state folder and all processes are gone: pods are not ready, and leave nothing', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    const ended = await lab.run(pod, script('exit 5'));
+    const created = await lab.create(pod);
+    await reboot([pod], [id, created]);
     await lab.berthd.start();
     assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
     for (const containerId of [id, created])
@@ -283,6 +292,22 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
       );
     assert.deepEqual(await lab.status(ended.id), ended);
     await lab.removePod(pod);
+  });
+
+  test('after a reboot addresses and host ports are free, before their pods are stopped', async () => {
+    const portMappings = [{ containerPort: 80, hostPort: 28_377 }];
+    const pod = await lab.runPod(lab.podConfig({ portMappings }));
+    const ip = await lab.ipOf(pod);
+    await reboot([pod], []);
+    await lab.berthd.start();
+    assert.equal(await lab.ipOf(pod), '');
+    const addresses = join(lab.berthd.root, 'addresses/berth-test');
+    await eventually('its address is free', () => !readdirSync(addresses).includes(ip) || undefined);
+    const next = await lab.runPod(lab.podConfig({ portMappings }));
+    assert.equal((await lab.podStatus(next)).status?.state, PodSandboxState.SANDBOX_READY);
+    await lab.removePod(pod);
+    assert.ok(readdirSync(addresses).includes(await lab.ipOf(next)), 'the address of the other one stays its own');
+    await lab.removePod(next);
   });
 
   test('processes of another boot are nobody that berthd knows: none is adopted, and none is killed', async () => {
@@ -295,8 +320,9 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
     const identity = JSON.stringify({ pid: stranger.pid, startTime: readProcessStartTime(stranger.pid ?? 0) });
     const database = new Database(join(lab.berthd.root, 'berth.db'));
     database.exec(`UPDATE facts SET value = 'another' WHERE name = 'boot id';
-      UPDATE sandboxes SET body = json_set(body, '$.pause', json('${identity}'));
-      UPDATE containers SET body = json_set(body, '$.init', json('${identity}'), '$.monitor', json('${identity}'))`);
+      UPDATE sandboxes SET body_sum = NULL, body = json_set(body, '$.pause', json('${identity}'));
+      UPDATE containers SET body_sum = NULL,
+        body = json_set(body, '$.init', json('${identity}'), '$.monitor', json('${identity}'))`);
     database.close();
     await lab.berthd.start();
     assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_NOTREADY);
@@ -367,9 +393,12 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
   const dropRules = (pod: string): void => {
     const all = execFileSync('iptables', ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
     const rules = all.filter((rule) => rule.startsWith('-A ') && rule.includes(pod));
-    const chains = [...new Set(rules.map((rule) => / -j (CNI-[0-9a-f]+)$/.exec(rule)?.[1] ?? ''))].filter(Boolean);
+    const chains = [...new Set(rules.map((rule) => / -j (CNI-(?:DN-)?[0-9a-f]+)$/.exec(rule)?.[1] ?? ''))].filter(
+      Boolean,
+    );
     const jumps = rules.filter((rule) => !chains.some((chain) => rule.startsWith(`-A ${chain} `)));
-    assert.deepEqual([jumps.length, chains.length], [1, 1]);
+    assert.ok(chains.length > 0);
+    assert.equal(jumps.length, chains.length);
     const lines = [
       ...jumps.map((rule) => rule.replace('-A', '-D')),
       ...chains.flatMap((chain) => [`-F ${chain}`, `-X ${chain}`]),

@@ -86,17 +86,21 @@ suite('a restart under load', { timeout: 3_000_000 }, () => {
     test(`${size} pods of two containers: a start adopts all of them, soon`, async (t) => {
       await growTo(size);
       const times: number[] = [];
+      const cpuTimes: number[] = [];
       for (let round = 0; round < STARTS; round++) {
         await lab.berthd.end('SIGKILL');
         times.push(await timedStart());
+        cpuTimes.push(cpuMsOf(lab.berthd.pid));
       }
       const { containers } = await states();
       const running = containers.filter(({ state }) => state === ContainerState.CONTAINER_RUNNING);
       assert.equal(running.length, pods.length * 2);
       const own = [...readFileSync(lab.berthd.logFile, 'utf8').matchAll(/"ms":(\d+),"msg":"berthd serves"/g)];
       const inDaemon = own.slice(-STARTS).map(([, ms]) => ms);
+      const list = (numbers: readonly (number | string | undefined)[]): string =>
+        numbers.map((ms) => Math.round(Number(ms))).join(', ');
       t.diagnostic(
-        `${size} pods: ${times.map(Math.round).join(', ')} ms until all are listed; ${inDaemon.join(', ')} in berthd`,
+        `${size} pods: ${list(times)} ms until all are listed; ${list(inDaemon)} in berthd; ${list(cpuTimes)} of CPU`,
       );
       assert.ok(Math.min(...times) < START_LIMIT_MS, times.join(' '));
     });
@@ -142,3 +146,9 @@ suite('a restart under load', { timeout: 3_000_000 }, () => {
     }
   });
 });
+
+/** What a process has used of the processors, in ms: proc(5), stat, in ticks of 10 ms. */
+function cpuMsOf(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? [];
+  return (Number(fields[11]) + Number(fields[12])) * 10;
+}
