@@ -118,6 +118,9 @@ export class HttpTransport {
         if ((await this.leadsHere(next, signal)) && !(await this.leadsHere(request.url, signal))) {
           throw failure(request, `redirect to ${next.host}, which is this machine or its link`);
         }
+        // What is sent is a credential.
+        if (request.body !== undefined)
+          throw failure(request, `redirect to ${next.host} of what is for the first host only`);
         headers = withoutPrivate(headers);
         insecure = false;
         // Its storage is often signed by the same authority.

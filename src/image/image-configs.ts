@@ -5,6 +5,7 @@
  */
 
 import { randomBytes } from 'node:crypto';
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -28,11 +29,10 @@ export class ImageConfigs {
     }
   }
 
-  /** Keeps one; nothing of it is there on an error. */
+  /** Keeps one; nothing of it is there on an error. Two may keep the same one at once. */
   async put(bytes: Uint8Array): Promise<void> {
     const path = this.#path(digestOf(bytes));
-    // Two pulls may bring the same one at a time.
-    const partial = `${path}.${randomBytes(6).toString('hex')}`;
+    const partial = partialOf(path);
     try {
       await mkdir(this.#folder, { recursive: true, mode: 0o700 });
       await writeFile(partial, bytes, { mode: 0o600 });
@@ -54,12 +54,25 @@ export class ImageConfigs {
     }
   }
 
-  /** Forgets one; an unknown one is success. */
-  async delete(imageId: string): Promise<void> {
-    await rm(this.#path(imageId), { force: true });
+  /** Puts one back before anything else happens, if a removal of its image has taken it away since `put`. */
+  putBack(bytes: Uint8Array): void {
+    const path = this.#path(digestOf(bytes));
+    if (existsSync(path)) return;
+    const partial = partialOf(path);
+    writeFileSync(partial, bytes, { mode: 0o600 });
+    renameSync(partial, path);
+  }
+
+  /** Forgets one, at once: the image may come again while anything is waited for. An unknown one is success. */
+  delete(imageId: string): void {
+    rmSync(this.#path(imageId), { force: true });
   }
 
   #path(imageId: string): string {
     return join(this.#folder, imageId.slice('sha256:'.length));
   }
+}
+
+function partialOf(path: string): string {
+  return `${path}.${randomBytes(6).toString('hex')}.partial`;
 }

@@ -234,6 +234,24 @@ describe('Images.pull', () => {
     assert.equal(registry.paths().filter((path) => path === '/app/manifests/latest').length, 2);
   });
 
+  it('takes an image by two names at once, and while it is removed, with its configuration', async () => {
+    const image = fakeImage(['x']);
+    registry.add('team/app', image, 'v1');
+    registry.add('other/app', image, 'v1');
+    const pull = async (repository: string): Promise<unknown> =>
+      await images.pull(name(`${repository}:v1`), undefined, never);
+    for (let round = 0; round < 10; round += 1) {
+      await Promise.all([pull('team/app'), pull('other/app')]);
+      assert.equal(images.find(image.config.digest)?.tags.length, 2);
+      await images.remove(image.config.digest);
+    }
+    await pull('team/app');
+    layers.flush = async () => await images.remove(image.config.digest);
+    await pull('other/app');
+    assert.deepEqual(images.list()[0]?.tags, [name('other/app:v1')]);
+    assert.deepEqual(await readdir(join(root, 'image/configs')), [image.config.digest.slice('sha256:'.length)]);
+  });
+
   it('takes the auth file that was left for one pull of one namespace, and removes it', async () => {
     registry.add('team/app', fakeImage(['x']), 'v1');
     registry.auth = { kind: 'basic', username: 'me', password: 'SECRET' };

@@ -305,7 +305,7 @@ export class Images {
       store.transaction(() => store.images.delete(image.id));
       this.#catalog.delete(image.id);
       this.#damaged.delete(image.id);
-      await this.#configs.delete(image.id);
+      this.#configs.delete(image.id);
     });
     // From here on the image is gone for everybody; what stays on disk after a failure goes when the client asks again, or
     // at the next start.
@@ -554,6 +554,7 @@ export class Images {
       createdAtUs: clock.nowUs(),
       ...origin,
     };
+    this.#configs.putBack(configBytes);
     return commitImage(this.#catalog, store, { image, names });
   }
 

@@ -29,6 +29,22 @@ describe('inflate', () => {
     return Buffer.concat(parts);
   };
 
+  it('can be stopped where there is nothing to give', async () => {
+    const path = join(dir, 'nothing');
+    const stopped = (): never => {
+      throw new Error('nobody wants it');
+    };
+    const skippable = Buffer.from('502a4d1800000000', 'hex');
+    const nothings = [
+      { bytes: skippable, compression: 'zstd' },
+      { bytes: gzipSync(''), compression: 'gzip' },
+    ] as const;
+    for (const { bytes, compression } of nothings) {
+      writeFileSync(path, bytes);
+      await assert.rejects(inflate({ path, compression }, stopped).next(), /nobody wants it/);
+    }
+  });
+
   for (const gunzip of engines) {
     describe(`gzip by ${gunzip}`, {
       skip: gunzip === 'isal' && !openIsal() ? 'libisal2 is not installed' : false,

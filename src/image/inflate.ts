@@ -64,6 +64,8 @@ class BlobFile {
 
   /** Reads bytes at a position; 0 only at the end of the whole file. */
   read(buffer: Buffer, position: number, limit = buffer.length): number {
+    // Here too, since an archive may be made to inflate to nothing for hours.
+    this.#throwIfCancelled();
     if (this.#arrival) waitForArrival(this.#arrival, position, this.#throwIfCancelled);
     return readSync(this.#fd, buffer, 0, limit, position);
   }

@@ -38,6 +38,22 @@ describe('image documents', () => {
     assert.ok('toString' in labels);
   });
 
+  it('refuses documents of many values before they are parsed, whatever is in strings', () => {
+    const digest = `sha256:${'a'.repeat(64)}`;
+    const config = (more: string): Buffer => Buffer.from(`{"rootfs":{"diff_ids":["${digest}"]},"config":{${more}}}`);
+    const many = [
+      Buffer.from(`{"manifests":[${'{},'.repeat(30_000)}{}]}`),
+      Buffer.from('['.repeat(1_000_000)),
+      config(`"Env":["\\\\",${'"",'.repeat(30_000)}""]`),
+    ];
+    for (const bytes of many) {
+      assert.throws(() => parseDocument(bytes, '', 'm'), /m has more than 20000 values$/);
+      assert.throws(() => parseImageConfig(bytes, 'm'), /m has more than 20000 values$/);
+    }
+    const text = '[{,\\",'.repeat(100_000);
+    assert.equal(parseImageConfig(config(`"Labels":{"a":"${text}"}`), 'c').config.labels['a']?.length, 500_000);
+  });
+
   it('refuses a document whose descriptor calls it something else', () => {
     const { manifest } = fakeImage(['x']);
     assert.throws(() => parseDocument(manifest.bytes, OCI_INDEX, 'm'), /not clearly one of/);

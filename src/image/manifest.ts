@@ -8,6 +8,7 @@ import * as v from 'valibot';
 import { BerthError } from '../base/errors.ts';
 import { type ArtifactFile, artifactFiles } from './artifact-files.ts';
 import { type Digest, isDigest } from './digest.ts';
+import { hasManyValues, MAX_JSON_VALUES } from './many-values.ts';
 import { documentKind, isForeignLayer, isImageConfig, type LayerCompression, layerCompression } from './media-types.ts';
 import type { Platform } from './platform.ts';
 
@@ -211,6 +212,7 @@ export function parseImageConfig(bytes: Uint8Array, what: string): ConfigDocumen
 
 function parseJson(bytes: Uint8Array, what: string): unknown {
   if (bytes.length > MAX_DOCUMENT_BYTES) throw refused(what, `is larger than ${MAX_DOCUMENT_BYTES} bytes`);
+  if (hasManyValues(bytes)) throw refused(what, `has more than ${MAX_JSON_VALUES} values`);
   try {
     return JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
   } catch (cause) {
@@ -219,7 +221,7 @@ function parseJson(bytes: Uint8Array, what: string): unknown {
 }
 
 function checked<const S extends v.GenericSchema>(schema: S, json: unknown, what: string): v.InferOutput<S> {
-  const result = v.safeParse(schema, json);
+  const result = v.safeParse(schema, json, { abortEarly: true });
   if (result.success) return result.output;
   const issue = result.issues[0];
   throw refused(what, `is malformed at "${v.getDotPath(issue) ?? '.'}": ${issue.message}`);

@@ -127,6 +127,39 @@ describe('RegistryClient', () => {
     });
   });
 
+  it('sends an identity token to nobody that a token server redirects to', async () => {
+    await withRegistry(async (registry, client, access) => {
+      await using other = await FakeRegistry.start();
+      other.auth = registry.auth = bearer(() => true);
+      registry.misbehave = (req, res) => {
+        if (req.url !== '/token') return false;
+        res.writeHead(307, { location: `http://${other.host}/token` }).end();
+        return true;
+      };
+      const pulled = client.manifest(access({ kind: 'identity', token: 'REFRESH', source: 'x' }), 'v1', signal);
+      await assert.rejects(pulled, /redirect to .* of what is for the first host only/);
+      assert.equal(other.seen.length, 0);
+    });
+  });
+
+  it('asks the registry again where to get tokens when the place that it knows fails', async () => {
+    await withRegistry(async (registry, client, access) => {
+      const old = await FakeRegistry.start();
+      old.auth = { kind: 'bearer', issue: () => 'good-old', expiresInS: 0 };
+      registry.auth = bearer(() => true);
+      registry.misbehave = (req, res) => {
+        if (req.url?.startsWith('/token') || req.headers.authorization !== undefined) return false;
+        res.setHeader('www-authenticate', `Bearer realm="http://${old.host}/token"`);
+        answerError(res, 401, 'UNAUTHORIZED');
+        return true;
+      };
+      await client.manifest(access(), 'v1', signal);
+      await old.close();
+      registry.misbehave = undefined;
+      await client.manifest(access(), 'v1', signal);
+    });
+  });
+
   it('names registry, repository and credential source when it is refused, never the secret', async () => {
     await withRegistry(async (registry, client, access) => {
       const expectDenied = async (credential: Credential | undefined, words: RegExp): Promise<void> => {

@@ -225,7 +225,7 @@ export class RegistryClient {
   ): Promise<HttpResponse> {
     const { endpoint } = access;
     const known = this.#challenges.get(endpoint.host);
-    const early = known ? await this.#authorization(access, known, signal) : undefined;
+    const early = known ? await this.#authorizeEarly(access, known, signal) : undefined;
     const full = `/${endpoint.repository}/${path}`;
     let response = await this.#send(endpoint, full, withAuthorization(headers, early), signal, method);
     if (response.status === 401 && response.sameOrigin) {
@@ -240,6 +240,17 @@ export class RegistryClient {
     }
     if (response.status === 200 || (response.status === 206 && headers['range'] !== undefined)) return response;
     throw await refusal(access, what, response);
+  }
+
+  /** As #authorization, for what a registry has asked for before: by now it may ask for something else. */
+  async #authorizeEarly(access: Access, known: readonly Challenge[], signal: AbortSignal): Promise<string | undefined> {
+    try {
+      return await this.#authorization(access, known, signal);
+    } catch {
+      signal.throwIfAborted();
+      this.#challenges.delete(access.endpoint.host);
+      return undefined;
+    }
   }
 
   /** The Authorization header that answers a challenge; undefined when there is no answer to it. */

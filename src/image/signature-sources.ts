@@ -8,6 +8,7 @@ import * as v from 'valibot';
 import { BerthError, isKind, wrap } from '../base/errors.ts';
 import { type Digest, isDigest } from './digest.ts';
 import { isMissing } from './last-good.ts';
+import { hasManyValues } from './many-values.ts';
 import { OCI_EMPTY } from './media-types.ts';
 import type { PullSource } from './pull-source.ts';
 import type { ImageReference } from './reference.ts';
@@ -227,6 +228,7 @@ async function orMissing<T>(work: Promise<T>): Promise<T | undefined> {
 }
 
 function parseJson(bytes: Buffer): unknown {
+  if (hasManyValues(bytes)) return undefined;
   try {
     return JSON.parse(bytes.toString('utf8'));
   } catch {

@@ -9,6 +9,7 @@ import { BerthError } from '../base/errors.ts';
 import { InFlight } from '../base/in-flight.ts';
 import { type Credential, credentialKey } from './auth.ts';
 import { type HttpRequest, type HttpTransport, readCapped } from './http-transport.ts';
+import { hasManyValues } from './many-values.ts';
 import { isLoopbackHost } from './reference.ts';
 import { RegistryError } from './registry-error.ts';
 import { retryAfterMs } from './retry.ts';
@@ -27,7 +28,8 @@ export interface TokenRequest {
   readonly tls?: TlsMaterial | undefined;
 }
 
-const MAX_TOKEN_BYTES = 1024 * 1024;
+/** Servers take headers of some KiB; an answer may name the token twice, and another one to refresh it. */
+const MAX_TOKEN_BYTES = 128 * 1024;
 const MAX_CACHED = 1000;
 // What the specification says holds when the answer does not tell.
 const DEFAULT_LIFETIME_S = 60;
@@ -146,7 +148,7 @@ export function basicHeader(credential: { readonly username: string; readonly pa
 function parseAnswer(bytes: Buffer, what: string): { token: string; lifetimeMs: number } {
   let json: unknown;
   try {
-    json = JSON.parse(bytes.toString('utf8'));
+    if (!hasManyValues(bytes)) json = JSON.parse(bytes.toString('utf8'));
   } catch {
     // Without the parser's message, which would quote the token.
     throw new RegistryError('unavailable', `${what}: the token server's answer is not JSON`);
