@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { getPriority } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
@@ -366,6 +367,22 @@ for (const handler of ['runc', 'crun'] as const) {
         lines.map(({ stream, text }) => `${stream} ${text.trimEnd()}`),
         ['stdout /dev/pts/0', 'stdout xterm', 'stdout err'],
       );
+    });
+
+    test('berthd comes before other programs, and what it starts does not', async (t) => {
+      const mayChoose = execFileSync('nice', ['-n', '-1', 'nice'], { encoding: 'utf8' }).trim() === '-1';
+      if (!mayChoose) return t.skip('needs CAP_SYS_NICE');
+      assert.ok(getPriority(lab.berthd.pid) < 0);
+      const containerId = await lab.start(pod);
+      const { pid } = await lab.info(containerId);
+      const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+      assert.deepEqual([getPriority(pid), getPriority(parent)], [0, 0]);
+      const { stdout } = await lab.berthd.call(
+        runtime.execSync,
+        ExecSyncRequest.create({ containerId, cmd: ['cat', '/proc/self/stat'], timeout: 10n }),
+      );
+      // Field 19: proc_pid_stat(5).
+      assert.equal(Buffer.from(stdout).toString().split(') ')[1]?.split(' ')[16], '0');
     });
 
     test('limits reach the cgroup, and an update changes the cgroup and the status', async () => {
