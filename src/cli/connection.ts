@@ -94,6 +94,13 @@ export class Connection implements Caller {
         'start one (bin/berthd), or name its socket: --socket unix:///run/berth/berth.sock',
       );
     }
+    if (err.code === status.UNAVAILABLE && err.details === 'Connection dropped') {
+      return new CliError(
+        'berthd ended, or hung up, before it had answered',
+        'see its log (journalctl -u berth); what it was asked for may be asked for again',
+        { code: err.code },
+      );
+    }
     const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
     return new CliError(err.details || status[err.code] || 'unknown error', hint, { code: err.code });
   }

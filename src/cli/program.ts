@@ -158,7 +158,7 @@ function addHelp(program: Command): void {
 }
 
 function addImageCommands(program: Command, withSession: WithSession): void {
-  const image = program.command('image').description('images: pull, load, save, look into, check, remove');
+  const image = program.command('image').description('images: list, pull, load, save, look into, check, remove');
   image
     .command('load <file>')
     .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive')
@@ -174,6 +174,7 @@ function addImageCommands(program: Command, withSession: WithSession): void {
         pullImage(session, reference, options.creds),
       ),
     );
+  image.command('ls').description('images on this node, as `berth images` shows them').action(withSession(showImages));
   image
     .command('save <reference...>')
     .description('write images to an archive: an OCI layout and a `docker save` archive in one')

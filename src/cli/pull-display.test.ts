@@ -40,7 +40,7 @@ suite('the display of a pull', () => {
     assert.equal(
       parts[0],
       `\r\x1b[2K${'0'.repeat(12)} [${bar}]  50%   4.0 MiB downloading\n` +
-        '\r\x1b[2K0 of 1 layers, 1 were here, 2.0 MiB at 1.0 KiB/s, 1m16s left\n',
+        '\r\x1b[2K0 of 1 layers, 1 more was here, 2.0 MiB at 1.0 KiB/s, 1m16s left\n',
     );
     assert.match(parts[1] ?? '', /^\x1b\[2A\r\x1b\[2K0+ \[={30}\] 100%/);
     const narrow: string[] = [];

@@ -10,6 +10,7 @@ export class PullDisplay {
   readonly #output: Output;
   readonly #told = new Map<string, string>();
   #lines = 0;
+  #last: Pull | undefined;
 
   constructor(output: Output) {
     this.#output = output;
@@ -17,8 +18,21 @@ export class PullDisplay {
 
   /** Shows the state of a pull. */
   show(pull: Pull): void {
+    this.#last = pull;
     if (this.#output.columns === undefined) this.#tell(pull);
     else this.#draw(pull, this.#output.columns);
+  }
+
+  /** The pull was successful: shows as done what was not seen to be. Nothing when nothing of the pull was seen. */
+  end(): void {
+    if (!this.#last) return;
+    const layers = this.#last.layers.map((layer) => ({ ...layer, phase: 'done', bytesDone: layer.bytesTotal }));
+    this.show({ ...this.#last, layers, phase: 'done', secondsLeft: 0 });
+    if (this.#output.columns === undefined && this.#last.layersPresent > 0) {
+      this.#output.err(
+        `${this.#last.layersPresent} more ${plural(this.#last.layersPresent, 'layer was', 'layers were')} here\n`,
+      );
+    }
   }
 
   #tell({ layers }: Pull): void {
@@ -52,7 +66,11 @@ function layerLine({ digest, phase, bytesTotal, bytesDone }: PullLayer, columns:
 function summary({ phase, layers, layersPresent, transferredBytes, bytesPerSecond, secondsLeft }: Pull): string {
   if (phase === 'resolving') return 'resolving';
   const done = layers.filter((layer) => layer.phase === 'done').length;
-  const here = layersPresent > 0 ? `, ${layersPresent} were here` : '';
+  const here = layersPresent > 0 ? `, ${layersPresent} more ${plural(layersPresent, 'was', 'were')} here` : '';
   const rate = `${bytes(Number(transferredBytes))} at ${bytes(Math.round(bytesPerSecond))}/s`;
   return `${done} of ${layers.length} layers${here}, ${rate}, ${timeLeft(secondsLeft)} left`;
+}
+
+function plural(count: number, one: string, many: string): string {
+  return count === 1 ? one : many;
 }

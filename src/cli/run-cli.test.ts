@@ -505,7 +505,8 @@ suite('pulls', () => {
       (await runWith(caller, 'pulls')).out,
       [
         'IMAGE                     LAYER         PHASE        BYTES               RATE     LEFT  AGE',
-        'docker.io/library/web:v1  eeeeeeeeeeee  downloading  1.0 KiB of 2.0 KiB  512 B/s  2s    -\n',
+        'docker.io/library/web:v1  0 of 1        downloading  1.0 KiB of 2.0 KiB  512 B/s  2s    -',
+        '                          eeeeeeeeeeee  downloading  1.0 KiB of 2.0 KiB\n',
       ].join('\n'),
     );
   });
@@ -524,7 +525,19 @@ suite('pulls', () => {
         return { imageRef: ID.image };
       });
     const { out, err } = await runWith(caller, 'image', 'pull', 'web:v1');
-    assert.deepEqual([out, err], [`${ID.image}\n`, 'eeeeeeeeeeee downloading 2.0 KiB\n']);
+    assert.deepEqual(
+      [out, err],
+      [`${ID.image}\n`, 'eeeeeeeeeeee downloading 2.0 KiB\neeeeeeeeeeee done 2.0 KiB\n1 more layer was here\n'],
+    );
+  });
+
+  test('credentials without a colon are refused before anything is asked', async () => {
+    const { exitCode, err } = await runWith(node(), 'image', 'pull', 'web:v1', '--creds', 'joe');
+    assert.deepEqual([exitCode, err.includes('--creds has no colon')], [1, true]);
+  });
+
+  test('image ls is images', async () => {
+    assert.deepEqual(await runWith(node(), 'image', 'ls'), await runWith(node(), 'images'));
   });
 
   test('inspect shows all of an image, and says when there is none', async () => {

@@ -289,7 +289,7 @@ function transportError(request: HttpRequest, err: unknown, signal: AbortSignal)
   }
   if (err instanceof BerthError) return err;
   const code = codeOf(err);
-  return new RegistryError('unavailable', `${nameOf(request)}: ${explain(code, err)}`, {
+  return new RegistryError('unavailable', `${nameOf(request)}: ${explain(code, err, request.url.host)}`, {
     cause: err,
     // A name that does not exist, or a certificate that is not trusted, will not be better in a second.
     retryable:
@@ -307,7 +307,10 @@ function codeOf(err: unknown): string {
   return first instanceof Error && first.cause !== undefined ? codeOf(first.cause) : '';
 }
 
-function explain(code: string, err: unknown): string {
+function explain(code: string, err: unknown, host: string): string {
+  if (UNKNOWN_AUTHORITY.test(code)) {
+    return `its certificate is signed by nobody that this machine knows; put the authority's certificate into a folder of image.certs_dirs (/etc/containers/certs.d/${host}/ca.crt)`;
+  }
   const known: Readonly<Record<string, string>> = {
     UND_ERR_CONNECT_TIMEOUT: 'no connection in time',
     UND_ERR_HEADERS_TIMEOUT: 'no answer in time',

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 
-import { AdminService } from '../../../proto/gen/berth/admin.ts';
+import { AdminService, type PullLayer } from '../../../proto/gen/berth/admin.ts';
 import {
   type Image,
   ImageServiceService,
@@ -50,6 +50,9 @@ function printNames(
 
 /** `berth image pull REFERENCE`, with `user:password` for a registry that wants to know. */
 export async function pullImage(session: Session, reference: string, credentials: string | undefined): Promise<void> {
+  if (credentials !== undefined && !credentials.includes(':')) {
+    throw new CliError('--creds has no colon', 'it is USER:PASSWORD; the password may be empty');
+  }
   const [username = '', ...password] = (credentials ?? '').split(':');
   const auth = credentials === undefined ? undefined : { username, password: password.join(':') };
   const request = PullImageRequest.create({ image: { image: reference }, auth });
@@ -73,20 +76,25 @@ async function showingProgress<T>(session: Session, image: string, pulled: Promi
   };
   // A display that fails is no reason for the pull to fail.
   const [result] = await Promise.all([ended, watch().catch(() => undefined)]);
+  display.end();
   return result;
 }
 
-/** `berth pulls`: pulls that run, also the kubelet's, a line for each layer that was not here. */
+/** `berth pulls`: pulls that run, also the kubelet's: a line for each, and one for each of its layers that was not here. */
 export async function showPulls(session: Session): Promise<void> {
   const { pulls } = await session.connection.call(AdminService.listPulls, { image: '' });
   const rows = pulls.flatMap((pull) => {
     const rate = `${bytes(Math.round(pull.bytesPerSecond))}/s`;
     const common = [rate, timeLeft(pull.secondsLeft), age(pull.startedAtUs * 1000n)];
-    if (pull.layers.length === 0) return [[pull.image, '-', pull.phase, '-', ...common]];
-    return pull.layers.map(({ digest, phase, bytesDone, bytesTotal }) => {
-      const share = `${bytes(Number(bytesDone))} of ${bytes(Number(bytesTotal))}`;
-      return [pull.image, shortId(digest), pull.phase === 'committing' ? pull.phase : phase, share, ...common];
-    });
+    const share = (layers: readonly PullLayer[]): string => {
+      const sum = (field: 'bytesDone' | 'bytesTotal'): number =>
+        layers.reduce((total, layer) => total + Number(layer[field]), 0);
+      return layers.length === 0 ? '-' : `${bytes(sum('bytesDone'))} of ${bytes(sum('bytesTotal'))}`;
+    };
+    const done = pull.layers.filter(({ phase }) => phase === 'done').length;
+    const count = pull.layers.length === 0 ? '-' : `${done} of ${pull.layers.length}`;
+    const rows = pull.layers.map((layer) => ['', shortId(layer.digest), layer.phase, share([layer]), '', '', '']);
+    return [[pull.image, count, pull.phase, share(pull.layers), ...common], ...rows];
   });
   print(session, pulls, ['IMAGE', 'LAYER', 'PHASE', 'BYTES', 'RATE', 'LEFT', 'AGE'], rows);
 }
