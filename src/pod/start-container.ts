@@ -75,7 +75,8 @@ async function settleFailure(ctx: ContainerContext, err: unknown): Promise<boole
   using signal = withDeadline(`settle start of container ${id}`, SETTLE_TIMEOUT_MS);
   const { handler, init } = deps.containers.get(id);
   const known = await deps.runtime.findState(deps.handlers.get(handler), id, signal).catch(() => undefined);
-  if (known?.status === 'running' && deps.containers.get(id).state === 'created') {
+  const { state } = deps.containers.get(id);
+  if (known?.status === 'running' && (state === 'created' || state === 'running')) {
     deps.log.warn({ container: id, err: describe(err) }, 'the runtime failed to say so, but the container runs');
     recordRunning(ctx);
     return true;
@@ -108,8 +109,8 @@ export function recordStartError({ deps, id }: ContainerContext, message: string
   const record = deps.containers.find(id);
   if (!record) return;
   // Its first process may have ended by itself meanwhile, and that is known better.
-  const endedByUs = wasKilled && record.exit?.code === KILLED_CODE && record.exit.reason === 'Error';
-  if (record.state !== 'created' && !endedByUs) return;
+  const endedByUs = record.state === 'running' || (record.exit?.code === KILLED_CODE && record.exit.reason === 'Error');
+  if (record.state !== 'created' && !(wasKilled && endedByUs)) return;
   const atUs = deps.clock.nowUs();
   deps.containers.putFact({
     ...record,
