@@ -38,6 +38,7 @@ const legend = `<text x="${LEFT}" y="16">pods of one berthd after another; red: 
 writeFileSync(
   to,
   `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH + LEFT + 20} ${total}" font-family="sans-serif" font-size="12">
+<title>What berthd takes over the pods of a soak</title>
 <rect width="100%" height="100%" fill="white"/>
 ${legend}
 ${panels.join('\n')}
