@@ -28,6 +28,8 @@ export class DiskWorkers {
   readonly #usageSlot = new Slots(1);
   /** Pulls do not wait for who takes an archive. */
   readonly #archiveSlot = new Slots(1);
+  /** Nor for who has all layers read. */
+  readonly #checkSlot = new Slots(1);
   readonly #idleMs: number;
   readonly #idle: Idle[] = [];
   readonly #running = new Map<Promise<unknown>, Int32Array>();
@@ -85,6 +87,7 @@ export class DiskWorkers {
 
   #slotsFor(job: keyof DiskJobs): Slots {
     if (job === 'usage') return this.#usageSlot;
+    if (job === 'check') return this.#checkSlot;
     return job === 'archive' ? this.#archiveSlot : this.#slots;
   }
 
