@@ -134,6 +134,10 @@ function lookupKeys({ registry, repository }: Pick<Endpoint, 'registry' | 'repos
 
 function credentialOf(entry: Entry, source: string): Credential | undefined {
   if (entry.identitytoken !== '') return { kind: 'identity', token: entry.identitytoken, source };
+  // It goes into a header as it is.
+  if (/[^\x21-\x7e]/.test(entry.registrytoken)) {
+    throw new BerthError('precondition', `${source}: "registrytoken" has characters in it that no token has`);
+  }
   if (entry.registrytoken !== '') return { kind: 'bearer', token: entry.registrytoken, source };
   if (entry.auth === '') {
     return entry.username === ''

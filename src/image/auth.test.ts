@@ -110,6 +110,11 @@ describe('AuthFile', () => {
       assert.ok(!JSON.stringify([err.message, String(err.cause)]).includes('SECRET'));
       return true;
     });
+    await writeFile(broken, JSON.stringify({ auths: { 'a.org': { registrytoken: 'SECRET\r\nhost: b.org' } } }));
+    await assert.rejects(
+      new AuthFile(broken).find({ registry: 'a.org', repository: 'b' }, never),
+      /^(?!.*SECRET).*broken\.json \(a\.org\): "registrytoken" has characters in it that no token has/,
+    );
   });
 
   it('does not give what the request brought to a mirror elsewhere', async () => {
