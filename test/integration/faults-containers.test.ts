@@ -31,7 +31,7 @@ suite('faults of containers', () => {
   before(async () => {
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 110_000, scenes: 6 });
+    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 90_000, scenes: 6 });
   });
   after(async () => {
     await lab.close();

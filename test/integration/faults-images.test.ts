@@ -35,7 +35,7 @@ suite('faults of images', () => {
     reference = `${registry.host}/app:v1`;
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: [] }, { limitMs: 60_000, scenes: 2 });
+    trials = new FaultTrials({ lab, faults, outlines: [] }, { limitMs: 45_000, scenes: 2 });
   });
   after(async () => {
     await registry.close();

@@ -23,7 +23,7 @@ suite('faults of pods', () => {
   before(async () => {
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 110_000, scenes: 3 });
+    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 90_000, scenes: 3 });
   });
   after(async () => {
     await lab.close();
