@@ -30,6 +30,13 @@ export interface BlobBody {
  */
 export type BlobSource = (consume: (body: BlobBody) => Promise<void>, have: () => number) => Promise<void>;
 
+/** Where a blob comes from. */
+export interface BlobOrigin {
+  /** The registry: downloads are shared only by those that name the same one. */
+  readonly registry: string;
+  open(signal: AbortSignal): BlobSource;
+}
+
 /** Hears how a blob comes. */
 export interface BlobObserver {
   /** So many of its bytes are here, counted from the beginning. */
@@ -58,7 +65,9 @@ export class BlobIngest {
   readonly #dir: string;
   readonly #uses = new Map<Digest, { count: number; discard: boolean }>();
   readonly #downloads = new JoinedWork<void>();
-  readonly #running = new Map<Digest, Download>();
+  readonly #running = new Map<string, Download>();
+  /** Unfinished files that somebody adds to. */
+  readonly #growing = new Set<string>();
   /** One that was abandoned may still wind up when the next one begins. */
   readonly #locks = new KeyedLock();
   #sweeper: NodeJS.Timeout | undefined;
@@ -100,25 +109,21 @@ export class BlobIngest {
 
   /**
    * Brings a claimed blob into its file: takes what an earlier pull left, if it verifies, and downloads the rest. Two who
-   * ask at once share one download. Throws RegistryError for wrong bytes, which do not stay; `exhausted` when the disk is
+   * ask one registry at once share one download; nobody waits for another registry, which may be slow or wrong. Throws RegistryError for wrong bytes, which do not stay; `exhausted` when the disk is
    * full.
    */
-  async fetch(
-    blob: Descriptor,
-    source: (signal: AbortSignal) => BlobSource,
-    observer: BlobObserver,
-    signal: AbortSignal,
-  ): Promise<void> {
-    const running = this.#running.get(blob.digest);
+  async fetch(blob: Descriptor, origin: BlobOrigin, observer: BlobObserver, signal: AbortSignal): Promise<void> {
+    const key = JSON.stringify([blob.digest, origin.registry]);
+    const running = this.#running.get(key);
     if (running) observe(running, observer);
     try {
-      await this.#downloads.join(blob.digest, signal, async (shared) => {
+      await this.#downloads.join(key, signal, async (shared) => {
         const download: Download = { observers: new Set([observer]), bytes: 0, open: undefined };
-        this.#running.set(blob.digest, download);
+        this.#running.set(key, download);
         try {
-          await this.#locks.withKey(blob.digest, shared, () => this.#fetch(blob, source(shared), download, shared));
+          await this.#locks.withKey(key, shared, () => this.#fetch(blob, origin.open(shared), download, shared));
         } finally {
-          if (this.#running.get(blob.digest) === download) this.#running.delete(blob.digest);
+          if (this.#running.get(key) === download) this.#running.delete(key);
         }
       });
     } finally {
@@ -156,7 +161,10 @@ export class BlobIngest {
 
   async #fetch(blob: Descriptor, source: BlobSource, download: Download, signal: AbortSignal): Promise<void> {
     const file = this.#path(blob.digest);
-    const partial = `${file}.partial`;
+    const usual = `${file}.partial`;
+    const isShared = !this.#growing.has(usual);
+    const partial = isShared ? usual : `${file}.${randomBytes(6).toString('hex')}.partial`;
+    this.#growing.add(partial);
     try {
       if (await isWhole(file, blob, signal)) {
         for (const observer of download.observers) observer.reached(blob.size);
@@ -175,10 +183,13 @@ export class BlobIngest {
       } finally {
         writer.end(false);
         await writer.close();
-        if (writer.bytes === 0) await rm(partial, { force: true });
+        // Nobody would look for one of a name of its own.
+        if (writer.bytes === 0 || !isShared) await rm(partial, { force: true });
       }
     } catch (err) {
       throw await explainDisk(err, this.#dir);
+    } finally {
+      this.#growing.delete(partial);
     }
   }
 

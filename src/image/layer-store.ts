@@ -161,14 +161,20 @@ export class LayerStore {
   }
 
   /**
-   * Unpacks a blob into its own folder, unless it is here; two who ask for the same share the work. Verifies that it
+   * Unpacks a blob into its own folder, unless it is here; two who bring the same blob share the work. Whoever brings
+   * another one does not wait for theirs, which may be slow or broken: the first that is unpacked counts. Verifies that it
    * unpacks to `diffId`. Throws `invalid` naming the member that is refused, `precondition` for another digest,
    * `exhausted` when the disk is full; nothing of it is left then.
    */
-  async unpack(source: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
+  async unpack(
+    { digest, ...source }: BlobInput & { readonly digest?: string | undefined },
+    diffId: string,
+    signal: AbortSignal,
+  ): Promise<LayerRow> {
+    const key = JSON.stringify([diffId, digest ?? source.path]);
     return (
       this.#rows.get(diffId) ??
-      (await this.#unpacking.join(diffId, signal, (shared) =>
+      (await this.#unpacking.join(key, signal, (shared) =>
         this.#make(diffId, (target) => this.#unpack(source, target, diffId, shared), shared),
       ))
     );
@@ -306,7 +312,12 @@ export class LayerStore {
       if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
       signal.throwIfAborted();
       // A removal that failed half way may have left one that no row owns, and one that is damaged may be in use.
-      if (existsSync(final)) await this.#makeRoom(final);
+      if (!this.#rows.has(diffId) && existsSync(final)) await this.#makeRoom(final);
+      const other = this.#rows.get(diffId);
+      if (other) {
+        await workers.run('remove', temporary).catch(() => {});
+        return other;
+      }
       renameSync(temporary, final);
       isPlaced = true;
       const row = { diffId, sizeBytes, inodes, createdAtUs: clock.nowUs() };
@@ -329,7 +340,8 @@ export class LayerStore {
 
   async #makeRoom(folder: string): Promise<void> {
     const hex = basename(folder);
-    if (!this.#mounted().has(hex)) return await this.#deps.workers.run('remove', folder);
+    // Renamed first: somebody else may make this layer meanwhile.
+    if (!this.#mounted().has(hex)) return await this.#removeBusy(this.#renameToTrash(folder));
     renameSync(folder, join(this.#folder, `${KEPT}${hex}-${randomBytes(8).toString('hex')}`));
   }
 

@@ -14,6 +14,11 @@ export class PullSource {
     this.#log = log;
   }
 
+  /** The registry itself, whatever mirrors it has. */
+  get registry(): string {
+    return (this.#accesses.find(({ endpoint }) => !endpoint.mirror) ?? this.#accesses[0])?.endpoint.host ?? '';
+  }
+
   /**
    * What the first place that can do it returns; places that the configuration does not allow it are not asked. Throws the failure of the registry itself (the last place in the
    * configured order), with those of the mirrors in its message.

@@ -67,9 +67,9 @@ describe('a download that is interrupted', () => {
     const access: Access = { endpoint, credential: undefined };
     const claim = ingest.claim(layer().digest);
     try {
-      const source = (shared: AbortSignal) => (consume: (body: BlobBody) => Promise<void>, have: () => number) =>
+      const open = (shared: AbortSignal) => (consume: (body: BlobBody) => Promise<void>, have: () => number) =>
         client.blob(access, layer().digest, shared, consume, have);
-      await ingest.fetch(layer(), source, observer, signal);
+      await ingest.fetch(layer(), { registry: registry.host, open }, observer, signal);
     } finally {
       await claim.release(false);
     }
@@ -153,6 +153,29 @@ describe('a download that is interrupted', () => {
     await fetch();
     await whole();
     assert.ok(heard.transferred < layer().size, `${heard.transferred} of ${layer().size} bytes came again`);
+  });
+
+  it('waits for no other registry, and is not spoilt by what that sends', { timeout: 60_000 }, async () => {
+    const claim = ingest.claim(layer().digest);
+    const began = Promise.withResolvers<void>();
+    const drips = Promise.withResolvers<void>();
+    async function* wrongBytes(): AsyncGenerator<Uint8Array, void> {
+      yield Buffer.alloc(1_200_000, 1);
+      began.resolve();
+      await drips.promise;
+    }
+    const open = () => async (consume: (body: BlobBody) => Promise<void>) =>
+      await consume({ from: 0, bytes: wrongBytes() });
+    const quiet: BlobObserver = { reached: () => {}, transferred: () => {}, opened: () => {} };
+    const slow = ingest.fetch(layer(), { registry: 'slow.example', open }, quiet, never);
+    await began.promise;
+    await fetch().finally(drips.resolve);
+    await assert.rejects(slow, /ends after 1200000 of/);
+    const bytes = await readFile(join(dir, layer().digest.replace(':', '-')));
+    assert.ok(bytes.equals(image.layers[0]?.bytes ?? Buffer.alloc(0)));
+    assert.equal((await readdir(dir)).length, 2);
+    await claim.release(true);
+    assert.deepEqual(await readdir(dir), []);
   });
 
   it('throws away what an earlier life left wrong', async () => {

@@ -64,6 +64,20 @@ describe('unpacking while downloading', { skip: process.getuid?.() === 0 ? false
     assert.deepEqual(layers(), []);
   });
 
+  it('does not hold up, nor fail, who brings the same layer in another blob', { timeout: 60_000 }, async () => {
+    const slow = begin();
+    const bring = (digest: string) =>
+      lab.layers.unpack({ path: lab.blob(blob), compression: 'gzip', digest }, sha256(tar), never);
+    const [one, two] = await Promise.all([bring('sha256:one'), bring('sha256:two')]);
+    assert.equal(one, two);
+    appendFileSync(slow.path, blob.subarray(10));
+    slow.arrival.reached(blob.length);
+    slow.arrival.end(true);
+    assert.equal(await slow.unpacked, one);
+    assert.deepEqual(layers(), [sha256(tar).slice('sha256:'.length)]);
+    assert.equal(readFileSync(join(lab.layers.path(sha256(tar)), 'f0'), 'utf8').length, 30_000);
+  });
+
   it('leaves a thread to others', async () => {
     const first = begin();
     const source = { path: lab.blob(blob), compression: 'gzip', arrival: new BlobArrival().shared } as const;
