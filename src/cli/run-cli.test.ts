@@ -110,6 +110,7 @@ suite('the plan of a pull', () => {
     requirements: ['reject'],
     requirementsBecause: '/policy.json (default)',
     problem: '',
+    notes: ['policy.json: no JSON'],
   };
 
   test('is shown in words, or as JSON, and fails when nothing can be asked', async () => {
@@ -123,7 +124,7 @@ suite('the plan of a pull', () => {
     assert.deepEqual(asked, [{ image: 'a.org/app', namespace: 'blue' }]);
     assert.match(
       out,
-      /1\. https:\/\/a\.org\/v2\/app \(mirror\)\n.*because +\/r\.conf[\s\S]*credentials +\/auth\.json[\s\S]*reject/,
+      /1\. https:\/\/a\.org\/v2\/app \(mirror\)\n.*because +\/r\.conf[\s\S]*credentials +\/auth\.json[\s\S]*reject[\s\S]*warning: .*no JSON/,
     );
     const { out: machine } = await runWith(caller, '--json', 'config', 'check', 'a.org/app');
     assert.deepEqual(JSON.parse(machine), { plans: [plan] });

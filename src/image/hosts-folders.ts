@@ -68,6 +68,11 @@ export class HostsFolders {
     return { problems, ignored };
   }
 
+  /** Why files that were read do not hold as they are now, and what they said before does. */
+  heldBack(): string[] {
+    return [...this.#files.values()].flatMap(({ heldBack }) => heldBack ?? []);
+  }
+
   async #read(folder: string): Promise<HostsFile> {
     const path = join(folder, 'hosts.toml');
     let file = this.#files.get(path);

@@ -40,6 +40,11 @@ export class LastGood<T> {
     return this.#problem && describe(this.#problem);
   }
 
+  /** As `problem`, where what the files said before holds in place of what they say now. */
+  get heldBack(): string | undefined {
+    return this.#value === undefined ? undefined : this.problem;
+  }
+
   /**
    * What the files say now, or said when they could last be understood. Throws what `parse` throws when they never
    * could.

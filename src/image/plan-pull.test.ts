@@ -27,6 +27,10 @@ afterEach(async () => {
 });
 
 async function plan(text: string, namespace = ''): Promise<PullPlan[]> {
+  return await planPull(parts(), text, namespace, never);
+}
+
+function parts(): Parameters<typeof planPull>[0] {
   const places = {
     conf: join(dir, 'r.conf'),
     confDir: '',
@@ -44,7 +48,7 @@ async function plan(text: string, namespace = ''): Promise<PullPlan[]> {
   });
   const registries = new Registries(places, silentLogger);
   const credentials = [new AuthFile(join(dir, 'auth.json'))];
-  return await planPull({ registries, credentials, trust }, text, namespace, never);
+  return { registries, credentials, trust };
 }
 
 describe('the plan of a pull', () => {
@@ -59,8 +63,11 @@ describe('the plan of a pull', () => {
     );
     await writeFile(
       join(dir, 'blue.json'),
-      '{"default": [{"type": "sigstoreSigned", "keyPath": "/k.pub", "signedIdentity": {"type": "matchRepository"}}]}',
+      JSON.stringify({
+        default: [{ type: 'sigstoreSigned', keyPath: join(dir, 'k.pub'), signedIdentity: { type: 'matchRepository' } }],
+      }),
     );
+    await writeFile(join(dir, 'k.pub'), '');
     assert.deepEqual(await plan('a.org/team/app', 'blue'), [
       {
         reference: 'a.org/team/app:latest',
@@ -82,11 +89,36 @@ describe('the plan of a pull', () => {
             because: `${dir}/r.conf, prefix "a.org"`,
           },
         ],
-        requirements: ['sigstoreSigned by /k.pub (matchRepository)'],
+        requirements: [`sigstoreSigned by ${dir}/k.pub (matchRepository)`],
         requirementsBecause: `${dir}/blue.json (default)`,
         problem: '',
+        notes: [],
       },
     ]);
+  });
+
+  it('is none that works where a key or all credentials cannot be used', async () => {
+    const requirement = { type: 'signedBy', keyType: 'GPGKeys', keyPath: join(dir, 'k.gpg') };
+    await writeFile(join(dir, 'green.json'), JSON.stringify({ default: [requirement] }));
+    assert.equal((await plan('a.org/app', 'green'))[0]?.problem, `key ${dir}/k.gpg of the policy cannot be read`);
+    await writeFile(join(dir, 'auth.json'), 'no JSON');
+    assert.match((await plan('a.org/app'))[0]?.problem ?? '', /^the credentials are unusable: .*auth\.json/);
+  });
+
+  it('tells of changes that cannot be used, and follows what was said before', async () => {
+    const kept = parts();
+    await writeFile(join(dir, 'r.conf'), '[[registry]]\nlocation = "a.org"\nblocked = true');
+    await writeFile(join(dir, 'policy.json'), '{"default": [{"type": "reject"}]}');
+    const look = async (): Promise<PullPlan | undefined> => (await planPull(kept, 'a.org/app', '', never))[0];
+    assert.deepEqual((await look())?.notes, []);
+    await writeFile(join(dir, 'r.conf'), 'broken');
+    await writeFile(join(dir, 'policy.json'), 'broken');
+    const found = await look();
+    assert.deepEqual(found?.requirements, ['reject']);
+    assert.deepEqual(
+      found.notes.map((note) => /r\.conf|policy\.json/.exec(note)?.[0]),
+      ['r.conf', 'policy.json'],
+    );
   });
 
   it('says what hosts.toml makes of it', async () => {

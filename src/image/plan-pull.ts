@@ -1,5 +1,7 @@
 /** What a pull would do, without doing it: for an operator who wonders why it does what it does. */
 
+import { access, constants } from 'node:fs/promises';
+
 import { describe } from '../base/errors.ts';
 import { type CredentialSource, credentialFor } from './auth.ts';
 import { type Endpoint, resolveReference } from './endpoints.ts';
@@ -15,8 +17,10 @@ export interface PullPlan {
   /** What the policy wants, in its own words, and the file that says so. */
   readonly requirements: readonly string[];
   readonly requirementsBecause: string;
-  /** Why nothing would be asked; empty when something would. */
+  /** Why nothing would be pulled; empty when something might. */
   readonly problem: string;
+  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
+  readonly notes: readonly string[];
 }
 
 /** One place that would be asked. All in words, without secrets. */
@@ -31,11 +35,13 @@ export interface PlannedEndpoint {
   readonly because: string;
 }
 
+const UNUSABLE = 'unusable: ';
+
 /** What a plan is made from. */
 export interface PlanParts {
   readonly registries: Registries;
   readonly credentials: readonly CredentialSource[];
-  readonly trust: Pick<Trust, 'policyOf'>;
+  readonly trust: Pick<Trust, 'policyOf' | 'heldBack'>;
 }
 
 /**
@@ -59,20 +65,45 @@ async function planOne(
   signal: AbortSignal,
 ): Promise<PullPlan> {
   const nothing = { reference: formatReference(reference), endpoints: [], requirements: [], requirementsBecause: '' };
+  const notes = (): string[] => [...parts.registries.heldBack(), ...parts.trust.heldBack()];
   try {
     const rule = ruleFor(await parts.trust.policyOf(namespace), reference);
     const policy = { requirements: rule.requirements.map(requirementInWords), requirementsBecause: rule.because };
     try {
       refuseEarly(rule, reference);
       const endpoints = await parts.registries.endpoints(reference);
-      const planned = endpoints.map((endpoint) => planEndpoint(endpoint, endpoints, parts.credentials, signal));
-      return { ...nothing, ...policy, endpoints: await Promise.all(planned), problem: '' };
+      const planned = await Promise.all(
+        endpoints.map((endpoint) => planEndpoint(endpoint, endpoints, parts.credentials, signal)),
+      );
+      const problem = (await missingKey(rule.requirements)) ?? refusedEverywhere(planned);
+      return { ...nothing, ...policy, endpoints: planned, problem, notes: notes() };
     } catch (err) {
-      return { ...nothing, ...policy, problem: describe(err) };
+      return { ...nothing, ...policy, problem: describe(err), notes: notes() };
     }
   } catch (err) {
-    return { ...nothing, problem: describe(err) };
+    return { ...nothing, problem: describe(err), notes: notes() };
   }
+}
+
+async function missingKey(requirements: readonly Requirement[]): Promise<string | undefined> {
+  for (const requirement of requirements) {
+    if (requirement.type !== 'signedBy' && requirement.type !== 'sigstoreSigned') continue;
+    for (const path of requirement.keys.paths) {
+      const isReadable = await access(path, constants.R_OK).then(
+        () => true,
+        () => false,
+      );
+      if (!isReadable) return `key ${path} of the policy cannot be read`;
+    }
+  }
+  return undefined;
+}
+
+/** Empty when there is a place that can be asked with what is known of it. */
+function refusedEverywhere(endpoints: readonly PlannedEndpoint[]): string {
+  const [first] = endpoints;
+  const isRefused = endpoints.every(({ credentials }) => credentials.startsWith(UNUSABLE));
+  return first && isRefused ? `the credentials are ${first.credentials}` : '';
 }
 
 async function planEndpoint(
@@ -91,7 +122,7 @@ async function planEndpoint(
     credentials = found ? found.source : 'none, unless the pull brings some';
   } catch (err) {
     signal.throwIfAborted();
-    credentials = `unusable: ${describe(err)}`;
+    credentials = `${UNUSABLE}${describe(err)}`;
   }
   return {
     url: `${scheme}//${host}${special?.basePath ?? '/v2'}/${repository}${query}`,

@@ -76,6 +76,11 @@ export class PolicyFiles {
     return { problems: all.flatMap(({ problem }) => problem), missingKeys: all.flatMap(({ keys }) => keys) };
   }
 
+  /** Why files that were read do not hold as they are now, and what they said before does. */
+  heldBack(): string[] {
+    return [...this.#files.values()].flatMap(({ heldBack }) => heldBack ?? []);
+  }
+
   async #read(path: string): Promise<FoundPolicy> {
     let file = this.#files.get(path);
     if (!file) {

@@ -258,6 +258,11 @@ export class RegistriesConf {
     return this.#rules.problem;
   }
 
+  /** As `problem`, where what the files said before holds in place of what they say now. */
+  get heldBack(): string | undefined {
+    return this.#rules.heldBack;
+  }
+
   /**
    * The rules as the files have them now, or had them when they could last be understood. Throws `invalid` naming the
    * file, the key and what is wrong when they never could.

@@ -65,6 +65,12 @@ export class Registries {
     return this.#conf.problem !== undefined && this.#conf.isUnderstood;
   }
 
+  /** Why files that were read do not hold as they are now, and what they said before does. */
+  heldBack(): string[] {
+    const { heldBack } = this.#conf;
+    return [...(heldBack === undefined ? [] : [heldBack]), ...this.#hosts.heldBack()];
+  }
+
   /** As HostsFolders.check(): to be asked of a new object. */
   async checkHosts(): Promise<CheckedHosts> {
     return await this.#hosts.check();

@@ -64,6 +64,11 @@ export class Trust {
     this.#sources = parts.sources;
   }
 
+  /** As PolicyFiles.heldBack(). */
+  heldBack(): string[] {
+    return this.#policies.heldBack();
+  }
+
   /** As findPolicy(). */
   async policyOf(namespace: string): Promise<FoundPolicy> {
     return await findPolicy(this.#policies, namespace);

@@ -36,7 +36,10 @@ export async function planOnNode({ image }: Config, text: string, namespace: str
     const parts = {
       registries: new Registries(registriesPlaces(image), silentLogger),
       credentials: [new AuthFile(image.authFile, new CredentialHelpers(processes))],
-      trust: { policyOf: async (wanted: string) => await findPolicy(policies, wanted) },
+      trust: {
+        policyOf: async (wanted: string) => await findPolicy(policies, wanted),
+        heldBack: () => policies.heldBack(),
+      },
     };
     return await planPull(parts, text, namespace, signal);
   } finally {

@@ -294,6 +294,8 @@ export interface PullPlan {
   requirementsBecause: string;
   /** Why it cannot be pulled; empty when it can be tried. */
   problem: string;
+  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
+  notes: string[];
 }
 
 /** One place that would be asked. */
@@ -2936,7 +2938,7 @@ export const PlanPullResponse: MessageFns<PlanPullResponse> = {
 };
 
 function createBasePullPlan(): PullPlan {
-  return { reference: "", endpoints: [], requirements: [], requirementsBecause: "", problem: "" };
+  return { reference: "", endpoints: [], requirements: [], requirementsBecause: "", problem: "", notes: [] };
 }
 
 export const PullPlan: MessageFns<PullPlan> = {
@@ -2955,6 +2957,9 @@ export const PullPlan: MessageFns<PullPlan> = {
     }
     if (message.problem !== "") {
       writer.uint32(42).string(message.problem);
+    }
+    for (const v of message.notes) {
+      writer.uint32(50).string(v!);
     }
     return writer;
   },
@@ -3012,6 +3017,14 @@ export const PullPlan: MessageFns<PullPlan> = {
             message.problem = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.notes.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3034,6 +3047,7 @@ export const PullPlan: MessageFns<PullPlan> = {
     message.requirements = object.requirements?.map((e) => e) || [];
     message.requirementsBecause = object.requirementsBecause ?? "";
     message.problem = object.problem ?? "";
+    message.notes = object.notes?.map((e) => e) || [];
     return message;
   },
 };

@@ -36,7 +36,7 @@ async function planOnNode(
   }
 }
 
-function inWords({ reference, endpoints, requirements, requirementsBecause, problem }: PlannedPull): string {
+function inWords({ reference, endpoints, requirements, requirementsBecause, problem, notes }: PlannedPull): string {
   const lines = [reference];
   for (const [index, { url, mirror, tls, credentials, serves, because }] of endpoints.entries()) {
     lines.push(
@@ -49,6 +49,10 @@ function inWords({ reference, endpoints, requirements, requirementsBecause, prob
   }
   if (requirements.length > 0)
     lines.push(`  trust: ${requirements.join(', and ')}`, `     because      ${requirementsBecause}`);
+  for (const note of notes)
+    lines.push(
+      `  warning: what holds is what was said before a change that cannot be used, until berthd ends: ${note}`,
+    );
   if (problem !== '') lines.push(`  cannot be pulled: ${problem}`);
   return `${lines.map(printable).join('\n')}\n`;
 }

@@ -8,10 +8,11 @@ interface PullPlanner {
 }
 
 type PlanOfRoom = {
-  readonly [K in keyof Omit<PullPlan, 'endpoints' | 'requirements'>]: PullPlan[K];
+  readonly [K in keyof Omit<PullPlan, 'endpoints' | 'requirements' | 'notes'>]: PullPlan[K];
 } & {
   readonly endpoints: readonly PullPlan['endpoints'][number][];
   readonly requirements: readonly string[];
+  readonly notes: readonly string[];
 };
 
 /** PlanPull: which places a pull would ask, in which order, how and why. */
@@ -20,10 +21,11 @@ export function planPull(images: PullPlanner): Handler<PlanPullRequest, PlanPull
     if (image === '') throw invalid('image', 'is empty');
     const plans = await images.plan(image, namespace, signal);
     return {
-      plans: plans.map(({ endpoints, requirements, ...plan }) => ({
+      plans: plans.map(({ endpoints, requirements, notes, ...plan }) => ({
         ...plan,
         endpoints: [...endpoints],
         requirements: [...requirements],
+        notes: [...notes],
       })),
     };
   };
