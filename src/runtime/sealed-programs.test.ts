@@ -57,6 +57,12 @@ test('a program that does not copy itself is left as it is', () => {
   assert.equal(existsSync(join(folder, 'sealed')), false);
 });
 
+test('a script is left as it is: it may look beside itself', () => {
+  writeFileSync(program, '#!/bin/sh\n');
+  assert.equal(pathOf(), program);
+  assert.equal(existsSync(join(folder, 'sealed')), false);
+});
+
 test('a program that was replaced is copied anew', { skip }, async () => {
   pathOf();
   await tried.promise;

@@ -1,4 +1,4 @@
-import { closeSync, copyFile, existsSync, mkdirSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import { closeSync, copyFile, existsSync, mkdirSync, openSync, readSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -9,6 +9,8 @@ import { createMemoryFile, sealMemoryFile } from '../sys/memory-file.ts';
 import type { Handler } from './handler.ts';
 
 const copy = promisify(copyFile);
+/** How a program begins that is no script (elf(5)). */
+const ELF = Buffer.from('\x7fELF', 'latin1');
 const TRY_TIMEOUT_MS = 10_000;
 /** A monitor that was given a copy starts it within this time, or its container is given up. */
 const LAST_USE_MS = 120_000;
@@ -52,12 +54,13 @@ export class SealedPrograms {
     if (!copiesItself || this.#closing.signal.aborted) return path;
     const known = this.#sealed.get(path);
     const now = identityOf(path);
+    if (now === '') return path;
     if (known?.original === now) return known.link ?? path;
     if (known) this.#retire(known);
     const sealed: Sealed = { original: now, link: undefined, fd: undefined };
     this.#sealed.set(path, sealed);
     // A program has the SELinux domain that its file gives it, and a memory file would give it another one.
-    if (!existsSync('/sys/fs/selinux/enforce')) this.#begin(path, sealed);
+    if (!existsSync('/sys/fs/selinux/enforce') && isBinary(path)) this.#begin(path, sealed);
     return path;
   }
 
@@ -127,6 +130,17 @@ async function sealedCopy(path: string): Promise<number> {
     throw err;
   }
   return sealMemoryFile(fd);
+}
+
+// A script may ask for its own place, and has nothing to copy.
+function isBinary(path: string): boolean {
+  const start = Buffer.alloc(ELF.length);
+  const fd = openSync(path, 'r');
+  try {
+    return readSync(fd, start) === ELF.length && start.equals(ELF);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Changes when the program is replaced or written to; '' when it is gone. */
