@@ -12,6 +12,7 @@ export async function execSync(
 ): Promise<ExecResult> {
   const record = getInState({ deps, id }, 'running');
   const handler = deps.handlers.get(record.handler);
+  deps.cgroups.expectMoves();
   return await deps.runtime.execSync({ containerId: id, handler, args: command }, timeoutMs, signal);
 }
 

@@ -67,6 +67,7 @@ export async function makeContainer(
   const source = isArchive(reference) ? await openRestoreSource(deps, id, sandbox, reference, signal) : undefined;
   try {
     const record = newRecord(deps, sandbox, spec, id, source);
+    deps.cgroups.expectMoves();
     onStep('check trust');
     await checkTrust(deps, sandbox, record, signal);
     return await makeUnclaimed(pipeline, record, { deps, id }, onStep, signal);

@@ -18,6 +18,7 @@ const LAST_PORT = 65_535;
 
 /** The parts of PodDeps that streams need. */
 export interface StreamDeps extends Pick<PodDeps, 'stateDir' | 'sandboxDir' | 'sandboxes' | 'containers' | 'runtime'> {
+  readonly cgroups: Pick<PodDeps['cgroups'], 'expectMoves'>;
   readonly handlers: Pick<PodDeps['handlers'], 'get'>;
   readonly processes: Pick<PodDeps['processes'], 'exitOf'>;
 }
@@ -49,6 +50,7 @@ export class PodStreams {
     const record = this.#getInState(id, 'running');
     const handler = this.#deps.handlers.get(record.handler);
     const command = { containerId: record.id, handler, args: options.command };
+    this.#deps.cgroups.expectMoves();
     return await this.#deps.runtime.exec(command, options.tty, streams, AbortSignal.any([signal, this.#shutdown]));
   }
 

@@ -86,6 +86,7 @@ export class StreamLab implements AsyncDisposable {
         containers: this.containers,
         runtime: this.runtime,
         processes: lab.processes,
+        cgroups: { expectMoves() {} },
         handlers: { get: () => lab.handler },
       },
       this.#shutdown.signal,

@@ -1,12 +1,25 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  write as writeFd,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
 
 import { sleep } from '../../base/deadline.ts';
 import { BerthError, wrap } from '../../base/errors.ts';
 import { isErrno } from '../../sys/errno.ts';
 import type { CgroupMarks } from './cgroup-marks.ts';
 import { type CgroupMode, cgroupFile, cgroupOf, type Hierarchy, modeOf } from './hierarchies.ts';
+
+const write = promisify(writeFd);
 
 /** Controllers that limits of pods and containers use; the OCI runtimes hand down the same. */
 const DELEGATED = ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids'];
@@ -23,6 +36,7 @@ export class CgroupTree {
   readonly hierarchies: readonly Hierarchy[];
   readonly mode: CgroupMode;
   readonly #marks: CgroupMarks;
+  #isExpecting = false;
 
   constructor(hierarchies: readonly Hierarchy[], marks: CgroupMarks) {
     if (hierarchies.length === 0) throw new BerthError('precondition', 'no cgroup hierarchy is mounted on this host');
@@ -85,12 +99,30 @@ export class CgroupTree {
       if (cgroupOf(current, hierarchy)?.endsWith(path)) continue;
       const target = cgroupFile(hierarchy, path, 'cgroup.procs');
       try {
-        await writeFile(target, String(pid));
+        await writeAside(target, String(pid));
       } catch (err) {
         if (isErrno(err, 'ESRCH')) throw gone(pid, err);
         throw wrap(`put process ${pid} into ${target}`, err);
       }
     }
+  }
+
+  /**
+   * Has the kernel wait now for the lock that every move of a process takes (rcu_sync of cgroup_threadgroup_rwsem): the
+   * move of this process to where it is.
+   */
+  expectMoves(): void {
+    // In a v1 hierarchy it would take along the thread that is in a pod's cgroups for a moment.
+    const hierarchy = this.hierarchies.find(({ version }) => version === 2);
+    const own = hierarchy && cgroupOf(readText('/proc/self/cgroup') ?? '', hierarchy);
+    if (own === undefined || !hierarchy || this.#isExpecting) return;
+    this.#isExpecting = true;
+    // One that is refused has waited too.
+    void writeAside(cgroupFile(hierarchy, own, 'cgroup.procs'), String(process.pid))
+      .catch(() => {})
+      .finally(() => {
+        this.#isExpecting = false;
+      });
   }
 
   /** The names of the cgroups right below this one; empty when it is gone. */
@@ -281,6 +313,16 @@ function removeFolder(folder: string): boolean {
     throw wrap(`remove cgroup ${folder}`, err);
   }
   return true;
+}
+
+// Only the write waits for the kernel: each step that a thread of the pool does has the event loop turn once more.
+async function writeAside(file: string, text: string): Promise<void> {
+  const fd = openSync(file, 'r+');
+  try {
+    await write(fd, text);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function tryWrite(file: string, value: string): void {

@@ -81,6 +81,10 @@ export class CgroupfsDriver implements Cgroups {
     };
   }
 
+  expectMoves(): void {
+    this.#tree.expectMoves();
+  }
+
   async addProcess(cgroup: SandboxCgroup, pid: number): Promise<void> {
     await this.#tree.addProcess(cgroup.path, pid);
   }

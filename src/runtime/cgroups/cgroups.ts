@@ -31,6 +31,11 @@ export interface Cgroups {
   updatePod(parent: string, resources: LinuxResources, signal: AbortSignal): Promise<void>;
   /** How a thread can have children that are born in the sandbox's cgroup. */
   threadPlacement(cgroup: SandboxCgroup): ThreadPlacement;
+  /**
+   * Says that a runtime is about to move processes. Whoever moves the first one for some time waits for a grace period of
+   * the kernel, of 10 ms and more, and those who come soon after it do not: this has it pass beside other work.
+   */
+  expectMoves(): void;
   /** Puts a process into the sandbox's cgroup. A process that is there already stays. */
   addProcess(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<void>;
   /**

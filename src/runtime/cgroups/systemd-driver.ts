@@ -75,6 +75,10 @@ export class SystemdDriver implements Cgroups {
     return { enter: [], leave: [], procs: [] };
   }
 
+  expectMoves(): void {
+    this.#tree.expectMoves();
+  }
+
   async addProcess(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<void> {
     const current = readText(`/proc/${pid}/cgroup`);
     if (current === undefined) throw new BerthError('notFound', `process ${pid} is gone`);
