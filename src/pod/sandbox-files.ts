@@ -1,4 +1,4 @@
-import { chmodSync, copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, rmdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
@@ -50,7 +50,19 @@ export function makeSandboxFolders(paths: SandboxPaths): void {
 
 /** Removes the sandbox's folders and all files in them. Mounts below must be gone. Missing folders are fine. */
 export function removeSandboxFolders(paths: SandboxPaths): void {
-  for (const path of [paths.folder, paths.files]) rmSync(path, { recursive: true, force: true });
+  removeKnown([paths.hostname, paths.resolvConf, paths.hosts], [paths.files]);
+  removeKnown([], [paths.namespaces, paths.shm, paths.folder]);
+}
+
+// By name: reading folders costs more than removing what is in them. The last folder has all others below it.
+function removeKnown(files: readonly string[], folders: readonly string[]): void {
+  try {
+    for (const file of files) unlinkSync(file);
+    for (const folder of folders) rmdirSync(folder);
+  } catch {
+    // Something is not there, or something else is.
+    for (const folder of folders.slice(-1)) rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /**

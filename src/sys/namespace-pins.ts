@@ -1,4 +1,4 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { bindMount, unmount } from './mount.ts';
@@ -26,6 +26,7 @@ export function pinNamespace(source: string, pinDir: string, kind: PinnedKind): 
 export function unpin(pinDir: string, kinds: readonly PinnedKind[]): void {
   for (const kind of kinds) {
     const pin = join(pinDir, kind);
+    if (!existsSync(pin)) continue;
     unmount(pin);
     rmSync(pin, { force: true });
   }
