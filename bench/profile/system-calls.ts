@@ -81,8 +81,10 @@ export class Trace {
     if (begun !== undefined) this.#count(program, begun);
     const [, result] = / = (-?\d+)/.exec(rest.slice(rest.lastIndexOf(')'))) ?? [];
     if (/^(clone3?|v?fork)$/.test(name) && Number(result) > 0) this.#learn(Number(result), program);
-    if (begun === 'execve') this.#pending(pid, rest);
-    if (name === 'execve' && result === '0') this.#execute(pid);
+    if (begun === 'execve') this.#paths.set(pid, /^execve\("([^"]*)"/.exec(rest)?.[1] ?? '');
+    // By a descriptor it starts its own copy.
+    if (begun === 'execveat') this.#paths.set(pid, '/proc/self/exe');
+    if (/^execve(at)?$/.test(name) && result === '0') this.#execute(pid);
   }
 
   /** All programs, those first that made the most calls. */
@@ -100,10 +102,6 @@ export class Trace {
     const early = this.#early.get(pid) ?? [];
     this.#early.delete(pid);
     for (const line of early) this.take(line);
-  }
-
-  #pending(pid: number, rest: string): void {
-    this.#paths.set(pid, /^execve\("([^"]*)"/.exec(rest)?.[1] ?? '');
   }
 
   #execute(pid: number): void {

@@ -1,0 +1,161 @@
+/**
+ * What a pod's life costs, in counts: times differ from machine to machine, and these do not. Whoever makes a count grow
+ * has to say here that it is worth it; bench/NOTES.md tells what each costs.
+ */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, afterEach, before, describe as suite, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import {
+  ListContainerStatsRequest,
+  ListContainersRequest,
+  ListPodSandboxRequest,
+  ListPodSandboxStatsRequest,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
+import { findProgram } from '../../src/runtime/handlers.ts';
+import { PodLab } from '../harness/pod-lab.ts';
+
+const COUNT_SYNCS = fileURLToPath(new URL('../fixtures/count-syncs.c', import.meta.url));
+const WAL_HEADER_BYTES = 32;
+const FRAME_HEADER_BYTES = 24;
+
+/** What one call took. */
+interface Cost {
+  /** Programs that berthd itself started, by name. */
+  readonly started: Readonly<Record<string, number>>;
+  /** The verbs for which the OCI runtime was executed, whoever did it. */
+  readonly verbs: readonly string[];
+  readonly transactions: number;
+}
+
+suite('hot path', { timeout: 200_000 }, () => {
+  let lab: PodLab;
+  let folder: string;
+  let trace: string;
+  let syncs: string;
+
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'berth-hot-path-'));
+    trace = join(folder, 'trace');
+    syncs = join(folder, 'syncs');
+    const library = join(folder, 'count-syncs.so');
+    execFileSync('cc', ['-shared', '-fPIC', '-O1', '-o', library, COUNT_SYNCS]);
+    const wrapper = join(folder, 'counted');
+    writeFileSync(wrapper, `#!/bin/sh\necho "$*" >> ${trace}\nexec ${findProgram('runc')} "$@"\n`);
+    chmodSync(wrapper, 0o755);
+    writeFileSync(trace, '');
+    const config = [
+      '[runtime]',
+      'default_runtime = "counted"',
+      '[runtime.handlers.counted]',
+      `path = "${wrapper}"`,
+      '[metrics]',
+      'listen = "127.0.0.1:0"',
+    ].join('\n');
+    lab = await PodLab.start({ config, environment: { LD_PRELOAD: library, BERTH_TEST_SYNCS: syncs } });
+  });
+  afterEach(async (t) => await lab.afterTest(t));
+  after(async () => {
+    await lab.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  /** The result of a call, and what it took. */
+  async function costOf<T>(call: () => Promise<T>): Promise<[T, Cost]> {
+    const [started, lines, commits] = [await startedPrograms(), traceLines().length, committed()];
+    const result = await call();
+    const now = await startedPrograms();
+    const verbs = traceLines().slice(lines);
+    const grown = [...now].map(([name, count]): [string, number] => [name, count - (started.get(name) ?? 0)]);
+    const transactions = committed() - commits;
+    return [result, { started: Object.fromEntries(grown.filter(([, count]) => count > 0)), verbs, transactions }];
+  }
+
+  async function startedPrograms(): Promise<Map<string, number>> {
+    const text = await lab.berthd.metrics();
+    const found = text.matchAll(/^berth_process_duration_seconds_count\{program="([^"]+)"\} (\d+)$/gm);
+    return new Map([...found].map(([, program = '', count]) => [program, Number(count)]));
+  }
+
+  function traceLines(): string[] {
+    const lines = readFileSync(trace, 'utf8').split('\n').filter(Boolean);
+    return lines.map((line) => /(?:^| )(create|start|exec|delete|kill|state|features)(?: |$)/.exec(line)?.[1] ?? line);
+  }
+
+  /** Transactions in the database's write-ahead log (sqlite.org/fileformat2.html, "The WAL"). */
+  function committed(): number {
+    const log = readFileSync(join(lab.berthd.root, 'berth.db-wal'));
+    const frameBytes = FRAME_HEADER_BYTES + log.readUInt32BE(8);
+    const salts = log.subarray(16, 24);
+    let count = 0;
+    for (let at = WAL_HEADER_BYTES; at + frameBytes <= log.length; at += frameBytes) {
+      // What follows is of an earlier round.
+      if (!log.subarray(at + 8, at + 16).equals(salts)) break;
+      if (log.readUInt32BE(at + 4) !== 0) count += 1;
+    }
+    return count;
+  }
+
+  function syncCount(): number {
+    return existsSync(syncs) ? readFileSync(syncs).length : 0;
+  }
+
+  test('of a pod with one container: programs, transactions, and no wait for the disk', async () => {
+    // Seals, compiles and remembers what only the first one does.
+    await lab.removePod(await podWithContainer());
+    const syncsBefore = syncCount();
+
+    const config = lab.podConfig();
+    const [podSandboxId, run] = await costOf(() => lab.runPod(config));
+    const [containerId, create] = await costOf(() => lab.create(podSandboxId));
+    const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
+    const [, exec] = await costOf(() =>
+      lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 20n }),
+    );
+    const [, stop] = await costOf(() => lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n }));
+    const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
+    const [, stopPod] = await costOf(() => lab.berthd.call(runtime.stopPodSandbox, { podSandboxId }));
+    const [, removePod] = await costOf(() => lab.berthd.call(runtime.removePodSandbox, { podSandboxId }));
+
+    assert.ok(syncCount() > 0, 'the waits of the start have been counted');
+    assert.equal(syncCount() - syncsBefore, 0);
+    const plugins = { bridge: 1, portmap: 1 };
+    assert.deepEqual(
+      { run, create, start, exec, stop, remove, stopPod, removePod },
+      {
+        run: { started: plugins, verbs: [], transactions: 12 },
+        create: { started: { conmon: 1 }, verbs: ['create'], transactions: 9 },
+        start: { started: { counted: 1 }, verbs: ['start'], transactions: 4 },
+        exec: { started: { 'exec-monitor': 1 }, verbs: ['exec'], transactions: 0 },
+        stop: { started: {}, verbs: [], transactions: 1 },
+        remove: { started: { counted: 1 }, verbs: ['delete'], transactions: 4 },
+        stopPod: { started: plugins, verbs: [], transactions: 9 },
+        removePod: { started: {}, verbs: [], transactions: 5 },
+      },
+    );
+  });
+
+  test('of questions: nothing', async () => {
+    const podSandboxId = await podWithContainer();
+    const [, questions] = await costOf(async () => {
+      await lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+      await lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
+      await lab.berthd.call(runtime.listContainerStats, ListContainerStatsRequest.create());
+      await lab.berthd.call(runtime.listPodSandboxStats, ListPodSandboxStatsRequest.create());
+      await lab.podStatus(podSandboxId);
+    });
+    assert.deepEqual(questions, { started: {}, verbs: [], transactions: 0 });
+  });
+
+  async function podWithContainer(): Promise<string> {
+    const podSandboxId = await lab.runPod();
+    await lab.start(podSandboxId);
+    return podSandboxId;
+  }
+});
