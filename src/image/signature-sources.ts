@@ -109,7 +109,7 @@ async function fromExtension(
   signal: AbortSignal,
 ): Promise<Buffer[]> {
   const bytes = await source.first(signal, (access) => client.signatureDocument(access, digest, signal));
-  const answer = bytes && v.safeParse(extensionAnswer, parseJson(bytes));
+  const answer = bytes && v.safeParse(extensionAnswer, parseJson(bytes), { abortEarly: true });
   if (!answer?.success) return [];
   return answer.output.signatures
     .filter(({ type, content }) => type === 'atomic' && content.length < MAX_SIGNATURE_BYTES)
@@ -149,7 +149,7 @@ async function referrers(
 ): Promise<Buffer[]> {
   const listed = new Set<Digest>();
   for (const index of await referrersOf(client, source, digest, signal)) {
-    const parsed = v.safeParse(referrersIndex, parseJson(index));
+    const parsed = v.safeParse(referrersIndex, parseJson(index), { abortEarly: true });
     for (const { digest: referrer, artifactType } of parsed.success ? parsed.output.manifests : []) {
       if (ARTIFACT_TYPES.has(artifactType) && isDigest(referrer) && listed.size < MAX_SIGNATURES) listed.add(referrer);
     }
@@ -195,7 +195,7 @@ async function signaturesIn(
   manifest: Buffer,
   signal: AbortSignal,
 ): Promise<FoundSignature[]> {
-  const parsed = v.safeParse(signatureManifest, parseJson(manifest));
+  const parsed = v.safeParse(signatureManifest, parseJson(manifest), { abortEarly: true });
   if (!parsed.success) return [];
   const found: FoundSignature[] = [];
   for (const { mediaType, digest, annotations } of parsed.output.layers.slice(0, MAX_SIGNATURES)) {

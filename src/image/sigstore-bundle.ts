@@ -10,6 +10,7 @@ import * as v from 'valibot';
 
 import { BerthError } from '../base/errors.ts';
 import { parsePublicKey } from './cosign-signature.ts';
+import { hasManyValues } from './many-values.ts';
 
 /** What a signer has put their key to. */
 export interface SignedSubject {
@@ -129,7 +130,9 @@ function problemWith(entry: LogEntry, signed: Signed, logKeys: readonly KeyObjec
   const promised = Buffer.from(JSON.stringify({ body, integratedTime, logID, logIndex }));
   const promise = Buffer.from(inclusionPromise.signedEntryTimestamp, 'base64');
   if (!logKeys.some((key) => isSignedBy(promised, promise, key))) return 'the log did not sign its entry';
-  const result = v.safeParse(loggedSchema, parseJson(Buffer.from(body, 'base64').toString('utf8')));
+  const result = v.safeParse(loggedSchema, parseJson(Buffer.from(body, 'base64').toString('utf8')), {
+    abortEarly: true,
+  });
   if (!result.success) return "the log's entry is of no kind that is known";
   const { payloadHash, signatures } = result.output.spec;
   const hash = createHash('sha256').update(signed.payload).digest('hex');
@@ -143,12 +146,13 @@ function isSame(logged: { readonly signature: string; readonly verifier: string 
 }
 
 function parsed<const S extends v.GenericSchema>(schema: S, json: string, problem: string): v.InferOutput<S> {
-  const result = v.safeParse(schema, parseJson(json));
+  const result = v.safeParse(schema, parseJson(json), { abortEarly: true });
   if (!result.success) throw refused(problem);
   return result.output;
 }
 
 function parseJson(text: string): unknown {
+  if (hasManyValues(Buffer.from(text))) return undefined;
   try {
     return JSON.parse(text);
   } catch {

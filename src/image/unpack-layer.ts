@@ -86,7 +86,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
   const rootfd = openat(AT_FDCWD, request.target, O_RDONLY | O_DIRECTORY);
   const frame = request.frame === undefined ? undefined : new FrameWriter(request.frame);
   const tar = new TarReader(hashed(), request.limits, frame && ((part) => frame.add(part)));
-  const layer = new LayerWriter(rootfd, request.devices ?? 'allow');
+  const layer = new LayerWriter(rootfd, request.devices ?? 'allow', members);
   let isFramed = false;
   try {
     fchmodat(rootfd, '.', 0o755);
@@ -131,6 +131,7 @@ const specialTypes: Readonly<Partial<Record<TarMemberType, number>>> = Object.fr
 class LayerWriter {
   readonly #root: LayerRoot;
   readonly #devices: DevicePolicy;
+  readonly #maxInodes: number;
   readonly #umask = process.umask();
   /** Set at the end: what is made in a folder changes its time, and its setgid bit would change what is made in it. */
   readonly #folders = new Map<string, { components: readonly string[]; member: TarMember }>();
@@ -141,8 +142,10 @@ class LayerWriter {
   /** True when something that the layer brought is not there any more. */
   hasReplaced = false;
 
-  constructor(rootfd: number, devices: DevicePolicy) {
+  /** `maxInodes`: members imply the folders above them, of which each may have two thousand. */
+  constructor(rootfd: number, devices: DevicePolicy, maxInodes: number) {
     this.#devices = devices;
+    this.#maxInodes = maxInodes;
     this.#root = new LayerRoot(rootfd, this.#umask, () => this.#count(BLOCK_BYTES));
   }
 
@@ -336,6 +339,9 @@ class LayerWriter {
   #count(bytes: number): void {
     this.#inodes += 1;
     this.#sizeBytes += bytes;
+    // One more: the root.
+    if (this.#inodes > this.#maxInodes + 1)
+      throw invalid('path', `makes more than ${this.#maxInodes} files and folders (image.max_layer_files)`);
   }
 }
 

@@ -41,6 +41,12 @@ describe('hostile layers', { skip }, () => {
     ['a zstd bomb', zstdCompressSync(bomb), 'zstd', /more than 8388608 bytes \(image\.max_layer_gib\)/],
     ['a bomb behind the end', gzipSync(endless), 'gzip', /is longer than \d+ bytes \(image\.max_layer_gib\)/],
     ['a bomb behind the end, by zstd', zstdCompressSync(endless), 'zstd', /is longer than \d+ bytes/],
+    [
+      'folders without end that no member names',
+      tarBytes(Array.from({ length: 30 }, (_, index) => ({ name: `${index}/${'f/'.repeat(20)}x` }))),
+      'none',
+      /makes more than 500 files and folders \(image\.max_layer_files\)/,
+    ],
     ['empty files without end', gzipSync(many), 'gzip', /more than 500 members \(image\.max_layer_files\)/],
     ['a pax header of 1 GiB', huge(1024 * MiB), 'none', /extended header \(x\) is longer than/],
     ['a name of 5,000 bytes', tarBytes([{ name: 'x', pax: { path: 'a/'.repeat(2500) } }]), 'none', /longer than 4096/],
