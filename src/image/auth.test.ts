@@ -56,6 +56,7 @@ describe('credentialFromRequest', () => {
       { username: 'ab', password: 'c' },
       { identityToken: 'x' },
       { registryToken: 'x' },
+      { username: 'identity', password: 'x' },
     ].map((auth) => credentialKey(credentialFromRequest(auth)));
     assert.equal(new Set(keys).size, keys.length);
     assert.ok(keys.every((key) => !key.includes('bc')));

@@ -66,12 +66,13 @@ function trimNul(text: string): string {
   return text.replace(/^\0+|\0+$/g, '');
 }
 
-/** True when two pulls with these requests may share one pull: they prove the same thing to the registry. */
+/** Equal for credentials that prove the same thing to a registry: who brings them may share a pull. Holds no secret. */
 export function credentialKey(credential: Credential | undefined): string {
   if (!credential) return 'anonymous';
-  const secret =
-    credential.kind === 'basic' ? [credential.username, credential.password] : [credential.kind, credential.token];
-  return createHash('sha256').update(JSON.stringify(secret)).digest('hex');
+  const secret = credential.kind === 'basic' ? [credential.username, credential.password] : [credential.token];
+  return createHash('sha256')
+    .update(JSON.stringify([credential.kind, ...secret]))
+    .digest('hex');
 }
 
 /** Somewhere that credentials are kept. */

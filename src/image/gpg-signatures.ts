@@ -21,6 +21,11 @@ export class GpgSignatures {
     this.#scratch = scratch;
   }
 
+  /** Removes what a process that was killed has left. */
+  async start(): Promise<void> {
+    await rm(this.#scratch, { recursive: true, force: true });
+  }
+
   /**
    * What a signed message says, when it has one good signature by one of the keys (armored or binary, several in a file
    * are fine). Throws `permission` when it has not, `precondition` when there is no gpgv or a key is none.

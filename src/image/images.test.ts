@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -910,6 +910,16 @@ describe('Images.find and remove', () => {
     assert.equal(layers.calls.filter((call) => call.startsWith('unpack')).length, 1);
     assert.deepEqual(await restarted.prune({ dryRun: true, unusedImages: false }), []);
     await restarted.close();
+  });
+
+  it('removes what a killed process left of judging signatures', async () => {
+    const folder = join(root, 'image/gpgv/gpgv-left');
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, 'content'), 'x');
+    const next = build();
+    await next.start();
+    assert.ok(!(await readdir(join(root, 'image'))).includes('gpgv'));
+    await next.close();
   });
 
   it('prunes what is left of a damaged image, unless something uses it', async () => {

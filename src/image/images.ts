@@ -184,6 +184,7 @@ export class Images {
     this.#health.sortOut();
     mounts.start();
     await this.#ingest.start();
+    await this.#trust.start();
     await this.#configs.start(new Set(store.images.all().map(({ id }) => id)));
     await this.#holds
       .removeUnused(unusedLayers(layers, this.#holds))

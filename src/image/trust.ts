@@ -69,6 +69,11 @@ export class Trust {
     return this.#policies.heldBack();
   }
 
+  /** To be called before the first image is judged. */
+  async start(): Promise<void> {
+    await this.#gpg.start();
+  }
+
   /** As findPolicy(). */
   async policyOf(namespace: string): Promise<FoundPolicy> {
     return await findPolicy(this.#policies, namespace);
