@@ -86,7 +86,9 @@ export class Connection implements Caller {
     // berthd itself answers Unavailable too, when a registry refuses it: only gRPC's own words tell of the socket.
     const isUnconnected = err.code === status.UNAVAILABLE && err.details.startsWith('No connection established');
     if (isUnconnected && err.details.includes('EACCES')) {
-      return new CliError(`may not connect to ${path}`, 'run it as root: whoever may use the socket owns the node');
+      return new CliError(`may not connect to ${path}`, 'run it as root: whoever may use the socket owns the node', {
+        code: status.PERMISSION_DENIED,
+      });
     }
     if (isUnconnected) {
       return new CliError(

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { withDeadline } from '../base/deadline.ts';
-import { describe } from '../base/errors.ts';
+import { because, describe } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import type { Config } from '../config/load-config.ts';
@@ -37,8 +37,6 @@ export async function checkNode(config: Config): Promise<Finding[]> {
   const processes = new Processes({ log: silentLogger, meter: silentMeter });
   // A wait for a process does not keep node alive.
   const keepAlive = setInterval(() => {}, TIMEOUT_MS);
-  // Not the state folder: it may not be there yet, and nothing of this check shall stay in it.
-  const scratch = mkdtempSync(join(tmpdir(), 'berth-check-'));
   let cgroups: Cgroups | undefined;
   const look = (subject: string, at: () => Finding[] | Promise<Finding[]>): Promise<Finding[]> =>
     findings(subject, configFile(config.sources), at);
@@ -52,7 +50,7 @@ export async function checkNode(config: Config): Promise<Finding[]> {
     );
     found.push(...networkFindings(config.cni.confDir, (await readPodNetwork(config)).status));
     if (cgroups) {
-      const place = { processes, scratch, isRoot, cgroups };
+      const place = { processes, isRoot, cgroups };
       found.push(...(await look('runtime handlers', () => runtimeFindings(config, place, signal))));
     }
     if (isRoot) found.push(...overlayFindings(config.root));
@@ -69,7 +67,6 @@ export async function checkNode(config: Config): Promise<Finding[]> {
     clearInterval(keepAlive);
     await processes.close();
     await cgroups?.close();
-    rmSync(scratch, { recursive: true, force: true });
   }
 }
 
@@ -77,17 +74,18 @@ async function runtimeFindings(
   config: Config,
   place: {
     readonly processes: Processes;
-    readonly scratch: string;
     readonly isRoot: boolean;
     readonly cgroups: Cgroups;
   },
   signal: AbortSignal,
 ): Promise<Finding[]> {
-  const { processes, scratch, isRoot, cgroups } = place;
+  const { processes, isRoot, cgroups } = place;
   const host = readHostFacts(silentLogger);
+  // Not the state folder: it may not be there yet, and nothing of this check shall stay in it.
+  using scratch = new ScratchFolder(tmpdir());
   const parts = {
     ...config.runtime,
-    stateDir: scratch,
+    stateDir: scratch.path,
     pausePath: PAUSE_PATH,
     cgroups,
     kernelHasRecursiveReadOnly: host.kernelHasRecursiveReadOnly,
@@ -119,4 +117,22 @@ function notRoot(): Finding {
     message: 'is not run by root: what only root can try was left out',
     remedy: 'sudo berth config check',
   };
+}
+
+/** A folder that goes with its holder. */
+class ScratchFolder implements Disposable {
+  readonly path: string;
+
+  /** Throws `precondition` where none can be made. */
+  constructor(parent: string) {
+    try {
+      this.path = mkdtempSync(join(parent, 'berth-check-'));
+    } catch (err) {
+      throw because('precondition', `no folder can be made in ${parent} to try runtimes in; set TMPDIR`, err);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
 }
