@@ -111,6 +111,7 @@ suite('the plan of a pull', () => {
     requirementsBecause: '/policy.json (default)',
     problem: '',
     notes: ['policy.json: no JSON'],
+    because: 'it names its registry',
   };
 
   test('is shown in words, or as JSON, and fails when nothing can be asked', async () => {

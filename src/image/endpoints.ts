@@ -50,7 +50,10 @@ export interface SpecialAccess {
 
 /** `host/repository`, for messages. */
 export function formatEndpoint(endpoint: Endpoint): string {
-  return `${endpoint.registry}/${endpoint.repository}`;
+  const { registry, host, repository, special } = endpoint;
+  // A path of hosts.toml in place of /v2 is part of where it is.
+  if (special && special.basePath !== '/v2') return `${host}${special.basePath}/${repository}`;
+  return `${registry}/${repository}`;
 }
 
 /**
@@ -181,6 +184,14 @@ export function candidateReferences(text: string, rules: RegistryRules, field?: 
   if (alias !== undefined) return [parseReference(alias + suffix)];
   if (rules.searchRegistries.length === 0) return [plain];
   return rules.searchRegistries.map((registry) => parseReference(`${registry}/${text}`));
+}
+
+/** Why a client's text stands for those references. */
+export function whyCandidates(text: string, rules: RegistryRules): string {
+  if (!isShortName(text)) return 'it names its registry';
+  if (rules.aliases.has(text.replace(/[:@].*$/, ''))) return 'registries.conf has an alias for the short name';
+  if (rules.searchRegistries.length === 0) return 'short names without an alias are those of Docker Hub';
+  return 'registries.conf names search registries for short names, and no alias';
 }
 
 /**

@@ -509,7 +509,8 @@ export class Images {
       const request = { ...asked, progress };
       const record = await pullImage(deps, request, signal, (image, evidence) => this.#appear(asked, image, evidence));
       const ms = Math.round(clock.monotonicMs() - startedMs);
-      log.info({ image: name, id: record.id, bytes: progress.traffic.bytes, ms }, 'image pulled');
+      const from = progress.servedBy;
+      log.info({ image: name, id: record.id, from, bytes: progress.traffic.bytes, ms }, 'image pulled');
       return record;
     } catch (err) {
       outcome = kindOf(err);

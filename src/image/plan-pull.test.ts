@@ -71,6 +71,7 @@ describe('the plan of a pull', () => {
     assert.deepEqual(await plan('a.org/team/app', 'blue'), [
       {
         reference: 'a.org/team/app:latest',
+        because: 'it names its registry',
         endpoints: [
           {
             url: 'https://m.org/v2/cache/team/app',
@@ -155,6 +156,7 @@ describe('the plan of a pull', () => {
     );
     const [a, b] = await plan('app');
     assert.match(a?.problem ?? '', /blocked by registries\.conf/);
+    assert.match(a?.because ?? '', /search registries/);
     assert.match(b?.problem ?? '', /b\.org\/app:latest is rejected by .*policy\.json \(transports\.docker\."b\.org"\)/);
     await writeFile(join(dir, 'auth.json'), 'SECRET');
     const [c] = await plan('c.org/app');

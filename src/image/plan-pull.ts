@@ -4,7 +4,7 @@ import { access, constants } from 'node:fs/promises';
 
 import { describe } from '../base/errors.ts';
 import { type CredentialSource, credentialFor } from './auth.ts';
-import { type Endpoint, resolveReference } from './endpoints.ts';
+import { type Endpoint, resolveReference, whyCandidates } from './endpoints.ts';
 import type { Requirement } from './policy.ts';
 import { formatReference, type ImageReference } from './reference.ts';
 import type { Registries } from './registries.ts';
@@ -13,6 +13,8 @@ import { refuseEarly, ruleFor, type Trust } from './trust.ts';
 /** One reference that a name may mean, and all that would be asked for it, in order. */
 export interface PullPlan {
   readonly reference: string;
+  /** Why the name may mean it. */
+  readonly because: string;
   readonly endpoints: readonly PlannedEndpoint[];
   /** What the policy wants, in its own words, and the file that says so. */
   readonly requirements: readonly string[];
@@ -54,8 +56,10 @@ export async function planPull(
   namespace: string,
   signal: AbortSignal,
 ): Promise<PullPlan[]> {
-  const references = resolveReference(text, await parts.registries.loadRules());
-  return await Promise.all(references.map((reference) => planOne(parts, reference, namespace, signal)));
+  const rules = await parts.registries.loadRules();
+  const because = whyCandidates(text, rules);
+  const plans = resolveReference(text, rules).map((reference) => planOne(parts, reference, namespace, signal));
+  return (await Promise.all(plans)).map((plan) => ({ ...plan, because }));
 }
 
 async function planOne(
@@ -63,7 +67,7 @@ async function planOne(
   reference: ImageReference,
   namespace: string,
   signal: AbortSignal,
-): Promise<PullPlan> {
+): Promise<Omit<PullPlan, 'because'>> {
   const nothing = { reference: formatReference(reference), endpoints: [], requirements: [], requirementsBecause: '' };
   const notes = (): string[] => [...parts.registries.heldBack(), ...parts.trust.heldBack()];
   try {

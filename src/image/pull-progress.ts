@@ -10,6 +10,8 @@ export interface PullProgress {
   readonly reference: string;
   readonly startedAtUs: number;
   phase: 'resolving' | 'downloading' | 'committing';
+  /** The place that answered last; empty where none was asked. */
+  servedBy: string;
   /** Layers that were here already. */
   layersPresent: number;
   /** Those that were not, base first. */
@@ -21,7 +23,7 @@ export interface PullProgress {
 /** What is known of a pull that has just begun. */
 export function newPullProgress(reference: string, startedAtUs: number, monotonicMs: () => number): PullProgress {
   const traffic = new Traffic(monotonicMs);
-  return { reference, startedAtUs, phase: 'resolving', layersPresent: 0, layers: [], traffic };
+  return { reference, startedAtUs, phase: 'resolving', servedBy: '', layersPresent: 0, layers: [], traffic };
 }
 
 /** One layer on its way. */

@@ -1,4 +1,4 @@
-import { BerthError, findCause, kindOf } from '../base/errors.ts';
+import { BerthError, describe, findCause, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { formatEndpoint } from './endpoints.ts';
 import type { Access } from './registry-client.ts';
@@ -12,6 +12,12 @@ export class PullSource {
   constructor(accesses: readonly Access[], log: Logger) {
     this.#accesses = [...accesses];
     this.#log = log;
+  }
+
+  /** Where the last answer came from, or the first will be asked for. */
+  get servedBy(): string {
+    const [first] = this.#accesses;
+    return first ? formatEndpoint(first.endpoint) : '';
   }
 
   /** The registry itself, whatever mirrors it has. */
@@ -41,7 +47,10 @@ export class PullSource {
         if (!mayBeElsewhere(err)) throw err;
         failures.push({ access, err });
         const more = failures.length < able.length;
-        if (more) this.#log.warn({ err, endpoint: formatEndpoint(access.endpoint) }, 'mirror failed, asking the next');
+        if (more) {
+          const endpoint = formatEndpoint(access.endpoint);
+          this.#log.warn({ err: describe(err), endpoint }, 'mirror failed, asking the next');
+        }
       }
     }
     const own = failures.find(({ access }) => !access.endpoint.mirror) ?? failures.at(-1);

@@ -80,6 +80,7 @@ export async function pullImage(
       request.progress.phase = 'downloading';
       await timed(deps, 'layers', () => at(fetch, () => fetchLayers(deps, source, image, request.progress, signal)));
       request.progress.phase = 'committing';
+      request.progress.servedBy = source.servedBy;
       return await timed(deps, 'commit', () => at(appear, () => commit(image, evidence)));
     });
   } catch (err) {

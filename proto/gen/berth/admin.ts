@@ -296,6 +296,8 @@ export interface PullPlan {
   problem: string;
   /** Changes of files that cannot be used: what the files said before is what the plan follows. */
   notes: string[];
+  /** Why the name may mean this reference. */
+  because: string;
 }
 
 /** One place that would be asked. */
@@ -2938,7 +2940,15 @@ export const PlanPullResponse: MessageFns<PlanPullResponse> = {
 };
 
 function createBasePullPlan(): PullPlan {
-  return { reference: "", endpoints: [], requirements: [], requirementsBecause: "", problem: "", notes: [] };
+  return {
+    reference: "",
+    endpoints: [],
+    requirements: [],
+    requirementsBecause: "",
+    problem: "",
+    notes: [],
+    because: "",
+  };
 }
 
 export const PullPlan: MessageFns<PullPlan> = {
@@ -2960,6 +2970,9 @@ export const PullPlan: MessageFns<PullPlan> = {
     }
     for (const v of message.notes) {
       writer.uint32(50).string(v!);
+    }
+    if (message.because !== "") {
+      writer.uint32(58).string(message.because);
     }
     return writer;
   },
@@ -3025,6 +3038,14 @@ export const PullPlan: MessageFns<PullPlan> = {
             message.notes.push(reader.string());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.because = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3048,6 +3069,7 @@ export const PullPlan: MessageFns<PullPlan> = {
     message.requirementsBecause = object.requirementsBecause ?? "";
     message.problem = object.problem ?? "";
     message.notes = object.notes?.map((e) => e) || [];
+    message.because = object.because ?? "";
     return message;
   },
 };

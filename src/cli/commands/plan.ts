@@ -36,8 +36,16 @@ async function planOnNode(
   }
 }
 
-function inWords({ reference, endpoints, requirements, requirementsBecause, problem, notes }: PlannedPull): string {
-  const lines = [reference];
+function inWords({
+  reference,
+  because: why,
+  endpoints,
+  requirements,
+  requirementsBecause,
+  problem,
+  notes,
+}: PlannedPull): string {
+  const lines = [reference, `  because ${why}`];
   for (const [index, { url, mirror, tls, credentials, serves, because }] of endpoints.entries()) {
     lines.push(
       `  ${index + 1}. ${url}${mirror ? ' (mirror)' : ''}`,
