@@ -201,7 +201,9 @@ function printTable(head: readonly string[], rows: readonly (readonly string[])[
 
 /** What went wrong, and what went wrong in cleaning up after it. */
 function errorsOf(err: unknown): unknown[] {
-  return err instanceof SuppressedError ? [...errorsOf(err.suppressed), ...errorsOf(err.error)] : [err];
+  if (!(err instanceof SuppressedError)) return [err];
+  const both: { readonly error: unknown; readonly suppressed: unknown } = err;
+  return [...errorsOf(both.suppressed), ...errorsOf(both.error)];
 }
 
 function say(text: string): void {

@@ -52,7 +52,7 @@ export class Connection implements Caller {
     const stream = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
     const read = async (): Promise<void> => {
       try {
-        for await (const response of stream) await take(response as Response);
+        for await (const response of stream as AsyncIterable<Response>) await take(response);
       } catch (err) {
         throw isServiceError(err) ? this.#explain(err) : err;
       } finally {

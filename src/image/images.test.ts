@@ -192,7 +192,8 @@ describe('Images.pull', () => {
     const layer = as512(plain.layers[0] ?? plain.config);
     const rootfs = { type: 'layers', diff_ids: [sha512(Buffer.from('one'))] };
     const config = as512(fakeBlob({ os: 'linux', architecture: 'amd64', rootfs }, plain.config.mediaType));
-    const document = { ...JSON.parse(String(plain.manifest.bytes)), config: describeBlob(config) };
+    const parsed: object = JSON.parse(String(plain.manifest.bytes));
+    const document = { ...parsed, config: describeBlob(config) };
     const manifest = as512(fakeBlob({ ...document, layers: [describeBlob(layer)] }, plain.manifest.mediaType));
     registry.add('app', { ...plain, manifest, config, layers: [layer] }, 'v1');
     const byDigest = await images.pull(name(`app@${manifest.digest}`), undefined, never);

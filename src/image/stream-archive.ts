@@ -22,7 +22,7 @@ export async function* streamArchive(
   // Thrown below, when the reader has come to the end.
   writing.catch(() => {});
   try {
-    for await (const part of input) yield part as Buffer;
+    for await (const part of input as AsyncIterable<Buffer>) yield part;
     await writing;
   } finally {
     // A thread that still writes finds the pipe broken.
