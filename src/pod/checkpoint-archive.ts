@@ -1,4 +1,5 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import * as v from 'valibot';
@@ -29,6 +30,12 @@ export const ARCHIVE_NAMES = Object.freeze({
 /** On the disk of the root folder: a dump is as large as a container's memory. */
 export function workFolder({ checkpointDir }: Pick<PodDeps, 'checkpointDir'>, id: string): string {
   return join(checkpointDir, id);
+}
+
+/** Removes it with all that a checkpoint has left there. None is fine. */
+export async function removeWorkFolder(deps: Pick<PodDeps, 'checkpointDir'>, id: string): Promise<void> {
+  const folder = workFolder(deps, id);
+  if (existsSync(folder)) await rm(folder, { recursive: true, force: true });
 }
 
 /** config.dump: which container it was. */

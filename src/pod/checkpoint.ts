@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { copyFile, rm } from 'node:fs/promises';
+import { copyFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
@@ -7,7 +7,7 @@ import { BerthError, wrap } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { runSteps, type Step } from '../base/steps.ts';
 import { checkCriu } from '../runtime/criu.ts';
-import { ARCHIVE_NAMES, checkpointConfig, workFolder } from './checkpoint-archive.ts';
+import { ARCHIVE_NAMES, checkpointConfig, removeWorkFolder, workFolder } from './checkpoint-archive.ts';
 import { getInState } from './container-operations.ts';
 import type { PodDeps } from './pod-deps.ts';
 
@@ -64,18 +64,18 @@ export async function undoCheckpoint(deps: PodDeps, id: ContainerId | SandboxId)
     await resumeAll(ctx);
     removePartials(ctx);
   }
-  await removeWorkFolder({ deps, id });
+  await removeWorkFolder(deps, id);
 }
 
 const makeWorkFolder: Step<CheckpointContext> = {
   name: 'make work folder',
   async run({ deps, id, request }) {
     const folder = workFolder(deps, id);
-    await removeWorkFolder({ deps, id });
+    await removeWorkFolder(deps, id);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     writeFileSync(join(folder, 'request.json'), JSON.stringify(request), { mode: 0o600 });
   },
-  undo: removeWorkFolder,
+  undo: ({ deps, id }) => removeWorkFolder(deps, id),
 };
 
 const pauseAll: Step<CheckpointContext> = {
@@ -170,7 +170,10 @@ function removePartials({ request }: CheckpointContext): void {
   for (const file of [...files, ...containers.map(({ archive }) => partialOf(archive))]) rmSync(file, { force: true });
 }
 
-const removeFolder: Step<CheckpointContext> = { name: 'remove work folder', run: removeWorkFolder };
+const removeFolder: Step<CheckpointContext> = {
+  name: 'remove work folder',
+  run: ({ deps, id }) => removeWorkFolder(deps, id),
+};
 
 /** A checkpoint, in order. Containers go on as soon as everything of them is on disk, before it is packed. */
 export const checkpointSteps: readonly Step<CheckpointContext>[] = [
@@ -203,10 +206,6 @@ function handlerOf(deps: PodDeps, id: ContainerId) {
 }
 
 // In a pool thread: to give back gigabytes takes a file system its time.
-async function removeWorkFolder({ deps, id }: Pick<CheckpointContext, 'deps' | 'id'>): Promise<void> {
-  await rm(workFolder(deps, id), { recursive: true, force: true });
-}
-
 function containerFolder(deps: PodDeps, id: string, containerId: string): string {
   return join(workFolder(deps, id), containerId);
 }

@@ -1,6 +1,7 @@
 import { withDeadline } from '../base/deadline.ts';
 import { wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
+import { removeWorkFolder } from './checkpoint-archive.ts';
 import { type ContainerContext, endContainer, forgetContainer, removeSnapshot } from './create-container.ts';
 
 const REMOVE_TIMEOUT_MS = 60_000;
@@ -25,7 +26,14 @@ export async function removeContainer(ctx: ContainerContext, shutdown: AbortSign
 
 const end: Step<ContainerContext> = { name: 'end in runtime', run: endContainer };
 
-const removeFilesystem: Step<ContainerContext> = { name: 'remove snapshot', run: removeSnapshot };
+const removeFilesystem: Step<ContainerContext> = {
+  name: 'remove snapshot',
+  async run(ctx) {
+    await removeSnapshot(ctx);
+    // A checkpoint whose undo failed too has left the container's memory there.
+    await removeWorkFolder(ctx.deps, ctx.id);
+  },
+};
 
 /** RemoveContainer, in order. The name is free when everything is gone, so a failed removal can be tried again. */
 export const removeContainerSteps: readonly Step<ContainerContext>[] = [end, removeFilesystem];

@@ -1,6 +1,7 @@
 import { withDeadline } from '../base/deadline.ts';
 import { wrap } from '../base/errors.ts';
 import { runSteps, type Step } from '../base/steps.ts';
+import { removeWorkFolder } from './checkpoint-archive.ts';
 import { removeContainer } from './remove-container.ts';
 import { forgetSandbox, removeSandboxCgroup, type SandboxContext } from './run-sandbox.ts';
 import { removeSandboxFolders, sandboxPaths } from './sandbox-files.ts';
@@ -37,7 +38,10 @@ const removeCgroup: Step<SandboxContext> = { name: 'remove cgroup', run: removeS
 
 const removeFolders: Step<SandboxContext> = {
   name: 'remove folders',
-  run: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps, id)),
+  async run({ deps, id }) {
+    await removeWorkFolder(deps, id);
+    removeSandboxFolders(sandboxPaths(deps, id));
+  },
 };
 
 /** RemovePodSandbox, in order, for a sandbox that is stopped. */

@@ -1,5 +1,7 @@
 import { closeSync, openSync } from 'node:fs';
 
+import { wrap } from '../../base/errors.ts';
+import { isErrno } from '../../sys/errno.ts';
 import { fgetxattr, fsetxattr } from '../../sys/xattr.ts';
 
 /**
@@ -9,7 +11,7 @@ import { fgetxattr, fsetxattr } from '../../sys/xattr.ts';
 export interface CgroupMarks {
   /** Marks a folder as made by Berth. */
   set(folder: string): void;
-  /** False also for a folder that is gone. */
+  /** False also for a folder that is gone. Throws when nobody can tell: what is taken for a stranger's stays for good. */
   has(folder: string): boolean;
 }
 
@@ -24,8 +26,9 @@ export const xattrMarks: CgroupMarks = Object.freeze({
   has(folder: string): boolean {
     try {
       return withFolder(folder, (fd) => fgetxattr(fd, ATTRIBUTE) !== undefined);
-    } catch {
-      return false;
+    } catch (err) {
+      if (isErrno(err, 'ENOENT', 'ENODEV')) return false;
+      throw wrap(`read mark of cgroup ${folder}`, err);
     }
   },
 });
