@@ -12,8 +12,8 @@ export async function execSync(
 ): Promise<ExecResult> {
   const record = getInState({ deps, id }, 'running');
   const handler = deps.handlers.get(record.handler);
-  deps.cgroups.expectMoves();
-  return await deps.runtime.execSync({ containerId: id, handler, args: command }, timeoutMs, signal);
+  const exec = { containerId: id, handler, args: command, expectMoves: () => deps.cgroups.expectMoves() };
+  return await deps.runtime.execSync(exec, timeoutMs, signal);
 }
 
 /** Has a running container write to a new log file, after its client renamed the old one. */

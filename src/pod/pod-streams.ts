@@ -49,8 +49,13 @@ export class PodStreams {
   async exec(id: string, options: ExecOptions, streams: ClientStreams, signal: AbortSignal): Promise<number> {
     const record = this.#getInState(id, 'running');
     const handler = this.#deps.handlers.get(record.handler);
-    const command = { containerId: record.id, handler, args: options.command };
-    this.#deps.cgroups.expectMoves();
+    const { cgroups } = this.#deps;
+    const command = {
+      containerId: record.id,
+      handler,
+      args: options.command,
+      expectMoves: () => cgroups.expectMoves(),
+    };
     return await this.#deps.runtime.exec(command, options.tty, streams, AbortSignal.any([signal, this.#shutdown]));
   }
 

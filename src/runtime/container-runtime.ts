@@ -15,7 +15,7 @@ import { prepareLogFile } from './log-path.ts';
 import { reopenLog } from './log-reopen.ts';
 import { Monitor, type MonitoredContainer } from './monitor.ts';
 import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
-import type { OciResources, OciSpec } from './oci-spec.ts';
+import type { OciResources, OciRlimit, OciSpec } from './oci-spec.ts';
 import { type ForwardTarget, PortForwards } from './port-forward.ts';
 import type { SealedPrograms } from './sealed-programs.ts';
 import { ensureWorkingDir } from './working-dir.ts';
@@ -53,6 +53,8 @@ export interface ExecCommand {
   readonly containerId: string;
   readonly handler: Handler;
   readonly args: readonly string[];
+  /** Called when the command's process is about to be moved between cgroups, where that may go fast. */
+  expectMoves(): void;
 }
 
 /** A container for attach(). */
@@ -231,15 +233,25 @@ export class ContainerRuntime {
     await reopenLog({ containerId, control, logFile, monitorPid }, signal);
   }
 
-  #execRequest(command: ExecCommand): ExecRequest {
+  #execRequest({ expectMoves, ...command }: ExecCommand): ExecRequest {
     const { containerId } = command;
     const process = this.bundles.readProcess(containerId);
+    if (!process.rlimits.some(mayComeTooEarly)) expectMoves();
     return { ...command, process, bundle: this.bundles.paths(containerId) };
   }
 
   #oci(handler: Handler): OciRuntime {
     return new OciRuntime(handler, this.#processes);
   }
+}
+
+/**
+ * True for a limit that is lost when the move between cgroups goes fast. `runc exec` of before 1.1.13 sets the limits of
+ * the new process right after the move; if that is before Go starts in there, Go raises the soft limit on open files to
+ * the hard one, and leaves it so (runc issue 4195).
+ */
+function mayComeTooEarly({ type, soft, hard }: OciRlimit): boolean {
+  return type === 'RLIMIT_NOFILE' && soft < hard;
 }
 
 /** Whom the container's root is on the host. */
