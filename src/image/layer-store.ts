@@ -407,8 +407,10 @@ export class LayerStore {
   }
 
   async #removeBusy(folder: string): Promise<void> {
+    const remove = (): Promise<unknown> => this.#deps.workers.run('remove', folder);
     try {
-      await this.#deps.workers.run('remove', folder);
+      // What fails twice stays until the next start, or until somebody prunes.
+      await remove().catch(remove);
     } finally {
       this.#busy.delete(folder);
     }

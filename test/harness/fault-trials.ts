@@ -17,6 +17,8 @@ export interface Scene<C> {
   readonly pipelines: readonly string[];
   /** Programs whose word is all that there is: nobody could notice that they lie when they say that all is well. */
   readonly trusted?: readonly string[];
+  /** Pipelines that the next berthd ends in a way of its own, and not by the undos of their steps. */
+  readonly endedAtOnce?: readonly string[];
   /** More places that it must pass. */
   readonly places?: readonly string[];
   /** Brings the node to where the request is due. */
@@ -181,7 +183,9 @@ export class FaultTrials {
     const of = (prefix: string, trialsAt: (place: string, skip: number) => Trial[]): Trial[] =>
       occurrences.flatMap(({ place, skip }) => (place.startsWith(prefix) ? trialsAt(place, skip) : []));
     const steps = occurrences.flatMap(({ place, skip }) => (isStep(place) ? stepTrials(place, skip) : []));
-    const undos = scene.pipelines.flatMap((pipeline) => this.#undoTrials(pipeline));
+    const undos = scene.pipelines.flatMap((pipeline) =>
+      this.#undoTrials(pipeline, !scene.endedAtOnce?.includes(pipeline)),
+    );
     const isLie = ({ fault }: Trial): boolean =>
       LIES.includes(fault.script ?? '') && scene.trusted?.includes(fault.place.replace('process ', '')) === true;
     const processes = of('process ', processTrials).filter((trial) => !isLie(trial));
@@ -189,7 +193,7 @@ export class FaultTrials {
   }
 
   /** The last step that has an undo fails when it is done, and then something is wrong with an undo too. */
-  #undoTrials(pipeline: string): Trial[] {
+  #undoTrials(pipeline: string, undoesAtRestart: boolean): Trial[] {
     const undoable = this.#outlines.find(({ name }) => name === pipeline)?.steps.filter(({ hasUndo }) => hasUndo) ?? [];
     const failed = undoable.at(-1);
     if (!failed) return [];
@@ -206,7 +210,7 @@ export class FaultTrials {
       const killed = { ...fault, action: 'kill' } as const;
       return [
         ...ways.map((way) => ({ fault, more: [way], mustStrike: true })),
-        ...(['error', 'kill'] as const).map((action) => ({
+        ...(undoesAtRestart ? (['error', 'kill'] as const) : []).map((action) => ({
           fault: killed,
           more: [],
           atRestart: [{ ...atRestart, action }],
