@@ -99,7 +99,7 @@ export class Connection implements Caller {
     if (err.code === status.UNAVAILABLE && err.details === 'Connection dropped') {
       return new CliError(
         'berthd ended, or hung up, before it had answered',
-        'see its log (journalctl -u berth); what it was asked for may be asked for again',
+        'see its log (journalctl -u berthd); what it was asked for may be asked for again',
         { code: err.code },
       );
     }

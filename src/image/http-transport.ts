@@ -309,7 +309,7 @@ function codeOf(err: unknown): string {
 
 function explain(code: string, err: unknown, host: string): string {
   if (UNKNOWN_AUTHORITY.test(code)) {
-    return `its certificate is signed by nobody that this machine knows; put the authority's certificate into a folder of image.certs_dirs (/etc/containers/certs.d/${host}/ca.crt)`;
+    return `its certificate is signed by nobody that this machine knows; put the authority's certificate into a folder of image.certs_dirs, such as /etc/containers/certs.d/${host}/ca.crt`;
   }
   const known: Readonly<Record<string, string>> = {
     UND_ERR_CONNECT_TIMEOUT: 'no connection in time',

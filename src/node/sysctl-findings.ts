@@ -55,7 +55,7 @@ export function sysctlFindings(proc = '/proc'): Finding[] {
         severity,
         subject: `sysctl ${name}`,
         message: `is ${value}, less than ${least}: ${meaning}`,
-        remedy: `sysctl -w ${setting}, and for the next boot: echo ${setting} > /etc/sysctl.d/90-berth.conf`,
+        remedy: `sysctl -w ${setting}, and for the next boot: echo ${setting} >> /etc/sysctl.d/90-berth.conf`,
       },
     ];
   });

@@ -53,7 +53,7 @@ async function askDaemon({ connection }: Session): Promise<CheckConfigResponse |
   return await orNotThere(connection.call(AdminService.checkConfig, CheckConfigRequest.create()));
 }
 
-/** Undefined where no berthd answers. */
+/** Undefined where no berthd answers; throws what one that does answers with. */
 export async function orNotThere<T>(asked: Promise<T>): Promise<T | undefined> {
   try {
     return await asked;

@@ -1,10 +1,7 @@
-import { status } from '@grpc/grpc-js';
-
 import { AdminService, DoctorRequest } from '../../../proto/gen/berth/admin.ts';
-import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
-import { readConfig } from './config.ts';
+import { orNotThere, readConfig } from './config.ts';
 import { countOf, type ShownFinding, showFindings } from './findings.ts';
 
 /** An examination asks programs for their versions, and plugins for their state. */
@@ -25,8 +22,9 @@ export interface DoctorOptions {
  */
 export async function examine(session: Session, { fix, config }: DoctorOptions): Promise<number> {
   const { output } = session;
-  const running = await askDaemon(session, fix);
-  const findings = running ?? (await session.examineNode(readConfig(config), fix));
+  const asked = session.connection.call(AdminService.doctor, DoctorRequest.create({ fix }), TIMEOUT_MS);
+  const running = (await orNotThere(asked))?.findings;
+  const findings: readonly ShownFinding[] = running ?? (await session.examineNode(readConfig(config), fix));
   const canMend = findings.filter((finding) => finding.canMend).length;
   if (session.json) output.out(json({ berthdRuns: running !== undefined, findings }));
   else {
@@ -36,13 +34,4 @@ export async function examine(session: Session, { fix, config }: DoctorOptions):
   }
   if (countOf(findings, 'error') > 0) return ERRORS;
   return countOf(findings, 'warning') > 0 ? WARNINGS : 0;
-}
-
-async function askDaemon({ connection }: Session, fix: boolean): Promise<readonly ShownFinding[] | undefined> {
-  try {
-    return (await connection.call(AdminService.doctor, DoctorRequest.create({ fix }), TIMEOUT_MS)).findings;
-  } catch (err) {
-    if (err instanceof CliError && err.code !== undefined && err.code !== status.UNAVAILABLE) throw err;
-    return undefined;
-  }
 }

@@ -35,7 +35,7 @@ export interface SaveOptions {
 }
 
 /**
- * `berth image save REFERENCE... [-o FILE]`: an archive that `berth image load`, docker, podman and ctr take. A file
+ * `berth image save REFERENCE... [-o FILE]`: an OCI layout and a `docker save` archive in one, which `berth image load` and skopeo take. A file
  * appears when it is whole. Throws CliError, for a terminal too.
  */
 export async function saveImages(session: Session, images: readonly string[], { output }: SaveOptions): Promise<void> {

@@ -9,7 +9,7 @@ import { orNotThere, readConfig } from './config.ts';
 
 /**
  * `berth config check IMAGE`: which places a pull would ask, in which order, how and why; where no berthd runs, by the
- * files that one would read. Exit code 1 when there is nothing that would be asked.
+ * files that one would read. Exit code 1 when it cannot be pulled.
  */
 export async function checkImage(
   session: Session,
