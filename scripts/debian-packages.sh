@@ -6,7 +6,7 @@
 DEBIAN_BUILD='gcc libc6-dev'
 DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
-DEBIAN_TEST='docker-registry skopeo dbus-daemon procps'
+DEBIAN_TEST='docker-registry skopeo dbus-daemon procps apparmor logrotate'
 
 # Prints those of the packages that are not installed.
 missing_debian_packages() {
