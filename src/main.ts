@@ -7,6 +7,7 @@ import { type Config, loadConfig } from './config/load-config.ts';
 import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
+import { ServiceManager, takeServiceSettings } from './daemon/service-manager.ts';
 import { keepMemoryPrivate } from './sys/private-memory.ts';
 import { preferThisThread } from './sys/process.ts';
 
@@ -42,14 +43,15 @@ async function main(): Promise<number> {
   } catch (err) {
     log.debug({ err: describe(err) }, 'berthd has no priority over other programs');
   }
-  const daemon = new Daemon(config, version, log);
+  const service = new ServiceManager(takeServiceSettings(process.env, process.pid), log);
+  const daemon = new Daemon(config, version, log, service);
   // While nothing is served yet, a wait for a process or a pause between two tries does not keep node alive.
   const keepAlive = setInterval(() => {}, KEEP_ALIVE_MS);
   const stopped = Promise.withResolvers<string>();
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopped.resolve(name));
   process.on('SIGHUP', () => {
     try {
-      daemon.reload(readConfig(flags));
+      service.reload(() => daemon.reload(readConfig(flags)));
       log.info({}, 'configuration reloaded');
     } catch (err) {
       log.error({ err: describe(err) }, 'configuration not reloaded; the running one goes on');

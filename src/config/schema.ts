@@ -240,7 +240,11 @@ export const TABLES = {
   },
   log: {
     level: key({ type: 'word', words: ['debug', 'info', 'warn', 'error'] }, 'info', 'The least that is worth a line.'),
-    format: key({ type: 'word', words: ['auto', 'json', 'text'] }, 'auto', 'auto: text on a terminal, JSON elsewhere.'),
+    format: key(
+      { type: 'word', words: ['auto', 'json', 'text'] },
+      'auto',
+      'auto: text on a terminal and in the journal, JSON elsewhere.',
+    ),
   },
 } as const satisfies Record<string, Record<string, KeySpec>>;
 

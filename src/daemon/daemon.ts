@@ -43,6 +43,7 @@ import { findProgram, Handlers } from '../runtime/handlers.ts';
 import { readHostFacts } from '../runtime/host-facts.ts';
 import { SealedPrograms } from '../runtime/sealed-programs.ts';
 import { GrpcServer } from '../server/grpc-server.ts';
+import { askSelf } from '../server/self-check.ts';
 import { buildServices } from '../server/services.ts';
 import { StreamServer } from '../server/streaming/stream-server.ts';
 import { TlsFiles } from '../server/streaming/tls-files.ts';
@@ -50,11 +51,12 @@ import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
-import { notifySystemd } from '../sys/notify-systemd.ts';
 import { ConfigFindings } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
+import { Heartbeat } from './heartbeat.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
+import type { ServiceManager } from './service-manager.ts';
 
 /** What is stored, by the rooms that own it. */
 interface Stored {
@@ -78,15 +80,17 @@ export class Daemon {
   readonly #config: Config;
   readonly #version: string;
   readonly #log: DaemonLogger;
+  readonly #service: ServiceManager;
   readonly #shutdown = new AbortController();
   readonly #closers: { name: string; close: () => Promise<void> | void }[] = [];
   readonly #faults: FaultPoints | undefined;
   #images: Images | undefined;
 
-  constructor(config: Config, version: string, log: DaemonLogger) {
+  constructor(config: Config, version: string, log: DaemonLogger, service: ServiceManager) {
     this.#config = config;
     this.#version = version;
     this.#log = log;
+    this.#service = service;
     this.#faults = openFaultPoints(process.env);
   }
 
@@ -107,7 +111,7 @@ export class Daemon {
 
   /** Stops serving, waits for what is in flight, and closes all parts. Pods go on. */
   async close(): Promise<void> {
-    this.#notify('STOPPING=1');
+    this.#service.stopping();
     this.abort();
     for (let part = this.#closers.pop(); part; part = this.#closers.pop()) {
       try {
@@ -140,6 +144,7 @@ export class Daemon {
     const faults = this.#faults;
     if (faults) log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
     mkdirSync(config.state, { recursive: true, mode: 0o711 });
+    this.#service.starting('opens its database and asks the node what it can');
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
     const store = this.#own('store', Store.open<Stored>(config.root, systemClock, config.state));
@@ -265,6 +270,7 @@ export class Daemon {
       security,
     };
     this.#noticeReboot(store, deps);
+    this.#service.starting(`takes over ${sandboxes.all().length} pods and ${containers.all().length} containers`);
     const { orphansGone, ...report } = await reconcile(deps, store.journal.unfinished(), signal);
     const events = new PodEvents(deps, signal);
     const pods = this.#own('pods', new Pods(deps, signal));
@@ -321,7 +327,9 @@ export class Daemon {
       { ...report, listen: config.listen, version: this.#version, ms: Math.round(performance.now() - startedMs) },
       'berthd serves',
     );
-    this.#notify('READY=1');
+    const status = (): string => statusLine(config.listen, sandboxes.all(), containers.all());
+    this.#service.ready(status());
+    this.#startHeartbeat(store, status);
   }
 
   // Of one transaction: whoever dies in it sees the restart again.
@@ -334,13 +342,14 @@ export class Daemon {
     });
   }
 
-  // A service manager that does not listen is no reason not to start, and none to stop halfway.
-  #notify(state: string): void {
-    try {
-      notifySystemd(state);
-    } catch (err) {
-      this.#log.warn({ state, err: describe(err) }, 'service manager could not be told');
-    }
+  #startHeartbeat(store: Store<Stored>, status: () => string): void {
+    const service = this.#service;
+    if (!service.isThere) return;
+    const check = async (signal: AbortSignal): Promise<void> => {
+      await askSelf(this.#config.listen, signal);
+      store.facts.find(BOOT_ID);
+    };
+    this.#own('heartbeat', new Heartbeat({ service, check, status, log: this.#log })).start();
   }
 
   async #serveMetrics(metrics: PrometheusMetrics): Promise<void> {
@@ -380,7 +389,16 @@ function findMonitor(path: string): string {
   }
 }
 
-function countBy(records: readonly { state: string }[]): Map<string, number> {
+interface WithState {
+  readonly state: string;
+}
+
+function statusLine(listen: string, sandboxes: readonly WithState[], containers: readonly WithState[]): string {
+  const [pods, running] = [countBy(sandboxes).get('ready') ?? 0, countBy(containers).get('running') ?? 0];
+  return `serves on ${listen}; pods: ${pods} ready, containers: ${running} running`;
+}
+
+function countBy(records: readonly WithState[]): Map<string, number> {
   const counts = new Map<string, number>();
   for (const { state } of records) counts.set(state, (counts.get(state) ?? 0) + 1);
   return counts;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -40,6 +40,43 @@ test('each line is JSON with its level, time and fields; the level can be change
 test('a person reads text', () => {
   const [line = ''] = written('text', (log) => log.warn({ name: 'x\ny', list: [1] }, 'watch out'));
   assert.match(line, /^\d\d:\d\d:\d\d\.\d{3} WARN {2}watch out {2}name=x\\u000ay list=\[1\]$/);
+});
+
+for (const [format, first, last] of [
+  ['auto', '<4>watch out  name=x\\u000ay', '<3>worse'],
+  ['json', '<4>{"level":"warn","time":', '<3>{"level":"error","time":'],
+] as const) {
+  test(`lines to the journal have its priorities, in format ${format}`, () => {
+    const folder = mkdtempSync(join(tmpdir(), 'berth-log-'));
+    const fd = openSync(join(folder, 'log'), 'w');
+    try {
+      const { dev, ino } = fstatSync(fd);
+      const log = createLogger('info', format, fd, `${dev}:${ino}`);
+      log.warn({ name: 'x\ny' }, 'watch out');
+      log.error({}, 'worse');
+      const lines = readFileSync(join(folder, 'log'), 'utf8').trimEnd().split('\n');
+      assert.deepEqual(
+        lines.map((line, index) => line.startsWith(index === 0 ? first : last)),
+        [true, true],
+        lines.join('\n'),
+      );
+    } finally {
+      closeSync(fd);
+      rmSync(folder, { recursive: true });
+    }
+  });
+}
+
+test('a stderr that is not the one of $JOURNAL_STREAM is no journal', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'berth-log-'));
+  const fd = openSync(join(folder, 'log'), 'w');
+  try {
+    createLogger('info', 'auto', fd, '1:2').info({}, 'to a file');
+    assert.match(readFileSync(join(folder, 'log'), 'utf8'), /^\{"level":"info"/);
+  } finally {
+    closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('what cannot be written is lost and counted, and nobody fails', () => {

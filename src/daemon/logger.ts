@@ -1,4 +1,4 @@
-import { writeSync } from 'node:fs';
+import { fstatSync, writeSync } from 'node:fs';
 import { isatty } from 'node:tty';
 
 import { pino } from 'pino';
@@ -13,14 +13,23 @@ export interface DaemonLogger extends Logger {
 }
 
 const STDERR = 2;
+/** syslog's priorities (sd-daemon(3)) by pino's names of levels. */
+const PRIORITIES: Readonly<Record<string, number>> = Object.freeze({ debug: 7, info: 6, warn: 4, error: 3, fatal: 2 });
 
 /**
- * The daemon's log on stderr: JSON lines, or text for a person who started it on a terminal. What cannot be written (a
- * full disk, a reader that has left) is lost, and counted in the next line that can: no pod shall suffer from its log.
+ * The daemon's log on stderr: JSON lines, or text for a person who started it on a terminal or reads the journal. Each
+ * line to the journal begins with its priority, `<4>`, which journald takes off. What cannot be written (a full disk, a
+ * reader that has left) is lost, and counted in the next line that can: no pod shall suffer from its log.
  */
-export function createLogger(level: LogLevel, format: 'auto' | 'json' | 'text', fd = STDERR): DaemonLogger {
-  const isText = format === 'text' || (format === 'auto' && isatty(fd));
-  const lines = new LogLines(fd, isText ? toText : (line) => line);
+export function createLogger(
+  level: LogLevel,
+  format: 'auto' | 'json' | 'text',
+  fd = STDERR,
+  journalStream = process.env['JOURNAL_STREAM'] ?? '',
+): DaemonLogger {
+  const isJournal = isSameFile(fd, journalStream);
+  const isText = format === 'text' || (format === 'auto' && (isJournal || isatty(fd)));
+  const lines = new LogLines(fd, formatOf(isText, isJournal));
   const root = pino(
     {
       level,
@@ -35,6 +44,18 @@ export function createLogger(level: LogLevel, format: 'auto' | 'json' | 'text', 
       root.level = next;
     },
   });
+}
+
+/** $JOURNAL_STREAM is the device and inode of what systemd connected with the journal (systemd.exec(5)). */
+function isSameFile(fd: number, journalStream: string): boolean {
+  if (journalStream === '') return false;
+  const { dev, ino } = fstatSync(fd, { bigint: true });
+  return journalStream === `${dev}:${ino}`;
+}
+
+function formatOf(isText: boolean, isJournal: boolean): (line: string) => string {
+  if (isJournal) return isText ? toJournal : (line) => `${priorityOf(levelOf(line))}${line}`;
+  return isText ? toText : (line) => line;
 }
 
 /** Writes each line at once: the last one before a crash matters most. */
@@ -76,10 +97,30 @@ function lostLine(lines: number): string {
 
 /** `12:03:04.567 INFO  message  key=value ...` from pino's JSON line. */
 function toText(line: string): string {
+  const { level, time, text } = parseLine(line);
+  return `${time.slice(11, 23)} ${level.toUpperCase().padEnd(5)} ${text}\n`;
+}
+
+/** `<6>message  key=value ...`: the journal has its own clock. */
+function toJournal(line: string): string {
+  const { level, text } = parseLine(line);
+  return `${priorityOf(level)}${text}\n`;
+}
+
+function parseLine(line: string): { level: string; time: string; text: string } {
   const { level, time, msg, ...fields } = JSON.parse(line) as Record<string, unknown>;
   const facts = Object.entries(fields).map(
     ([key, value]) => `${key}=${typeof value === 'string' ? printable(value) : JSON.stringify(value)}`,
   );
-  const clock = String(time).slice(11, 23);
-  return `${clock} ${String(level).toUpperCase().padEnd(5)} ${String(msg)}${facts.length > 0 ? `  ${facts.join(' ')}` : ''}\n`;
+  const text = `${String(msg)}${facts.length > 0 ? `  ${facts.join(' ')}` : ''}`;
+  return { level: String(level), time: String(time), text };
+}
+
+function priorityOf(level: string): string {
+  return `<${PRIORITIES[level] ?? PRIORITIES['info']}>`;
+}
+
+/** pino writes the level first. */
+function levelOf(line: string): string {
+  return /^\{"level":"([a-z]+)"/.exec(line)?.[1] ?? '';
 }
