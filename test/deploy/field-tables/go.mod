@@ -1,0 +1,3 @@
+module berth/test/deploy/field-tables
+
+go 1.26
