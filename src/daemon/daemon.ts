@@ -50,6 +50,7 @@ import { TlsFiles } from '../server/streaming/tls-files.ts';
 import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
+import { disturbFiles } from '../sys/faulty-files.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { ConfigFindings } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
@@ -142,12 +143,15 @@ export class Daemon {
     const log = this.#log;
     const signal = this.#shutdown.signal;
     const faults = this.#faults;
-    if (faults) log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
+    if (faults) {
+      log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
+      disturbFiles(faults);
+    }
     mkdirSync(config.state, { recursive: true, mode: 0o711 });
     this.#service.starting('opens its database and asks the node what it can');
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
-    const store = this.#own('store', Store.open<Stored>(config.root, systemClock, config.state));
+    const store = this.#own('store', Store.open<Stored>(config.root, systemClock, config.state, faults));
     this.#own('checkpoints of the database', store.startCheckpoints(log));
     store.startCopies(log);
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');

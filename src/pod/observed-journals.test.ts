@@ -74,3 +74,22 @@ test('a store that takes no notes stops no rollback, but the beginning of a step
   canBegin = false;
   await assert.rejects(runSteps(steps, null, signal, journals.open('Run', 'p')), { kind: 'unavailable' });
 });
+
+test('what the store could not forget is forgotten with the next one that goes', () => {
+  let isFull = true;
+  const forgotten: string[] = [];
+  const kept = {
+    open: () => ({ begin() {}, end() {}, undone() {} }),
+    finish() {},
+    forget(subject: string) {
+      if (isFull) throw new BerthError('exhausted', 'disk full');
+      forgotten.push(subject);
+    },
+  };
+  const journals = new ObservedJournals(kept, { meter: silentMeter, log: silentLogger });
+  journals.forget('a');
+  isFull = false;
+  journals.forget('b');
+  journals.forget('c');
+  assert.deepEqual(forgotten, ['a', 'b', 'c']);
+});

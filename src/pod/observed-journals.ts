@@ -15,6 +15,8 @@ export class ObservedJournals implements Journals {
   readonly #meter: Meter;
   readonly #log: Logger;
   readonly #faults: FaultPoints | undefined;
+  /** Subjects that are gone, and that the store has not forgotten yet. */
+  readonly #gone = new Set<string>();
 
   /** With `faults`, every step and every undo is a place where a test may disturb it. */
   constructor(kept: Journals, { meter, log, faults }: { meter: Meter; log: Logger; faults?: FaultPoints | undefined }) {
@@ -47,7 +49,13 @@ export class ObservedJournals implements Journals {
   }
 
   forget(subject: string): void {
-    this.#attempt(subject, () => this.#kept.forget(subject));
+    this.#gone.add(subject);
+    for (const gone of this.#gone) {
+      this.#attempt(gone, () => {
+        this.#kept.forget(gone);
+        this.#gone.delete(gone);
+      });
+    }
   }
 
   #attempt(subject: string, write: () => void): void {

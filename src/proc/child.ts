@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { BerthError } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
-import { type ExitStatus, pidfdExited, pidfdOpen, pidfdSendSignal, waitPidfd } from '../sys/pidfd.ts';
+import { type ExitStatus, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled, waitPidfd } from '../sys/pidfd.ts';
 import { createPipe } from '../sys/pipe.ts';
 import type { SignalName } from '../sys/signals.ts';
 import { posixSpawn } from '../sys/spawn.ts';
@@ -64,10 +64,7 @@ export class Child implements ChildProcess {
     this.stdout = streams.stdout;
     this.stderr = streams.stderr;
     this.#hasGroup = hasGroup;
-    const pidfd = pidfdOpen(pid);
-    // Nobody else reaps our children, so its pid cannot be free yet.
-    if (pidfd === undefined) throw new BerthError('internal', `process ${pid} was reaped by someone else`);
-    this.#pidfd = pidfd;
+    this.#pidfd = openChild(pid, hasGroup);
     this.exited = this.#reap();
     this.exited.catch(() => {});
   }
@@ -108,6 +105,21 @@ export class Child implements ChildProcess {
       this.#reaped = true;
       closeFd(this.#pidfd);
     }
+  }
+}
+
+/** A descriptor of a child. When there is none to be had, the child is ended: nobody would follow what it does. */
+function openChild(pid: number, hasGroup: boolean): number {
+  try {
+    const pidfd = pidfdOpen(pid);
+    // Nobody else reaps our children, so its pid cannot be free yet.
+    if (pidfd === undefined) throw new BerthError('internal', `process ${pid} was reaped by someone else`);
+    return pidfd;
+  } catch (err) {
+    if (hasGroup) killGroup(pid, 'SIGKILL');
+    else process.kill(pid, 'SIGKILL');
+    reapKilled(pid);
+    throw err;
   }
 }
 

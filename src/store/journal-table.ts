@@ -38,6 +38,7 @@ export class JournalTable {
   readonly #finish: Statement<[string, string]>;
   readonly #atOnce: (writes: readonly Write[]) => void;
   readonly #forget: (subject: string) => void;
+  readonly #forgetGone: () => void;
   readonly #times: Statement<[string], StepTime>;
   readonly #unfinished: Statement<[], { subject: string; pipeline: string }>;
   readonly #begun: Statement<[string, string], { step: string }>;
@@ -73,6 +74,15 @@ export class JournalTable {
     this.#forget = db.transaction((subject: string) => {
       forgetSteps.run(subject);
       forgetPipelines.run(subject);
+    });
+    const gone = `finished = 1 AND subject NOT IN (SELECT id FROM sandboxes UNION SELECT id FROM containers)`;
+    const dropGoneSteps = db.prepare(
+      `DELETE FROM steps WHERE (subject, pipeline) IN (SELECT subject, pipeline FROM pipelines WHERE ${gone})`,
+    );
+    const dropGone = db.prepare(`DELETE FROM pipelines WHERE ${gone}`);
+    this.#forgetGone = db.transaction(() => {
+      dropGoneSteps.run();
+      dropGone.run();
     });
     this.#times = db.prepare(
       `SELECT s.pipeline, s.step, s.outcome, s.duration_ms AS durationMs, s.started_at_us AS startedAtUs
@@ -121,6 +131,11 @@ export class JournalTable {
   forget(subject: string): void {
     inStore(`forget the journal of ${subject}`, () => this.#forget(subject));
     this.#later.delete(subject);
+  }
+
+  /** Forgets what is through of subjects without a record: a daemon died before it did, or the disk was full. */
+  forgetGone(): void {
+    inStore('forget the journals of what is gone', () => this.#forgetGone());
   }
 
   /** The steps that are kept of a subject, oldest pipeline first. */

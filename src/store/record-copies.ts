@@ -26,7 +26,7 @@ export interface CopyPlace {
 /** Copies are written a moment after the rows: a pod that comes up changes its record several times. */
 const WRITE_AFTER_MS = 100;
 /** What could not be written is tried again. */
-const AGAIN_AFTER_MS = 10_000;
+const AGAIN_AFTER_MS = 2_000;
 /** So many files take a millisecond or two. */
 const FILES_AT_ONCE = 32;
 const SUM_CHARS = 8;
@@ -156,13 +156,24 @@ function follow({ folder, table }: CopyPlace, key: string): void {
     rmSync(file, { force: true });
     return;
   }
+  const copy = `${sumOf(text)}\n${text}`;
+  // After a start most are: to write hundreds anew would take the first requests' time.
+  if (isWritten(file, copy)) return;
   const next = join(folder, `.next-${process.pid}`);
   try {
-    writeFileSync(next, `${sumOf(text)}\n${text}`, { mode: 0o600 });
+    writeFileSync(next, copy, { mode: 0o600 });
     renameSync(next, file);
   } catch (err) {
     rmSync(next, { force: true });
     throw wrap(`write ${file}`, err);
+  }
+}
+
+function isWritten(file: string, copy: string): boolean {
+  try {
+    return readFileSync(file, 'utf8') === copy;
+  } catch {
+    return false;
   }
 }
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  copyFileSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -9,6 +10,7 @@ import {
   readlinkSync,
   rmSync,
   statSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -163,6 +165,19 @@ suite('Store', () => {
       store.journal.unfinished().map(({ subject }) => subject),
       ['undone'],
     );
+  });
+
+  test('a journal that was not forgotten with its pod goes with the next start', () => {
+    store.sandboxes.put(record('a'));
+    for (const id of ['a', 'gone', 'begun']) {
+      const journal = store.journal.open('Run', id);
+      journal.begin('first');
+      journal.end('first', 'ok', 1);
+      if (id !== 'begun') store.journal.finish('Run', id);
+    }
+    reopen();
+    const kept = ['a', 'gone', 'begun'].map((id) => store.journal.times(id).length);
+    assert.deepEqual(kept, [1, 0, 1]);
   });
 
   test('images and layers', () => {
@@ -370,6 +385,26 @@ suite('Store', () => {
     assert.ok(performance.now() - startedMs < 3000);
     shell.close();
     store.sandboxes.put(record('a'));
+  });
+
+  test('after a kill the room that was reserved is still there, and is not made again', () => {
+    store.sandboxes.put(record('a'));
+    // What is on disk while it is open is what a kill leaves.
+    const killed = mkdtempSync(join(tmpdir(), 'berth-store-killed-'));
+    try {
+      for (const end of ['', '-wal']) copyFileSync(join(root, `berth.db${end}`), join(killed, `berth.db${end}`));
+      const sizes = (): number[] => ['', '-wal'].map((end) => statSync(join(killed, `berth.db${end}`)).size);
+      const before = sizes();
+      assert.ok(Math.min(...before) > 6 * 2 ** 20, before.join());
+      utimesSync(join(killed, 'berth.db'), 1, 1);
+      const next = Store.open(killed, systemClock);
+      assert.deepEqual(sizes(), before);
+      assert.equal(statSync(join(killed, 'berth.db')).mtimeMs, 1_000, 'nothing was moved into it');
+      assert.deepEqual(next.sandboxes.all(), [record('a')]);
+      next.close();
+    } finally {
+      rmSync(killed, { recursive: true });
+    }
   });
 
   test('a full disk is told apart from a bug', () => {

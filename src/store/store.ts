@@ -5,8 +5,10 @@ import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
 import { describe, wrap } from '../base/errors.ts';
+import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import { FactTable } from './fact-table.ts';
+import { disturbDatabase } from './faulty-database.ts';
 import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
@@ -87,9 +89,10 @@ export class Store<T extends StoredTypes> {
    * Opens `<root>/berth.db`, makes it where it is missing, and holds it until close(). Throws `precondition` naming the
    * process that holds it already, or when a newer Berth has written it. A damaged one is kept aside and begun anew; see
    * `mended`. What is missing then is taken from copies: of images those in the root folder, of pods those in the state
-   * folder, if one is given: a reboot takes both pods and copies along.
+   * folder, if one is given: a reboot takes both pods and copies along. With `faults`, every write from then on is a
+   * place where a test may disturb it.
    */
-  static open<T extends StoredTypes>(root: string, clock: Clock, state?: string): Store<T> {
+  static open<T extends StoredTypes>(root: string, clock: Clock, state?: string, faults?: FaultPoints): Store<T> {
     try {
       mkdirSync(root, { recursive: true, mode: 0o711 });
       // The root of a pod's user namespace must come through to its own files; all others in here are closed to it.
@@ -127,6 +130,7 @@ export class Store<T extends StoredTypes> {
       // Variables of containers that are gone are often secrets, which shall not stay in what is free. Not before: what
       // was reserved has none.
       db.pragma('secure_delete = ON');
+      if (faults) disturbDatabase(db, faults);
       const store = new Store<T>(db, hold, { root, state }, clock, mended);
       store.#restore(wasLost, dropped);
       return store;
@@ -171,6 +175,7 @@ export class Store<T extends StoredTypes> {
     this.mended.push(...restored);
     const facts = { [SCHEMA_FACT]: String(SCHEMA), [ROOT_FACT]: this.#root };
     for (const [name, value] of Object.entries(facts)) if (this.facts.find(name) !== value) this.facts.put(name, value);
+    this.journal.forgetGone();
   }
 
   /** Copies of pods that have their files in another root folder, or that a newer Berth has written, are not for us. */

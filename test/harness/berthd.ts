@@ -15,7 +15,7 @@ import { type PodTraces, readPodTraces } from './pod-traces.ts';
 import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
-const START_TIMEOUT_MS = 20_000;
+const START_TIMEOUT_MS = 60_000;
 /** Set where other programs make pods at the same time: then only what bears a test's own names is looked for. */
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */

@@ -67,9 +67,13 @@ const IMPATIENT_MS = 300;
 const PATIENT_MS = 60_000;
 const SERVING_MS = 5_000;
 const SETTLE_MS = 6_000;
-/** Tries every occurrence of every system call, in every way: for whoever has the time. */
 const VERBOSE = process.env['BERTH_FAULTS_VERBOSE'] !== undefined;
+/** Tries every occurrence of every call, in every way: for whoever has the time. */
 const ALL = process.env['BERTH_FAULTS_ALL'] !== undefined;
+/** Tries nothing but faults of which the name matches. */
+const ONLY = new RegExp(process.env['BERTH_FAULTS_ONLY'] ?? '');
+/** Where there is no time for all faults of calls, each day begins with others. */
+const DAY = Math.floor(Date.now() / 86_400_000);
 
 /** What /bin/sh runs in place of a program that misbehaves. */
 const STAND_INS: Readonly<Record<string, string>> = {
@@ -189,7 +193,10 @@ export class FaultTrials {
     const isLie = ({ fault }: Trial): boolean =>
       LIES.includes(fault.script ?? '') && scene.trusted?.includes(fault.place.replace('process ', '')) === true;
     const processes = of('process ', processTrials).filter((trial) => !isLie(trial));
-    return [...steps, ...undos, ...processes, ...of('call ', callTrials)];
+    const calls = (['call', 'database', 'file'] as const).flatMap((kind) => of(`${kind} `, callTrials));
+    const today = calls.length === 0 ? 0 : (DAY * 7) % calls.length;
+    const trials = [...steps, ...undos, ...processes, ...calls.slice(today), ...calls.slice(0, today)];
+    return trials.filter((trial) => ONLY.test(name(trial)));
   }
 
   /** The last step that has an undo fails when it is done, and then something is wrong with an undo too. */
@@ -242,7 +249,7 @@ export class FaultTrials {
         grpc.DEADLINE_EXCEEDED,
         `told: ${String(failure)}`,
       );
-      if (!fault.place.startsWith('call '))
+      if (!isCall(fault.place))
         await this.#lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create(), SERVING_MS);
     }
     this.#faults.clear();
@@ -380,7 +387,12 @@ function descriptorsOf(pid: number): string[] {
 }
 
 function isStep(place: string): boolean {
-  return !place.startsWith('call ') && !place.startsWith('process ');
+  return !isCall(place) && !place.startsWith('process ');
+}
+
+/** A call blocks its thread: nothing is answered while it hangs. */
+function isCall(place: string): boolean {
+  return /^(call|database|file) /.test(place);
 }
 
 function stepTrials(place: string, skip: number): Trial[] {
@@ -412,7 +424,7 @@ function processTrials(place: string, skip: number): Trial[] {
 function callTrials(place: string, skip: number): Trial[] {
   if (skip > 0 && !ALL) return [];
   const ways: Omit<FaultFields, 'place'>[] = [
-    { action: 'error', error: 'EIO' },
+    { action: 'error', error: place.startsWith('database ') ? 'SQLITE_FULL' : 'EIO' },
     { action: 'kill' },
     ...(ALL ? ([{ action: 'hang' }, { action: 'kill', phase: 'after' }] as const) : []),
   ];

@@ -37,7 +37,7 @@ suite('faults of checkpoints', () => {
   });
 
   test('CheckpointContainer', async (t) => {
-    const trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 30_000, scenes: 1 });
+    const trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 60_000, scenes: 1 });
     const location = join(folder, 'checkpoint.tar');
     const counts = await trials.run({
       name: 'CheckpointContainer',

@@ -10,8 +10,10 @@ import {
   PodSandboxStatusRequest,
   RunPodSandboxRequest,
   RuntimeServiceService as runtime,
+  UpdatePodSandboxResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
 import { listPipelines } from '../../src/pod/pipelines.ts';
+import { UPDATE_PLACES } from '../../src/pod/update-resources.ts';
 import { FaultTrials, type Scene } from '../harness/fault-trials.ts';
 import { FaultFolder } from '../harness/faults.ts';
 import { PodLab } from '../harness/pod-lab.ts';
@@ -23,7 +25,7 @@ suite('faults of pods', () => {
   before(async () => {
     faults = new FaultFolder();
     lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 90_000, scenes: 3 });
+    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 100_000, scenes: 4 });
   });
   after(async () => {
     await lab.close();
@@ -95,6 +97,24 @@ suite('faults of pods', () => {
       ask: async ({ id }, timeoutMs) =>
         await lab.berthd.call(runtime.removePodSandbox, { podSandboxId: id }, timeoutMs),
       verify: async () => lab.berthd.assertNoTraces(),
+    });
+  });
+
+  test('UpdatePodSandboxResources', async (t) => {
+    const limits = { cpuShares: 512n, memoryLimitInBytes: 256n * 1024n * 1024n };
+    await run(t, {
+      name: 'UpdatePodSandboxResources',
+      pipelines: [],
+      places: [UPDATE_PLACES[1]],
+      prepare: async () => await ready(hostPod()),
+      async ask({ id }, timeoutMs) {
+        const request = UpdatePodSandboxResourcesRequest.create({ podSandboxId: id, resources: limits });
+        await lab.berthd.call(runtime.updatePodSandboxResources, request, timeoutMs);
+      },
+      async verify({ id }) {
+        assert.match((await lab.podStatus(id, true)).info['info'] ?? '', /"memoryLimitBytes":268435456/);
+        assert.equal(await lab.exec(await lab.start(id), 'echo', 'runs'), 'runs');
+      },
     });
   });
 });

@@ -212,6 +212,55 @@ suite('what happens to nodes', { timeout: 300_000 }, () => {
     }
   });
 
+  test('a runtime that hangs when it is asked to delete: stops go on, and the same removal works later', async () => {
+    lab.handler = 'hanging';
+    const pod = await lab.runPod();
+    const [waiting, running] = [await lab.create(pod), await lab.start(pod)];
+    const hang = join(folder, 'hang-delete');
+    writeFileSync(hang, '');
+    try {
+      const removed = lab.berthd.fails(runtime.removeContainer, { containerId: waiting }, 2_000);
+      await eventually('it hangs', () => sleepers().length === 1 || undefined);
+      await serves();
+      assert.equal(await lab.exec(running, 'echo', 'here'), 'here');
+      assert.equal((await removed).code, status.DEADLINE_EXCEEDED);
+      await lab.berthd.call(runtime.stopContainer, { containerId: running, timeout: 0n });
+      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, 30_000);
+      const failed = await lab.berthd.fails(runtime.removePodSandbox, { podSandboxId: pod }, 2_000);
+      assert.equal(failed.code, status.DEADLINE_EXCEEDED);
+      await lab.berthd.end('SIGKILL');
+    } finally {
+      rmSync(hang);
+      // Those that were waited for have nobody any more.
+      for (const pid of sleepers()) process.kill(Number(pid), 'SIGKILL');
+    }
+    await lab.berthd.start();
+    await lab.berthd.call(runtime.removePodSandbox, { podSandboxId: pod });
+    lab.berthd.assertNoTraces();
+  });
+
+  test('a runtime that hangs when it is asked for a state keeps berthd from no start', async () => {
+    lab.handler = 'hanging';
+    const pod = await lab.runPod();
+    const containers = [await lab.create(pod), await lab.create(pod)];
+    const running = await lab.start(pod);
+    const hang = join(folder, 'hang-state');
+    writeFileSync(hang, '');
+    try {
+      await lab.berthd.end('SIGKILL');
+      await lab.berthd.start();
+      await serves();
+      assert.equal((await lab.status(running)).state, ContainerState.CONTAINER_RUNNING);
+      for (const id of containers) assert.equal((await lab.status(id)).state, ContainerState.CONTAINER_CREATED);
+      assert.deepEqual(sleepers(), []);
+      const [first = ''] = containers;
+      await lab.berthd.call(runtime.startContainer, { containerId: first });
+      assert.equal(await lab.exec(first, 'echo', 'here'), 'here');
+    } finally {
+      rmSync(hang);
+    }
+  });
+
   test('a network plugin that hangs keeps nobody from listing', async () => {
     const plugin = join(lab.berthd.plugins, 'bad-hang');
     writeFileSync(plugin, '#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\nexec sleep 7373\n', { mode: 0o755 });
