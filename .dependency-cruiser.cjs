@@ -6,7 +6,7 @@ const levels = [
   ['store', 'sys', 'proc', 'config'],
   ['image', 'cni', 'runtime'],
   ['pod', 'node'],
-  ['server', 'metrics'],
+  ['server', 'metrics', 'cluster'],
   ['daemon'],
 ];
 const rooms = [...levels.flat(), 'cli'];
@@ -18,6 +18,7 @@ const besides = { proc: ['sys'] };
 const reserved = {
   '@bufbuild/protobuf': [],
   '@grpc/': ['server', 'cli'],
+  '@kubernetes/': ['cluster'],
   'better-sqlite3': ['store'],
   commander: ['cli', 'daemon'],
   koffi: ['sys'],

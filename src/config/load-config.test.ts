@@ -140,12 +140,12 @@ suite('loadConfig', () => {
     [
       'a far-off key',
       'whatever_this_is = 1\n',
-      '1: whatever_this_is: unknown key; known here: root, state, listen, image, cni, runtime, stream, metrics, log',
+      '1: whatever_this_is: unknown key; known here: root, state, listen, image, cni, runtime, stream, cluster, metrics, log',
     ],
     [
       'a key of Object',
       '[cni]\nconstructor = 1\n',
-      '2: cni.constructor: unknown key; known here: conf_dir, bin_dirs, cache_dir, default_network',
+      '2: cni.constructor: unknown key; known here: conf_dir, bin_dirs, cache_dir, default_network, conf_template',
     ],
     [
       'a wrong type',

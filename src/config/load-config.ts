@@ -39,6 +39,7 @@ export interface Config {
     readonly binDirs: readonly string[];
     readonly cacheDir: string;
     readonly defaultNetwork: string;
+    readonly confTemplate: string;
   };
   readonly runtime: {
     readonly defaultRuntime: string;
@@ -62,6 +63,7 @@ export interface Config {
     readonly tlsKey: string;
     readonly tlsClientCa: string;
   };
+  readonly cluster: { readonly kubeconfig: string; readonly nodeName: string; readonly events: boolean };
   readonly metrics: { readonly listen: string };
   readonly log: { readonly level: LogLevel; readonly format: 'auto' | 'json' | 'text' };
   /** The files that were read, in order. */
@@ -184,6 +186,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       binDirs: list('cni', 'bin_dirs'),
       cacheDir: cni('cache_dir') || join(root, 'cni'),
       defaultNetwork: cni('default_network'),
+      confTemplate: cni('conf_template'),
     },
     runtime: {
       defaultRuntime: runtime('default_runtime'),
@@ -206,6 +209,11 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       tlsCert: stream('tls_cert'),
       tlsKey: stream('tls_key'),
       tlsClientCa: stream('tls_client_ca'),
+    },
+    cluster: {
+      kubeconfig: table('cluster')('kubeconfig'),
+      nodeName: table('cluster')('node_name'),
+      events: get('cluster.events', TABLES.cluster.events),
     },
     metrics: { listen: table('metrics')('listen') },
     log: { level: log('level') as LogLevel, format: log('format') as Config['log']['format'] },

@@ -142,6 +142,11 @@ export const TABLES = {
     bin_dirs: key({ type: 'list', of: path }, ['/opt/cni/bin', '/usr/lib/cni'], 'Where the plugins are.'),
     cache_dir: key(optionalPath, '', 'Results of plugins, needed to take networks down again. Empty: <root>/cni.'),
     default_network: key({ type: 'name', mayBeEmpty: true }, '', 'Name of the network to use. Empty: the first.'),
+    conf_template: key(
+      optionalPath,
+      '',
+      'A network configuration with {{POD_CIDR}}, {{POD_CIDRS}}, {{POD_RANGES}} or {{POD_ROUTES}} in place of values. When the kubelet or the cluster names the addresses for pods, they are filled in and it is written as conf_dir/10-berth-pods.conflist. Empty: conf_dir is only read.',
+    ),
   },
   runtime: {
     default_runtime: key(
@@ -230,6 +235,19 @@ export const TABLES = {
     tls_cert: key(optionalPath, '', 'Certificate for streams. Empty: no TLS.'),
     tls_key: key(optionalPath, '', 'Key of tls_cert.'),
     tls_client_ca: key(optionalPath, '', 'Who signs the certificates of clients. Empty: clients need none.'),
+  },
+  cluster: {
+    kubeconfig: key(
+      optionalPath,
+      '',
+      'How to reach the API server of the cluster, for what is below and for cni.conf_template; the credentials of the kubelet are enough (/etc/kubernetes/kubelet.conf). Pods run without. Empty: berthd never talks to it.',
+    ),
+    node_name: key({ type: 'name', mayBeEmpty: true }, '', 'This node in the cluster. Empty: the host name.'),
+    events: key(
+      { type: 'switch' },
+      true,
+      'Whether what the kubelet cannot see becomes an event in the cluster: damaged storage, images refused by policy, programs that hang, lost containers.',
+    ),
   },
   metrics: {
     listen: key(

@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -6,7 +7,10 @@ import { systemClock } from '../base/clock.ts';
 import { BerthError, because, describe } from '../base/errors.ts';
 import { type FaultPoints, faultError, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
+import { type Notices, silentNotices } from '../base/notices.ts';
+import { Cluster } from '../cluster/cluster.ts';
 import { Cni } from '../cni/cni.ts';
+import { PodRanges } from '../cni/pod-ranges.ts';
 import { parseAddress } from '../config/check-value.ts';
 import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
@@ -157,7 +161,11 @@ export class Daemon {
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
-    const processes = this.#own('processes', new Processes({ log, meter, faults }));
+    const podRanges = new PodRanges({ confDir: config.cni.confDir, template: config.cni.confTemplate, log });
+    const cluster = this.#joinCluster(podRanges);
+    const notices: Notices = cluster ?? silentNotices;
+    for (const problem of store.mended) notices.tell({ reason: 'StorageDamaged', message: problem });
+    const processes = this.#own('processes', new Processes({ log, meter, notices, faults }));
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     // Its thread takes a while to start; the first pod shall not wait for it.
     namespaces.start();
@@ -222,6 +230,7 @@ export class Daemon {
         usersOf: (imageId) => containers.all().flatMap((record) => (usesImage(record, imageId) ? [record.id] : [])),
         log,
         meter,
+        notices,
         clock: systemClock,
       }),
     );
@@ -250,6 +259,7 @@ export class Daemon {
     const deps: PodDeps = {
       log,
       meter,
+      notices,
       clock: systemClock,
       faults,
       stateDir: config.state,
@@ -295,7 +305,16 @@ export class Daemon {
     const findings = new ConfigFindings({ config, cni, handlers, images, cgroups, host, processes, ...security });
     const places = { root, state: config.state };
     const checkDatabase = (): string => store.check();
-    const doctor = new DoctorFindings({ places, config: findings, pods: deps, images, layers, checkDatabase });
+    const doctor = new DoctorFindings({
+      places,
+      config: findings,
+      pods: deps,
+      images,
+      layers,
+      cluster,
+      handlers,
+      checkDatabase,
+    });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
     const server = new GrpcServer(
@@ -310,6 +329,7 @@ export class Daemon {
         streamServer,
         images,
         cni,
+        podRanges,
         handlers,
         program: { name: 'berth', version: this.#version },
         cgroupDriver: cgroups.driver,
@@ -334,6 +354,22 @@ export class Daemon {
     const status = (): string => statusLine(config.listen, sandboxes.all(), containers.all());
     this.#service.ready(status());
     this.#startHeartbeat(store, status);
+  }
+
+  /** Undefined without a kubeconfig. */
+  #joinCluster(podRanges: PodRanges): Cluster | undefined {
+    const { kubeconfig, nodeName, events } = this.#config.cluster;
+    if (kubeconfig === '') return undefined;
+    const signal = this.#shutdown.signal;
+    const onPodRanges = (ranges: readonly string[]): void => {
+      podRanges.write('Node.spec.podCIDRs', ranges, signal).catch((err: unknown) => {
+        this.#log.error({ ranges, err: describe(err) }, 'the network for pods could not be written');
+      });
+    };
+    const node = { kubeconfig, nodeName: nodeName || hostname().toLowerCase(), sendEvents: events };
+    const cluster = this.#own('cluster', new Cluster({ ...node, log: this.#log, onPodRanges }));
+    cluster.start();
+    return cluster;
   }
 
   // Of one transaction: whoever dies in it sees the restart again.

@@ -1,4 +1,5 @@
 import { BerthError } from '../base/errors.ts';
+import type { Cluster } from '../cluster/cluster.ts';
 import type { StoredImage } from '../image/image-record.ts';
 import type { Images } from '../image/images.ts';
 import type { LayerStore } from '../image/layer-store.ts';
@@ -6,6 +7,7 @@ import type { Finding, ToldFinding } from '../node/finding.ts';
 import { tellFindings } from '../node/mend.ts';
 import { databaseFindings, type StorePlaces, storeFindings } from '../node/store-findings.ts';
 import type { PodDeps } from '../pod/pod-deps.ts';
+import type { Handlers } from '../runtime/handlers.ts';
 import type { ConfigFindings } from './config-findings.ts';
 
 /** What is looked over. */
@@ -15,6 +17,9 @@ interface DoctorParts {
   readonly pods: Pick<PodDeps, 'sandboxes' | 'containers'>;
   readonly images: Images;
   readonly layers: LayerStore;
+  /** Undefined without a kubeconfig. */
+  readonly cluster: Pick<Cluster, 'runtimeClasses' | 'problem'> | undefined;
+  readonly handlers: Pick<Handlers, 'find' | 'statuses'>;
   /** What is wrong with the database; '' for nothing. */
   readonly checkDatabase: () => string;
 }
@@ -36,6 +41,7 @@ export class DoctorFindings {
       ...storeFindings(places, this.#contents()),
       ...this.#damageFindings(),
       ...(await this.#garbageFindings()),
+      ...this.#clusterFindings(),
     ];
     return await tellFindings(found, fix);
   }
@@ -59,6 +65,30 @@ export class DoctorFindings {
       message: `is damaged and not used until it is pulled again: ${problems.join('; ')}`,
       remedy: `berth image pull ${names[0] ?? 'REFERENCE'}, which brings only what is missing`,
     }));
+  }
+
+  #clusterFindings(): Finding[] {
+    const { cluster, handlers } = this.#parts;
+    if (!cluster) return [];
+    const found = (cluster.runtimeClasses ?? [])
+      .filter(({ handler }) => handlers.find(handler) === undefined)
+      .map(({ name, handler }): Finding => {
+        const isKnown = handlers.statuses().some((status) => status.name === handler);
+        return {
+          severity: 'warning',
+          subject: `RuntimeClass ${name}`,
+          message: `its pods cannot run on this node: the handler ${JSON.stringify(handler)} ${isKnown ? 'does not work' : 'is not configured'} here`,
+          remedy: `add [runtime.handlers.${handler}] to /etc/berth/berth.toml and restart berthd, or keep the class away from this node by its scheduling.nodeSelector`,
+        };
+      });
+    if (cluster.problem === '') return found;
+    const trouble: Finding = {
+      severity: 'warning',
+      subject: 'cluster',
+      message: `the API server cannot be asked: ${cluster.problem}`,
+      remedy: 'look at cluster.kubeconfig, and whether the kubelet of this node reaches the API server',
+    };
+    return [trouble, ...found];
   }
 
   async #garbageFindings(): Promise<Finding[]> {

@@ -1,4 +1,5 @@
 import type { Logger } from '../base/log.ts';
+import type { Notices } from '../base/notices.ts';
 import type { DamagedImages } from './damaged-images.ts';
 import type { ImageCatalog } from './image-catalog.ts';
 import { type ImageStore, stored } from './image-commit.ts';
@@ -22,6 +23,7 @@ export interface HealthParts {
   readonly store: ImageStore;
   readonly layers: LayerFolders;
   readonly holds: LayerHolds;
+  readonly notices?: Notices | undefined;
   readonly log: Logger;
 }
 
@@ -35,7 +37,7 @@ export class ImageHealth {
 
   /** Takes images with missing layers out of the catalog. What is good of them is kept for the next pull. */
   sortOut(): void {
-    const { catalog, damaged, layers, log } = this.#parts;
+    const { catalog, damaged, layers, log, notices } = this.#parts;
     let isOne = false;
     for (const image of catalog.list()) {
       const missing = image.layers.filter((diffId) => !layers.has(diffId));
@@ -44,6 +46,10 @@ export class ImageHealth {
         { image: image.id, tags: image.tags, missing },
         'image is damaged, and not here until it is pulled again',
       );
+      notices?.tell({
+        reason: 'StorageDamaged',
+        message: `image ${image.tags[0] ?? image.id} is damaged and not here until it is pulled again: ${missing.length} layers are missing`,
+      });
       catalog.delete(image.id);
       damaged.put({ image: stored(image), missing });
       isOne = true;
@@ -54,13 +60,14 @@ export class ImageHealth {
 
   /** Brings back the images that have all their layers again, but for names that mean another image by now. */
   heal(): void {
-    const { catalog, damaged, store, layers, log } = this.#parts;
+    const { catalog, damaged, store, layers, log, notices } = this.#parts;
     for (const image of damaged.takeWhole((diffId) => layers.has(diffId))) {
       const taken = namesOf(image).filter((name) => catalog.byName(name) !== undefined);
       const healed = withoutNames(image, new Set(taken));
       store.transaction(() => store.images.put(healed));
       catalog.put(healed);
       log.info({ image: image.id, tags: healed.tags }, 'image is whole again');
+      notices?.tell({ reason: 'StorageRepaired', message: `image ${healed.tags[0] ?? image.id} is whole again` });
     }
   }
 

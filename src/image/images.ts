@@ -7,10 +7,11 @@ import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, isKind, kindOf, wrap } from '../base/errors.ts';
+import { BerthError, describe, findCause, isKind, kindOf, wrap } from '../base/errors.ts';
 import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
+import type { Notices } from '../base/notices.ts';
 import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
 import { type CredentialSource, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
 import { AuthFile } from './auth-file.ts';
@@ -45,7 +46,7 @@ import { LookasideFolder } from './registries-d.ts';
 import type { RegistryClient } from './registry-client.ts';
 import type { ResolvedImage } from './resolve-image.ts';
 import { archiveOf, joinSaved, type SavedImage } from './save-images.ts';
-import { ruleFor, Trust, type TrustEvidence } from './trust.ts';
+import { ruleFor, Trust, type TrustEvidence, UntrustedImageError } from './trust.ts';
 import { TrustOfUsedImages } from './used-images.ts';
 import type { ArchiveEntry } from './write-archive.ts';
 
@@ -89,6 +90,7 @@ export interface ImagesDeps {
   readonly mounts: ImageMountTable;
   readonly log: Logger;
   readonly meter: Meter;
+  readonly notices?: Notices;
   readonly clock: Clock;
   /** In tests alone. */
   readonly faults?: FaultPoints | undefined;
@@ -233,7 +235,12 @@ export class Images {
    * anything else, one of its names. Signatures are remembered from the pull; registries are asked for what is missing.
    */
   async checkTrust(image: ImageRecord, asked: string, namespace: string, signal: AbortSignal): Promise<void> {
-    await this.#usedImages.check(image, asked, namespace, signal);
+    try {
+      await this.#usedImages.check(image, asked, namespace, signal);
+    } catch (err) {
+      this.#tellRefusal(asked, err);
+      throw err;
+    }
   }
 
   /** What a pull would do, without asking a registry: planPull() of plan-pull.ts. */
@@ -515,11 +522,17 @@ export class Images {
     } catch (err) {
       outcome = kindOf(err);
       meter.pullFailed(pullFailure(err));
+      this.#tellRefusal(name, err);
       throw err;
     } finally {
       this.#progress.delete(progress);
       meter.pull(outcome, progress.traffic.bytes, (clock.monotonicMs() - startedMs) / 1000);
     }
+  }
+
+  #tellRefusal(image: string, err: unknown): void {
+    if (!findCause(err, UntrustedImageError)) return;
+    this.#deps.notices?.tell({ reason: 'ImageRefused', message: `image ${image} is not run: ${describe(err)}` });
   }
 
   async #appear(asked: AskedPull, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {

@@ -86,7 +86,10 @@ export class ContainerExits {
 
   #record(record: ContainerRecord, seen: SeenExit | undefined): void {
     const deps = this.#deps;
-    if (!seen) deps.log.warn({ container: record.id }, 'container ended and its monitor left no exit code');
+    if (!seen) {
+      deps.log.warn({ container: record.id }, 'container ended and its monitor left no exit code');
+      tellLost(deps, record);
+    }
     const atUs = endOf(record, seen, deps.clock.nowUs());
     const exit = seen ? toExit(seen, this.#ranOutOfMemory(record), atUs) : unseenExit(MONITOR_LOST, atUs);
     if (exit.reason === 'OOMKilled') deps.meter.oomKilled();
@@ -164,4 +167,13 @@ function toExit(seen: SeenExit, ranOutOfMemory: boolean, atUs: number): Containe
 
 function ownReason(exitCode: number): ExitReason {
   return exitCode === 0 ? 'Completed' : 'Error';
+}
+
+function tellLost({ notices, sandboxes }: PodDeps, record: ContainerRecord): void {
+  const spec = sandboxes.find(record.sandboxId)?.spec;
+  notices?.tell({
+    reason: 'ContainerLost',
+    message: `container ${record.id} (${record.name}) has ended, and nobody knows how: ${MONITOR_LOST}`,
+    ...(spec ? { pod: { namespace: spec.namespace, name: spec.name, uid: spec.uid } } : {}),
+  });
 }

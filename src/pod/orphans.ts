@@ -55,8 +55,13 @@ export async function endOrphans(
   signal: AbortSignal,
 ): Promise<string[]> {
   if (sandboxes.length + containers.length === 0) return [];
-  const { log } = deps;
+  const { log, notices } = deps;
   log.warn({ sandboxes, containers }, 'the database does not know these sandboxes and containers: they are ended');
+  const what = `${sandboxes.length} pod sandboxes and ${containers.length} containers`;
+  notices?.tell({
+    reason: 'ContainerLost',
+    message: `${what} were found that the database does not know: they are ended (${[...sandboxes, ...containers].join(' ')})`,
+  });
   const attempt = async (kind: string, id: string, work: () => Promise<void>): Promise<boolean> => {
     try {
       await work();

@@ -3,6 +3,7 @@ import type { FaultPoints } from '../base/fault-points.ts';
 import type { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
+import type { Notices } from '../base/notices.ts';
 import type { Journal } from '../base/steps.ts';
 import type { Cni } from '../cni/cni.ts';
 import type { Ulimit } from '../config/parse-setting.ts';
@@ -28,6 +29,8 @@ import type { ContainerRecord, SandboxRecord } from './records.ts';
 export interface PodDeps {
   readonly log: Logger;
   readonly meter: Meter;
+  /** Whom what the kubelet cannot see is told; nobody in most tests. */
+  readonly notices?: Notices;
   readonly clock: Clock;
   /** In tests alone. */
   readonly faults?: FaultPoints | undefined;

@@ -5,6 +5,7 @@ import { BerthError, kindOf } from '../base/errors.ts';
 import { type FaultPoints, faultError } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
+import { type Notices, silentNotices } from '../base/notices.ts';
 import { closeFd } from '../sys/at.ts';
 import { type ExitStatus, pidfdExited, waitPidfd } from '../sys/pidfd.ts';
 import { openProcess } from '../sys/process.ts';
@@ -24,14 +25,26 @@ const LAST_OUTPUT_MS = 250;
 export class Processes {
   readonly #log: Logger;
   readonly #meter: Meter;
+  readonly #notices: Notices;
   readonly #faults: FaultPoints | undefined;
   readonly #children = new Map<number, Child>();
   readonly #closing = new AbortController();
 
   /** With `faults`, every process is a place where a test may disturb it: `process NAME`. */
-  constructor({ log, meter, faults }: { log: Logger; meter: Meter; faults?: FaultPoints | undefined }) {
+  constructor({
+    log,
+    meter,
+    notices = silentNotices,
+    faults,
+  }: {
+    log: Logger;
+    meter: Meter;
+    notices?: Notices;
+    faults?: FaultPoints | undefined;
+  }) {
     this.#log = log;
     this.#meter = meter;
+    this.#notices = notices;
     this.#faults = faults;
   }
 
@@ -51,6 +64,8 @@ export class Processes {
       return result;
     } catch (err) {
       outcome = kindOf(err);
+      // When a caller has lost patience earlier, that tells nothing about the program.
+      if (outcome === 'deadline' && !signal.aborted) this.#tellHanging(cmd);
       throw err;
     } finally {
       this.#record(cmd, outcome, status, performance.now() - startedMs);
@@ -152,6 +167,11 @@ export class Processes {
     const disown = (): void => void this.#children.delete(child.pid);
     child.exited.then(disown, disown);
     return child;
+  }
+
+  #tellHanging({ path, timeoutMs }: Command): void {
+    const message = `${path} did not end within ${timeoutMs / 1000} s and was killed`;
+    this.#notices.tell({ reason: 'ProgramHanging', message });
   }
 
   #record(

@@ -3,6 +3,7 @@ import { ImageServiceService, RuntimeServiceService } from '../../proto/gen/cri/
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
 import type { Cni } from '../cni/cni.ts';
+import type { PodRanges } from '../cni/pod-ranges.ts';
 import type { ImageFilesystems } from '../image/disk-usage.ts';
 import type { Images } from '../image/images.ts';
 import type { PodCheckpoints } from '../pod/pod-checkpoints.ts';
@@ -78,6 +79,7 @@ export interface ServiceDeps {
   readonly streamServer: StreamServer;
   readonly images: Images;
   readonly cni: Cni;
+  readonly podRanges: PodRanges;
   readonly handlers: Handlers;
   readonly cgroupDriver: 'cgroupfs' | 'systemd';
   readonly steps: StepHistory;
@@ -99,7 +101,7 @@ export function buildServices(deps: ServiceDeps): ServedService[] {
         version: boundary.unary('Version', version(deps.program)),
         status: boundary.unary('Status', status(deps)),
         runtimeConfig: boundary.unary('RuntimeConfig', runtimeConfig(deps.cgroupDriver)),
-        updateRuntimeConfig: boundary.unary('UpdateRuntimeConfig', updateRuntimeConfig(deps.log)),
+        updateRuntimeConfig: boundary.unary('UpdateRuntimeConfig', updateRuntimeConfig(deps.podRanges)),
         runPodSandbox: boundary.unary('RunPodSandbox', runPodSandbox(pods)),
         stopPodSandbox: boundary.unary('StopPodSandbox', stopPodSandbox(pods)),
         removePodSandbox: boundary.unary('RemovePodSandbox', removePodSandbox(pods)),
