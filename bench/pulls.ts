@@ -9,7 +9,7 @@ import { describe } from '../src/base/errors.ts';
 import { Connection } from '../src/cli/connection.ts';
 import { pushLayout, startRegistry } from '../test/fakes/images.ts';
 import { findListener } from './measure/daemon.ts';
-import type { LoopDelay } from './measure/event-loop.ts';
+import { type LoopDelay, LoopProbe } from './measure/event-loop.ts';
 import { liveOnePod } from './measure/lifecycle.ts';
 import { measurePodsUp, measurePull, type PodsUp, type Pull, type PullingDaemon } from './measure/pull.ts';
 import { median } from './measure/statistics.ts';
@@ -105,8 +105,9 @@ async function startDaemons(
 ): Promise<PullingDaemon[]> {
   const image = await lab.makeImage();
   const metrics = '127.0.0.1:19317';
+  const probe = new LoopProbe(lab.root);
   const starts = [
-    () => startBerthd(lab, image, 'runc', never, { config: ['[metrics]', `listen = "${metrics}"`] }),
+    () => startBerthd(lab, image, 'runc', never, { config: ['[metrics]', `listen = "${metrics}"`], env: probe.env }),
     ...(withPeer ? [() => startContainerd(lab, image, 'runc', never)] : []),
   ];
   const daemons: PullingDaemon[] = [];
@@ -122,18 +123,21 @@ async function startDaemons(
     const connection = closers.adopt(new Connection(endpoint.address), (open) => open.close());
     const pid = findListener(endpoint.address) ?? daemon.pid;
     const { name } = endpoint;
-    const own = name === 'berth' ? `http://${metrics}/metrics` : undefined;
-    daemons.push({ name, pid, connection, metrics: own, disk: join(lab.root, name), pods });
+    const own =
+      name === 'berth' ? { metrics: `http://${metrics}/metrics`, probe } : { metrics: undefined, probe: undefined };
+    daemons.push({ name, pid, connection, ...own, disk: join(lab.root, name), pods });
     if (withPods) await liveOnePod(connection, pods, never);
   }
   return daemons;
 }
 
-function describePull({ wallMs, cpuMs, memoryGrowthBytes, loop, ownLoop, firstThread, againMs }: Pull): string {
+function describePull(pull: Pull): string {
+  const { wallMs, cpuMs, memoryGrowthBytes, loop, holdUpMs, ownLoop, firstThread, againMs } = pull;
   return [
     `${seconds(wallMs)}, ${seconds(cpuMs)} of processor time`,
     `${(memoryGrowthBytes / 1e6).toFixed(0)} MB more memory`,
     ...(loop ? [`its event loop late by ${showDelay(loop)}`] : []),
+    ...(holdUpMs === undefined ? [] : [`held up by its own thread for ${holdUpMs.toFixed(1)} ms at most`]),
     `this one by ${showDelay(ownLoop)}`,
     `first thread ran ${seconds(firstThread.ran)} and waited ${seconds(firstThread.waited)} for a processor`,
     `again by tag ${againMs.byTag.toFixed(1)} ms, by digest ${againMs.byDigest.toFixed(1)} ms`,
@@ -160,6 +164,7 @@ function printPulls(pulls: ReadonlyMap<string, readonly Pull[]>): void {
     'memory growth MB, worst',
     'loop late ms, worst',
     'p99, worst',
+    'held up by its thread ms, worst',
     "the bench's own, worst",
     'p99, worst',
     'again by tag ms',
@@ -174,8 +179,12 @@ function printPulls(pulls: ReadonlyMap<string, readonly Pull[]>): void {
       (middle((pull) => pull.cpuMs) / 1000).toFixed(2),
       (worst((pull) => pull.memoryGrowthBytes) / 1e6).toFixed(0),
       ...(all.every(({ loop }) => loop === undefined)
-        ? ['', '']
-        : [worst((pull) => pull.loop?.maxMs ?? 0).toFixed(1), worst((pull) => pull.loop?.p99Ms ?? 0).toFixed(1)]),
+        ? ['', '', '']
+        : [
+            worst((pull) => pull.loop?.maxMs ?? 0).toFixed(1),
+            worst((pull) => pull.loop?.p99Ms ?? 0).toFixed(1),
+            worst((pull) => pull.holdUpMs ?? 0).toFixed(1),
+          ]),
       worst((pull) => pull.ownLoop.maxMs).toFixed(1),
       worst((pull) => pull.ownLoop.p99Ms).toFixed(1),
       middle((pull) => pull.againMs.byTag).toFixed(1),

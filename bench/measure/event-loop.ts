@@ -1,5 +1,8 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { stripTypeScriptTypes } from 'node:module';
+import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { pathToFileURL } from 'node:url';
 
 /** Both the daemon and this process look at their loops every 10 ms; a loop that is never late shows that. */
 const SAMPLE_MS = 10;
@@ -37,6 +40,34 @@ export class OwnLoop implements Disposable {
 
   [Symbol.dispose](): void {
     this.#histogram.disable();
+  }
+}
+
+/** What loop-probe.ts finds in a berthd that is started with `env`. */
+export class LoopProbe {
+  readonly #file: string;
+  readonly env: Readonly<Record<string, string>>;
+
+  /** `folder` must be one that the berthd sees. */
+  constructor(folder: string) {
+    const program = join(folder, 'loop-probe.mjs');
+    // As it is, Node would have to load what strips types into the berthd that is measured.
+    writeFileSync(program, stripTypeScriptTypes(readFileSync(new URL('loop-probe.ts', import.meta.url), 'utf8')));
+    this.#file = join(folder, 'loop-probe.txt');
+    this.env = { NODE_OPTIONS: `--import=${pathToFileURL(program).href}`, BENCH_LOOP_PROBE: this.#file };
+  }
+
+  /**
+   * The longest time that the loop was held up between two moments (milliseconds since the epoch) by what its thread did
+   * or slept through, without the time that the thread waited for a processor.
+   */
+  longestHoldUpMs(sinceMs: number, untilMs: number): number {
+    const text = existsSync(this.#file) ? readFileSync(this.#file, 'utf8') : '';
+    const holdUps = text.split('\n').map((line) => {
+      const [atMs = 0, lateMs = 0, waitedMs = 0] = line.split(' ').map(Number);
+      return atMs >= sinceMs && atMs <= untilMs ? lateMs - waitedMs : 0;
+    });
+    return Math.max(...holdUps);
   }
 }
 

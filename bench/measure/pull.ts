@@ -8,8 +8,7 @@ import {
   RemoveImageRequest,
 } from '../../proto/gen/cri/api.ts';
 import type { Connection } from '../../src/cli/connection.ts';
-import { proportionalSetBytes } from './daemon.ts';
-import { daemonLoopDelay, firstThreadMs, type LoopDelay, OwnLoop } from './event-loop.ts';
+import { daemonLoopDelay, firstThreadMs, type LoopDelay, type LoopProbe, OwnLoop } from './event-loop.ts';
 import { liveOnePod, type PodWish, SUMS } from './lifecycle.ts';
 import { processBusyMs } from './processor-time.ts';
 
@@ -25,6 +24,8 @@ export interface PullingDaemon {
   readonly connection: Connection;
   /** Where its own metrics are; undefined for peers. */
   readonly metrics: string | undefined;
+  /** What it was started with; undefined for peers. */
+  readonly probe: LoopProbe | undefined;
   /** A folder on its disk. */
   readonly disk: string;
   readonly pods: PodWish;
@@ -37,6 +38,8 @@ export interface Pull {
   readonly memoryGrowthBytes: number;
   /** Undefined where nobody tells. */
   readonly loop: LoopDelay | undefined;
+  /** The longest that its loop was held up by its own thread; undefined where nobody tells. */
+  readonly holdUpMs: number | undefined;
   /** Of this process, meanwhile. */
   readonly ownLoop: LoopDelay;
   readonly firstThread: { readonly ran: number; readonly waited: number };
@@ -52,25 +55,29 @@ export interface PodsUp {
 
 /** Pulls an image that is not there. */
 export async function measurePull(daemon: PullingDaemon, image: string): Promise<Pull> {
-  const { connection, pid, metrics } = daemon;
+  const { connection, pid, metrics, probe } = daemon;
   await removeImage(daemon, image);
   if (metrics !== undefined) await daemonLoopDelay(metrics);
   using ownLoop = new OwnLoop();
-  const before = { memory: proportionalSetBytes(pid) ?? 0, cpuMs: busyMs(pid), thread: firstThreadMs(pid) };
+  const before = { memory: residentBytes(pid), cpuMs: busyMs(pid), thread: firstThreadMs(pid) };
   let memoryPeak = 0;
+  const startedMs = Date.now();
   const wallMs = await whilePulling(connection, image, async (signal) => {
     while (!signal.aborted) {
-      memoryPeak = Math.max(memoryPeak, proportionalSetBytes(pid) ?? 0);
+      memoryPeak = Math.max(memoryPeak, residentBytes(pid));
       await setTimeout(MEMORY_EVERY_MS, undefined, { signal }).catch(() => undefined);
     }
   });
   const [thread, cpuMs] = [firstThreadMs(pid), busyMs(pid)];
   const late = ownLoop.delay();
+  const endedMs = Date.now();
+  const loop = metrics === undefined ? undefined : await daemonLoopDelay(metrics);
   return {
     wallMs,
     cpuMs: cpuMs - before.cpuMs,
     memoryGrowthBytes: memoryPeak - before.memory,
-    loop: metrics === undefined ? undefined : await daemonLoopDelay(metrics),
+    loop,
+    holdUpMs: probe?.longestHoldUpMs(startedMs, endedMs),
     ownLoop: late,
     firstThread: { ran: thread.ran - before.thread.ran, waited: thread.waited - before.thread.waited },
     againMs: await measureAgain(connection, image),
@@ -149,6 +156,15 @@ async function removeImage({ connection, disk }: PullingDaemon, image: string): 
     before = free;
     await setTimeout(3000);
   }
+}
+
+/**
+ * Memory of a process with the files that it has mapped. Not its proportional set: to read that holds a lock on the whole
+ * address space (mmap_lock), for which the event loop that is measured would wait.
+ */
+function residentBytes(pid: number): number {
+  const [, kilobytes = '0'] = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kilobytes) * 1024;
 }
 
 /** Processor time of a process and of those of its children that have ended (peers inflate in children). */
