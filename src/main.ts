@@ -1,5 +1,7 @@
 /** berthd: reads flags and configuration, starts the daemon, reloads on SIGHUP, stops on SIGTERM. */
 
+import { access } from 'node:fs/promises';
+
 import { describe } from './base/errors.ts';
 import { readOwnVersion } from './base/own-version.ts';
 import { ConfigError } from './config/config-problems.ts';
@@ -9,7 +11,7 @@ import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
 import { ServiceManager, takeServiceSettings } from './daemon/service-manager.ts';
 import { keepMemoryPrivate } from './sys/private-memory.ts';
-import { preferThisThread } from './sys/process.ts';
+import { preferThreads } from './sys/process.ts';
 
 const KEEP_ALIVE_MS = 60_000;
 /** Calls are short, and what makes a machine busy is often a pull or a pod that berthd itself has begun. */
@@ -39,7 +41,9 @@ async function main(): Promise<number> {
   keepMemoryPrivate();
   const log = createLogger(config.log.level, config.log.format);
   try {
-    preferThisThread(SERVING_NICE);
+    // Starts libuv's threads, as the first of such calls does.
+    await access('/');
+    preferThreads(SERVING_NICE);
   } catch (err) {
     log.debug({ err: describe(err) }, 'berthd has no priority over other programs');
   }

@@ -1,17 +1,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { getPriority } from 'node:os';
+import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
+import { access } from 'node:fs/promises';
+import { getPriority, setPriority } from 'node:os';
 import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
 
 import { SyscallError } from './errno.ts';
-import {
-  isSameProcess,
-  killProcess,
-  parseStartTime,
-  preferThisThread,
-  readProcessStartTime,
-  setThreadNice,
-} from './process.ts';
+import { isSameProcess, killProcess, parseStartTime, preferThreads, readProcessStartTime } from './process.ts';
 
 test('the start time is field 22, whatever the command is called', () => {
   const rest = Array.from({ length: 50 }, (_, i) => String(i + 4)).join(' ');
@@ -34,19 +31,31 @@ test('a signal never reaches a process that only has the same pid', () => {
   assert.equal(killProcess(2 ** 22 + 1, 1, 'SIGKILL'), false);
 });
 
-test('a thread that comes before others does not have its children come before them too', (t) => {
+test('threads that come before others do not have children and later threads come before them too', async (t) => {
+  await access('/');
   try {
-    preferThisThread(-3);
+    preferThreads(-3);
   } catch (err) {
     if (err instanceof SyscallError && ['EPERM', 'EACCES'].includes(err.errno)) return t.skip('needs CAP_SYS_NICE');
     throw err;
   }
+  const tids = readdirSync('/proc/self/task').map(Number);
   try {
-    assert.equal(getPriority(0), -3);
+    assert.ok(tids.length > 4);
+    assert.deepEqual(new Set(tids.map((tid) => getPriority(tid))), new Set([-3]));
     assert.equal(execFileSync('nice', { encoding: 'utf8' }).trim(), '0');
-    preferThisThread(-5);
+    const worker = new Worker('require("worker_threads").parentPort.once("message", () => {});', {
+      eval: true,
+    });
+    await once(worker, 'online');
+    const later = readdirSync('/proc/self/task')
+      .map(Number)
+      .filter((tid) => !tids.includes(tid));
+    assert.deepEqual(new Set(later.map((tid) => getPriority(tid))), new Set([0]));
+    await worker.terminate();
+    preferThreads(-5);
     assert.equal(getPriority(0), -3, 'what somebody has chosen stays');
   } finally {
-    setThreadNice(0);
+    for (const tid of tids) setPriority(tid, 0);
   }
 });

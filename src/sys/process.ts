@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 import { closeFd } from './at.ts';
 import { check, isErrno } from './errno.ts';
@@ -12,14 +12,20 @@ const setpriorityCall: (which: number, who: number, nice: number) => number = li
   'int',
 ]);
 const getpriorityCall: (which: number, who: number) => number = libc.func('getpriority', 'int', ['int', 'uint']);
-const setschedulerCall: (pid: number, policy: number, parameter: Uint8Array) => number = libc.func(
-  'sched_setscheduler',
-  'int',
-  ['int', 'int', 'void *'],
+/** The C library of Debian 12 has no wrapper for sched_setattr(2). */
+const syscall: (number: number, pid: number, attributes: Uint8Array, flags: number) => number = libc.func(
+  'syscall',
+  'long',
+  ['long', 'int', 'const void *', 'uint'],
 );
+const SYS_SCHED_SETATTR = process.arch === 'x64' ? 314 : 274;
+/** SCHED_ATTR_SIZE_VER0. */
+const SCHED_ATTR_BYTES = 48;
 const PRIO_PROCESS = 0;
 const SCHED_OTHER = 0;
-const SCHED_RESET_ON_FORK = 0x40000000;
+const SCHED_FLAG_RESET_ON_FORK = 1n;
+/** The shortest that the kernel takes. */
+const SHORTEST_SLICE_NS = 100_000n;
 
 /**
  * Has the calling thread, and no other of the process, give way to those of a lower `nice` value (setpriority(2), "C
@@ -30,16 +36,33 @@ export function setThreadNice(nice: number): void {
 }
 
 /**
- * Has the calling thread come before others, by a negative `nice` value, and neither its children nor threads that it
- * starts (sched(7), "The SCHED_RESET_ON_FORK scheduling policy"). Where the nice value is not 0, somebody has chosen it,
- * and nothing changes. Throws a `SyscallError` without CAP_SYS_NICE.
+ * Has all threads that this process has by now come before others, by a negative `nice` value, and neither its children
+ * nor threads that start later (sched(7), "The SCHED_RESET_ON_FORK scheduling policy"). From Linux 6.12 on they also take
+ * the place of one that runs as soon as they have something to do (the slice of sched_setattr(2)). All, and not just the
+ * first: up to glibc 2.40 pthread_cond_signal(3) may wait until a thread has run that was woken before, so that the first
+ * waits as long for a processor as those of libuv and V8. Where the nice value is not 0, somebody has chosen it, and
+ * nothing changes. Throws a `SyscallError` without CAP_SYS_NICE.
  */
-export function preferThisThread(nice: number): void {
+export function preferThreads(nice: number): void {
   if (getpriorityCall(PRIO_PROCESS, 0) !== 0) return;
-  const parameter = Buffer.alloc(4);
-  const policy = SCHED_OTHER | SCHED_RESET_ON_FORK;
-  check('sched_setscheduler', 'SCHED_RESET_ON_FORK', setschedulerCall(0, policy, parameter));
-  setThreadNice(nice);
+  const tids = readdirSync('/proc/self/task').map(Number);
+  for (const tid of tids) preferThread(tid, nice);
+}
+
+function preferThread(tid: number, nice: number): void {
+  const attributes = Buffer.alloc(SCHED_ATTR_BYTES);
+  attributes.writeUInt32LE(SCHED_ATTR_BYTES, 0);
+  attributes.writeUInt32LE(SCHED_OTHER, 4);
+  attributes.writeBigUInt64LE(SCHED_FLAG_RESET_ON_FORK, 8);
+  attributes.writeInt32LE(nice, 16);
+  attributes.writeBigUInt64LE(SHORTEST_SLICE_NS, 24);
+  const rc = syscall(SYS_SCHED_SETATTR, tid, attributes, 0);
+  try {
+    check('sched_setattr', String(tid), rc);
+  } catch (err) {
+    // It has ended meanwhile.
+    if (!isErrno(err, 'ESRCH')) throw err;
+  }
 }
 
 /**
