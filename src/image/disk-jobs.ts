@@ -24,6 +24,8 @@ export interface DiskJobs {
   readonly digest: { readonly request: { readonly folder: string; readonly name: string }; readonly answer: string };
   /** Removes a tree; one that is gone is success. */
   readonly remove: { readonly request: string; readonly answer: undefined };
+  /** As `remove`, of what nobody waits for: it leaves the rest when it is cancelled. */
+  readonly discard: { readonly request: string; readonly answer: undefined };
   /** What groups of trees take on disk; those of a group together. */
   readonly usage: { readonly request: readonly (readonly string[])[]; readonly answer: readonly TreeWalk[] };
   /** What the folders of an image inherit from each other's layers. */

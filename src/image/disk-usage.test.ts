@@ -13,12 +13,13 @@ describe('mountpointOf', () => {
 });
 
 describe('ImageFilesystems', () => {
-  it('sums up layers, and takes what containers have written', async () => {
-    const layers = { all: () => [1, 2].map((n) => ({ diffId: '', sizeBytes: n * 100, inodes: n, createdAtUs: 0 })) };
+  it('sums up layers with those that still take space, and takes what containers have written', async () => {
+    const row = (n: number) => ({ diffId: '', sizeBytes: n * 100, inodes: n, createdAtUs: 0 });
+    const layers = { all: () => [row(1), row(2)], freeing: () => [row(4)] };
     const written = { total: async () => ({ usedBytes: 5, inodesUsed: 6 }) };
     const disk = new ImageFilesystems({ root: '/', layers, written });
     assert.deepEqual(await disk.read(), {
-      images: { mountpoint: '/', usedBytes: 300, inodesUsed: 3 },
+      images: { mountpoint: '/', usedBytes: 700, inodesUsed: 7 },
       containers: { mountpoint: '/', usedBytes: 5, inodesUsed: 6 },
     });
     const { mountpoint, totalBytes, totalInodes, freeInodes } = disk.containersDisk();

@@ -21,13 +21,13 @@ export interface ContainersDisk {
 /** What images and containers take on disk. */
 export class ImageFilesystems {
   readonly #root: string;
-  readonly #layers: Pick<LayerStore, 'all'>;
+  readonly #layers: Pick<LayerStore, 'all' | 'freeing'>;
   readonly #written: Pick<WritableLayers, 'total'>;
   #mountpoint: string | undefined;
 
   constructor(deps: {
     readonly root: string;
-    readonly layers: Pick<LayerStore, 'all'>;
+    readonly layers: Pick<LayerStore, 'all' | 'freeing'>;
     readonly written: Pick<WritableLayers, 'total'>;
   }) {
     this.#root = deps.root;
@@ -36,12 +36,12 @@ export class ImageFilesystems {
   }
 
   /**
-   * Images: the sum of the layers, from memory. Containers: what they have written, at most ten seconds old. Both with
+   * Images: the sum of the layers and of what removed ones still take, from memory. Containers: what they have written, at most ten seconds old. Both with
    * the mount point of the disk that holds them: the kubelet takes two different ones for two disks.
    */
   async read(): Promise<{ readonly images: FilesystemUsage; readonly containers: FilesystemUsage }> {
     const { mountpoint } = this;
-    const layers = this.#layers.all();
+    const layers = [...this.#layers.all(), ...this.#layers.freeing()];
     const images = {
       mountpoint,
       usedBytes: layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),

@@ -42,6 +42,9 @@ async function perform(message: DiskRequest): Promise<Answer> {
     case 'remove':
       removeTree(request);
       return undefined;
+    case 'discard':
+      removeTree(request, throwIfCancelled);
+      return undefined;
     case 'usage':
       return usageOf(request);
     case 'inherit':

@@ -30,6 +30,8 @@ export class DiskWorkers {
   readonly #archiveSlot = new Slots(1);
   /** Nor for who has all layers read. */
   readonly #checkSlot = new Slots(1);
+  /** Nor for the space of images that are gone. */
+  readonly #discardSlot = new Slots(1);
   readonly #idleMs: number;
   readonly #idle: Idle[] = [];
   readonly #running = new Map<Promise<unknown>, Int32Array>();
@@ -88,6 +90,7 @@ export class DiskWorkers {
   #slotsFor(job: keyof DiskJobs): Slots {
     if (job === 'usage') return this.#usageSlot;
     if (job === 'check') return this.#checkSlot;
+    if (job === 'discard') return this.#discardSlot;
     return job === 'archive' ? this.#archiveSlot : this.#slots;
   }
 

@@ -865,7 +865,7 @@ describe('Images.find and remove', () => {
     assert.deepEqual([layers.all(), store.images.all()], [[], []]);
   });
 
-  it('lets a pull wait for a layer that is being removed', async () => {
+  it('does not have a pull wait for the space of what was removed, nor who has no patience', async () => {
     const image = fakeImage(['x']);
     registry.add('app', image, 'latest');
     await images.pull(name('app'), undefined, never);
@@ -873,15 +873,27 @@ describe('Images.find and remove', () => {
     layers.gate = async (call) => {
       if (call.startsWith('remove')) await gate.promise;
     };
-    const removed = images.remove(name('app'));
-    const pulled = images.pull(name('app'), undefined, never);
+    const patience = new AbortController();
+    const removed = images.remove(name('app'), patience.signal);
+    await images.pull(name('app'), undefined, never);
+    assert.deepEqual([layers.all().map((layer) => layer.diffId), images.list().length], [image.diffIds, 1]);
+    patience.abort(new Error('waits no longer'));
+    await removed;
+    const patient = images.remove(name('app'));
     gate.resolve();
-    await Promise.all([removed, pulled]);
-    assert.deepEqual(
-      layers.all().map((layer) => layer.diffId),
-      image.diffIds,
-    );
-    assert.equal(images.list().length, 1);
+    await patient;
+    assert.deepEqual([layers.all(), images.list()], [[], []]);
+  });
+
+  it('tells who waits that the space could not be freed', async () => {
+    registry.add('app', fakeImage(['x']), 'latest');
+    await images.pull(name('app'), undefined, never);
+    layers.gate = async (call) => {
+      if (call.startsWith('remove')) throw new Error('the disk is broken');
+    };
+    await assert.rejects(images.remove(name('app')), /is removed, and not all of its layers are/);
+    assert.deepEqual(images.list(), []);
+    await images.remove(name('app'));
   });
 
   it('keeps what it has over a restart, and what is good of damaged images until a pull mends them', async () => {

@@ -6,7 +6,7 @@
 import { join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, findCause, isKind, kindOf, wrap } from '../base/errors.ts';
 import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
@@ -285,9 +285,10 @@ export class Images {
 
   /**
    * Removes the image that `find` finds, with all its names, and those of its layers that no other image has. An
-   * unknown one is success. Throws `precondition` naming the containers that use it.
+   * unknown one is success. It is gone before anything is waited for; what is waited for, until `patience` ends, is the
+   * space that it took. Throws `precondition` naming the containers that use it.
    */
-  async remove(text: string): Promise<void> {
+  async remove(text: string, patience?: AbortSignal): Promise<void> {
     const image = this.find(text);
     if (!image) return await this.#removeLeftLayers();
     const users = this.#deps.usersOf(image.id);
@@ -301,11 +302,11 @@ export class Images {
         `image ${image.id} is mounted at ${mounted}; berth image unmount ${mounted} takes that away`,
       );
     }
-    await this.#forget(image);
+    await this.#forget(image, patience);
   }
 
   /** Makes an image go that nothing uses, or one that is damaged. */
-  async #forget(image: StoredImage): Promise<void> {
+  async #forget(image: StoredImage, patience: AbortSignal = new AbortController().signal): Promise<void> {
     const { store, log, faults } = this.#deps;
     const [forget, clear] = REMOVE_PLACES;
     for (const diffId of image.layers) this.#leftLayers.add(diffId);
@@ -315,13 +316,23 @@ export class Images {
       this.#damaged.delete(image.id);
       this.#configs.delete(image.id);
     });
+    log.info({ image: image.id, tags: image.tags }, 'image removed');
     // From here on the image is gone for everybody; what stays on disk after a failure goes when the client asks again, or
     // at the next start.
-    await atPlace(faults, clear, () => this.#holds.removeUnused(image.layers)).catch((err: unknown) => {
+    const explained = (err: unknown): never => {
       throw wrap(`image ${image.id} is removed, and not all of its layers are`, err);
+    };
+    const { freed } = await atPlace(faults, clear, async () => {
+      // In an object: not waited for.
+      return { freed: this.#holds.removeUnused(image.layers) };
+    }).catch(explained);
+    const done = freed.then(() => {
+      for (const diffId of image.layers) this.#leftLayers.delete(diffId);
+    }, explained);
+    await raceSignal(done, patience).catch((err: unknown) => {
+      if (!patience.aborted) throw err;
+      void done.catch((late: unknown) => log.warn({ err: describe(late) }, 'space of a removed image not freed'));
     });
-    for (const diffId of image.layers) this.#leftLayers.delete(diffId);
-    log.info({ image: image.id, tags: image.tags }, 'image removed');
   }
 
   /** A removal that failed halfway is asked for again when its image is not there any more. */

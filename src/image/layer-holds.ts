@@ -24,6 +24,7 @@ export interface LayerFolders {
     layerId: string,
     signal: AbortSignal,
   ): Promise<{ readonly sizeBytes: number; readonly inodes: number }>;
+  /** It is gone when this returns, its space is free when the promise resolves. */
   remove(diffId: string): Promise<void>;
   /** Resolves when all layers unpacked so far are on stable storage. */
   flush(): Promise<void>;
@@ -39,19 +40,15 @@ export interface LayerFolders {
   removeStray(name: string): Promise<void>;
 }
 
-/**
- * Keeps pulls and removals from pulling the rug out from under each other: a layer that a pull counts on is not
- * removed, and a pull that wants a layer which is being removed waits until it is gone.
- */
+/** Keeps removals from pulling the rug out from under pulls: a layer that a pull counts on is not removed. */
 export class LayerHolds {
-  readonly #layers: Pick<LayerFolders, 'remove' | 'has'>;
+  readonly #layers: Pick<LayerFolders, 'remove'>;
   readonly #holds = new Map<string, number>();
-  readonly #removing = new Map<string, Promise<void>>();
   /** True for layers of images that are in the store. */
   readonly #isOwned: (diffId: string) => boolean;
   readonly #log: Logger;
 
-  constructor(layers: Pick<LayerFolders, 'remove' | 'has'>, isOwned: (diffId: string) => boolean, log: Logger) {
+  constructor(layers: Pick<LayerFolders, 'remove'>, isOwned: (diffId: string) => boolean, log: Logger) {
     this.#layers = layers;
     this.#isOwned = isOwned;
     this.#log = log;
@@ -62,8 +59,6 @@ export class LayerHolds {
     const unique = [...new Set(diffIds)];
     for (const diffId of unique) this.#holds.set(diffId, (this.#holds.get(diffId) ?? 0) + 1);
     try {
-      // Held first, so that no new removal begins while the old ones are waited for.
-      await Promise.all(unique.map((diffId) => this.#removing.get(diffId)));
       signal.throwIfAborted();
       return await fn();
     } finally {
@@ -73,9 +68,12 @@ export class LayerHolds {
     }
   }
 
-  /** Removes those of the layers that no image owns and no pull holds. Throws what the layer store throws. */
+  /**
+   * Removes those of the layers that no image owns and no pull holds: they are gone when this returns, their space is free
+   * when the promise resolves. Throws what the layer store throws.
+   */
   async removeUnused(diffIds: readonly string[]): Promise<void> {
-    await Promise.all(this.unused(diffIds).map((diffId) => this.#remove(diffId)));
+    await Promise.all(this.unused(diffIds).map((diffId) => this.#layers.remove(diffId)));
   }
 
   /** Those of the layers that no image owns and no pull holds. */
@@ -87,14 +85,5 @@ export class LayerHolds {
     const left = (this.#holds.get(diffId) ?? 1) - 1;
     if (left === 0) this.#holds.delete(diffId);
     else this.#holds.set(diffId, left);
-  }
-
-  async #remove(diffId: string): Promise<void> {
-    const running = this.#removing.get(diffId);
-    if (running !== undefined) return await running;
-    if (!this.#layers.has(diffId)) return;
-    const removal = this.#layers.remove(diffId).finally(() => this.#removing.delete(diffId));
-    this.#removing.set(diffId, removal);
-    await removal;
   }
 }

@@ -92,7 +92,9 @@ export class LayerStore {
   readonly #unpacking = new JoinedWork<LayerRow>();
   /** Temporary folders that somebody is at work on. */
   readonly #busy = new Set<string>();
-  #sweep: Promise<void> = Promise.resolve();
+  /** Folders whose removal is under way, with the layers that they were; those of what is no layer without. */
+  readonly #freeing = new Map<string, { readonly row: LayerRow | undefined; readonly work: Promise<void> }>();
+  readonly #closing = new AbortController();
 
   /** Loads what the rows say. Call `start` before anything else. */
   constructor(deps: LayerStoreDeps) {
@@ -120,7 +122,9 @@ export class LayerStore {
     // Renamed first: their names may be wanted at any moment from now on.
     const trash = this.strays().map((name) => this.#renameToTrash(join(this.#folder, name)));
     this.#checkLinks();
-    this.#sweep = this.#removeTrash(trash);
+    for (const folder of trash) {
+      this.#free(folder).catch((err: unknown) => log.warn({ err, folder }, 'left-over layer not removed'));
+    }
   }
 
   /** True when the layer is here. */
@@ -230,15 +234,29 @@ export class LayerStore {
     return new Set([...this.#rows.keys()].filter((diffId) => mounted.has(hexOf(diffId))));
   }
 
-  /** Removes a layer; an unknown one is success. It is gone at once, its space when the promise resolves. */
+  /**
+   * Removes a layer; an unknown one is success. It is gone when this returns, and may be unpacked anew; its space is free
+   * when the promise resolves. Whatever ends berthd before that, the next start frees the rest.
+   */
   async remove(diffId: string): Promise<void> {
-    if (!this.#rows.has(diffId)) return;
+    const row = this.#rows.get(diffId);
+    if (!row) return;
     this.#deps.rows.deleteLayer(diffId);
     this.#rows.delete(diffId);
     const short = this.#shortNames.get(diffId);
     this.#shortNames.delete(diffId);
     if (short !== undefined) unlinkIfThere(join(this.#links, short));
-    await this.#removeBusy(this.#renameToTrash(join(this.#folder, hexOf(diffId))));
+    await this.#free(this.#renameToTrash(join(this.#folder, hexOf(diffId))), row);
+  }
+
+  /** What removed layers still take, as far as that is known. */
+  freeing(): readonly LayerRow[] {
+    return [...this.#freeing.values()].flatMap(({ row }) => row ?? []);
+  }
+
+  /** Resolves when nothing is being removed any more, whether it could be or not. */
+  async freed(): Promise<void> {
+    await Promise.allSettled([...this.#freeing.values()].map(({ work }) => work));
   }
 
   /** Folders beside the layers that no row owns, no mount needs and nobody is at work on. */
@@ -257,7 +275,7 @@ export class LayerStore {
   /** Removes one of the `strays`; one that is none any more stays. */
   async removeStray(name: string): Promise<void> {
     if (!this.strays().includes(name)) return;
-    await this.#removeBusy(this.#renameToTrash(join(this.#folder, name)));
+    await this.#free(this.#renameToTrash(join(this.#folder, name)));
   }
 
   /** Resolves when all that was unpacked so far is on stable storage. */
@@ -265,10 +283,12 @@ export class LayerStore {
     await this.#deps.workers.run('sync', this.#folder);
   }
 
-  /** Ends unpacks that run; they leave nothing. */
+  /** Ends unpacks that run, which leave nothing, and removals, of which the next start does the rest. */
   async close(): Promise<void> {
-    await this.#unpacking.close(new BerthError('cancelled', 'berth is stopping'));
-    await this.#sweep;
+    const stopping = new BerthError('cancelled', 'berth is stopping');
+    this.#closing.abort(stopping);
+    await this.#unpacking.close(stopping);
+    await this.freed();
   }
 
   async #unpack(
@@ -341,7 +361,7 @@ export class LayerStore {
   async #makeRoom(folder: string): Promise<void> {
     const hex = basename(folder);
     // Renamed first: somebody else may make this layer meanwhile.
-    if (!this.#mounted().has(hex)) return await this.#removeBusy(this.#renameToTrash(folder));
+    if (!this.#mounted().has(hex)) return await this.#free(this.#renameToTrash(folder));
     renameSync(folder, join(this.#folder, `${KEPT}${hex}-${randomBytes(8).toString('hex')}`));
   }
 
@@ -406,12 +426,22 @@ export class LayerStore {
     );
   }
 
-  async #removeBusy(folder: string): Promise<void> {
-    const remove = (): Promise<unknown> => this.#deps.workers.run('remove', folder);
+  /** Removes a folder that was renamed to trash. */
+  async #free(folder: string, row?: LayerRow): Promise<void> {
+    const { signal } = this.#closing;
+    const remove = (): Promise<unknown> => this.#deps.workers.run('discard', folder, signal);
+    // What fails twice stays until the next start, or until somebody prunes.
+    const work = remove().catch(async (err: unknown) => {
+      if (signal.aborted) throw err;
+      await remove();
+    }) as Promise<void>;
+    this.#freeing.set(folder, { row, work });
     try {
-      // What fails twice stays until the next start, or until somebody prunes.
-      await remove().catch(remove);
+      await work;
+    } catch (err) {
+      if (!signal.aborted) throw err;
     } finally {
+      this.#freeing.delete(folder);
       this.#busy.delete(folder);
     }
   }
@@ -420,14 +450,6 @@ export class LayerStore {
     const trash = this.#temporary();
     renameSync(folder, trash);
     return trash;
-  }
-
-  async #removeTrash(folders: readonly string[]): Promise<void> {
-    for (const folder of folders) {
-      await this.#removeBusy(folder).catch((err: unknown) => {
-        this.#deps.log.warn({ err, folder }, 'left-over layer not removed');
-      });
-    }
   }
 
   #temporary(): string {

@@ -10,9 +10,10 @@ const MAX_DEPTH = 100;
 
 /**
  * Removes a folder in an open one with all that is in it, however deep, and follows no link. What is gone already is
- * success. Synchronous and possibly slow: for worker threads.
+ * success. Synchronous and possibly slow: for worker threads. `throwIfCancelled` is asked at each entry; what it throws
+ * leaves the rest.
  */
-export function removeTreeAt(dirfd: number, name: string | Buffer): void {
+export function removeTreeAt(dirfd: number, name: string | Buffer, throwIfCancelled: () => void = () => {}): void {
   const top = openFolder(dirfd, name);
   if (top === undefined) return;
   try {
@@ -21,10 +22,11 @@ export function removeTreeAt(dirfd: number, name: string | Buffer): void {
       renameat(fromFd, from, top, `.deep-${process.pid}-${moved}`);
       moved += 1;
     };
+    const during = { lift, throwIfCancelled };
     // What was moved up appears in the next round.
     for (let before = -1; before !== moved; ) {
       before = moved;
-      empty(top, 0, lift);
+      empty(top, 0, during);
     }
   } finally {
     closeFd(top);
@@ -33,8 +35,8 @@ export function removeTreeAt(dirfd: number, name: string | Buffer): void {
 }
 
 /** As `removeTreeAt`, for an absolute path. */
-export function removeTree(path: string): void {
-  removeTreeAt(AT_FDCWD, path);
+export function removeTree(path: string, throwIfCancelled?: () => void): void {
+  removeTreeAt(AT_FDCWD, path, throwIfCancelled);
 }
 
 /** The entries of an open folder. */
@@ -42,28 +44,30 @@ export function entriesOf(dirfd: number): Dirent<Buffer>[] {
   return readdirSync(pathAt(dirfd, '.').toString(), { withFileTypes: true, encoding: 'buffer' });
 }
 
-function empty(dirfd: number, depth: number, lift: (fromFd: number, from: Buffer) => void): void {
+interface Removal {
+  /** Moves a folder that lies too deep up to the top. */
+  readonly lift: (fromFd: number, from: Buffer) => void;
+  readonly throwIfCancelled: () => void;
+}
+
+function empty(dirfd: number, depth: number, during: Removal): void {
   for (const entry of entriesOf(dirfd)) {
+    during.throwIfCancelled();
     if (!entry.isDirectory()) {
       unlinkIfThere(dirfd, entry.name, false);
     } else if (depth >= MAX_DEPTH) {
-      lift(dirfd, entry.name);
+      during.lift(dirfd, entry.name);
     } else {
-      emptyAndRemove(dirfd, entry.name, depth, lift);
+      emptyAndRemove(dirfd, entry.name, depth, during);
     }
   }
 }
 
-function emptyAndRemove(
-  dirfd: number,
-  name: Buffer,
-  depth: number,
-  lift: (fromFd: number, from: Buffer) => void,
-): void {
+function emptyAndRemove(dirfd: number, name: Buffer, depth: number, during: Removal): void {
   const fd = openFolder(dirfd, name);
   if (fd === undefined) return;
   try {
-    empty(fd, depth + 1, lift);
+    empty(fd, depth + 1, during);
   } finally {
     closeFd(fd);
   }

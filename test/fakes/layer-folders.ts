@@ -41,9 +41,9 @@ export class MemoryLayers implements LayerFolders {
   }
 
   async remove(diffId: string): Promise<void> {
+    if (!this.layers.delete(diffId)) return;
     this.calls.push(`remove ${diffId}`);
     await this.gate?.(`remove ${diffId}`);
-    this.layers.delete(diffId);
   }
 
   async flush(): Promise<void> {

@@ -407,6 +407,33 @@ describe('unpacked layers', { skip }, () => {
     nothingLeft();
   });
 
+  it('are gone at once when they are removed, and unpacked anew while their space is still taken', async () => {
+    const tar = tarBytes(Array.from({ length: 3000 }, (_, index) => ({ name: `file-${index}`, data: 'x' })));
+    const diffId = await lab.unpack(tar);
+    const [row] = lab.layers.all();
+    const freed = lab.layers.remove(diffId);
+    assert.deepEqual([lab.layers.has(diffId), lab.layers.freeing(), lab.layers.strays()], [false, [row], []]);
+    await Promise.all([lab.unpack(tar), lab.unpack(tar)]);
+    await freed;
+    assert.ok(existsSync(join(lab.layers.path(diffId), 'file-2999')));
+    assert.deepEqual([lab.layers.freeing(), readdirSync(join(lab.root, 'image/layers'))], [[], [diffId.slice(7)]]);
+    await lab.layers.remove(diffId);
+    nothingLeft();
+  });
+
+  it('leave nothing when a stop cuts their removal short', async () => {
+    const tar = tarBytes(Array.from({ length: 3000 }, (_, index) => ({ name: `file-${index}`, data: 'x' })));
+    const removed = lab.layers.remove(await lab.unpack(tar));
+    await lab.layers.close();
+    await removed;
+    const [trash = '', ...more] = readdirSync(join(lab.root, 'image/layers'));
+    assert.match(trash, /^\.tmp-/);
+    assert.deepEqual(more, []);
+    await lab.restart();
+    await lab.layers.freed();
+    nothingLeft();
+  });
+
   it('that no row owns, and rows without a layer, go at the start', async () => {
     const kept = await lab.unpack(tarBytes([{ name: 'kept' }]));
     const lost = await lab.unpack(tarBytes([{ name: 'lost' }]));
@@ -420,7 +447,7 @@ describe('unpacked layers', { skip }, () => {
       [true, false, false],
     );
     assert.equal(lab.layers.shortName(kept), kept.slice(7, 13));
-    await lab.layers.close();
+    await lab.layers.freed();
     assert.deepEqual(readdirSync(join(lab.root, 'image/layers')), [kept.slice(7)]);
     assert.deepEqual(readdirSync(join(lab.root, 'image/l')).sort(), [kept.slice(7, 13), 'empty'].sort());
   });
