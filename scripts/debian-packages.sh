@@ -1,12 +1,13 @@
 #!/bin/sh
 # Installs the Debian packages that Berth works with, as far as they are missing. Starts no services.
-#   scripts/debian-packages.sh SET...      SET: build, run, demo or test
+#   scripts/debian-packages.sh SET...      SET: build, run, demo, test or vm
 # Or, sourced: install_debian_packages PACKAGE...
 
 DEBIAN_BUILD='gcc libc6-dev'
 DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
 DEBIAN_TEST='docker-registry skopeo dbus-daemon procps apparmor logrotate'
+DEBIAN_VM='qemu-system-x86 debootstrap e2fsprogs debian-archive-keyring'
 
 # Prints those of the packages that are not installed.
 missing_debian_packages() {
@@ -70,8 +71,9 @@ case "${0##*/}" in
         run) packages="$packages $DEBIAN_RUN" ;;
         demo) packages="$packages $DEBIAN_DEMO" ;;
         test) packages="$packages $DEBIAN_TEST" ;;
+        vm) packages="$packages $DEBIAN_VM" ;;
         *)
-          echo "debian-packages.sh: no set named $set; there are: build, run, demo, test" >&2
+          echo "debian-packages.sh: no set named $set; there are: build, run, demo, test, vm" >&2
           exit 2
           ;;
       esac

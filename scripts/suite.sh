@@ -1,9 +1,12 @@
 #!/bin/sh
-# Runs a conformance suite, the own one or the official one, or the soak: installs and builds what is missing, then runs
-# the given file of test/critest or test/soak. --help tells the options.
+# Runs a conformance suite, the own one or the official one, the soak, or the tests in a virtual machine: installs and
+# builds what is missing, then runs the given file of test/critest, test/soak or test/vm. --help tells the options.
 set -eu
 cd "$(dirname "$0")/.."
 scripts/debian-packages.sh build run demo test
+case "$1" in
+  test/vm/*) scripts/debian-packages.sh vm ;;
+esac
 case " $* " in
   *' --containerd '*)
     # shellcheck source=scripts/debian-packages.sh

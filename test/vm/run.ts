@@ -1,0 +1,162 @@
+/** `npm run test:vm`: makes the disks, boots the machine, runs the jobs in it, and keeps what they and it have said. */
+
+import { execFileSync } from 'node:child_process';
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { buildBusyboxLayout } from '../fakes/images.ts';
+import { findBaseImage } from './base-image.ts';
+import { makeCheckoutDisk } from './checkout-disk.ts';
+import { INSTALL, type Job, RESULTS, shellCommand } from './jobs.ts';
+import { controlSocket, lastLines, Machine } from './machine.ts';
+import { type Options, parseOptions, USAGE } from './options.ts';
+import { findPackages } from './packages.ts';
+
+/** What became of a job. */
+interface Outcome {
+  readonly name: string;
+  readonly problem: string | undefined;
+  readonly seconds: number;
+}
+
+const IMAGE = 'example.com/berth-vm/busybox:1';
+const QUICK_TIMEOUT_MS = 120_000;
+const SHOWN_LINES = 150;
+/** Files, and what the machine is asked for them at its end. */
+const LAST_WORDS = {
+  'dmesg.txt': 'dmesg',
+  'units.txt': 'systemctl --no-pager --full status berthd; systemctl --no-pager list-units --failed',
+  'cgroups.txt': 'systemd-cgls --no-pager --full',
+};
+const startedAt = performance.now();
+
+function say(text: string): void {
+  const seconds = Math.round((performance.now() - startedAt) / 1000);
+  process.stdout.write(`[${String(seconds).padStart(4)} s] ${text}\n`);
+}
+
+async function main(): Promise<number> {
+  let options: Options | undefined;
+  try {
+    options = parseOptions(process.argv.slice(2));
+  } catch (err) {
+    process.stderr.write(`test:vm: ${err instanceof Error ? err.message : String(err)}\n${USAGE}`);
+    return 2;
+  }
+  if (!options) {
+    process.stdout.write(USAGE);
+    return 0;
+  }
+  // The socket's path must be short, and the disks are large: neither belongs beside the results.
+  const work = mkdtempSync(join(tmpdir(), 'berth-vm-'));
+  try {
+    return await runIn(work, options);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+async function runIn(work: string, options: Options): Promise<number> {
+  rmSync(options.results, { recursive: true, force: true });
+  mkdirSync(options.results, { recursive: true });
+  const base = await findBaseImage(options.rebuild, say);
+  say('making the disk with the checkout');
+  const checkout = join(work, 'checkout.ext4');
+  const layout = join(work, 'layout');
+  await buildBusyboxLayout(layout, { tag: IMAGE });
+  const settings = join(work, 'settings');
+  writeFileSync(settings, `RUNTIME='${options.runtime ?? ''}'\nIMAGE='${IMAGE}'\n`);
+  const packages = await findPackages(work);
+  const extra = new Map([['vm/layout', layout], ['vm/settings', settings], ...packages]);
+  await makeCheckoutDisk(checkout, work, extra);
+  say('booting');
+  const { accelerator, memoryMib, results } = options;
+  await using machine = await Machine.boot({ ...base, checkout, folder: work, logs: results, accelerator, memoryMib });
+  say(
+    `it is up: ${(await machine.output('uname -sr; systemctl --version | head -n 1', QUICK_TIMEOUT_MS)).trim().replace('\n', ', ')}`,
+  );
+  if (options.hold) return await hold(machine, work, results);
+  const outcomes: Outcome[] = [];
+  try {
+    for (const job of [INSTALL, ...options.jobs]) {
+      const outcome = await runJob(machine, job, options.results);
+      outcomes.push(outcome);
+      if (job === INSTALL && outcome.problem !== undefined) break;
+    }
+  } finally {
+    await collect(machine, options.results).catch((err: unknown) =>
+      say(`results could not be fetched: ${String(err)}`),
+    );
+  }
+  await machine.powerOff();
+  say('it is off');
+  return summarize(outcomes, options);
+}
+
+/** Runs all phases of a job; its output goes to a file, and is shown when it fails. */
+async function runJob(machine: Machine, { name, phases, minutes }: Job, results: string): Promise<Outcome> {
+  say(`${name}: begins`);
+  const beganAt = performance.now();
+  const logFile = join(results, `${name}.log`);
+  const log = openSync(logFile, 'w');
+  let problem: string | undefined;
+  try {
+    for (const [index, phase] of phases.entries()) {
+      if (index > 0) await machine.reboot();
+      const onOutput = (bytes: Buffer): number => writeSync(log, bytes);
+      const { status } = await machine.run(shellCommand(phase), { timeoutMs: minutes * 60_000, onOutput });
+      if (status !== 0)
+        problem = status === 124 || status === 137 ? `not within ${minutes} minutes` : `exit code ${status}`;
+      if (problem !== undefined) break;
+    }
+  } catch (err) {
+    problem = err instanceof Error ? err.message : String(err);
+  } finally {
+    closeSync(log);
+  }
+  const seconds = Math.round((performance.now() - beganAt) / 1000);
+  say(`${name}: ${problem === undefined ? 'passed' : `FAILED, ${problem}`} (${seconds} s)`);
+  if (problem !== undefined) process.stdout.write(`${lastLines(readFileSync(logFile, 'utf8'), SHOWN_LINES)}\n`);
+  return { name, problem, seconds };
+}
+
+/** The reports that jobs left, and what the kernel and systemd say at the end. */
+async function collect(machine: Machine, results: string): Promise<void> {
+  const timeoutMs = QUICK_TIMEOUT_MS;
+  const archive = await machine.run(`mkdir -p ${RESULTS} && tar -c -C ${RESULTS} .`, { timeoutMs });
+  execFileSync('tar', ['-x', '--no-same-owner', '-C', results], { input: archive.output, timeout: timeoutMs });
+  for (const [file, command] of Object.entries(LAST_WORDS)) {
+    const { output } = await machine.run(command, { timeoutMs });
+    writeFileSync(join(results, file), output);
+  }
+}
+
+/** Installs, and leaves the machine to test/vm/exec.ts until it is powered off. */
+async function hold(machine: Machine, work: string, results: string): Promise<number> {
+  const { problem } = await runJob(machine, INSTALL, results);
+  machine.disconnect();
+  const socket = controlSocket(work);
+  writeFileSync(join(results, 'socket'), `${socket}\n`);
+  say(`it waits: node_modules/.bin/node test/vm/exec.ts ${socket} 'systemctl status berthd'`);
+  say('its end: systemctl poweroff, in the same way');
+  await machine.ended();
+  return problem === undefined ? 0 : 1;
+}
+
+function summarize(outcomes: readonly Outcome[], { jobs, results }: Options): number {
+  const notRun = jobs.length + 1 - outcomes.length;
+  const failed = outcomes.filter(({ problem }) => problem !== undefined).length;
+  const lines = outcomes.map(
+    ({ name, problem, seconds }) =>
+      `${problem === undefined ? 'pass' : 'FAIL'}  ${name.padEnd(12)} ${String(seconds).padStart(5)} s  ${(problem ?? '').split('\n')[0]}`,
+  );
+  const counts = `${outcomes.length - failed} passed, ${failed} failed, ${notRun} not run`;
+  const text = `${[...lines, counts].map((line) => line.trimEnd()).join('\n')}\n`;
+  writeFileSync(join(results, 'summary.txt'), text);
+  process.stdout.write(text);
+  say(`all that was said is in ${results}`);
+  return failed + notRun === 0 ? 0 : 1;
+}
+
+process.exitCode = await main();
