@@ -42,7 +42,7 @@ export function developmentFolders(lockfile: string): Set<string> {
 /** True for a path of the checkout that goes along. */
 export function isTaken(path: string, leftOut: ReadonlySet<string>): boolean {
   if (leftOut.has(path) || NODE_EXTRAS.test(path)) return false;
-  return !/^(node_modules\/\.cache|test\/vm\/results|dist\/\.compile-cache)$/.test(path);
+  return !/^(node_modules\/\.cache|test\/vm\/results|dist\/\.compile-cache|dist\/packages)$/.test(path);
 }
 
 /** Makes the ext4 image `disk`. `extra` adds what is not of the checkout: paths in the disk, and where they are now. */

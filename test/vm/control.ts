@@ -13,7 +13,7 @@ export interface Answer {
 
 /** How a command runs. */
 export interface CommandOptions {
-  /** The machine ends it after that time. */
+  /** The machine ends it after that time by its own clock, which is slower than the host's. */
   readonly timeoutMs: number;
   /** Its standard input; nothing if not said. */
   readonly input?: Buffer;
@@ -21,6 +21,8 @@ export interface CommandOptions {
   readonly onOutput?: (bytes: Buffer) => void;
 }
 
+/** A second of a machine that is emulated takes that many of an idle host; a busy one takes more. */
+const HOST_FACTOR = 15;
 /** After its own time is over a command gets that much more to be killed, and its answer to arrive. */
 const GRACE_MS = 60_000;
 /** The longest end of an answer: a line break, an id, a space, three digits, a line break. */
@@ -119,13 +121,17 @@ export class Control implements Disposable {
       options.onOutput?.(bytes);
     });
     const shown = command.trim().split('\n')[0] ?? '';
-    const status = await this.#within<number>(options.timeoutMs + GRACE_MS, `no answer to: ${shown}`, (resolve) => {
-      this.#reader = (bytes) => {
-        const ended = reader.push(bytes);
-        if (ended !== undefined) resolve(ended);
-      };
-      this.#socket.write(requestBytes(id, command, options));
-    });
+    const status = await this.#within<number>(
+      (options.timeoutMs + GRACE_MS) * HOST_FACTOR,
+      `no answer to: ${shown}`,
+      (resolve) => {
+        this.#reader = (bytes) => {
+          const ended = reader.push(bytes);
+          if (ended !== undefined) resolve(ended);
+        };
+        this.#socket.write(requestBytes(id, command, options));
+      },
+    );
     return { status, output: Buffer.concat(output) };
   }
 

@@ -1,6 +1,36 @@
-/** The packages that are installed in the machine. */
+/** The packages that are installed in the machine: this checkout's, and the same again as the version after it. */
 
-/** Paths on the disk with the checkout, and the files that shall be there. */
-export async function findPackages(_work: string): Promise<ReadonlyMap<string, string>> {
-  return new Map();
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+const TOP = join(import.meta.dirname, '../..');
+const SCRIPT = join(TOP, 'scripts/package.sh');
+const OUTPUT = join(TOP, 'dist/packages');
+const PACK_TIMEOUT_MS = 15 * 60_000;
+
+/** The version that Debian sorts right after that one. */
+export function nextVersion(version: string): string {
+  return `${version}+next`;
+}
+
+/** Makes both. Returns where on the disk with the checkout they shall be, and where they are now. */
+export function makePackages(work: string): ReadonlyMap<string, string> {
+  if (!existsSync(SCRIPT)) return new Map();
+  const { version } = JSON.parse(readFileSync(join(TOP, 'package.json'), 'utf8')) as { version: string };
+  return new Map([
+    ['vm/package/berth.deb', makePackage(version, join(work, 'package'))],
+    ['vm/next/berth.deb', makePackage(nextVersion(version), join(work, 'next'))],
+  ]);
+}
+
+function makePackage(version: string, folder: string): string {
+  const env = { ...process.env, BERTH_PACKAGE_VERSION: version };
+  execFileSync('nice', ['-n', '15', SCRIPT], { env, timeout: PACK_TIMEOUT_MS, stdio: ['ignore', 'ignore', 'inherit'] });
+  const made = readdirSync(OUTPUT).find((name) => name.startsWith(`berth_${version}_`) && name.endsWith('.deb'));
+  if (made === undefined) throw new Error(`npm run package has made no berth_${version} in ${OUTPUT}`);
+  mkdirSync(folder);
+  const path = join(folder, 'berth.deb');
+  copyFileSync(join(OUTPUT, made), path);
+  return path;
 }

@@ -5,18 +5,21 @@ import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writ
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { findSuite } from '../critest/suite.ts';
 import { buildBusyboxLayout } from '../fakes/images.ts';
 import { findBaseImage } from './base-image.ts';
 import { makeCheckoutDisk } from './checkout-disk.ts';
 import { INSTALL, type Job, RESULTS, shellCommand } from './jobs.ts';
 import { controlSocket, lastLines, Machine } from './machine.ts';
 import { type Options, parseOptions, USAGE } from './options.ts';
-import { findPackages } from './packages.ts';
+import { makePackages } from './packages.ts';
 
 /** What became of a job. */
 interface Outcome {
   readonly name: string;
-  readonly problem: string | undefined;
+  readonly result: 'pass' | 'FAIL' | 'skip';
+  /** Why it failed, or was not run. */
+  readonly problem: string;
   readonly seconds: number;
 }
 
@@ -61,14 +64,9 @@ async function runIn(work: string, options: Options): Promise<number> {
   rmSync(options.results, { recursive: true, force: true });
   mkdirSync(options.results, { recursive: true });
   const base = await findBaseImage(options.rebuild, say);
-  say('making the disk with the checkout');
   const checkout = join(work, 'checkout.ext4');
-  const layout = join(work, 'layout');
-  await buildBusyboxLayout(layout, { tag: IMAGE });
-  const settings = join(work, 'settings');
-  writeFileSync(settings, `RUNTIME='${options.runtime ?? ''}'\nIMAGE='${IMAGE}'\n`);
-  const packages = await findPackages(work);
-  const extra = new Map([['vm/layout', layout], ['vm/settings', settings], ...packages]);
+  const { extra, skipped } = await prepare(work, options);
+  say('making the disk with the checkout');
   await makeCheckoutDisk(checkout, work, extra);
   say('booting');
   const { accelerator, memoryMib, results } = options;
@@ -77,12 +75,13 @@ async function runIn(work: string, options: Options): Promise<number> {
     `it is up: ${(await machine.output('uname -sr; systemctl --version | head -n 1', QUICK_TIMEOUT_MS)).trim().replace('\n', ', ')}`,
   );
   if (options.hold) return await hold(machine, work, results);
-  const outcomes: Outcome[] = [];
+  const outcomes: Outcome[] = [...skipped];
+  const isSkipped = (job: Job): boolean => skipped.some(({ name }) => name === job.name);
   try {
-    for (const job of [INSTALL, ...options.jobs]) {
+    for (const job of [INSTALL, ...options.jobs].filter((job) => !isSkipped(job))) {
       const outcome = await runJob(machine, job, options.results);
       outcomes.push(outcome);
-      if (job === INSTALL && outcome.problem !== undefined) break;
+      if (job === INSTALL && outcome.result !== 'pass') break;
     }
   } finally {
     await collect(machine, options.results).catch((err: unknown) =>
@@ -94,13 +93,32 @@ async function runIn(work: string, options: Options): Promise<number> {
   return summarize(outcomes, options);
 }
 
+/** What the jobs need besides the checkout: where it shall be on its disk, and where it is now. */
+async function prepare(
+  work: string,
+  { jobs, runtime }: Options,
+): Promise<{ extra: Map<string, string>; skipped: Outcome[] }> {
+  say('making the packages');
+  const extra = new Map(makePackages(work));
+  const layout = join(work, 'layout');
+  await buildBusyboxLayout(layout, { tag: IMAGE });
+  const settings = join(work, 'settings');
+  writeFileSync(settings, `RUNTIME='${runtime ?? ''}'\nIMAGE='${IMAGE}'\n`);
+  extra.set('vm/layout', layout).set('vm/settings', settings);
+  if (!jobs.some(({ name }) => name === 'critest')) return { extra, skipped: [] };
+  const suite = await findSuite();
+  if ('missing' in suite)
+    return { extra, skipped: [{ name: 'critest', result: 'skip', problem: suite.missing, seconds: 0 }] };
+  return { extra: extra.set('vm/critest', suite.critest), skipped: [] };
+}
+
 /** Runs all phases of a job; its output goes to a file, and is shown when it fails. */
 async function runJob(machine: Machine, { name, phases, minutes }: Job, results: string): Promise<Outcome> {
   say(`${name}: begins`);
   const beganAt = performance.now();
   const logFile = join(results, `${name}.log`);
   const log = openSync(logFile, 'w');
-  let problem: string | undefined;
+  let problem = '';
   try {
     for (const [index, phase] of phases.entries()) {
       if (index > 0) await machine.reboot();
@@ -108,7 +126,7 @@ async function runJob(machine: Machine, { name, phases, minutes }: Job, results:
       const { status } = await machine.run(shellCommand(phase), { timeoutMs: minutes * 60_000, onOutput });
       if (status !== 0)
         problem = status === 124 || status === 137 ? `not within ${minutes} minutes` : `exit code ${status}`;
-      if (problem !== undefined) break;
+      if (problem !== '') break;
     }
   } catch (err) {
     problem = err instanceof Error ? err.message : String(err);
@@ -116,9 +134,9 @@ async function runJob(machine: Machine, { name, phases, minutes }: Job, results:
     closeSync(log);
   }
   const seconds = Math.round((performance.now() - beganAt) / 1000);
-  say(`${name}: ${problem === undefined ? 'passed' : `FAILED, ${problem}`} (${seconds} s)`);
-  if (problem !== undefined) process.stdout.write(`${lastLines(readFileSync(logFile, 'utf8'), SHOWN_LINES)}\n`);
-  return { name, problem, seconds };
+  say(`${name}: ${problem === '' ? 'passed' : `FAILED, ${problem}`} (${seconds} s)`);
+  if (problem !== '') process.stdout.write(`${lastLines(readFileSync(logFile, 'utf8'), SHOWN_LINES)}\n`);
+  return { name, result: problem === '' ? 'pass' : 'FAIL', problem, seconds };
 }
 
 /** The reports that jobs left, and what the kernel and systemd say at the end. */
@@ -134,29 +152,29 @@ async function collect(machine: Machine, results: string): Promise<void> {
 
 /** Installs, and leaves the machine to test/vm/exec.ts until it is powered off. */
 async function hold(machine: Machine, work: string, results: string): Promise<number> {
-  const { problem } = await runJob(machine, INSTALL, results);
+  const { result } = await runJob(machine, INSTALL, results);
   machine.disconnect();
   const socket = controlSocket(work);
   writeFileSync(join(results, 'socket'), `${socket}\n`);
   say(`it waits: node_modules/.bin/node test/vm/exec.ts ${socket} 'systemctl status berthd'`);
   say('its end: systemctl poweroff, in the same way');
   await machine.ended();
-  return problem === undefined ? 0 : 1;
+  return result === 'pass' ? 0 : 1;
 }
 
 function summarize(outcomes: readonly Outcome[], { jobs, results }: Options): number {
+  const count = (wanted: Outcome['result']): number => outcomes.filter(({ result }) => result === wanted).length;
+  // What came after a failed installation.
   const notRun = jobs.length + 1 - outcomes.length;
-  const failed = outcomes.filter(({ problem }) => problem !== undefined).length;
-  const lines = outcomes.map(
-    ({ name, problem, seconds }) =>
-      `${problem === undefined ? 'pass' : 'FAIL'}  ${name.padEnd(12)} ${String(seconds).padStart(5)} s  ${(problem ?? '').split('\n')[0]}`,
+  const lines = outcomes.map(({ name, result, problem, seconds }) =>
+    `${result}  ${name.padEnd(12)} ${String(seconds).padStart(5)} s  ${problem.split('\n')[0]}`.trimEnd(),
   );
-  const counts = `${outcomes.length - failed} passed, ${failed} failed, ${notRun} not run`;
-  const text = `${[...lines, counts].map((line) => line.trimEnd()).join('\n')}\n`;
+  const counts = `${count('pass')} passed, ${count('FAIL')} failed, ${count('skip') + notRun} not run`;
+  const text = `${[...lines, counts].join('\n')}\n`;
   writeFileSync(join(results, 'summary.txt'), text);
   process.stdout.write(text);
   say(`all that was said is in ${results}`);
-  return failed + notRun === 0 ? 0 : 1;
+  return count('FAIL') + notRun === 0 ? 0 : 1;
 }
 
 process.exitCode = await main();

@@ -3,12 +3,12 @@
 # that systemd starts berthd and holds it ready, that it chose systemd's cgroups, and that its own doctor finds no fault.
 set -eux
 . vm/settings
-package=$(find vm -name 'berth_*.deb' 2>/dev/null | sort | head -n 1)
-if [ -n "$package" ]; then
-  dpkg -i "$package"
+if [ -e vm/package/berth.deb ]; then
+  dpkg --install vm/package/berth.deb
 else
   ln -sf /opt/berth/bin/berth /usr/bin/berth
   cp deploy/berthd.service /etc/systemd/system/
+  systemctl enable berthd
 fi
 mkdir -p /etc/berth/berth.toml.d /etc/cni/net.d
 [ -n "$(ls /etc/cni/net.d)" ] || cp deploy/cni/10-berth.conflist /etc/cni/net.d/
@@ -20,8 +20,7 @@ done >/etc/berth/vm-registries.conf
   printf '[image]\nregistries_conf = "/etc/berth/vm-registries.conf"\n'
   [ -z "$RUNTIME" ] || printf '[runtime]\ndefault_runtime = "%s"\n' "$RUNTIME"
 } >/etc/berth/berth.toml.d/50-vm.toml
-systemctl daemon-reload
-systemctl enable berthd
+test "$(systemctl is-enabled berthd)" = enabled
 systemctl restart berthd
 systemctl --no-pager --full status berthd
 test "$(systemctl show --property=ActiveState,SubState --value berthd | paste -sd' ')" = 'active running'

@@ -1,7 +1,6 @@
 /** The next version of the package is installed under 20 running pods: the daemon is another one, and pods never know. */
 
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
 import { after, before, describe as suite, test } from 'node:test';
 
 import type { CriLab } from '../../harness/cri-lab.ts';
@@ -40,10 +39,8 @@ suite('an upgrade of the package', () => {
 
   test(`under ${PODS} running pods restarts berthd and none of them, and no log has a gap`, async (t) => {
     const previous = { version: installedPackage(), pid: unitProperty('MainPID') };
-    const next = readdirSync('vm/next').find((name) => name.endsWith('.deb'));
-    assert.ok(next, 'the host has brought no second package');
     const beganAt = performance.now();
-    command('dpkg', '--install', `vm/next/${next}`);
+    command('dpkg', '--install', 'vm/next/berth.deb');
     await answers(node);
     t.diagnostic(`from dpkg's start to berthd's first answer: ${Math.round(performance.now() - beganAt)} ms`);
     assert.notEqual(installedPackage(), previous.version);
@@ -55,9 +52,7 @@ suite('an upgrade of the package', () => {
   });
 
   test('back to the version of before does as little to them', async () => {
-    const first = readdirSync('vm').find((name) => name.endsWith('.deb'));
-    assert.ok(first);
-    command('dpkg', '--install', `vm/${first}`);
+    command('dpkg', '--install', 'vm/package/berth.deb');
     await answers(node);
     await assertUntouched(node, pods);
   });
