@@ -60,20 +60,23 @@ static void must(long result)
 		leave(1);
 }
 
+static int is_open(long descriptor)
+{
+	return syscall4(SYS_fcntl, descriptor, F_GETFD, 0, 0) >= 0;
+}
+
 /*
  * Descriptor 3 is a mount namespace with an empty root, the same for all pods of a daemon. Not chroot(2): who reaches
  * such a root from outside leaves it again by "..". Without the descriptor there is nothing to leave: whoever started
- * this has confined it, as an OCI runtime does.
+ * this has confined it, as an OCI runtime does, perhaps with a seccomp profile under which setns(2) would not say so.
  */
 enum { EMPTY_ROOT = 3 };
 
 static void leave_the_hosts_files(void)
 {
-	long result = syscall4(SYS_setns, EMPTY_ROOT, CLONE_NEWNS, 0, 0);
-
-	if (result == -EBADF)
+	if (!is_open(EMPTY_ROOT))
 		return;
-	must(result);
+	must(syscall4(SYS_setns, EMPTY_ROOT, CLONE_NEWNS, 0, 0));
 	syscall4(SYS_close, EMPTY_ROOT, 0, 0, 0);
 }
 
@@ -143,7 +146,7 @@ static void make_namespaces(void)
 	unsigned int flags;
 	char go;
 
-	if (syscall4(SYS_fcntl, ORDERS, F_GETFD, 0, 0) < 0 || syscall4(SYS_fcntl, ANSWERS, F_GETFD, 0, 0) < 0)
+	if (!is_open(ORDERS) || !is_open(ANSWERS))
 		return;
 	hear(&flags, sizeof(flags));
 	must_or_say(syscall4(SYS_unshare, CLONE_NEWUSER, 0, 0, 0));
