@@ -21,6 +21,10 @@ describe('nameFromAnnotation', () => {
 });
 
 describe('nameImages', () => {
+  it('has no file to call by what came by a pipe', () => {
+    assert.deepEqual(named('/proc/12/fd/20', [tag('v1')]), [['localhost/image:v1']]);
+  });
+
   it('keeps whole names, and calls mere tags after the file', () => {
     assert.deepEqual(named('/x/web', [names('app:v1'), tag('v1', 'v2'), tag()]), [
       ['docker.io/library/app:v1'],

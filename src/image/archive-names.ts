@@ -55,7 +55,9 @@ export function recordedNames(references: readonly ImageReference[]): readonly s
 
 /** A repository's name after a folder or file, without what archives end in. */
 function nameOfFile(path: string): string {
-  const stem = basename(path).replace(/\.(?:tar|tgz|tzst|oci|docker)(?:\.(?:gz|zst|xz|bz2))?$/i, '');
+  // What came by a pipe has no name: `berth image load -`.
+  const own = /^\/proc\/\d+\/fd\/\d+$/.test(path) ? '' : basename(path);
+  const stem = own.replace(/\.(?:tar|tgz|tzst|oci|docker)(?:\.(?:gz|zst|xz|bz2))?$/i, '');
   const name = stem
     .toLowerCase()
     .replaceAll(/[^a-z0-9._-]/g, '-')

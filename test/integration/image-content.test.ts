@@ -74,6 +74,23 @@ suite('images beside pods', { timeout: 180_000 }, () => {
     assert.ok(readFileSync(piped).equals(readFileSync(file)));
   });
 
+  test('what is saved into a pipe is loaded from one, and nothing is kept of it', async () => {
+    const folder = mkdtempSync(join(lab.berthd.root, 'tmp-'));
+    const pipe =
+      '"$0" --socket "$1" image save "$2" | TMPDIR=$3 "$0" --socket "$1" image load --name localhost/piped -';
+    const loaded = execFileSync('sh', ['-c', pipe, BERTH, lab.berthd.endpoint, lab.image, folder], {
+      encoding: 'utf8',
+    });
+    assert.match(loaded, /localhost\/piped:test/);
+    assert.deepEqual(readdirSync(folder), []);
+    const garbage = 'echo nothing | TMPDIR=$2 "$0" --socket "$1" image load - 2>&1';
+    assert.throws(
+      () => execFileSync('sh', ['-c', garbage, BERTH, lab.berthd.endpoint, folder], { encoding: 'utf8' }),
+      (err: unknown) => err instanceof Error && 'stdout' in err && /unexpected|tar|archive/.test(String(err.stdout)),
+    );
+    assert.deepEqual(readdirSync(folder), []);
+  });
+
   test('an archive that cannot be made leaves no file, and says why', async () => {
     const file = join(lab.berthd.root, 'none.tar');
     const unknown = await berth('image', 'save', 'example.com/nobody:has', '-o', file);

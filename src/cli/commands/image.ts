@@ -1,4 +1,3 @@
-import { resolve } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 
 import { AdminService, type PullLayer } from '../../../proto/gen/berth/admin.ts';
@@ -13,6 +12,7 @@ import { CliError } from '../cli-error.ts';
 import { age, bytes, json, shortId, timeLeft } from '../output.ts';
 import { PullDisplay } from '../pull-display.ts';
 import { print, type Session } from '../session.ts';
+import { openArchiveInput } from './archive-input.ts';
 
 /** A pull ends when it makes no progress; the client waits as long as that takes. */
 const PULL_TIMEOUT_MS = 3_600_000;
@@ -25,9 +25,13 @@ export interface LoadOptions {
   readonly name?: string;
 }
 
-/** `berth image load FILE`: an OCI layout (folder or tar) or a `docker save` archive. Shows the names in the file. */
+/**
+ * `berth image load FILE`: an OCI layout (folder or tar) or a `docker save` archive; `-` for a tar on standard input. Shows
+ * the names in the file.
+ */
 export async function loadImage(session: Session, file: string, { name = '' }: LoadOptions): Promise<void> {
-  const request = { path: resolve(file), name };
+  await using input = await openArchiveInput(file);
+  const request = { path: input.path, name };
   const { images } = await session.connection.call(AdminService.loadImage, request, PULL_TIMEOUT_MS);
   printNames(
     session,
