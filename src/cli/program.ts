@@ -161,7 +161,9 @@ function addImageCommands(program: Command, withSession: WithSession): void {
   const image = program.command('image').description('images: list, pull, load, save, look into, check, remove');
   image
     .command('load <file>')
-    .description('take in the images of an OCI layout (folder or tar) or of a `docker save` archive; - is standard input')
+    .description(
+      'take in the images of an OCI layout (folder or tar) or of a `docker save` archive; - is standard input',
+    )
     .option('--name <name>', 'call the image so, in place of what the file says; without a tag it keeps its own')
     .addHelpText('after', LOAD_HELP)
     .action(withSession((session, file: string, options: LoadOptions) => loadImage(session, file, options)));

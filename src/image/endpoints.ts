@@ -80,6 +80,30 @@ export function endpointsFor(reference: ImageReference, rules: RegistryRules, ho
   ];
 }
 
+/** The mirrors that are not asked for a reference, each with why, for people. */
+export function passedOver(reference: ImageReference, rules: RegistryRules, hosts?: HostsFile): string[] {
+  const byDigest = reference.digest !== undefined;
+  const how = byDigest ? 'digest' : 'tag';
+  const match = findRule(reference, rules.registries);
+  if (match) {
+    const { file, mirrors } = match.rule;
+    return mirrors
+      .filter((mirror) => !serves(mirror, byDigest))
+      .map(
+        ({ location, pullFromMirror }) =>
+          `mirror ${location} is passed over: ${file} has it for pulls with "${pullFromMirror}", this is one by ${how}`,
+      );
+  }
+  return (hosts?.hosts.slice(0, -1) ?? [])
+    .filter(({ resolves, pulls }) => !pulls && !(resolves && !byDigest))
+    .map(
+      ({ server, resolves }) =>
+        `host ${server?.host ?? reference.registry} is passed over: ${hosts?.file ?? ''} has it ${
+          resolves ? 'resolve tags only, this is a pull by digest' : 'neither resolve nor pull'
+        }`,
+    );
+}
+
 /** True when the rules of registries.conf speak of a reference, so that no hosts.toml is asked. */
 export function hasRule(reference: ImageReference, rules: RegistryRules): boolean {
   return findRule(reference, rules.registries) !== undefined;

@@ -85,7 +85,8 @@ export class HostsFolders {
     const parsed = await file.load([path], ([read]) => {
       const fresh = parseHostsFile(read?.text ?? '', path, folder);
       for (const key of fresh.ignored) this.#log.warn({ file: path }, describeIgnored(key));
-      return fresh;
+      // Nobody shall look for a file that is not there.
+      return read?.text ? fresh : { ...fresh, file: `${folder}, whose hosts.toml is missing or empty` };
     });
     const own = parsed.hosts.at(-1);
     if (parsed.hosts.length > 1 || !own || own.server || own.tls.authorities.length > 0) return parsed;

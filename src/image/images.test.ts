@@ -1103,9 +1103,10 @@ describe('Images.load', () => {
 describe('Images.prune', () => {
   it('tells what belongs to nothing and why, and removes just that', async () => {
     registry.add('app', fakeImage(['used']), 'v1');
-    registry.add('app', fakeImage(['idle']), 'v2');
+    for (const tag of ['v2', 'v3']) registry.add('app', fakeImage(['idle']), tag);
     const used = await images.pull(name('app:v1'), undefined, never);
     const idle = await images.pull(name('app:v2'), undefined, never);
+    await images.pull(name('app:v3'), undefined, never);
     const own = build({ usersOf: (id) => (id === used.id ? ['container'] : []) });
     layers.layers.set('sha256:orphan', 7);
     layers.strayFolders.add('.tmp-1');
@@ -1119,8 +1120,9 @@ describe('Images.prune', () => {
     const shown = async (dryRun: boolean, unusedImages: boolean) =>
       (await own.prune({ dryRun, unusedImages })).map(({ kind, name: item, bytes }) => [kind, item, bytes]);
     assert.deepEqual(await shown(true, false), expected);
-    assert.deepEqual(await shown(true, true), [['image', name('app:v2'), 4], ...expected]);
-    assert.deepEqual(await shown(false, true), [['image', name('app:v2'), 4], ...expected]);
+    const both = `${name('app:v2')}, ${name('app:v3')}`;
+    assert.deepEqual(await shown(true, true), [['image', both, 4], ...expected]);
+    assert.deepEqual(await shown(false, true), [['image', both, 4], ...expected]);
     assert.deepEqual(
       own.list().map(({ id }) => id),
       [used.id],

@@ -122,6 +122,41 @@ describe('the plan of a pull', () => {
     );
   });
 
+  it('says which mirrors are passed over, and why', async () => {
+    const mirrors = ['digest-only', 'tag-only'].map(
+      (kind) => `[[registry.mirror]]\nlocation = "${kind}.org/x"\npull-from-mirror = "${kind}"`,
+    );
+    await writeFile(join(dir, 'r.conf'), ['[[registry]]\nlocation = "a.org"', ...mirrors].join('\n'));
+    await mkdir(join(dir, 'hosts/b.org'), { recursive: true });
+    await writeFile(
+      join(dir, 'hosts/b.org/hosts.toml'),
+      '[host."https://tags.org"]\ncapabilities = ["resolve"]\n[host."https://push.org"]\ncapabilities = ["push"]',
+    );
+    const digest = `sha256:${'a'.repeat(64)}`;
+    const shown = async (text: string) => {
+      const [found] = await plan(text);
+      return [found?.endpoints.filter(({ mirror }) => mirror).map(({ url }) => url.split('/')[2]), found?.notes];
+    };
+    const over = (kind: string, how: string): string =>
+      `mirror ${kind}.org/x is passed over: ${dir}/r.conf has it for pulls with "${kind}", this is one by ${how}`;
+    assert.deepEqual(await shown('a.org/app:v1'), [['tag-only.org'], [over('digest-only', 'tag')]]);
+    assert.deepEqual(await shown(`a.org/app@${digest}`), [['digest-only.org'], [over('tag-only', 'digest')]]);
+    const file = `${dir}/hosts/b.org/hosts.toml`;
+    const useless = `host push.org is passed over: ${file} has it neither resolve nor pull`;
+    assert.deepEqual(await shown('b.org/app:v1'), [['tags.org'], [useless]]);
+    const tagsOnly = `host tags.org is passed over: ${file} has it resolve tags only, this is a pull by digest`;
+    assert.deepEqual(await shown(`b.org/app@${digest}`), [[], [tagsOnly, useless]]);
+  });
+
+  it('names no hosts.toml that is not there', async () => {
+    await mkdir(join(dir, 'hosts/_default'), { recursive: true });
+    const [found] = await plan('busybox');
+    assert.deepEqual(
+      found?.endpoints.map(({ because }) => because),
+      [`${dir}/hosts/_default, whose hosts.toml is missing or empty: the registry itself`],
+    );
+  });
+
   it('says what hosts.toml makes of it', async () => {
     await mkdir(join(dir, 'hosts/_default'), { recursive: true });
     await writeFile(

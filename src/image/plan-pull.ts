@@ -21,7 +21,10 @@ export interface PullPlan {
   readonly requirementsBecause: string;
   /** Why nothing would be pulled; empty when something might. */
   readonly problem: string;
-  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
+  /**
+   * Changes of files that cannot be used: what the files said before is what the plan follows. Mirrors that are passed
+   * over, and why.
+   */
   readonly notes: readonly string[];
 }
 
@@ -80,7 +83,8 @@ async function planOne(
         endpoints.map((endpoint) => planEndpoint(endpoint, endpoints, parts.credentials, signal)),
       );
       const problem = (await missingKey(rule.requirements)) ?? refusedEverywhere(planned);
-      return { ...nothing, ...policy, endpoints: planned, problem, notes: notes() };
+      const passedOver = await parts.registries.passedOver(reference);
+      return { ...nothing, ...policy, endpoints: planned, problem, notes: [...notes(), ...passedOver] };
     } catch (err) {
       return { ...nothing, ...policy, problem: describe(err), notes: notes() };
     }

@@ -77,17 +77,28 @@ function unusedOf({ images, layers, usersOf, removeImage }: PruneParts): Found[]
       if (!counted.has(diffId)) bytes += sizes.get(diffId) ?? 0;
       counted.add(diffId);
     }
-    const name = image.tags[0] ?? image.repoDigests[0] ?? image.id;
-    const garbage = { kind: 'image', name, reason: 'no container uses it', bytes, problem: '' } as const;
+    const garbage = {
+      kind: 'image',
+      name: namesIn(image),
+      reason: 'no container uses it',
+      bytes,
+      problem: '',
+    } as const;
     return { garbage, remove: () => removeImage(image.id) };
   });
+}
+
+/** All names that go with an image. */
+function namesIn({ tags, repoDigests, id }: StoredImage): string {
+  if (tags.length > 0) return tags.join(', ');
+  return repoDigests[0] ?? id;
 }
 
 /** What a damaged image still has is kept for its next pull, until somebody says that there will be none. */
 function damagedOf({ damaged, usersOf, removeDamaged }: PruneParts): Found[] {
   return damaged.flatMap(({ image, missing }) => {
     if (usersOf(image.id).length > 0) return [];
-    const name = image.tags[0] ?? image.repoDigests[0] ?? image.id;
+    const name = namesIn(image);
     const reason = `it is damaged: ${missing.length} of its ${image.layers.length} layers are missing; a pull mends it`;
     return [{ garbage: { kind: 'image', name, reason, bytes: 0, problem: '' }, remove: () => removeDamaged(image) }];
   });
@@ -116,9 +127,10 @@ function layersOf({ layers, holds }: PruneParts): Found[] {
 }
 
 function foldersOf({ layers }: PruneParts): Found[] {
-  const reason = 'an unpack or a removal left it unfinished';
+  const unfinished = 'an unpack or a removal left it unfinished';
+  const damaged = 'a layer that is damaged, or that no record speaks of';
   return layers.strays().map((name) => ({
-    garbage: { kind: 'folder', name, reason, bytes: 0, problem: '' },
+    garbage: { kind: 'folder', name, reason: name.startsWith('.tmp-') ? unfinished : damaged, bytes: 0, problem: '' },
     remove: () => layers.removeStray(name),
   }));
 }

@@ -1,6 +1,7 @@
 import type { Logger } from '../base/log.ts';
-import { type Endpoint, endpointsFor, hasRule } from './endpoints.ts';
+import { type Endpoint, endpointsFor, hasRule, passedOver } from './endpoints.ts';
 import { type CheckedHosts, HostsFolders } from './hosts-folders.ts';
+import type { HostsFile } from './hosts-toml.ts';
 import type { ImageReference } from './reference.ts';
 import { RegistriesConf, type RegistryRules } from './registries-conf.ts';
 import { findCertificates, loadTlsMaterial } from './tls-material.ts';
@@ -87,10 +88,22 @@ export class Registries {
    * `invalid` or `precondition` for a file that is of no use, naming it.
    */
   async endpoints(reference: ImageReference): Promise<Endpoint[]> {
-    const rules = await this.#conf.load();
-    const hosts = hasRule(reference, rules) ? undefined : await this.#hosts.find(reference.registry);
+    const { rules, hosts } = await this.#rulesFor(reference);
     const endpoints = endpointsFor(reference, rules, hosts);
     return await Promise.all(endpoints.map(async (endpoint) => await this.#withTls(endpoint)));
+  }
+
+  /** The mirrors that are not asked for a reference, each with why. Throws as `endpoints` does for bad files. */
+  async passedOver(reference: ImageReference): Promise<string[]> {
+    const { rules, hosts } = await this.#rulesFor(reference);
+    return passedOver(reference, rules, hosts);
+  }
+
+  async #rulesFor(
+    reference: ImageReference,
+  ): Promise<{ readonly rules: RegistryRules; readonly hosts: HostsFile | undefined }> {
+    const rules = await this.#conf.load();
+    return { rules, hosts: hasRule(reference, rules) ? undefined : await this.#hosts.find(reference.registry) };
   }
 
   async #withTls(endpoint: Endpoint): Promise<Endpoint> {

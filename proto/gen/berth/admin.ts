@@ -294,7 +294,10 @@ export interface PullPlan {
   requirementsBecause: string;
   /** Why it cannot be pulled; empty when it can be tried. */
   problem: string;
-  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
+  /**
+   * Changes of files that cannot be used: what the files said before is what the plan follows. Mirrors that are passed
+   * over, and why.
+   */
   notes: string[];
   /** Why the name may mean this reference. */
   because: string;
