@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs a conformance suite, the own one or the official one, the soak, or the tests in a virtual machine: installs and
-# builds what is missing, then runs the given file of test/critest, test/soak or test/vm. --help tells the options.
+# Runs a conformance suite, the own one or the official one, the scenes with a real kubelet, the soak, or the tests in a
+# virtual machine: installs and builds what is missing, then runs the given file of test/critest, test/kubelet, test/soak or
+# test/vm. --help tells the options.
 set -eu
 cd "$(dirname "$0")/.."
 scripts/debian-packages.sh build run demo test

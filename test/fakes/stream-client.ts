@@ -98,9 +98,10 @@ export async function runCommand(
   url: string,
   transport: Transport,
   { stdin }: { readonly stdin?: string | Buffer } = {},
+  tls: ClientTls = {},
 ): Promise<CommandResult> {
   const wanted = { stdin: stdin !== undefined, stdout: true, stderr: true };
-  const client = await connectCommand(url, transport, wanted);
+  const client = await connectCommand(url, transport, wanted, tls);
   if (stdin !== undefined) client.stdin.end(stdin);
   const [stdout, stderr, status] = await Promise.all([buffer(client.stdout), buffer(client.stderr), client.status()]);
   client.close();
