@@ -29,7 +29,7 @@ export async function findKubelet(version: string | undefined): Promise<FoundKub
 async function examine(program: string): Promise<FoundKubelet> {
   const { stdout } = await execute(program, ['--version'], { timeout: 30_000 });
   const version = /^Kubernetes v(\S+)/.exec(stdout)?.[1];
-  if (version === undefined) return { missing: `${program} is no kubelet: --version says ${stdout.trim()}` };
+  if (version === undefined) return { missing: `${program} is no kubelet: --version says ${stdout.split('\n')[0]}` };
   const minor = Number(/^1\.(\d+)\./.exec(version)?.[1] ?? 0);
   if (minor < OLDEST_MINOR) return { missing: `${program} is ${version}; the scenes need 1.${OLDEST_MINOR} or newer` };
   return { program, version };

@@ -21,10 +21,7 @@ const MISSING = 77;
 const SCENE_TIMEOUT_MS = 900_000;
 
 async function main(): Promise<number> {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: { build: { type: 'string' }, name: { type: 'string' }, help: { type: 'boolean', default: false } },
-  });
+  const { values, positionals } = readOptions();
   if (values.help) {
     process.stdout.write(USAGE);
     return 0;
@@ -51,6 +48,18 @@ async function main(): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   child.once('error', reject).once('exit', (code) => resolve(code ?? 1));
   return await promise;
+}
+
+function readOptions() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: { build: { type: 'string' }, name: { type: 'string' }, help: { type: 'boolean', default: false } },
+    });
+  } catch (err) {
+    process.stderr.write(USAGE);
+    throw err;
+  }
 }
 
 function say(text: string): void {
