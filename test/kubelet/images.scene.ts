@@ -82,37 +82,3 @@ suite('images', () => {
     assert.ok((await list()).includes(`${registry.host}/first:1`), 'what is used stays');
   });
 });
-
-suite('a full disk', () => {
-  let lab: KubeletLab;
-  before(async () => {
-    lab = await KubeletLab.start({
-      diskBytes: 64 * 2 ** 20,
-      config: { evictionHard: { 'nodefs.available': '24Mi' }, evictionPressureTransitionPeriod: '5s' },
-    });
-  });
-  after(() => lab[Symbol.asyncDispose]());
-  afterEach((test) => lab.afterTest(test));
-
-  test('the pod that fills it is evicted, another one goes on', { timeout: 200_000 }, async () => {
-    const filling = { command: ['sh', '-c', 'head -c 50000000 /dev/zero > /data/big; exec sleep 1000'] };
-    lab.run('modest', [{}]);
-    const before = await lab.ready('modest');
-    lab.run('filling', [{ ...filling, volumeMounts: [{ name: 'data', mountPath: '/data' }] }], {
-      volumes: [{ name: 'data', emptyDir: {} }],
-    });
-    const evicted = await lab.pod('filling', 'to be evicted', ({ status }) => status.reason === 'Evicted', 120_000);
-    assert.equal(evicted.status.phase, 'Failed');
-    assert.match(evicted.status.message ?? '', /ephemeral-storage/);
-    const modest = await lab.ready('modest');
-    assert.equal(container(modest)?.containerID, container(before)?.containerID);
-  });
-
-  test('a pod that takes more than its limit of the disk is evicted', { timeout: 200_000 }, async () => {
-    lab.kubelet.remove('filling');
-    const command = ['sh', '-c', 'head -c 6000000 /dev/zero > /big; exec sleep 1000'];
-    lab.run('wide', [{ command, resources: { limits: { 'ephemeral-storage': '4Mi' } } }]);
-    const evicted = await lab.pod('wide', 'to be evicted', ({ status }) => status.reason === 'Evicted', 120_000);
-    assert.match(evicted.status.message ?? '', /ephemeral local storage|exceeds/);
-  });
-});

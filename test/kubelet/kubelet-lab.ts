@@ -4,10 +4,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { AdminService } from '../../proto/gen/berth/admin.ts';
-import { ListContainersRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import {
+  ListContainersRequest,
+  ListPodSandboxRequest,
+  PodSandboxState,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
 import { buildBusyboxLayout } from '../fakes/images.ts';
 import { type CommandResult, runCommand, type Transport } from '../fakes/stream-client.ts';
 import { type BerthdOptions, TestBerthd } from '../harness/berthd.ts';
+import type { TestApiServer } from './api-server.ts';
 import { type KubeletOptions, NODE, TestKubelet } from './kubelet.ts';
 import { type ContainerReport, holds, type PodStatus } from './pods.ts';
 import { until } from './until.ts';
@@ -16,8 +22,10 @@ export const IMAGE = 'example.com/busybox:test';
 const POD_TIMEOUT_MS = 90_000;
 
 /** How a lab's berthd and kubelet shall be. */
-export interface KubeletLabOptions extends Omit<KubeletOptions, 'endpoint'> {
+export interface KubeletLabOptions extends Omit<KubeletOptions, 'endpoint' | 'kubeconfig'> {
   readonly berthd?: BerthdOptions;
+  /** Where pods are made; undefined: they are static ones. */
+  readonly api?: TestApiServer;
 }
 
 /** A container of a manifest: fields of core/v1. */
@@ -27,13 +35,15 @@ export type ContainerFields = Readonly<Record<string, unknown>> & { readonly nam
 export class KubeletLab implements AsyncDisposable {
   readonly berthd: TestBerthd;
   readonly kubelet: TestKubelet;
+  readonly #api: TestApiServer | undefined;
 
-  private constructor(berthd: TestBerthd, kubelet: TestKubelet) {
+  private constructor(berthd: TestBerthd, kubelet: TestKubelet, api: TestApiServer | undefined) {
     this.berthd = berthd;
     this.kubelet = kubelet;
+    this.#api = api;
   }
 
-  static async start({ berthd: berthdOptions = {}, ...options }: KubeletLabOptions = {}): Promise<KubeletLab> {
+  static async start({ berthd: berthdOptions = {}, api, ...options }: KubeletLabOptions = {}): Promise<KubeletLab> {
     const layout = mkdtempSync(join(tmpdir(), 'berth-layout-'));
     await using made = new AsyncDisposableStack();
     try {
@@ -41,28 +51,44 @@ export class KubeletLab implements AsyncDisposable {
       const berthd = made.use(new TestBerthd(berthdOptions));
       await berthd.start();
       await berthd.call(AdminService.loadImage, { path: layout, name: '' });
-      const kubelet = made.use(new TestKubelet({ endpoint: berthd.endpoint, ...options }));
+      const kubelet = made.use(
+        new TestKubelet({ endpoint: berthd.endpoint, ...options, ...(api ? { kubeconfig: api.kubeconfig } : {}) }),
+      );
       await kubelet.start();
       made.move();
-      return new KubeletLab(berthd, kubelet);
+      return new KubeletLab(berthd, kubelet, api);
     } finally {
       rmSync(layout, { recursive: true });
     }
   }
 
-  /** Makes a static pod. A container without a command sleeps; `fields` are more of the pod's spec. */
-  run(name: string, containers: readonly ContainerFields[], fields: Readonly<Record<string, unknown>> = {}): void {
-    const filled = (list: readonly ContainerFields[]): object[] =>
-      list.map((container) => ({ ...DEFAULTS, ...container }));
-    const { initContainers, annotations, ...rest } = fields as {
-      readonly initContainers?: readonly ContainerFields[];
-      readonly annotations?: Readonly<Record<string, string>>;
-    };
-    const init = initContainers === undefined ? {} : { initContainers: filled(initContainers) };
-    this.kubelet.put({
-      metadata: { name, ...(annotations ? { annotations } : {}) },
-      spec: { terminationGracePeriodSeconds: 1, ...rest, ...init, containers: filled(containers) },
+  /** Makes a pod. A container without a command sleeps; `fields` are more of the pod's spec. */
+  run(name: string, containers: readonly ContainerFields[], fields: PodFields = {}): void {
+    const { initContainers, annotations, ...rest } = fields;
+    const init = initContainers === undefined ? {} : { initContainers: initContainers.map(filled) };
+    const metadata = { name, ...(annotations ? { annotations } : {}) };
+    const spec = { terminationGracePeriodSeconds: 1, ...rest, ...init, containers: containers.map(filled) };
+    if (!this.#api) {
+      this.kubelet.put({ metadata, spec });
+      return;
+    }
+    const status = { phase: 'Pending' };
+    this.#api.put('pods', {
+      metadata: { ...metadata, namespace: 'default' },
+      spec: { ...API_DEFAULTS, ...spec },
+      status,
     });
+  }
+
+  /** Takes a pod away; it goes on for its grace period. */
+  drop(name: string): void {
+    if (this.#api) this.#api.remove(name, 1);
+    else this.kubelet.remove(name);
+  }
+
+  /** What is said of a pod. */
+  async find(name: string): Promise<PodStatus | undefined> {
+    return this.#api ? (this.#api.find('pods', name) as PodStatus | undefined) : await this.kubelet.find(name);
   }
 
   /** Waits until the kubelet's word of a pod is as wanted, and returns it. */
@@ -75,7 +101,7 @@ export class KubeletLab implements AsyncDisposable {
     let seen: PodStatus | undefined;
     try {
       return await until(`${name} ${what}`, timeoutMs, async () => {
-        seen = await this.kubelet.find(name);
+        seen = await this.find(name);
         return seen && wanted(seen) ? seen : undefined;
       });
     } catch (err) {
@@ -88,12 +114,21 @@ export class KubeletLab implements AsyncDisposable {
     return await this.pod(name, 'to be ready', (pod) => holds(pod, 'Ready'));
   }
 
-  /** Takes a pod away, and waits until the kubelet has forgotten it. */
+  /** Takes a pod away, and waits until nothing of it runs. */
   async remove(name: string): Promise<void> {
-    this.kubelet.remove(name);
-    await until(`${name} to be gone`, POD_TIMEOUT_MS, async () =>
-      (await this.kubelet.find(name)) === undefined ? true : undefined,
-    );
+    this.drop(name);
+    await until(`${name} to be gone`, POD_TIMEOUT_MS, async () => {
+      const isKnown = (await this.find(name)) !== undefined;
+      return isKnown || (await this.sandboxes(name)).some(({ isReady }) => isReady) ? undefined : true;
+    });
+  }
+
+  /** The sandboxes of a pod that berthd has. */
+  async sandboxes(name: string): Promise<{ readonly id: string; readonly isReady: boolean }[]> {
+    const { items } = await this.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
+    return items
+      .filter(({ metadata }) => metadata?.name === this.#fullName(name))
+      .map(({ id, state }) => ({ id, isReady: state === PodSandboxState.SANDBOX_READY }));
   }
 
   /** Runs a command in a container through the kubelet's API. */
@@ -107,7 +142,7 @@ export class KubeletLab implements AsyncDisposable {
     query.append('output', '1');
     query.append('error', '1');
     if (stdin !== undefined) query.append('input', '1');
-    const url = `${this.kubelet.url}/exec/default/${pod}-${NODE}/${container}?${query}`;
+    const url = `${this.kubelet.url}/exec/default/${this.#fullName(pod)}/${container}?${query}`;
     return await runCommand(url, transport, stdin === undefined ? {} : { stdin }, { ca: this.kubelet.authority });
   }
 
@@ -120,7 +155,9 @@ export class KubeletLab implements AsyncDisposable {
 
   /** What a container wrote, without times. */
   async logs(pod: string, container = 'main', query = ''): Promise<string> {
-    const { status, text } = await this.kubelet.get(`/containerLogs/default/${pod}-${NODE}/${container}${query}`);
+    const { status, text } = await this.kubelet.get(
+      `/containerLogs/default/${this.#fullName(pod)}/${container}${query}`,
+    );
     assert.equal(status, 200, text);
     return text;
   }
@@ -143,6 +180,11 @@ export class KubeletLab implements AsyncDisposable {
     return pid ?? assert.fail(`no process of ${containerId}`);
   }
 
+  /** The kubelet's name of a pod. */
+  #fullName(name: string): string {
+    return this.#api ? name : `${name}-${NODE}`;
+  }
+
   /** Tells what both have logged when a test has failed. */
   afterTest(test: object): void {
     if (!('passed' in test) || test.passed !== false) return;
@@ -150,6 +192,7 @@ export class KubeletLab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    for (const { metadata } of this.#api?.list('pods') ?? []) this.drop(metadata.name);
     await using stack = new AsyncDisposableStack();
     stack.use(this.berthd);
     stack.use(this.kubelet);
@@ -163,12 +206,33 @@ export interface ExecOptions {
   readonly stdin?: string;
 }
 
+/** Fields of a pod's spec in core/v1. */
+export type PodFields = Readonly<Record<string, unknown>> & {
+  readonly initContainers?: readonly ContainerFields[];
+  readonly annotations?: Readonly<Record<string, string>>;
+};
+
+/** What an API server fills in. */
+const API_DEFAULTS = {
+  restartPolicy: 'Always',
+  dnsPolicy: 'ClusterFirst',
+  schedulerName: 'default-scheduler',
+  securityContext: {},
+  enableServiceLinks: true,
+  nodeName: NODE,
+};
 const DEFAULTS = {
+  terminationMessagePath: '/dev/termination-log',
+  terminationMessagePolicy: 'File',
   name: 'main',
   image: IMAGE,
   imagePullPolicy: 'IfNotPresent',
   command: ['sh', '-c', 'trap "exit 0" TERM; while :; do sleep 1000 & wait; done'],
 };
+
+function filled(container: ContainerFields): object {
+  return { ...DEFAULTS, ...container };
+}
 
 /** What the kubelet says of a container of a pod; the first one if no name is given. */
 export function container({ status }: PodStatus, name?: string): ContainerReport | undefined {

@@ -37,6 +37,8 @@ export interface KubeletOptions {
   readonly features?: Readonly<Record<string, boolean>>;
   /** Laid over the fields of its KubeletConfiguration. */
   readonly config?: Readonly<Record<string, unknown>>;
+  /** Of an API server that it takes its pods from; undefined: it runs without one. */
+  readonly kubeconfig?: object;
   /** Of the file system that its pods' volumes are on; undefined: the machine's. */
   readonly diskBytes?: number;
 }
@@ -47,7 +49,7 @@ export interface ApiAnswer {
   readonly text: string;
 }
 
-/** A kubelet without an API server: it runs the pods whose manifests it finds in a folder. */
+/** A kubelet. Without an API server it runs the pods whose manifests it finds in a folder. */
 export class TestKubelet implements AsyncDisposable {
   readonly root = mkdtempSync('/var/lib/berth-kubelet-');
   readonly #options: KubeletOptions;
@@ -92,6 +94,11 @@ export class TestKubelet implements AsyncDisposable {
     writeFileSync(file, JSON.stringify(await this.#configuration(), undefined, 1));
     const log = openSync(this.logFile, 'a');
     const flags = [`--config=${file}`, `--root-dir=${this.#data}`, `--hostname-override=${NODE}`, '--v=4'];
+    if (this.#options.kubeconfig) {
+      const kubeconfig = join(this.root, 'kubeconfig');
+      writeFileSync(kubeconfig, JSON.stringify(this.#options.kubeconfig));
+      flags.push(`--kubeconfig=${kubeconfig}`);
+    }
     const program = process.env['KUBELET_BIN'] ?? assert.fail('KUBELET_BIN is not set');
     this.#process = spawn(program, [...flags, `--cert-dir=${this.root}`], { stdio: ['ignore', log, log] });
     closeSync(log);
@@ -234,6 +241,10 @@ export class TestKubelet implements AsyncDisposable {
       imageGCHighThresholdPercent: 100,
       evictionHard: { 'memory.available': '1Mi' },
       shutdownGracePeriod: '0s',
+      // What the API server of these tests speaks.
+      contentType: 'application/json',
+      configMapAndSecretChangeDetectionStrategy: 'Get',
+      nodeStatusUpdateFrequency: '2s',
       clusterDomain: 'cluster.test',
       clusterDNS: ['10.96.0.10'],
       ...(minor >= 31 ? { failCgroupV1: false } : {}),

@@ -3,7 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
-import { container, IMAGE, KubeletLab } from './kubelet-lab.ts';
+import { type ContainerFields, container, IMAGE, KubeletLab } from './kubelet-lab.ts';
 import { holds } from './pods.ts';
 import { until } from './until.ts';
 
@@ -43,7 +43,7 @@ suite('lives of containers', () => {
     assert.match(container(pod)?.state.waiting?.message ?? '', /^back-off 10s restarting failed/);
     assert.equal(await lab.logs('failing'), 'trying\n');
     assert.equal(await lab.logs('failing', 'main', '?previous=true').catch(() => 'trying\n'), 'trying\n');
-    lab.kubelet.remove('failing');
+    lab.drop('failing');
   });
 
   test('a container that is to fall back to its logs has their end as its message', async () => {
@@ -51,7 +51,7 @@ suite('lives of containers', () => {
     lab.run('last-words', [{ command, terminationMessagePolicy: 'FallbackToLogsOnError' }], { restartPolicy: 'Never' });
     const pod = await lab.pod('last-words', 'to have failed', ({ status }) => status.phase === 'Failed');
     assert.equal(container(pod)?.state.terminated?.message, 'one\nthe last word\n');
-    lab.kubelet.remove('last-words');
+    lab.drop('last-words');
   });
 
   test('a pod whose containers end well has succeeded, and is not restarted', async () => {
@@ -61,11 +61,11 @@ suite('lives of containers', () => {
       assert.equal(status.restartCount, 0);
       assert.equal(status.state.terminated?.reason, 'Completed');
     }
-    lab.kubelet.remove('done');
+    lab.drop('done');
   });
 
   test('init containers run one after the other before the rest', async () => {
-    const step = (name: string): object => ({
+    const step = (name: string): ContainerFields => ({
       name,
       command: ['sh', '-c', `echo ${name} >> /shared/order`],
       volumeMounts,
@@ -81,7 +81,7 @@ suite('lives of containers', () => {
       pod.status.initContainerStatuses?.map(({ state }) => state.terminated?.exitCode),
       [0, 0],
     );
-    lab.kubelet.remove('initiated');
+    lab.drop('initiated');
   });
 
   test('an init container that fails is tried again, and nothing else runs meanwhile', async () => {
@@ -90,7 +90,7 @@ suite('lives of containers', () => {
     const pod = await lab.ready('stubborn');
     assert.equal(written('tries'), 'x\nx\n');
     assert.equal(container(pod, 'tries')?.restartCount, 1);
-    lab.kubelet.remove('stubborn');
+    lab.drop('stubborn');
   });
 
   test('a sidecar starts before the others, is restarted by itself, and ends after them', async () => {
@@ -158,7 +158,7 @@ suite('lives of containers', () => {
     lab.run('unwell', [{ lifecycle: { postStart: { exec: { command: ['false'] } } } }]);
     const pod = await lab.pod('unwell', 'to be restarted', (seen) => (container(seen)?.restartCount ?? 0) >= 1);
     assert.ok(container(pod)?.lastState.terminated, 'it has ended before');
-    lab.kubelet.remove('unwell');
+    lab.drop('unwell');
   });
 
   test('a container that takes more memory than its limit is killed, and the kubelet says OOMKilled', async () => {
@@ -166,7 +166,7 @@ suite('lives of containers', () => {
     lab.run('greedy', [{ command, resources: { limits: { memory: '32Mi' } } }], { restartPolicy: 'Never' });
     const pod = await lab.pod('greedy', 'to have ended', ({ status }) => status.phase === 'Failed');
     assert.equal(container(pod)?.state.terminated?.reason, 'OOMKilled');
-    lab.kubelet.remove('greedy');
+    lab.drop('greedy');
   });
 
   test('a changed manifest makes a new pod, in which nothing of the old one runs', async () => {
@@ -180,7 +180,7 @@ suite('lives of containers', () => {
     );
     assert.equal(await lab.output('changing', 'sh', '-c', 'echo $WORD'), 'new');
     assert.notEqual(container(pod)?.containerID, container(old)?.containerID);
-    lab.kubelet.remove('changing');
+    lab.drop('changing');
   });
 
   test('a container that cannot be made says why, and is made once it can be', async () => {
@@ -204,6 +204,6 @@ suite('lives of containers', () => {
     lab.run('waiting', [{ image: IMAGE, volumeMounts: mounts }], { ...sharedVolume() });
     await lab.ready('waiting');
     assert.equal(await lab.output('waiting', 'cat', '/shared'), 'found');
-    lab.kubelet.remove('waiting');
+    lab.drop('waiting');
   });
 });

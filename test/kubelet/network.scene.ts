@@ -34,7 +34,7 @@ suite('networks of pods', () => {
     assert.equal(await lab.output('client', 'wget', '-qO-', `http://${ip}/`), 'served');
     assert.match(await lab.output('client', 'cat', '/etc/hosts'), new RegExp(`${client.status.podIP}\\s+client`));
     assert.equal(await lab.output('client', 'hostname'), client.metadata.name);
-    for (const name of ['server', 'client']) lab.kubelet.remove(name);
+    for (const name of ['server', 'client']) lab.drop(name);
   });
 
   test('DNS: of the cluster, of the machine, of its own, and more hosts', async () => {
@@ -60,7 +60,7 @@ suite('networks of pods', () => {
     const own = await lab.output('own', 'cat', '/etc/resolv.conf');
     assert.deepEqual(own.split('\n'), ['search a.test b.test', 'nameserver 192.0.2.7', 'options ndots:3']);
     assert.match(await lab.output('own', 'cat', '/etc/hosts'), /192\.0\.2\.1\s+far\.test/);
-    for (const name of ['cluster', 'machine', 'own']) lab.kubelet.remove(name);
+    for (const name of ['cluster', 'machine', 'own']) lab.drop(name);
   });
 
   test('a port of the machine leads to the pod, and to nothing when the pod has gone', async () => {
@@ -83,7 +83,7 @@ suite('networks of pods', () => {
     if (pod.status.podIP !== undefined) assert.ok(own.includes(pod.status.podIP), pod.status.podIP);
     assert.equal(await lab.output('hosted', 'hostname'), hostname());
     assert.equal(container(pod)?.restartCount, 0);
-    lab.kubelet.remove('hosted');
+    lab.drop('hosted');
   });
 
   test('a safe sysctl of a pod', async () => {
@@ -92,7 +92,7 @@ suite('networks of pods', () => {
     });
     await lab.ready('tuned');
     assert.equal(await lab.output('tuned', 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start'), '81');
-    lab.kubelet.remove('tuned');
+    lab.drop('tuned');
   });
 
   test('addresses of both families', { skip: HAS_IP_6 ? false : 'the kernel has no IPv6' }, async () => {
@@ -111,7 +111,7 @@ suite('networks of pods', () => {
     assert.match(ips[1] ?? '', /^fd00:be72::/);
     assert.equal(dual.status.podIP, ips[0]);
     assert.equal(await lab.output('asking', 'wget', '-qO-', `http://[${ips[1]}]/`), 'dual');
-    for (const name of ['dual', 'asking']) lab.kubelet.remove(name);
+    for (const name of ['dual', 'asking']) lab.drop(name);
   });
 });
 

@@ -55,7 +55,7 @@ suite('what newer kubelets ask for', () => {
     const pod = await lab.pod('ruled', 'to have failed', ({ status }) => status.phase === 'Failed');
     assert.equal(container(pod)?.restartCount, 1);
     assert.equal(container(pod)?.state.terminated?.exitCode, 7);
-    lab.kubelet.remove('ruled');
+    lab.drop('ruled');
   });
 
   test('one container restarts all of the pod (1.36)', async (context) => {
@@ -77,7 +77,7 @@ suite('what newer kubelets ask for', () => {
       return isOther && other?.state.running !== undefined && main?.state.running !== undefined;
     });
     assert.equal(pod.metadata.uid, first.metadata.uid);
-    lab.kubelet.remove('all');
+    lab.drop('all');
   });
 
   test('resources of a whole pod (1.34)', async (context) => {
@@ -90,7 +90,7 @@ suite('what newer kubelets ask for', () => {
     const places = [`/sys/fs/cgroup/memory${path}/../memory.limit_in_bytes`, `/sys/fs/cgroup${path}/../memory.max`];
     const limit = readFileSync(places[cgroups.includes(':memory:') ? 0 : 1] ?? '', 'utf8');
     assert.equal(Number(limit), 64 * 2 ** 20);
-    lab.kubelet.remove('whole');
+    lab.drop('whole');
   });
 
   test('read-only mounts that are so below too (1.31)', async (context) => {
@@ -123,7 +123,7 @@ suite('what newer kubelets ask for', () => {
     await Promise.all([lab.ready('merged'), lab.ready('strict')]);
     assert.match(await lab.output('merged', 'id'), /groups=.*2000/);
     assert.doesNotMatch(await lab.output('strict', 'id'), /2000/);
-    for (const name of ['merged', 'strict']) lab.kubelet.remove(name);
+    for (const name of ['merged', 'strict']) lab.drop(name);
   });
 
   test('all of /proc in a pod with users of its own (1.33)', async (context) => {
@@ -131,7 +131,7 @@ suite('what newer kubelets ask for', () => {
     lab.run('unmasked', [{ securityContext: { procMount: 'Unmasked' } }], { hostUsers: false });
     await lab.ready('unmasked');
     assert.doesNotMatch(await lab.output('unmasked', 'cat', '/proc/self/mountinfo'), / \/proc\/kcore /);
-    lab.kubelet.remove('unmasked');
+    lab.drop('unmasked');
   });
 
   test('mounts of a container reach the machine, and those of the machine the container', async () => {

@@ -10,7 +10,7 @@ suite('volumes, resources and identities of pods', () => {
   let config: string;
 
   before(async () => {
-    lab = await KubeletLab.start({ features: {} });
+    lab = await KubeletLab.start();
     config = join(lab.berthd.root, 'config');
     mkdirSync(config);
     writeFileSync(join(config, 'word'), 'first\n');
@@ -43,7 +43,7 @@ suite('volumes, resources and identities of pods', () => {
     assert.equal(readFileSync(join(config, 'made/x'), 'utf8'), 'here\n');
     writeFileSync(join(config, 'word'), 'second\n');
     assert.equal(await lab.output('configured', 'cat', '/config/word', '/etc/word'), 'second\nsecond');
-    lab.kubelet.remove('configured');
+    lab.drop('configured');
   });
 
   test('empty folders are shared by the containers of a pod, on disk or in memory, and outlive a restart', async () => {
@@ -75,7 +75,7 @@ suite('volumes, resources and identities of pods', () => {
       return status?.restartCount === 1 && status.state.running !== undefined;
     });
     assert.equal(await lab.output('sharing', 'cat', '/disk/a', '/memory/a'), 'kept\nkept');
-    lab.kubelet.remove('sharing');
+    lab.drop('sharing');
   });
 
   test("a pod's facts as variables and files", async () => {
@@ -94,7 +94,7 @@ suite('volumes, resources and identities of pods', () => {
     const said = await lab.output('facts', 'sh', '-c', 'echo $POD $IP $MEMORY $(cat /facts/name)');
     const name = pod.metadata.name;
     assert.equal(said, `${name} ${pod.status.podIP} ${64 * 2 ** 20} ${name}`);
-    lab.kubelet.remove('facts');
+    lab.drop('facts');
   });
 
   test('requests and limits arrive in the cgroup of the container and of the pod', async () => {
@@ -117,7 +117,7 @@ suite('volumes, resources and identities of pods', () => {
       assert.equal(readFileSync(`/sys/fs/cgroup${path}/memory.max`, 'utf8').trim(), String(64 * 2 ** 20));
       assert.equal(readFileSync(`/sys/fs/cgroup${path}/cpu.max`, 'utf8').trim(), '25000 100000');
     }
-    lab.kubelet.remove('limited');
+    lab.drop('limited');
   });
 
   test('changed resources of a static pod make a new one: there is no API to resize it by', async () => {
@@ -133,7 +133,7 @@ suite('volumes, resources and identities of pods', () => {
       'cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max',
     );
     assert.equal(said, String(48 * 2 ** 20));
-    lab.kubelet.remove('sized');
+    lab.drop('sized');
   });
 
   test('users, groups, capabilities, a read-only root', async () => {
@@ -157,7 +157,7 @@ suite('volumes, resources and identities of pods', () => {
     assert.notEqual((await lab.exec('humble', ['touch', '/x'])).exitCode, 0);
     const user = container(pod)?.user?.linux;
     if (user) assert.deepEqual([user.uid, user.gid], [1000, 3000]);
-    lab.kubelet.remove('humble');
+    lab.drop('humble');
   });
 
   test('a container that must not be root is refused where the image says root', async () => {
@@ -168,7 +168,7 @@ suite('volumes, resources and identities of pods', () => {
       (seen) => container(seen)?.state.waiting?.message !== undefined,
     );
     assert.equal(container(pod)?.state.waiting?.reason, 'CreateContainerConfigError');
-    lab.kubelet.remove('nobody');
+    lab.drop('nobody');
   });
 
   test('processes of one namespace, or of their own', async () => {
@@ -178,7 +178,7 @@ suite('volumes, resources and identities of pods', () => {
     const count = 'ls -d /proc/[0-9]* | while read p; do tr "\\0" " " < $p/cmdline; echo; done | grep -c "^sh -c trap"';
     assert.equal(await lab.output('together', 'sh', '-c', count), '2');
     assert.equal(await lab.output('apart', 'sh', '-c', count), '1');
-    for (const name of ['together', 'apart']) lab.kubelet.remove(name);
+    for (const name of ['together', 'apart']) lab.drop(name);
   });
 
   test('a privileged container sees the devices, another one does not', async () => {
@@ -186,7 +186,7 @@ suite('volumes, resources and identities of pods', () => {
     await lab.ready('mighty');
     assert.equal(await lab.output('mighty', 'sh', '-c', 'test -e /dev/kmsg && echo yes'), 'yes');
     assert.notEqual((await lab.exec('mighty', ['test', '-e', '/dev/kmsg'], { container: 'other' })).exitCode, 0);
-    lab.kubelet.remove('mighty');
+    lab.drop('mighty');
   });
 
   test('a pod with users of its own', async () => {
@@ -198,7 +198,7 @@ suite('volumes, resources and identities of pods', () => {
     const map = await lab.output('mapped', 'cat', '/proc/self/uid_map');
     assert.match(map, /^0\s+[1-9]\d{4,}\s+65536$/, 'root of the pod is nobody on the machine');
     assert.equal(await lab.output('mapped', 'sh', '-c', 'touch /data/x; stat -c %u /data/x'), '0');
-    lab.kubelet.remove('mapped');
+    lab.drop('mapped');
   });
 
   test('an image that is not there is told, and never pulled when that is the wish', async () => {
@@ -211,6 +211,6 @@ suite('volumes, resources and identities of pods', () => {
     assert.equal(container(pod)?.image, 'example.com/absent:1');
     lab.run('absent', [{ image: IMAGE }]);
     await lab.ready('absent');
-    lab.kubelet.remove('absent');
+    lab.drop('absent');
   });
 });

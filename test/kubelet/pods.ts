@@ -32,6 +32,7 @@ export interface ContainerReport {
   readonly image: string;
   readonly imageID: string;
   readonly containerID?: string;
+  readonly resources?: { readonly limits?: Readonly<Record<string, string>> };
   readonly user?: { readonly linux?: { readonly uid: number; readonly gid: number } };
 }
 

@@ -29,7 +29,7 @@ suite('probes', () => {
       const unready = await lab.pod(name, 'not to be ready', (pod) => !holds(pod, 'Ready'));
       assert.equal(container(unready)?.restartCount, 0);
       assert.ok(container(unready)?.state.running, 'it runs on');
-      lab.kubelet.remove(name);
+      lab.drop(name);
     });
 
     test(`a container that fails its liveness probe by ${kind} is restarted`, async () => {
@@ -46,7 +46,7 @@ suite('probes', () => {
       assert.notEqual(container(again)?.containerID, container(first)?.containerID);
       assert.equal(container(again)?.lastState.terminated?.containerID, container(first)?.containerID);
       assert.equal(container(again)?.lastState.terminated?.exitCode, 137);
-      lab.kubelet.remove(name);
+      lab.drop(name);
     });
   }
 
@@ -63,7 +63,7 @@ suite('probes', () => {
     const ready = await lab.ready('startup');
     assert.equal(container(ready)?.started, true);
     assert.equal(container(ready)?.restartCount, 0);
-    lab.kubelet.remove('startup');
+    lab.drop('startup');
   });
 
   test('an exec probe that hangs counts as failed when its time is over, and leaves no process behind', async () => {
@@ -78,13 +78,13 @@ suite('probes', () => {
     await lab.pod('hanging', 'to run again', (pod) => container(pod)?.state.running !== undefined);
     const sleepers = await lab.output('hanging', 'sh', '-c', 'pgrep -f "sleep 4321" | grep -v $$ | wc -l');
     assert.ok(Number(sleepers) <= 2, `${sleepers} probes run`);
-    lab.kubelet.remove('hanging');
+    lab.drop('hanging');
   });
 
   test('a gRPC probe without a server fails and the container is not ready', async () => {
     lab.run('grpc', [{ readinessProbe: { grpc: { port: 9090 }, ...SOON } }]);
     const pod = await lab.pod('grpc', 'to run', (seen) => container(seen)?.state.running !== undefined);
     assert.equal(holds(pod, 'Ready'), false);
-    lab.kubelet.remove('grpc');
+    lab.drop('grpc');
   });
 });

@@ -53,9 +53,7 @@ for (const evented of [false, true]) {
       await lab.kubelet.end('SIGKILL');
       await lab.kubelet.start();
       await lab.ready('halfway');
-      const { items } = await lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
-      const own = items.filter(({ metadata }) => metadata?.name.startsWith('halfway'));
-      assert.equal(own.length, 1, 'one sandbox');
+      assert.equal((await lab.sandboxes('halfway')).length, 1, 'one sandbox');
       await lab.remove('halfway');
     });
 
@@ -92,9 +90,8 @@ for (const evented of [false, true]) {
     test("a pod's network is lost with its sandbox: the kubelet makes all anew", async () => {
       lab.run('unlucky', [{}]);
       const before = await lab.ready('unlucky');
-      const { items } = await lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
-      const sandbox = items.find(({ metadata }) => metadata?.name.startsWith('unlucky'))?.id ?? assert.fail();
-      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: sandbox });
+      const [sandbox] = await lab.sandboxes('unlucky');
+      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: sandbox?.id ?? '' });
       const pod = await lab.pod('unlucky', 'to be made anew', (seen) => {
         const status = container(seen);
         return status?.containerID !== container(before)?.containerID && holds(seen, 'Ready');

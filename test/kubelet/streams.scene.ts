@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { after, afterEach, before, suite, test } from 'node:test';
 
@@ -12,7 +14,8 @@ suite("the kubelet's own API", () => {
   const tls = (): { ca: Buffer } => ({ ca: lab.kubelet.authority });
 
   before(async () => {
-    lab = await KubeletLab.start();
+    const rotation = { containerLogMaxSize: '64Ki', containerLogMaxFiles: 3, containerLogMonitorInterval: '3s' };
+    lab = await KubeletLab.start({ config: rotation });
     const command = [
       'sh',
       '-c',
@@ -101,7 +104,21 @@ suite("the kubelet's own API", () => {
       ({ status }) => status.phase === 'Running' || status.phase === 'Succeeded',
     );
     assert.equal(await lab.logs('counting', 'main', '?follow=true'), '1\n2\n3\n4\n5\n');
-    lab.kubelet.remove('counting');
+    lab.drop('counting');
+  });
+
+  test('logs are rotated by the kubelet, and the container goes on in a new file', async () => {
+    const line = 'x'.repeat(1000);
+    lab.run('wordy', [{ command: ['sh', '-c', `i=0; while :; do i=$((i+1)); echo $i ${line}; sleep 0.02; done`] }]);
+    const pod = await lab.ready('wordy');
+    const folder = join(lab.kubelet.root, 'logs', `default_${pod.metadata.name}_${pod.metadata.uid}`, 'main');
+    // One is the newest, one the last before it, which is not packed yet.
+    await until('two rotations', 90_000, () => (readdirSync(folder).length >= 3 ? true : undefined));
+    const number = async (): Promise<number> => Number((await lab.logs('wordy', 'main', '?tailLines=1')).split(' ')[0]);
+    const first = await number();
+    await until('more lines', 20_000, async () => ((await number()) > first ? true : undefined));
+    assert.ok(statSync(join(folder, '0.log')).size < 1_000_000, 'the newest file is small');
+    lab.drop('wordy');
   });
 
   test('what is not there is told so', async () => {
