@@ -10,6 +10,7 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { describe } from '../../src/base/errors.ts';
 import { buildBusyboxLayout } from '../fakes/images.ts';
 import { type CommandResult, runCommand, type Transport } from '../fakes/stream-client.ts';
 import { type BerthdOptions, TestBerthd } from '../harness/berthd.ts';
@@ -193,9 +194,12 @@ export class KubeletLab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { metadata } of this.#api?.list('pods') ?? []) this.drop(metadata.name);
-    await using stack = new AsyncDisposableStack();
-    stack.use(this.berthd);
-    stack.use(this.kubelet);
+    const problems: unknown[] = [];
+    for (const part of [this.kubelet, this.berthd]) {
+      await part[Symbol.asyncDispose]().catch((err: unknown) => problems.push(err));
+    }
+    if (problems.length === 0) return;
+    throw new Error(`afterwards something is left: ${problems.map(describe).join('; ')}`, { cause: problems });
   }
 }
 

@@ -57,14 +57,12 @@ export class TestKubelet implements AsyncDisposable {
   readonly #data = join(this.root, 'data');
   readonly #certificate = makeCertificate(this.root, NODE);
   readonly #cgroups = new CgroupRoot(basename(this.root));
-  readonly #hasDisk: boolean;
   #port = 0;
   #process: ChildProcess | undefined;
 
   constructor(options: KubeletOptions) {
     this.#options = options;
     for (const folder of [this.#manifests, this.#data]) mkdirSync(folder);
-    this.#hasDisk = options.diskBytes !== undefined;
     if (options.diskBytes !== undefined) mountSmallDisk(this.#data, options.diskBytes);
   }
 
@@ -188,7 +186,8 @@ export class TestKubelet implements AsyncDisposable {
     const problem = this.#hasEnded() ? undefined : await this.removeAll().catch((err: unknown) => err);
     await this.end('SIGTERM');
     this.#cgroups.remove();
-    if (this.#hasDisk) unmount(this.#data);
+    // The kubelet itself makes it a mount, for what pods mount in there.
+    unmount(this.#data);
     rmSync(this.root, { recursive: true, force: true });
     if (problem !== undefined) throw problem;
   }

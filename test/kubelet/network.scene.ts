@@ -5,14 +5,14 @@ import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
-import { container, KubeletLab } from './kubelet-lab.ts';
+import { type ContainerFields, container, KubeletLab } from './kubelet-lab.ts';
 
 const SUBNET_6 = 'fd00:be72::/64';
-const serve = (port: number, answer: string): string[] => [
-  'sh',
-  '-c',
-  `mkdir -p /tmp/w; echo ${answer} > /tmp/w/index.html; exec httpd -f -p ${port} -h /tmp/w`,
-];
+/** A container that answers, and is ready when it does. */
+const serving = (port: number, answer: string): ContainerFields => ({
+  command: ['sh', '-c', `mkdir -p /tmp/w; echo ${answer} > /tmp/w/index.html; exec httpd -f -p ${port} -h /tmp/w`],
+  readinessProbe: { httpGet: { path: '/index.html', port }, periodSeconds: 1 },
+});
 const HAS_IP_6 = networkInterfaces()['lo']?.some(({ family }) => family === 'IPv6') ?? false;
 
 suite('networks of pods', () => {
@@ -25,7 +25,7 @@ suite('networks of pods', () => {
   afterEach((test) => lab.afterTest(test));
 
   test('pods have addresses of the network and reach each other', async () => {
-    lab.run('server', [{ command: serve(80, 'served') }]);
+    lab.run('server', [serving(80, 'served')]);
     lab.run('client', [{}]);
     const [server, client] = await Promise.all([lab.ready('server'), lab.ready('client')]);
     const ip = server.status.podIP ?? '';
@@ -65,7 +65,7 @@ suite('networks of pods', () => {
 
   test('a port of the machine leads to the pod, and to nothing when the pod has gone', async () => {
     const ports = [{ containerPort: 80, hostPort: 28_080, protocol: 'TCP' }];
-    lab.run('ported', [{ command: serve(80, 'through the port'), ports }]);
+    lab.run('ported', [{ ...serving(80, 'through the port'), ports }]);
     await lab.ready('ported');
     const address = gateway(lab);
     const ask = async (): Promise<string> =>
@@ -76,7 +76,7 @@ suite('networks of pods', () => {
   });
 
   test("a pod in the machine's network has its address and name", async () => {
-    lab.run('hosted', [{ command: serve(28_081, 'hosted') }], { hostNetwork: true });
+    lab.run('hosted', [serving(28_081, 'hosted')], { hostNetwork: true });
     const pod = await lab.ready('hosted');
     assert.equal(await (await fetch('http://127.0.0.1:28081/')).text(), 'hosted\n');
     const own = Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address));
@@ -103,7 +103,7 @@ suite('networks of pods', () => {
     list.plugins[0]?.ipam?.ranges.push([{ subnet: SUBNET_6 }]);
     list.plugins[0]?.ipam?.routes.push({ dst: '::/0' });
     writeFileSync(file, JSON.stringify(list));
-    lab.run('dual', [{ command: serve(80, 'dual') }]);
+    lab.run('dual', [serving(80, 'dual')]);
     lab.run('asking', [{}]);
     const [dual] = await Promise.all([lab.ready('dual'), lab.ready('asking')]);
     const ips = dual.status.podIPs?.map(({ ip }) => ip) ?? [];

@@ -25,7 +25,7 @@ suite('probes', () => {
       const command = ['sh', '-c', `${WEB[2]?.replace('exec ', '')} & while :; do sleep 1; done`];
       lab.run(name, [{ command, readinessProbe: { ...probe, ...SOON } }]);
       await lab.ready(name);
-      await lab.output(name, 'sh', '-c', 'rm /tmp/w/index.html; pkill httpd');
+      await lab.output(name, 'sh', '-c', 'rm /tmp/w/index.html; kill $(pidof httpd)');
       const unready = await lab.pod(name, 'not to be ready', (pod) => !holds(pod, 'Ready'));
       assert.equal(container(unready)?.restartCount, 0);
       assert.ok(container(unready)?.state.running, 'it runs on');
@@ -38,7 +38,7 @@ suite('probes', () => {
       const command = ['sh', '-c', `${WEB[2]?.replace('exec ', '')} & while :; do sleep 1; done`];
       lab.run(name, [{ command, livenessProbe: { ...probe, ...SOON, initialDelaySeconds: 2 } }]);
       const first = await lab.ready(name);
-      await lab.output(name, 'sh', '-c', 'rm /tmp/w/index.html; pkill httpd');
+      await lab.output(name, 'sh', '-c', 'rm /tmp/w/index.html; kill $(pidof httpd)');
       const again = await lab.pod(name, 'to be restarted', (pod) => {
         const status = container(pod);
         return status?.restartCount === 1 && status.state.running !== undefined && holds(pod, 'Ready');
@@ -76,7 +76,7 @@ suite('probes', () => {
     lab.run('hanging', [{ livenessProbe: { ...livenessProbe, failureThreshold: 3 } }]);
     await lab.pod('hanging', 'to be restarted', (pod) => container(pod)?.restartCount === 1);
     await lab.pod('hanging', 'to run again', (pod) => container(pod)?.state.running !== undefined);
-    const sleepers = await lab.output('hanging', 'sh', '-c', 'pgrep -f "sleep 4321" | grep -v $$ | wc -l');
+    const sleepers = await lab.output('hanging', 'sh', '-c', 'pidof sleep | wc -w');
     assert.ok(Number(sleepers) <= 2, `${sleepers} probes run`);
     lab.drop('hanging');
   });
