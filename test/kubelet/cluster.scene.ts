@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
 import { ImageServiceService as imageService, ListImagesRequest } from '../../proto/gen/cri/api.ts';
 import { TestApiServer } from './api-server.ts';
+import { unmount } from './folder-mounts.ts';
 import { NODE } from './kubelet.ts';
 import { container, KubeletLab } from './kubelet-lab.ts';
 import { holds } from './pods.ts';
@@ -81,9 +85,9 @@ suite('pods of an API server', () => {
       'configured',
       'sh',
       '-c',
-      'echo $WORD $KEY $(cat /settings/word /keys/key); stat -Lc %a /keys/key',
+      'echo $WORD $KEY $(cat /settings/word); cat /keys/key; echo; stat -Lc %a /keys/key',
     );
-    assert.equal(said, 'first hidden first hidden\n400');
+    assert.equal(said, 'first hidden first\nhidden\n400');
     api.put('configmaps', { metadata: { name: 'settings', namespace: 'default' }, data: { word: 'second' } });
     await until('the new word', 150_000, async () =>
       (await lab.output('configured', 'cat', '/settings/word')) === 'second' ? true : undefined,
@@ -130,6 +134,32 @@ suite('pods of an API server', () => {
       assert.equal(container(pod)?.restartCount, 0);
     }
     await lab.remove('growing');
+  });
+
+  test('read-only mounts that are so below too, where the runtime can', async (context) => {
+    const base = join(lab.berthd.root, 'tree');
+    const below = join(base, 'below');
+    mkdirSync(below, { recursive: true });
+    execFileSync('mount', ['-t', 'tmpfs', 'berth-kubelet', below]);
+    try {
+      const mounts = [
+        { name: 'tree', mountPath: '/deep', readOnly: true, recursiveReadOnly: 'Enabled' },
+        { name: 'tree', mountPath: '/flat', readOnly: true },
+      ];
+      const volumes = [{ name: 'tree', hostPath: { path: base, type: 'Directory' } }];
+      lab.run('deep', [{ volumeMounts: mounts }], { runtimeClassName: 'first', volumes });
+      const pod = await lab.pod('deep', 'to be ready or refused', (seen) => {
+        return holds(seen, 'Ready') || container(seen)?.state.waiting?.message !== undefined;
+      });
+      const refused = container(pod)?.state.waiting?.message;
+      if (refused !== undefined && /not supported by the runtime/.test(refused)) return context.skip(refused);
+      assert.equal(refused, undefined);
+      assert.match((await lab.exec('deep', ['touch', '/deep/below/x'])).stderr.toString(), /Read-only/);
+      assert.equal((await lab.exec('deep', ['touch', '/flat/below/x'])).exitCode, 0);
+    } finally {
+      await lab.remove('deep');
+      unmount(below);
+    }
   });
 
   test('a debug container joins a running pod', async () => {
@@ -210,10 +240,11 @@ suite('a full disk of images', () => {
   before(async () => {
     // No disk is ever as free as that.
     lab = await KubeletLab.start({
-      config: { evictionHard: { 'imagefs.available': '99.9%' }, imageMinimumGCAge: '0s' },
+      config: { evictionHard: { 'nodefs.available': '99.9%' }, imageMinimumGCAge: '0s' },
     });
   });
   after(() => lab[Symbol.asyncDispose]());
+  afterEach((test) => lab.afterTest(test));
 
   test('images that nobody uses are removed at once', { timeout: 120_000 }, async () => {
     await until('no image to be there', 60_000, async () => {

@@ -18,8 +18,9 @@ import { text } from 'node:stream/consumers';
 
 import { makeCertificate } from '../fakes/certificates.ts';
 import { CgroupRoot } from './cgroup-root.ts';
+import { mountSmallDisk, shareFolder, unmount } from './folder-mounts.ts';
+import { withOwnSettings } from './kernel-settings.ts';
 import type { PodList, PodStatus, StaticPod } from './pods.ts';
-import { mountSmallDisk, unmount } from './small-disk.ts';
 import { until } from './until.ts';
 
 /** The name of the node; the kubelet appends it to the names of static pods. */
@@ -63,7 +64,8 @@ export class TestKubelet implements AsyncDisposable {
   constructor(options: KubeletOptions) {
     this.#options = options;
     for (const folder of [this.#manifests, this.#data]) mkdirSync(folder);
-    if (options.diskBytes !== undefined) mountSmallDisk(this.#data, options.diskBytes);
+    if (options.diskBytes === undefined) shareFolder(this.#data);
+    else mountSmallDisk(this.#data, options.diskBytes);
   }
 
   /** The folder with all pods' volumes. */
@@ -98,7 +100,9 @@ export class TestKubelet implements AsyncDisposable {
       flags.push(`--kubeconfig=${kubeconfig}`);
     }
     const program = process.env['KUBELET_BIN'] ?? assert.fail('KUBELET_BIN is not set');
-    this.#process = spawn(program, [...flags, `--cert-dir=${this.root}`], { stdio: ['ignore', log, log] });
+    const words = [program, ...flags, `--cert-dir=${this.root}`];
+    const [first, ...others] = withOwnSettings(join(this.root, 'settings'), words);
+    this.#process = spawn(first, others, { stdio: ['ignore', log, log] });
     closeSync(log);
     await until('the kubelet to be healthy', START_TIMEOUT_MS, async () => {
       if (this.#hasEnded() || FATAL.test(this.log())) throw new Error(`the kubelet does not start:\n${this.log(60)}`);
@@ -186,7 +190,6 @@ export class TestKubelet implements AsyncDisposable {
     const problem = this.#hasEnded() ? undefined : await this.removeAll().catch((err: unknown) => err);
     await this.end('SIGTERM');
     this.#cgroups.remove();
-    // The kubelet itself makes it a mount, for what pods mount in there.
     unmount(this.#data);
     rmSync(this.root, { recursive: true, force: true });
     if (problem !== undefined) throw problem;

@@ -4,9 +4,9 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, type TestContext, test } from 'node:test';
 
+import { unmount } from './folder-mounts.ts';
 import { kubeletMinor } from './kubelet.ts';
 import { container, KubeletLab } from './kubelet-lab.ts';
-import { unmount } from './small-disk.ts';
 
 suite('what newer kubelets ask for', () => {
   let lab: KubeletLab;
@@ -91,28 +91,6 @@ suite('what newer kubelets ask for', () => {
     const limit = readFileSync(places[cgroups.includes(':memory:') ? 0 : 1] ?? '', 'utf8');
     assert.equal(Number(limit), 64 * 2 ** 20);
     lab.drop('whole');
-  });
-
-  test('read-only mounts that are so below too (1.31)', async (context) => {
-    if (isTooOld(context, 31)) return;
-    const below = join(shared, 'tree/below');
-    mkdirSync(below, { recursive: true });
-    execFileSync('mount', ['-t', 'tmpfs', 'berth-kubelet', below]);
-    try {
-      const mounts = [
-        { name: 'tree', mountPath: '/deep', readOnly: true, recursiveReadOnly: 'Enabled' },
-        { name: 'tree', mountPath: '/flat', readOnly: true },
-      ];
-      lab.run('deep', [{ volumeMounts: mounts }], {
-        volumes: [{ name: 'tree', hostPath: { path: join(shared, 'tree'), type: 'Directory' } }],
-      });
-      await lab.ready('deep');
-      assert.match((await lab.exec('deep', ['touch', '/deep/below/x'])).stderr.toString(), /Read-only/);
-      assert.equal((await lab.exec('deep', ['touch', '/flat/below/x'])).exitCode, 0);
-      await lab.remove('deep');
-    } finally {
-      unmount(below);
-    }
   });
 
   test("only the manifest's groups, not the image's (1.33)", async (context) => {

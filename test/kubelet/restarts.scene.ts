@@ -37,7 +37,8 @@ for (const evented of [false, true]) {
         'restarted containers',
       );
       const now = await lab.containers();
-      for (const [name, ids] of before) assert.deepEqual(now.get(name), ids, name);
+      const steady = [...before].filter(([name]) => name.startsWith('steady'));
+      for (const [name, ids] of steady) assert.deepEqual(now.get(name), ids, name);
     };
 
     test('the kubelet is restarted: no container is', async () => {

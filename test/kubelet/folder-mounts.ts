@@ -8,6 +8,12 @@ export function mountSmallDisk(folder: string, bytes: number): void {
   execFileSync('mount', ['--make-rshared', folder]);
 }
 
+/** Makes a folder a mount whose own mounts reach other mount namespaces. */
+export function shareFolder(folder: string): void {
+  execFileSync('mount', ['--bind', folder, folder]);
+  execFileSync('mount', ['--make-rshared', folder]);
+}
+
 /** Unmounts a folder and all that is mounted in it. */
 export function unmount(folder: string): void {
   const points = readMounts().filter((point) => point === folder || point.startsWith(`${folder}/`));
