@@ -240,7 +240,7 @@ suite('a full disk of images', () => {
   before(async () => {
     // No disk is ever as free as that.
     lab = await KubeletLab.start({
-      config: { evictionHard: { 'nodefs.available': '99.9%' }, imageMinimumGCAge: '0s' },
+      config: { evictionHard: { 'nodefs.available': '99.9%' }, imageMinimumGCAge: '1s' },
     });
   });
   after(() => lab[Symbol.asyncDispose]());

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 import { AdminService } from '../../proto/gen/berth/admin.ts';
 import {
@@ -19,6 +19,8 @@ import { type KubeletOptions, NODE, TestKubelet } from './kubelet.ts';
 import { type ContainerReport, holds, type PodStatus } from './pods.ts';
 import { until } from './until.ts';
 
+/** Names the folder that logs are kept in; none are if it is not set. */
+export const OUTPUT_VARIABLE = 'BERTH_KUBELET_OUTPUT';
 export const IMAGE = 'example.com/busybox:test';
 const POD_TIMEOUT_MS = 90_000;
 
@@ -194,6 +196,10 @@ export class KubeletLab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { metadata } of this.#api?.list('pods') ?? []) this.drop(metadata.name);
+    const folder = process.env[OUTPUT_VARIABLE];
+    const name = basename(this.kubelet.root);
+    if (folder !== undefined) copyFileSync(this.berthd.logFile, join(folder, `${name}-berthd.log`));
+    this.kubelet.keepLogAs(folder === undefined ? undefined : join(folder, `${name}-kubelet.log`));
     const problems: unknown[] = [];
     for (const part of [this.kubelet, this.berthd]) {
       await part[Symbol.asyncDispose]().catch((err: unknown) => problems.push(err));

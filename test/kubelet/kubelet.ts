@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import {
   closeSync,
+  copyFileSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -59,6 +60,7 @@ export class TestKubelet implements AsyncDisposable {
   readonly #certificate = makeCertificate(this.root, NODE);
   readonly #cgroups = new CgroupRoot(basename(this.root));
   #port = 0;
+  #keptLog: string | undefined;
   #process: ChildProcess | undefined;
 
   constructor(options: KubeletOptions) {
@@ -185,10 +187,16 @@ export class TestKubelet implements AsyncDisposable {
     return readFileSync(this.logFile, 'utf8').split('\n').slice(-lines).join('\n');
   }
 
+  /** Copies its log to a file when it is disposed of. */
+  keepLogAs(file: string | undefined): void {
+    this.#keptLog = file;
+  }
+
   /** Removes its pods, ends it, and takes its folder and its cgroups away. */
   async [Symbol.asyncDispose](): Promise<void> {
     const problem = this.#hasEnded() ? undefined : await this.removeAll().catch((err: unknown) => err);
     await this.end('SIGTERM');
+    if (this.#keptLog !== undefined) copyFileSync(this.logFile, this.#keptLog);
     this.#cgroups.remove();
     unmount(this.#data);
     rmSync(this.root, { recursive: true, force: true });

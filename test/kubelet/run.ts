@@ -1,12 +1,13 @@
 /** `npm run test:kubelet`: a real kubelet runs static pods on Berth. */
 
 import { spawn } from 'node:child_process';
-import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { describe } from '../../src/base/errors.ts';
 import { findKubelet } from './find-kubelet.ts';
+import { OUTPUT_VARIABLE } from './kubelet-lab.ts';
 import { PrivateMachine } from './private-machine.ts';
 
 const USAGE = `Usage: npm run test:kubelet -- [OPTION]... [SCENE]...
@@ -15,6 +16,7 @@ A SCENE is a part of a name of test/kubelet/*.scene.ts; all if none is given.
 
   --build VERSION     build that version, such as 1.36.3, with Go instead (once; it takes long)
   --name REGEX        only tests that match
+  --output DIR        keep all logs there
 `;
 /** Exit code where no kubelet can be had: neither good nor bad. */
 const MISSING = 77;
@@ -39,22 +41,29 @@ async function main(): Promise<number> {
   const files = wanted.sort().map((name) => join(import.meta.dirname, name));
   const words = ['--test', '--test-concurrency=1', `--test-timeout=${SCENE_TIMEOUT_MS}`, '--test-reporter=spec'];
   const only = values.name === undefined ? [] : [`--test-name-pattern=${values.name}`];
+  if (values.output !== undefined) mkdirSync(values.output, { recursive: true });
+  const output = values.output === undefined ? {} : { [OUTPUT_VARIABLE]: resolve(values.output) };
   const [program, ...args] = machine.command([process.execPath, ...words, ...only, ...files]);
   const child = spawn(program, args, {
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, KUBELET_BIN: kubelet.program },
+    env: { ...process.env, ...output, KUBELET_BIN: kubelet.program },
   });
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(name, () => child.kill(name));
-  const { promise, resolve, reject } = Promise.withResolvers<number>();
-  child.once('error', reject).once('exit', (code) => resolve(code ?? 1));
-  return await promise;
+  const ended = Promise.withResolvers<number>();
+  child.once('error', ended.reject).once('exit', (code) => ended.resolve(code ?? 1));
+  return await ended.promise;
 }
 
 function readOptions() {
   try {
     return parseArgs({
       allowPositionals: true,
-      options: { build: { type: 'string' }, name: { type: 'string' }, help: { type: 'boolean', default: false } },
+      options: {
+        build: { type: 'string' },
+        name: { type: 'string' },
+        output: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
     });
   } catch (err) {
     process.stderr.write(USAGE);
