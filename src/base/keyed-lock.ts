@@ -7,6 +7,7 @@ import { raceSignal } from './deadline.ts';
 export class KeyedLock {
   /** The end of each key's queue; resolves when the last holder in it is done. */
   readonly #tails = new Map<string, Promise<void>>();
+  #waiting = 0;
 
   /** Runs `fn` while holding `key`. Throws the signal's reason if it aborts before the lock is granted. */
   async withKey<T>(key: string, signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
@@ -16,7 +17,10 @@ export class KeyedLock {
     const tail = previous.then(() => done);
     this.#tails.set(key, tail);
     try {
-      await raceSignal(previous, signal);
+      this.#waiting += 1;
+      await raceSignal(previous, signal).finally(() => {
+        this.#waiting -= 1;
+      });
       return await fn();
     } finally {
       release();
@@ -29,6 +33,11 @@ export class KeyedLock {
   /** True while somebody holds `key` or waits for it. */
   isHeld(key: string): boolean {
     return this.#tails.has(key);
+  }
+
+  /** How many wait for a key; for one turn of the loop, also who gets it at once. */
+  get waiting(): number {
+    return this.#waiting;
   }
 
   /** How many keys are held or waited for. */

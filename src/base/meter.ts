@@ -19,28 +19,54 @@ export type PullFailure =
 /** The steps of a pull: `layers` is all downloads and unpacks, side by side. */
 export type PullStep = 'resolve' | 'trust' | 'layers' | 'commit';
 
+/** How a container ended: with 0, with another code, by a signal, for lack of memory, or without anybody's notice. */
+export type ExitClass = 'success' | 'error' | 'signal' | 'oom' | 'unseen';
+
+/** What an external process was run for. */
+export type Errand =
+  | { readonly of: 'runtime'; readonly handler: string; readonly verb: string }
+  | { readonly of: 'network'; readonly plugin: string; readonly verb: string };
+
+/** One layer that came from a registry. */
+export interface PulledLayer {
+  readonly compression: string;
+  readonly compressedBytes: number;
+  readonly unpackedBytes: number;
+  readonly downloadSeconds: number;
+  /** As far as it went on after the download. */
+  readonly unpackSeconds: number;
+}
+
 /** What rooms report to be counted. src/metrics implements it for Prometheus; durations are in seconds. */
 export interface Meter {
+  /** One gRPC call has come; rpc() follows. */
+  rpcBegan(method: string): void;
   /** One gRPC call has been answered. */
   rpc(method: string, outcome: Outcome, seconds: number): void;
-  /** One step of a pipeline (or its undo) has ended. */
+  /** One step of a pipeline has ended. */
   step(pipeline: string, step: string, outcome: Outcome, seconds: number): void;
+  /** One step has been undone. */
+  stepUndone(pipeline: string, step: string): void;
   /** One external process has ended. `program` is its base name. */
   process(program: string, outcome: Outcome, seconds: number): void;
+  /** One process has ended that an OCI runtime or a network plugin was run by; process() tells of it as well. */
+  errand(errand: Errand, outcome: Outcome, seconds: number): void;
   /** One image pull has ended; `bytes` were transferred from registries. */
   pull(outcome: Outcome, bytes: number, seconds: number): void;
   /** A pull has failed. */
   pullFailed(reason: PullFailure): void;
   /** One step of a pull has ended, well or not. */
   pullStep(step: PullStep, seconds: number): void;
-  /** Layers that a pull found on this node. */
-  layersPresent(count: number): void;
-  /** A layer has come from a registry: so many bytes there, and on disk; unpacking as far as it went on after the download. */
-  layerPulled(bytes: { compressed: number; unpacked: number }, seconds: { download: number; unpack: number }): void;
+  /** Layers that a pull found on this node, and how many compressed bytes it did not have to transfer for them. */
+  layersPresent(count: number, bytes: number): void;
+  /** A layer has come from a registry. */
+  layerPulled(layer: PulledLayer): void;
   /** One CNI verb (ADD, DEL, CHECK, STATUS, GC) has ended. */
   cni(verb: string, outcome: Outcome, seconds: number): void;
-  /** A container was found killed for lack of memory. */
-  oomKilled(): void;
+  /** A container has been made for this runtime handler. */
+  containerCreated(handler: string): void;
+  /** A container has ended. */
+  containerExited(how: ExitClass): void;
   /** A client's time was over while what it asked for was still at this step. */
   stalled(pipeline: string, step: string): void;
   /** A subscriber was too slow for an event of a pod, and will not get it. */
@@ -49,16 +75,20 @@ export interface Meter {
 
 /** A meter that counts nothing. */
 export const silentMeter: Meter = {
+  rpcBegan() {},
   rpc() {},
   step() {},
+  stepUndone() {},
   process() {},
+  errand() {},
   pull() {},
   pullFailed() {},
   pullStep() {},
   layersPresent() {},
   layerPulled() {},
   cni() {},
-  oomKilled() {},
+  containerCreated() {},
+  containerExited() {},
   stalled() {},
   eventDropped() {},
 };

@@ -136,6 +136,16 @@ export class Cni {
     await Promise.all([this.#networks.close(), this.#probe.close()]);
   }
 
+  /** Whether there is a network for pods that could be tried, without asking its plugins. */
+  get hasNetwork(): boolean {
+    return this.#networks.find() !== undefined;
+  }
+
+  /** How many attachments are being changed, and how many calls wait for one of them. */
+  get attachmentLocks(): { readonly size: number; readonly waiting: number } {
+    return this.#locks;
+  }
+
   /** Whether pods can get a network now. Asks the plugins when they speak 1.1, at most every few seconds. */
   async status(signal: AbortSignal): Promise<NetworkStatus> {
     await this.#networks.refresh();

@@ -76,6 +76,7 @@ export class PluginRunner {
           env: { CNI_COMMAND: verb, ...env, CNI_PATH: this.#binaries.binDirs.join(delimiter), PATH: this.#path },
           stdin: JSON.stringify(request),
           timeoutMs: LONGEST_MS,
+          errand: { of: 'network', plugin: plugin.type, verb },
           outputLimitBytes: OUTPUT_LIMIT_BYTES,
           endAtLimit: true,
           // A plugin that hangs often does so in a child: its address management, or iptables.

@@ -24,6 +24,9 @@ export function checkTogether(values: Values, problems: ConfigProblems): void {
     ['stream.tls_cert', 'stream.tls_key'],
     ['stream.tls_key', 'stream.tls_cert'],
     ['stream.tls_client_ca', 'stream.tls_cert'],
+    ['metrics.tls_cert', 'metrics.tls_key'],
+    ['metrics.tls_key', 'metrics.tls_cert'],
+    ['metrics.tls_client_ca', 'metrics.tls_cert'],
   ] as const) {
     if (text(path) !== '' && text(needed) === '') fail(path, `needs ${needed} as well`, needed);
   }

@@ -29,8 +29,8 @@ export function configObject(config: Config): Record<string, unknown> {
 
 /** deploy/berth.toml: every key with what it is for, its default commented out. */
 export function renderDefaultFile(): string {
-  const entry = (key: string, { help, defaultValue }: { help: string; defaultValue: TomlValue }): string[] => [
-    ...wrapText(help, 110).map((line) => `# ${line}`),
+  const entry = (key: string, { help, defaultValue }: Omit<KeySpec, 'kind' | 'reload'>): string[] => [
+    ...wrapText(`${help}`, 110).map((line) => `# ${line}`),
     `# ${assignment(key, defaultValue)}`,
     '',
   ];

@@ -64,7 +64,13 @@ export interface Config {
     readonly tlsClientCa: string;
   };
   readonly cluster: { readonly kubeconfig: string; readonly nodeName: string; readonly events: boolean };
-  readonly metrics: { readonly listen: string };
+  readonly metrics: {
+    readonly listen: string;
+    readonly socket: string;
+    readonly tlsCert: string;
+    readonly tlsKey: string;
+    readonly tlsClientCa: string;
+  };
   readonly log: { readonly level: LogLevel; readonly format: 'auto' | 'json' | 'text' };
   /** The files that were read, in order. */
   readonly sources: readonly string[];
@@ -148,11 +154,12 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       get(`${name}.${key}`, (TABLES[name] as Record<string, KeySpec>)[key] as KeySpec);
   const list = (name: keyof typeof TABLES, key: string): readonly string[] =>
     get(`${name}.${key}`, (TABLES[name] as Record<string, KeySpec>)[key] as KeySpec);
-  const [image, cni, runtime, stream, log] = [
+  const [image, cni, runtime, stream, metrics, log] = [
     table('image'),
     table('cni'),
     table('runtime'),
     table('stream'),
+    table('metrics'),
     table('log'),
   ];
   const root = get<string>('root', TOP_KEYS.root);
@@ -215,7 +222,13 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       nodeName: table('cluster')('node_name'),
       events: get('cluster.events', TABLES.cluster.events),
     },
-    metrics: { listen: table('metrics')('listen') },
+    metrics: {
+      listen: metrics('listen'),
+      socket: metrics('socket'),
+      tlsCert: metrics('tls_cert'),
+      tlsKey: metrics('tls_key'),
+      tlsClientCa: metrics('tls_client_ca'),
+    },
     log: { level: log('level') as LogLevel, format: log('format') as Config['log']['format'] },
     sources,
   };

@@ -255,6 +255,10 @@ export const TABLES = {
       '',
       'Where Prometheus may scrape /metrics, such as 127.0.0.1:9190. Empty: nowhere.',
     ),
+    socket: key(optionalPath, '', 'A unix socket with the same, for root and its group, without TLS. Empty: none.'),
+    tls_cert: key(optionalPath, '', 'Certificate for listen, looked at again when it changes. Empty: no TLS.'),
+    tls_key: key(optionalPath, '', 'Key of tls_cert.'),
+    tls_client_ca: key(optionalPath, '', 'Who signs the certificates of scrapers. Empty: they need none.'),
   },
   log: {
     level: key({ type: 'word', words: ['debug', 'info', 'warn', 'error'] }, 'info', 'The least that is worth a line.'),

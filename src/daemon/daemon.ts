@@ -8,6 +8,7 @@ import { BerthError, because, describe } from '../base/errors.ts';
 import { type FaultPoints, faultError, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { type Notices, silentNotices } from '../base/notices.ts';
+import { TlsFiles } from '../base/tls-files.ts';
 import { Cluster } from '../cluster/cluster.ts';
 import { Cni } from '../cni/cni.ts';
 import { PodRanges } from '../cni/pod-ranges.ts';
@@ -26,7 +27,6 @@ import { Snapshots } from '../image/snapshots.ts';
 import { streamArchive } from '../image/stream-archive.ts';
 import { defaultTarLimits } from '../image/tar-reader.ts';
 import { WritableLayers } from '../image/writable-layers.ts';
-import { MetricsServer } from '../metrics/metrics-server.ts';
 import { PrometheusMetrics } from '../metrics/prometheus.ts';
 import { usesImage } from '../pod/image-volumes.ts';
 import { ObservedJournals } from '../pod/observed-journals.ts';
@@ -50,7 +50,6 @@ import { GrpcServer } from '../server/grpc-server.ts';
 import { askSelf } from '../server/self-check.ts';
 import { buildServices } from '../server/services.ts';
 import { StreamServer } from '../server/streaming/stream-server.ts';
-import { TlsFiles } from '../server/streaming/tls-files.ts';
 import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
@@ -59,8 +58,10 @@ import { NamespaceMaker } from '../sys/namespaces.ts';
 import { ConfigFindings } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
 import { Heartbeat } from './heartbeat.ts';
+import { countBy, liveFigures } from './live-figures.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
+import { ServedMetrics } from './served-metrics.ts';
 import type { ServiceManager } from './service-manager.ts';
 
 /** What is stored, by the rooms that own it. */
@@ -291,17 +292,6 @@ export class Daemon {
     const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     const stats = this.#own('stats', new PodStats({ ...deps, written, filesystems }));
     pods.start(orphansGone);
-    metrics.watch({
-      sandboxes: () => countBy(sandboxes.all()),
-      containers: () => countBy(containers.all()),
-      images: () => images.list().length,
-      pulls: () => images.pullsInFlight(),
-      layers: () => ({
-        count: layers.all().length,
-        bytes: layers.all().reduce((sum, layer) => sum + layer.sizeBytes, 0),
-      }),
-    });
-    await this.#serveMetrics(metrics);
     const findings = new ConfigFindings({ config, cni, handlers, images, cgroups, host, processes, ...security });
     const places = { root, state: config.state };
     const checkDatabase = (): string => store.check();
@@ -317,6 +307,14 @@ export class Daemon {
     });
     const streams = new PodStreams(deps, signal);
     const streamServer = await this.#serveStreams(streams);
+    const figures = { root, version: this.#version, pods: deps, cni, images, layers, disk, events };
+    const doctorFound = () => doctor.lastFound;
+    const served = this.#own('metrics', new ServedMetrics(metrics, log));
+    const certificates = { stream: () => streamServer.certificateEndsAt, metrics: () => served.certificateEndsAt };
+    const linesLost = () => log.linesLost();
+    const rest = { streams: streamServer, reconciled: report, doctorFound, certificates, linesLost };
+    metrics.watch(liveFigures({ ...figures, ...rest }));
+    await served.serve(config.metrics);
     const server = new GrpcServer(
       buildServices({
         log,
@@ -392,18 +390,10 @@ export class Daemon {
     this.#own('heartbeat', new Heartbeat({ service, check, status, log: this.#log })).start();
   }
 
-  async #serveMetrics(metrics: PrometheusMetrics): Promise<void> {
-    const address = parseAddress(this.#config.metrics.listen);
-    if (!address) return;
-    const server = this.#own('metrics', new MetricsServer(metrics, this.#log));
-    const port = await server.listen(address.host, address.port);
-    this.#log.info({ host: address.host, port }, 'metrics are served');
-  }
-
   async #serveStreams(target: PodStreams): Promise<StreamServer> {
     const { listen, tlsCert, tlsKey, tlsClientCa } = this.#config.stream;
     const log = this.#log;
-    const tls = tlsCert && new TlsFiles({ cert: tlsCert, key: tlsKey, clientCa: tlsClientCa }, log);
+    const tls = tlsCert && new TlsFiles('stream', { cert: tlsCert, key: tlsKey, clientCa: tlsClientCa }, log);
     const parts = { target, log, clock: systemClock, ...(tls ? { tls } : {}) };
     const server = this.#own('streams', new StreamServer(parts));
     const { host = '', port = 0 } = parseAddress(listen) ?? {};
@@ -436,10 +426,4 @@ interface WithState {
 function statusLine(listen: string, sandboxes: readonly WithState[], containers: readonly WithState[]): string {
   const [pods, running] = [countBy(sandboxes).get('ready') ?? 0, countBy(containers).get('running') ?? 0];
   return `serves on ${listen}; pods: ${pods} ready, containers: ${running} running`;
-}
-
-function countBy(records: readonly WithState[]): Map<string, number> {
-  const counts = new Map<string, number>();
-  for (const { state } of records) counts.set(state, (counts.get(state) ?? 0) + 1);
-  return counts;
 }

@@ -27,9 +27,15 @@ interface DoctorParts {
 /** `berth doctor` of a running berthd: this node, and what berthd keeps of pods and images. */
 export class DoctorFindings {
   readonly #parts: DoctorParts;
+  #lastFound: readonly Finding[] | undefined;
 
   constructor(parts: DoctorParts) {
     this.#parts = parts;
+  }
+
+  /** What the last look found, before anything was mended; undefined when there was none. */
+  get lastFound(): readonly Finding[] | undefined {
+    return this.#lastFound;
   }
 
   /** Looks, and mends what is safe if that is wanted. Pods go on meanwhile. */
@@ -43,6 +49,7 @@ export class DoctorFindings {
       ...(await this.#garbageFindings()),
       ...this.#clusterFindings(),
     ];
+    this.#lastFound = found;
     return await tellFindings(found, fix);
   }
 

@@ -7,9 +7,15 @@ import type { Logger } from '../base/log.ts';
 import { printable } from '../base/printable.ts';
 import type { LogLevel } from '../config/load-config.ts';
 
-/** A logger whose level can be changed while it is used. */
+type LogFormat = 'auto' | 'json' | 'text';
+type Formatter = (line: string) => string;
+
+/** A logger whose level and form can be changed while it is used. */
 export interface DaemonLogger extends Logger {
   setLevel(level: LogLevel): void;
+  setFormat(format: LogFormat): void;
+  /** How many lines could not be written, since the start. */
+  linesLost(): number;
 }
 
 const STDERR = 2;
@@ -23,13 +29,14 @@ const PRIORITIES: Readonly<Record<string, number>> = Object.freeze({ debug: 7, i
  */
 export function createLogger(
   level: LogLevel,
-  format: 'auto' | 'json' | 'text',
+  format: LogFormat,
   fd = STDERR,
   journalStream = process.env['JOURNAL_STREAM'] ?? '',
 ): DaemonLogger {
   const isJournal = isSameFile(fd, journalStream);
-  const isText = format === 'text' || (format === 'auto' && (isJournal || isatty(fd)));
-  const lines = new LogLines(fd, formatOf(isText, isJournal));
+  const formatter = (wanted: LogFormat): Formatter =>
+    formatOf(wanted === 'text' || (wanted === 'auto' && (isJournal || isatty(fd))), isJournal);
+  const lines = new LogLines(fd, formatter(format));
   const root = pino(
     {
       level,
@@ -43,6 +50,10 @@ export function createLogger(
     setLevel(next: LogLevel) {
       root.level = next;
     },
+    setFormat(next: LogFormat) {
+      lines.format = formatter(next);
+    },
+    linesLost: () => lines.lostSoFar,
   });
 }
 
@@ -53,7 +64,7 @@ function isSameFile(fd: number, journalStream: string): boolean {
   return journalStream === `${dev}:${ino}`;
 }
 
-function formatOf(isText: boolean, isJournal: boolean): (line: string) => string {
+function formatOf(isText: boolean, isJournal: boolean): Formatter {
   if (isJournal) return isText ? toJournal : (line) => `${priorityOf(levelOf(line))}${line}`;
   return isText ? toText : (line) => line;
 }
@@ -61,13 +72,14 @@ function formatOf(isText: boolean, isJournal: boolean): (line: string) => string
 /** Writes each line at once: the last one before a crash matters most. */
 class LogLines {
   readonly #fd: number;
-  readonly #format: (line: string) => string;
+  format: (line: string) => string;
+  lostSoFar = 0;
   #lost = 0;
   #isInsideLine = false;
 
   constructor(fd: number, format: (line: string) => string) {
     this.#fd = fd;
-    this.#format = format;
+    this.format = format;
   }
 
   write(line: string): void {
@@ -77,12 +89,13 @@ class LogLines {
       this.#put(line);
     } catch {
       this.#lost += 1;
+      this.lostSoFar += 1;
     }
   }
 
   #put(line: string): void {
     // What was cut off in the middle shall not swallow this one.
-    const text = `${this.#isInsideLine ? '\n' : ''}${this.#format(line)}`;
+    const text = `${this.#isInsideLine ? '\n' : ''}${this.format(line)}`;
     for (let rest = Buffer.from(text); rest.length > 0; ) {
       rest = rest.subarray(writeSync(this.#fd, rest));
       this.#isInsideLine = rest.length > 0;

@@ -74,6 +74,13 @@ export class DiskWorkers {
     }
   }
 
+  /** How many jobs threads are at, and how many wait for one. */
+  load(): { readonly running: number; readonly waiting: number } {
+    const slots = [this.#slots, this.#usageSlot, this.#archiveSlot, this.#checkSlot];
+    const waiting = slots.reduce((sum, { waiting }) => sum + waiting, 0);
+    return { running: this.#running.size - waiting, waiting };
+  }
+
   /** Cancels what can be cancelled, waits for the rest, and ends the threads. */
   async close(): Promise<void> {
     this.#closed = true;

@@ -43,7 +43,7 @@ export async function fetchLayers(
   }));
   progress.layers = missing.map((layer) => layer.progress);
   progress.layersPresent = new Set(image.document.diffIds).size - missing.length;
-  deps.meter.layersPresent(progress.layersPresent);
+  deps.meter.layersPresent(progress.layersPresent, presentBytes(image, deps.layers));
   const downloads = new Slots(deps.maxParallelDownloads);
   await deps.ingest.sweep(Date.now());
   const claims = missing.map((layer) => ({ ...layer, claim: deps.ingest.claim(layer.blob.digest) }));
@@ -76,6 +76,12 @@ function missingLayers(image: ResolvedImage, layers: LayerFolders): MissingLayer
     if (blob && !layers.has(diffId) && !missing.has(diffId)) missing.set(diffId, { blob, diffId });
   }
   return [...missing.values()];
+}
+
+/** Compressed bytes of the layers that are in the store, each counted once. */
+function presentBytes(image: ResolvedImage, layers: LayerFolders): number {
+  const sizes = new Map(image.document.diffIds.map((diffId, position) => [diffId, image.layers[position]?.size ?? 0]));
+  return [...sizes].reduce((sum, [diffId, size]) => (layers.has(diffId) ? sum + size : sum), 0);
 }
 
 async function fetchLayer(
@@ -121,9 +127,13 @@ async function fetchLayer(
     progress.phase = 'unpacking';
     const downloadedMs = clock.monotonicMs();
     if (!(await early.succeeded())) await unpack({ path: file });
-    const download = (downloadedMs - startedMs) / 1000;
-    const unpackSeconds = (clock.monotonicMs() - downloadedMs) / 1000;
-    meter.layerPulled({ compressed: blob.size, unpacked: unpackedBytes }, { download, unpack: unpackSeconds });
+    meter.layerPulled({
+      compression: blob.compression,
+      compressedBytes: blob.size,
+      unpackedBytes,
+      downloadSeconds: (downloadedMs - startedMs) / 1000,
+      unpackSeconds: (clock.monotonicMs() - downloadedMs) / 1000,
+    });
   } finally {
     await early.ended();
   }

@@ -14,6 +14,11 @@ export class Slots {
     return this.#free;
   }
 
+  /** How many wait for one. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
   /** Runs `fn` when a slot is free. Throws the signal's reason if it aborts before that. */
   async run<T>(signal: AbortSignal, fn: () => Promise<T>): Promise<T> {
     signal.throwIfAborted();

@@ -1,6 +1,7 @@
 import { raceSignal, sleep } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
+import type { ExitClass } from '../base/meter.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
 import { isSameProcess } from '../sys/process.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -92,7 +93,7 @@ export class ContainerExits {
     }
     const atUs = endOf(record, seen, deps.clock.nowUs());
     const exit = seen ? toExit(seen, this.#ranOutOfMemory(record), atUs) : unseenExit(MONITOR_LOST, atUs);
-    if (exit.reason === 'OOMKilled') deps.meter.oomKilled();
+    deps.meter.containerExited(classOf(exit, seen !== undefined));
     this.#endStragglers(record);
     deps.containers.putFact({ ...record, state: 'exited', exit });
     deps.log.info(
@@ -176,4 +177,11 @@ function tellLost({ notices, sandboxes }: PodDeps, record: ContainerRecord): voi
     message: `container ${record.id} (${record.name}) has ended, and nobody knows how: ${MONITOR_LOST}`,
     ...(spec ? { pod: { namespace: spec.namespace, name: spec.name, uid: spec.uid } } : {}),
   });
+}
+
+function classOf({ code, reason }: ContainerExit, wasSeen: boolean): ExitClass {
+  if (!wasSeen) return 'unseen';
+  if (reason === 'OOMKilled') return 'oom';
+  if (code === 0) return 'success';
+  return code > 128 ? 'signal' : 'error';
 }

@@ -257,6 +257,7 @@ const markCreated: Step<CreateContext> = {
     // Its pod may have been stopped meanwhile, and will not look for it again.
     checkReady(deps.sandboxes.get(record.sandboxId));
     deps.containers.put({ ...record, state: 'created' });
+    deps.meter.containerCreated(record.handler);
   },
 };
 

@@ -39,6 +39,7 @@ export class ObservedJournals implements Journals {
       },
       undone: (step, durationMs) => {
         this.#attempt(subject, () => kept.undone(step, durationMs));
+        this.#meter.stepUndone(pipeline, step);
         this.#log.info({ pipeline, step, subject, ms: Math.round(durationMs * 100) / 100 }, 'step undone');
       },
     };

@@ -52,6 +52,11 @@ export class PodEvents {
     }
   }
 
+  /** How many are told now. */
+  get subscribers(): number {
+    return this.#subscribers.size;
+  }
+
   #emit(types: readonly PodEventType[], subject: SandboxRecord | ContainerRecord | undefined): void {
     if (!subject || types.length === 0 || this.#subscribers.size === 0) return;
     const { sandboxes, containers, clock } = this.#deps;

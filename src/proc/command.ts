@@ -2,6 +2,7 @@ import { basename } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 
 import { BerthError } from '../base/errors.ts';
+import type { Errand } from '../base/meter.ts';
 import type { ExitStatus } from '../sys/pidfd.ts';
 import type { SignalName } from '../sys/signals.ts';
 
@@ -14,6 +15,8 @@ interface Program {
   /** The whole environment; default: only PATH. */
   readonly env?: Readonly<Record<string, string>> | undefined;
   readonly cwd?: string | undefined;
+  /** What it is run for, where that is measured apart. */
+  readonly errand?: Errand | undefined;
   /** A process group of its own; then signals go to its descendants too. */
   readonly processGroup?: boolean | undefined;
 }

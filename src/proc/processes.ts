@@ -109,6 +109,11 @@ export class Processes {
     }
   }
 
+  /** How many children run. */
+  get running(): number {
+    return this.#children.size;
+  }
+
   /** Ends all waits and kills what `run` and `start` have running. Processes that they left behind live on. */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
@@ -175,13 +180,14 @@ export class Processes {
   }
 
   #record(
-    cmd: { path: string; args: readonly string[] },
+    cmd: Pick<Command, 'path' | 'args' | 'errand'>,
     outcome: Outcome,
     status: ExitStatus | undefined,
     ms: number,
   ): void {
     const program = basename(cmd.path);
     this.#meter.process(program, outcome, ms / 1000);
+    if (cmd.errand) this.#meter.errand(cmd.errand, outcome, ms / 1000);
     const exit = status ? { exitCode: status.exitCode } : {};
     this.#log.debug({ program, argCount: cmd.args.length, ...exit, outcome, ms: Math.round(ms) }, 'process ended');
   }

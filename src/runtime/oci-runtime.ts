@@ -119,12 +119,13 @@ export class OciRuntime {
     stdin?: string,
     timeoutMs = VERB_TIMEOUT_MS,
   ): Promise<CommandResult> {
-    const { path } = this.#handler;
+    const { path, name } = this.#handler;
     return await this.#processes.run(
       {
         path,
         args: [...globalArgs(this.#handler), verb, ...args],
         timeoutMs,
+        errand: { of: 'runtime', handler: name, verb },
         ...(stdin !== undefined ? { stdin } : {}),
       },
       signal,

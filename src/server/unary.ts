@@ -78,6 +78,7 @@ export class RpcBoundary {
   ): handleServerStreamingCall<Request, Response> {
     return (call) => {
       const startedMs = performance.now();
+      this.#meter.rpcBegan(method);
       const clientCall = new ClientCall(method, call);
       const { signal } = clientCall;
       let messages = 0;
@@ -110,6 +111,7 @@ export class RpcBoundary {
     clientCall: ClientCall,
   ): Promise<Response> {
     const startedMs = performance.now();
+    this.#meter.rpcBegan(method);
     using call = clientCall;
     try {
       refuseBad(request);

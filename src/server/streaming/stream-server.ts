@@ -7,11 +7,11 @@ import type { Clock } from '../../base/clock.ts';
 import { BerthError, because, describe, wrap } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 import { nodeHttp } from '../../base/node-http.ts';
+import type { TlsFiles } from '../../base/tls-files.ts';
 import type { PodStreams } from '../../pod/pod-streams.ts';
 import type { StreamTimes } from './command-client.ts';
 import type { StreamRequest } from './stream-request.ts';
 import { StreamTokens } from './stream-tokens.ts';
-import type { TlsFiles } from './tls-files.ts';
 import { refuse, type Upgrade } from './upgrade.ts';
 
 /** As the kubelet's streaming library has them; the last for clients that read slowly. */
@@ -100,6 +100,16 @@ export class StreamServer {
     const setTls = this.#setTls;
     if (setTls) await this.#deps.tls?.refresh(setTls);
     return `${this.#baseUrl}/${request.kind}/${this.#tokens.issue(request)}`;
+  }
+
+  /** When the certificate in use ends; undefined without TLS. */
+  get certificateEndsAt(): Date | undefined {
+    return this.#deps.tls?.endsAt;
+  }
+
+  /** How many sessions are open. */
+  get sessions(): number {
+    return this.#sessions.size;
   }
 
   /** Takes no more clients, ends all sessions, and waits a moment for clients to hear why. */

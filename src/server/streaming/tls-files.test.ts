@@ -10,9 +10,9 @@ import { runCommand } from '../../../test/fakes/stream-client.ts';
 import { systemClock } from '../../base/clock.ts';
 import { describe } from '../../base/errors.ts';
 import { type Logger, silentLogger } from '../../base/log.ts';
+import { TlsFiles } from '../../base/tls-files.ts';
 import type { PodStreams } from '../../pod/pod-streams.ts';
 import { StreamServer } from './stream-server.ts';
-import { TlsFiles } from './tls-files.ts';
 
 const EXEC = {
   kind: 'exec',
@@ -51,7 +51,7 @@ suite('streams with TLS', {
   async function serve(clientCa = ''): Promise<StreamServer> {
     copyFileSync(one.cert, join(dir, 'tls.crt'));
     copyFileSync(one.key, join(dir, 'tls.key'));
-    const tls = new TlsFiles({ cert: join(dir, 'tls.crt'), key: join(dir, 'tls.key'), clientCa }, log);
+    const tls = new TlsFiles('stream', { cert: join(dir, 'tls.crt'), key: join(dir, 'tls.key'), clientCa }, log);
     server = new StreamServer({ target: pods, log, clock: systemClock, tls });
     assert.match(await server.listen('127.0.0.1', 0), /^https:\/\/127\.0\.0\.1:\d+$/);
     return server;
@@ -99,7 +99,7 @@ suite('streams with TLS', {
   test('a certificate that cannot be read keeps the server from starting', async () => {
     writeFileSync(join(dir, 'no.crt'), 'no certificate');
     for (const cert of [join(dir, 'no.crt'), join(dir, 'missing.crt')]) {
-      const tls = new TlsFiles({ cert, key: one.key, clientCa: '' }, log);
+      const tls = new TlsFiles('stream', { cert, key: one.key, clientCa: '' }, log);
       const broken = new StreamServer({ target: pods, log, clock: systemClock, tls });
       await assert.rejects(broken.listen('127.0.0.1', 0), (err) => {
         assert.match(describe(err), new RegExp(`stream\\.tls_cert.*${cert}: `));

@@ -2,8 +2,11 @@ import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import type { SecureContextOptions } from 'node:tls';
 
-import { describe, wrap } from '../../base/errors.ts';
-import type { Logger } from '../../base/log.ts';
+import { describe, wrap } from './errors.ts';
+import type { Logger } from './log.ts';
+
+/** The table of the configuration that names the files; errors and log lines say which. */
+export type TlsOwner = 'stream' | 'metrics';
 
 /** Where certificate, key and, if clients must show one, the CA of clients are. */
 export interface TlsPaths {
@@ -14,16 +17,19 @@ export interface TlsPaths {
 }
 
 /**
- * The certificate for streams. Whoever rotates it need not tell us: files are looked at before each URL is given out,
- * which costs three stat() and needs no watch.
+ * The certificate of one server. Whoever rotates it need not tell us: files are looked at before each use, which costs
+ * three stat() and needs no watch.
  */
 export class TlsFiles {
+  readonly #owner: TlsOwner;
   readonly #paths: TlsPaths;
   readonly #log: Logger;
   #version = '';
   #refused = '';
+  #endsAt: Date | undefined;
 
-  constructor(paths: TlsPaths, log: Logger) {
+  constructor(owner: TlsOwner, paths: TlsPaths, log: Logger) {
+    this.#owner = owner;
     this.#paths = paths;
     this.#log = log;
   }
@@ -32,10 +38,17 @@ export class TlsFiles {
     return this.#paths.clientCa !== '';
   }
 
+  /** When the certificate in use ends; undefined before the first is. */
+  get endsAt(): Date | undefined {
+    return this.#endsAt;
+  }
+
   /** What is in the files now. Throws when one cannot be read. */
   async read(): Promise<SecureContextOptions> {
     this.#version = await this.#lookUp();
-    return await this.#readAll();
+    const { options, endsAt } = await this.#readAll();
+    this.#endsAt = endsAt;
+    return options;
   }
 
   /**
@@ -47,15 +60,20 @@ export class TlsFiles {
     try {
       version = await this.#lookUp();
       if (version === this.#version) return;
-      use(await this.#readAll());
+      const { options, endsAt } = await this.#readAll();
+      use(options);
+      this.#endsAt = endsAt;
       this.#version = version;
       this.#refused = '';
-      this.#log.info({ cert: this.#paths.cert }, 'certificate for streams reloaded');
+      this.#log.info({ cert: this.#paths.cert, endsAt }, `${this.#owner} certificate reloaded`);
     } catch (err) {
       const problem = `${version} ${describe(err)}`;
       if (problem === this.#refused) return;
       this.#refused = problem;
-      this.#log.warn({ cert: this.#paths.cert, err: describe(err) }, 'certificate for streams not reloaded');
+      this.#log.warn(
+        { cert: this.#paths.cert, err: describe(err) },
+        `${this.#owner} certificate not reloaded; the one before stays in use`,
+      );
     }
   }
 
@@ -66,14 +84,14 @@ export class TlsFiles {
           const { ino, size, mtimeNs } = await stat(path, { bigint: true });
           return `${ino}:${size}:${mtimeNs}`;
         } catch (err) {
-          throw wrap(`stream.${name}: look at ${path}`, err);
+          throw wrap(`${this.#owner}.${name}: look at ${path}`, err);
         }
       }),
     );
     return versions.join(' ');
   }
 
-  async #readAll(): Promise<SecureContextOptions> {
+  async #readAll(): Promise<{ options: SecureContextOptions; endsAt: Date | undefined }> {
     const contents = await Promise.all(
       this.#files().map(async ([name, path]) => {
         try {
@@ -81,12 +99,13 @@ export class TlsFiles {
           checkPem(name, content);
           return content;
         } catch (err) {
-          throw wrap(`stream.${name}: ${path}`, err);
+          throw wrap(`${this.#owner}.${name}: ${path}`, err);
         }
       }),
     );
     const [cert, key, ca] = contents;
-    return { cert, key, ...(ca ? { ca } : {}) };
+    const endsAt = cert && new X509Certificate(cert).validToDate;
+    return { options: { cert, key, ...(ca ? { ca } : {}) }, endsAt };
   }
 
   #files(): (readonly [string, string])[] {
