@@ -17,14 +17,14 @@ import type {
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
-import { podLimitFiles, swapAlone, weightOf, writeLimits } from './pod-limits.ts';
+import { podLimitFiles, writeLimits } from './pod-limits.ts';
+import { NO_LIMIT, sliceProperties } from './slice-properties.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 const DEFAULT_SLICE = 'system.slice';
 /** The scope of a sandbox or container. */
 const MEMBER = /^berth-([0-9a-f]{64})\.scope$/;
 const SIGPIPE = 13;
-const NO_LIMIT = 0xffff_ffff_ffff_ffffn;
 /** A process that was just killed is in its cgroup for a moment longer. */
 const EMPTY_WAITS_MS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
@@ -171,32 +171,6 @@ export class SystemdDriver implements Cgroups {
     }
     throw new BerthError('precondition', `scope ${unit} cannot be removed: ${this.#tree.whoIsIn(path)}`);
   }
-}
-
-/** The limits that a unit can have (systemd.resource-control(5)), by their names on D-Bus. */
-export function sliceProperties(mode: CgroupMode, resources: LinuxResources): UnitProperty[] {
-  const { cpuShares, cpuQuotaUs, cpuPeriodUs, memoryLimitBytes, memorySwapLimitBytes } = resources;
-  const property = (name: string, value: bigint): UnitProperty => ({ name, signature: 't', value });
-  const properties: UnitProperty[] = [];
-  if (cpuShares) {
-    properties.push(
-      mode === 'v2' ? property('CPUWeight', BigInt(weightOf(cpuShares))) : property('CPUShares', BigInt(cpuShares)),
-    );
-  }
-  if (cpuQuotaUs) {
-    const perSecondUs = BigInt(Math.ceil((cpuQuotaUs * 1_000_000) / (cpuPeriodUs || 100_000)));
-    properties.push(property('CPUQuotaPerSecUSec', cpuQuotaUs > 0 ? perSecondUs : NO_LIMIT));
-    if (cpuPeriodUs) properties.push(property('CPUQuotaPeriodUSec', BigInt(cpuPeriodUs)));
-  }
-  if (memoryLimitBytes) {
-    const limit = memoryLimitBytes > 0 ? BigInt(memoryLimitBytes) : NO_LIMIT;
-    properties.push(property(mode === 'v2' ? 'MemoryMax' : 'MemoryLimit', limit));
-  }
-  if (memorySwapLimitBytes && mode === 'v2') {
-    const swap = swapAlone(memorySwapLimitBytes, memoryLimitBytes ?? 0);
-    properties.push(property('MemorySwapMax', swap === 'max' ? NO_LIMIT : BigInt(swap)));
-  }
-  return properties;
 }
 
 function scopeName(id: string): string {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import type { LinuxResources } from '../container-spec.ts';
-import { sliceProperties } from './systemd-driver.ts';
+import { bitMask, sliceProperties } from './slice-properties.ts';
 
 const NOTHING: LinuxResources = { hugepageLimits: [], unified: {} };
 const NO_LIMIT = 2n ** 64n - 1n;
@@ -32,4 +32,36 @@ test('what is not said is not told, and negative is no limit', () => {
     ['MemoryMax', NO_LIMIT],
     ['MemorySwapMax', NO_LIMIT],
   ]);
+});
+
+test('files of cgroup v2 that systemd knows are told by its names, and override the rest', () => {
+  const unified = {
+    'memory.high': '90',
+    'memory.min': '10',
+    'memory.max': 'max',
+    'pids.max': '64',
+    'cpu.max': '20000 50000',
+    'cpuset.cpus': '0-2,9',
+    'io.max': '8:0 rbps=1',
+    'memory.low': '1G',
+  };
+  assert.deepEqual(shown('v2', { ...NOTHING, memoryLimitBytes: 100, cpuShares: 1024, cpusetMems: '0', unified }), [
+    ['CPUWeight', 39n],
+    ['AllowedMemoryNodes', [1]],
+    ['MemoryHigh', 90n],
+    ['MemoryMin', 10n],
+    ['MemoryMax', NO_LIMIT],
+    ['TasksMax', 64n],
+    ['CPUQuotaPerSecUSec', 400_000n],
+    ['CPUQuotaPeriodUSec', 50_000n],
+    ['AllowedCPUs', [0b111, 0b10]],
+  ]);
+  assert.deepEqual(shown('hybrid', { ...NOTHING, unified, cpusetCpus: '0' }), []);
+});
+
+test('a list of processors becomes bits, and nothing else does', () => {
+  assert.deepEqual(['0', '8', '0-9,11', '3-3'].map(bitMask), [[1], [0, 1], [255, 0b1011], [8]]);
+  for (const nonsense of ['', 'a', '3-1', '0-', '0,', '-1', '99999', '0-10:2/5', '1 2']) {
+    assert.equal(bitMask(nonsense), undefined, nonsense);
+  }
 });
