@@ -18,6 +18,8 @@ const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const START_TIMEOUT_MS = 60_000;
 /** Set where other programs make pods at the same time: then only what bears a test's own names is looked for. */
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
+/** `cgroupfs` or `systemd`: the cgroup driver of berthds whose test does not name one; on most machines it shows by itself. */
+const CGROUP_MANAGER = process.env['BERTH_TEST_CGROUP_MANAGER'];
 /** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
 const PORTMAP_BASE = /CNI-HOSTPORT-(DNAT|SETMARK|MASQ)/;
 
@@ -70,6 +72,9 @@ export class TestBerthd implements AsyncDisposable {
       options.config ?? '',
     ];
     writeFileSync(join(this.root, 'berth.toml'), `${lines.join('\n')}\n`);
+    if (CGROUP_MANAGER === undefined) return;
+    mkdirSync(join(this.root, 'berth.toml.d'), { recursive: true });
+    writeFileSync(join(this.root, 'berth.toml.d/cgroups.toml'), `runtime.cgroup_manager = "${CGROUP_MANAGER}"\n`);
   }
 
   /** Writes the network configuration: a bridge with addresses of its own, or the plugin that a test brings. */

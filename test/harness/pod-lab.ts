@@ -4,7 +4,12 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 
 import { AdminService } from '../../proto/gen/berth/admin.ts';
-import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import {
+  CgroupDriver,
+  ListPodSandboxRequest,
+  RuntimeConfigRequest,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
 import { buildBusyboxLayout, type FixtureConfig } from '../fakes/images.ts';
 import { type BerthdOptions, TestBerthd } from './berthd.ts';
 import { CriLab } from './cri-lab.ts';
@@ -23,14 +28,15 @@ export class PodLab extends CriLab {
   readonly berthd: TestBerthd;
   readonly imageId: string;
 
-  private constructor(berthd: TestBerthd, imageId: string) {
-    super(berthd, {
-      image: IMAGE,
-      logs: join(berthd.root, 'logs'),
-      // A cgroup of this lab's own: what is left in it is its own fault.
-      cgroupParent: `/${basename(berthd.state)}`,
-      namespace: 'test',
-    });
+  /** True when systemd makes the cgroups. */
+  readonly isSystemd: boolean;
+
+  private constructor(berthd: TestBerthd, imageId: string, isSystemd: boolean) {
+    const name = basename(berthd.state);
+    // A cgroup of this lab's own: what is left in it is its own fault.
+    const cgroupParent = isSystemd ? `/${name.replaceAll('-', '')}.slice` : `/${name}`;
+    super(berthd, { image: IMAGE, logs: join(berthd.root, 'logs'), cgroupParent, namespace: 'test' });
+    this.isSystemd = isSystemd;
     this.berthd = berthd;
     this.imageId = imageId;
   }
@@ -43,13 +49,25 @@ export class PodLab extends CriLab {
       await berthd.start();
       const { images } = await berthd.call(AdminService.loadImage, { path: layout, name: '' });
       assert.equal(images.length, 1);
-      return new PodLab(berthd, images[0]?.id ?? '');
+      const { linux } = await berthd.call(runtime.runtimeConfig, RuntimeConfigRequest.create());
+      return new PodLab(berthd, images[0]?.id ?? '', linux?.cgroupDriver === CgroupDriver.SYSTEMD);
     } catch (err) {
       await berthd[Symbol.asyncDispose]();
       throw err;
     } finally {
       rmSync(layout, { recursive: true });
     }
+  }
+
+  /** A cgroup parent below the lab's own, for a pod that shall have it to itself. */
+  parentBelow(name: string): string {
+    const slice = basename(this.cgroupParent, '.slice');
+    return this.isSystemd ? `${this.cgroupParent}/${slice}-${name}.slice` : `${this.cgroupParent}/${name}`;
+  }
+
+  /** Where a container's cgroup is in each hierarchy. */
+  cgroupOf(containerId: string, parent = this.cgroupParent): string {
+    return `${parent}/berth-${containerId}${this.isSystemd ? '.scope' : ''}`;
   }
 
   /** Removes all pods, so that a test that failed halfway does not make the next one fail, and looks what is left. */

@@ -63,10 +63,12 @@ after(async () => {
 });
 
 test('the first process starts the scope in its slice, and the answer waits for the job', async () => {
-  const cgroup = await driver.createSandbox({ parent: 'kubepods-besteffort-pod1.slice', sandboxId: 'abc' });
+  const slice = '/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice';
+  mkdirSync(join(cgroupRoot, slice), { recursive: true });
+  const cgroup = await driver.createSandbox({ parent: 'kubepods-besteffort-pod1.slice', sandboxId: 'abc' }, none);
   assert.deepEqual(cgroup, {
     driver: 'systemd',
-    path: '/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/berth-abc.scope',
+    path: `${slice}/berth-abc.scope`,
     unit: 'berth-abc.scope',
   });
   assert.equal(systemd.calls.length, 0, 'a scope without a process cannot live');
@@ -87,6 +89,28 @@ test('the first process starts the scope in its slice, and the answer waits for 
     KillSignal: { signature: 'i', value: 13 },
     TasksMax: { signature: 't', value: 18446744073709551615n },
   });
+});
+
+test('a slice that is missing is started first, and goes with the last that was in it', async () => {
+  const made = new Set<string>();
+  const marks = { set: (folder: string) => void made.add(folder), has: (folder: string) => made.has(folder) };
+  const tree = new CgroupTree([{ version: 2, controllers: [], name: '', mountPoint: cgroupRoot }], marks);
+  driver = new SystemdDriver(tree, manager);
+  mkdirSync(join(cgroupRoot, 'a.slice'));
+  const [slice, parent] = ['/a.slice/a-b.slice/a-b-c.slice', 'a-b-c.slice'];
+  const started = systemd.called('StartTransientUnit');
+  const creating = driver.createSandbox({ parent, sandboxId: 'one' }, none);
+  await started;
+  mkdirSync(join(cgroupRoot, slice), { recursive: true });
+  const one = await creating;
+  const two = await driver.createSandbox({ parent, sandboxId: 'two' }, none);
+  const asked = (member: string): DbusValue[] =>
+    systemd.calls.flatMap(([name, body]) => (name === member && body[0] !== undefined ? [body[0]] : []));
+  assert.deepEqual(asked('StartTransientUnit'), [parent], 'once');
+  await driver.removeSandbox(one, none);
+  assert.deepEqual(asked('StopUnit'), [one.unit], 'another pod is about to come into the slice');
+  await driver.removeSandbox(two, none);
+  assert.deepEqual(asked('StopUnit'), [one.unit, two.unit, parent, 'a-b.slice'], 'what was there before stays');
 });
 
 test('a scope that runs takes further processes', async () => {
@@ -125,28 +149,28 @@ test('a job that fails, a refusal and a systemd that stays silent are errors tha
   const cgroup = driver.sandboxCgroup('', 'abc');
   systemd.jobResult = 'failed';
   await assert.rejects(
-    manager.startScope(cgroup.unit, [], none),
+    manager.startUnit(cgroup.unit, [], none),
     /could not start berth-abc.scope: the job's result is failed/,
   );
   systemd.errors.set('StartTransientUnit', 'org.freedesktop.DBus.Error.AccessDenied');
   await assert.rejects(
-    manager.startScope(cgroup.unit, [], none),
+    manager.startUnit(cgroup.unit, [], none),
     /StartTransientUnit: no \(org.freedesktop.DBus.Error.AccessDenied\)/,
   );
   systemd.errors.clear();
   systemd.jobResult = '';
   using soon = withDeadline('test', 50);
-  await assert.rejects(manager.startScope(cgroup.unit, [], soon), /test: no answer within 50 ms/);
+  await assert.rejects(manager.startUnit(cgroup.unit, [], soon), /test: no answer within 50 ms/);
 });
 
 test('calls in flight fail when the bus connection breaks, and the next call connects again', async () => {
   systemd.jobResult = '';
-  const started = manager.startScope('berth-abc.scope', [], none);
+  const started = manager.startUnit('berth-abc.scope', [], none);
   await systemd.called('StartTransientUnit');
   manager.close();
   await assert.rejects(started, /connection to D-Bus was closed/);
   systemd.jobResult = 'done';
-  await manager.startScope('berth-abc.scope', [], none);
+  await manager.startUnit('berth-abc.scope', [], none);
 });
 
 test('no bus at all is unavailable', async () => {

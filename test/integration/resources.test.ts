@@ -2,7 +2,6 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import { basename } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
@@ -35,9 +34,8 @@ for (const handler of ['runc', 'crun'] as const) {
   suite(`resources by ${handler}`, { timeout: 300_000 }, () => {
     let lab: PodLab;
     let pod: string;
-    let parent: string;
 
-    const path = (containerId: string): string => `${parent}/berth-${containerId}`;
+    const path = (containerId: string): string => lab.cgroupOf(containerId);
     const memoryOf = (at: string): string => readCgroup(at, 'memory', 'memory.limit_in_bytes', 'memory.max');
     const update = async (containerId: string, linux: Limits): Promise<unknown> =>
       await lab.berthd.call(
@@ -53,7 +51,6 @@ for (const handler of ['runc', 'crun'] as const) {
 
     before(async () => {
       lab = await PodLab.start({ config: `[runtime]\ndefault_runtime = "${handler}"` });
-      parent = `/${basename(lab.berthd.state)}`;
       pod = await lab.runPod();
     });
     afterEach(async (t) => {
@@ -183,10 +180,11 @@ for (const handler of ['runc', 'crun'] as const) {
     });
 
     test('a pod that is updated: its cgroup, what is known of it, and the same request again', async () => {
-      const fields = { linux: { cgroupParent: `${parent}/mine`, resources: { memoryLimitInBytes: 128n * MIB } } };
+      const parent = lab.parentBelow('mine');
+      const fields = { linux: { cgroupParent: parent, resources: { memoryLimitInBytes: 128n * MIB } } };
       const config = lab.podConfig(fields);
       const id = await lab.runPod(config);
-      assert.equal(memoryOf(`${parent}/mine`), String(128n * MIB));
+      assert.equal(memoryOf(parent), String(128n * MIB));
       const request = (fields: Parameters<typeof UpdatePodSandboxResourcesRequest.create>[0]) =>
         UpdatePodSandboxResourcesRequest.create({ podSandboxId: id, ...fields });
       await lab.berthd.call(
@@ -196,9 +194,8 @@ for (const handler of ['runc', 'crun'] as const) {
           resources: { memoryLimitInBytes: 256n * MIB, cpuShares: 700n },
         }),
       );
-      assert.equal(memoryOf(`${parent}/mine`), String(272n * MIB), 'what the pod itself costs comes on top');
-      const quota = (): string =>
-        readCgroup(`${parent}/mine`, 'cpu', 'cpu.cfs_quota_us', 'cpu.max').split(' ')[0] ?? '';
+      assert.equal(memoryOf(parent), String(272n * MIB), 'what the pod itself costs comes on top');
+      const quota = (): string => readCgroup(parent, 'cpu', 'cpu.cfs_quota_us', 'cpu.max').split(' ')[0] ?? '';
       const overhead = { cpuQuota: 10_000n, cpuPeriod: 100_000n };
       await lab.berthd.call(
         runtime.updatePodSandboxResources,
@@ -218,7 +215,7 @@ for (const handler of ['runc', 'crun'] as const) {
         request({ resources: { cpusetCpus: '4000', memoryLimitInBytes: 64n * MIB } }),
       );
       assert.equal(refused.code, status.INVALID_ARGUMENT, refused.details);
-      assert.equal(memoryOf(`${parent}/mine`), String(272n * MIB), 'all or nothing');
+      assert.equal(memoryOf(parent), String(272n * MIB), 'all or nothing');
       assert.equal(await lab.runPod(config), id);
       const unknown = await lab.berthd.fails(
         runtime.updatePodSandboxResources,

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, globSync, readdirSync, readFileSync, readlinkSync, rmdirSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
@@ -95,7 +95,7 @@ for (const handler of ['runc', 'crun'] as const) {
     before(async () => {
       lab = await PodLab.start({ config: `[runtime]\ndefault_runtime = "${handler}"` });
       const namespaceOptions = { pid: NamespaceMode.CONTAINER };
-      ownCgroup = `/${basename(lab.berthd.state)}-own`;
+      ownCgroup = lab.parentBelow('own');
       pod = await lab.runPod(
         lab.podConfig({ linux: { cgroupParent: ownCgroup, securityContext: { namespaceOptions } } }),
       );
@@ -431,8 +431,8 @@ for (const handler of ['runc', 'crun'] as const) {
       const wrote = await lab.tryExec(id, 'dd', 'if=/dev/zero', 'of=/file', 'bs=1M', 'count=4', 'oflag=direct');
       if (wrote.exitCode !== 0) return t.skip('this file system knows no direct writes');
       const isCounted = globSync([
-        `/sys/fs/cgroup/blkio${ownCgroup}/berth-${id}/blkio.*.io_service_bytes_recursive`,
-        `/sys/fs/cgroup${ownCgroup}/berth-${id}/io.stat`,
+        `/sys/fs/cgroup/blkio${lab.cgroupOf(id, ownCgroup)}/blkio.*.io_service_bytes_recursive`,
+        `/sys/fs/cgroup${lab.cgroupOf(id, ownCgroup)}/io.stat`,
       ]).some((file) => /^\d+:\d+ /m.test(readFileSync(file, 'utf8')));
       if (!isCounted) return t.skip('this kernel does not count what a cgroup writes to its disk');
       const metrics = await eventually('four megabytes are there', async () => {

@@ -200,6 +200,14 @@ export class CgroupTree {
     return names.length > 0 ? `it still holds process ${names.join(', ')}` : 'the kernel says that it is busy';
   }
 
+  /** Says that Berth made the cgroup; one that is gone needs no mark. */
+  mark(path: string): void {
+    for (const hierarchy of this.hierarchies) {
+      const folder = cgroupFile(hierarchy, path);
+      if (existsSync(folder)) this.#marks.set(folder);
+    }
+  }
+
   /** True when Berth made the cgroup. */
   isOwn(path: string): boolean {
     return this.hierarchies.some((hierarchy) => this.#marks.has(cgroupFile(hierarchy, path)));
@@ -270,7 +278,8 @@ export function readText(file: string): string | undefined {
   try {
     return readFileSync(file, 'utf8');
   } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ENODEV', 'ESRCH')) return undefined;
+    // ENOTSUP: the cgroup.procs of a threaded cgroup of v2; its domain, further up, tells of those processes.
+    if (isErrno(err, 'ENOENT', 'ENODEV', 'ESRCH', 'ENOTSUP')) return undefined;
     throw wrap(`read ${file}`, err);
   }
 }

@@ -1,3 +1,5 @@
+import { basename, dirname } from 'node:path';
+
 import { sleep } from '../../base/deadline.ts';
 import { BerthError, isKind, wrap } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
@@ -25,19 +27,26 @@ const DEFAULT_SLICE = 'system.slice';
 /** The scope of a sandbox or container. */
 const MEMBER = /^berth-([0-9a-f]{64})\.scope$/;
 const SIGPIPE = 13;
+/** Nothing else than its being there: no dependencies that would stop it before its pods at shutdown. */
+const SLICE_PROPERTIES: readonly UnitProperty[] = Object.freeze([
+  { name: 'Description', signature: 's', value: 'Pods of Berth' },
+  { name: 'DefaultDependencies', signature: 'b', value: false },
+]);
 /** A process that was just killed is in its cgroup for a moment longer. */
 const EMPTY_WAITS_MS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 /**
  * Cgroups that systemd makes: a scope for each sandbox, in the slice that the kubelet names. A scope lives only while
- * it has processes, so it starts with the first. Slices that are missing are made by systemd, and stay: stopping one
- * would also stop a pod that has just come into it.
+ * it has processes, so it starts with the first. A slice that is missing is started with the pod's limits, and stopped
+ * again when the last that was in it has gone.
  */
 export class SystemdDriver implements Cgroups {
   readonly driver = 'systemd';
   readonly #tree: CgroupTree;
   readonly #manager: SystemdManager;
   readonly #figures: FigureFiles;
+  /** Sandboxes whose scope is still to come: their slices must not go. */
+  readonly #coming = new Map<string, string>();
 
   constructor(tree: CgroupTree, manager: SystemdManager) {
     this.#tree = tree;
@@ -57,8 +66,15 @@ export class SystemdDriver implements Cgroups {
     return { driver: this.driver, path: scopePath(parent, sandboxId), unit: scopeName(sandboxId) };
   }
 
-  async createSandbox({ parent, sandboxId }: SandboxCgroupRequest): Promise<SandboxCgroup> {
-    return this.sandboxCgroup(parent, sandboxId);
+  async createSandbox(request: SandboxCgroupRequest, signal: AbortSignal): Promise<SandboxCgroup> {
+    const cgroup = this.sandboxCgroup(request.parent, request.sandboxId);
+    const slice = dirname(cgroup.path);
+    this.#coming.set(cgroup.unit, slice);
+    if (!this.#tree.exists(slice)) await this.#startSlice(slice, signal);
+    // As the kubelet's own slices, the default one is no single pod's.
+    if (request.resources && request.parent !== '' && this.#tree.isOwn(slice))
+      await this.updatePod(request.parent, request.resources, signal);
+    return cgroup;
   }
 
   async updatePod(parent: string, resources: LinuxResources, signal: AbortSignal): Promise<void> {
@@ -84,8 +100,9 @@ export class SystemdDriver implements Cgroups {
     if (current === undefined) throw new BerthError('notFound', `process ${pid} is gone`);
     if (current.includes(`/${cgroup.unit}\n`)) return;
     try {
-      if (!this.#tree.exists(cgroup.path) && (await this.#start(cgroup, pid, signal))) return;
-      await this.#manager.attachProcesses(cgroup.unit, [pid], signal);
+      const isNew = !this.#tree.exists(cgroup.path) && (await this.#start(cgroup, pid, signal));
+      if (!isNew) await this.#manager.attachProcesses(cgroup.unit, [pid], signal);
+      this.#coming.delete(cgroup.unit);
     } catch (err) {
       throw wrap(`put process ${pid} into ${cgroup.unit}`, err);
     }
@@ -96,6 +113,8 @@ export class SystemdDriver implements Cgroups {
     await this.#manager.stopUnit(cgroup.unit, signal);
     // systemd removes it when it is told that it is empty, which may be a moment later.
     await this.#tree.remove(cgroup.path, signal);
+    this.#coming.delete(cgroup.unit);
+    await this.#stopUnusedSlices(dirname(cgroup.path), signal);
   }
 
   containerCgroupsPath(parent: string, containerId: string): string {
@@ -132,11 +151,35 @@ export class SystemdDriver implements Cgroups {
     this.#manager.close();
   }
 
+  /** Starts a slice with those above it, and marks what was not there. */
+  async #startSlice(slice: string, signal: AbortSignal): Promise<void> {
+    const missing = ancestorsOf(slice).filter((path) => !this.#tree.exists(path));
+    try {
+      await this.#manager.startUnit(basename(slice), [...SLICE_PROPERTIES], signal);
+    } catch (err) {
+      // Known to systemd, and started by another pod meanwhile, or without a cgroup yet.
+      if (!isKind(err, 'alreadyExists')) throw wrap(`start ${basename(slice)}`, err);
+    }
+    for (const path of missing) this.#tree.mark(path);
+  }
+
+  // A slice with a pod that is only coming is not unused, and what others made is not Berth's to stop.
+  async #stopUnusedSlices(slice: string, signal: AbortSignal): Promise<void> {
+    for (const path of ancestorsOf(slice).reverse()) {
+      if (!this.#tree.exists(path)) continue;
+      const isAwaited = [...this.#coming.values()].some((other) => `${other}/`.startsWith(`${path}/`));
+      if (isAwaited || !this.#tree.isOwn(path) || this.#tree.childNames(path).length > 0) return;
+      await this.#manager.stopUnit(basename(path), signal);
+      // OCI runtimes put containers into v1 hierarchies of which systemd knows nothing.
+      await this.#tree.remove(path, signal);
+    }
+  }
+
   /** False when the scope is there already. */
   async #start(cgroup: SandboxCgroup, pid: number, signal: AbortSignal): Promise<boolean> {
     const slice = cgroup.path.split('/').at(-2);
     try {
-      await this.#manager.startScope(
+      await this.#manager.startUnit(
         cgroup.unit,
         this.#properties(slice === '' || slice === undefined ? '-.slice' : slice, pid),
         signal,
@@ -171,6 +214,12 @@ export class SystemdDriver implements Cgroups {
     }
     throw new BerthError('precondition', `scope ${unit} cannot be removed: ${this.#tree.whoIsIn(path)}`);
   }
+}
+
+/** `/a.slice/a-b.slice` is in `/a.slice`, and both count. */
+function ancestorsOf(slice: string): string[] {
+  const parts = slice.split('/').filter((part) => part !== '');
+  return parts.map((_, index) => `/${parts.slice(0, index + 1).join('/')}`);
 }
 
 function scopeName(id: string): string {

@@ -28,8 +28,8 @@ export class SystemdManager {
     this.#busSocket = busSocket;
   }
 
-  /** Starts a transient scope and waits until it is active. Throws `alreadyExists` when there is one of that name. */
-  async startScope(unit: string, properties: readonly UnitProperty[], signal: AbortSignal): Promise<void> {
+  /** Starts a transient unit, and waits until it is active. Throws `alreadyExists` when there is one of that name. */
+  async startUnit(unit: string, properties: readonly UnitProperty[], signal: AbortSignal): Promise<void> {
     const values = properties.map(({ name, signature, value }) => [name, { signature, value }]);
     await this.#runJob(`start ${unit}`, 'StartTransientUnit', 'ssa(sv)a(sa(sv))', [unit, 'fail', values, []], signal);
   }
