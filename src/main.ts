@@ -14,6 +14,8 @@ import { keepMemoryPrivate } from './sys/private-memory.ts';
 import { preferThreads } from './sys/process.ts';
 
 const KEEP_ALIVE_MS = 60_000;
+/** How long connections may take to end after everything is closed. */
+const LAST_MOMENT_MS = 500;
 /** Calls are short, and what makes a machine busy is often a pull or a pod that berthd itself has begun. */
 const SERVING_NICE = -10;
 
@@ -82,6 +84,8 @@ async function main(): Promise<number> {
   log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');
   await daemon.close();
   clearInterval(keepAlive);
+  // A client that does not react never hangs up, and its connection would hold this process for as long.
+  setTimeout(() => process.exit(), LAST_MOMENT_MS).unref();
   return 0;
 }
 

@@ -45,7 +45,11 @@ export class GrpcServer {
   /** Takes no new calls, lets those in flight end for a while, then cuts them off. */
   async close(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(() => this.#server.forceShutdown(), DRAIN_TIMEOUT_MS);
+    const timer = setTimeout(() => {
+      this.#server.forceShutdown();
+      // A connection that is being closed waits for its client to close it too (Node's http2), and one may never do so.
+      resolve();
+    }, DRAIN_TIMEOUT_MS);
     this.#server.tryShutdown(() => resolve());
     await promise;
     clearTimeout(timer);

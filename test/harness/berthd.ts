@@ -93,9 +93,15 @@ export class TestBerthd implements AsyncDisposable {
       env: { ...process.env, ...this.#environment },
     });
     closeSync(log);
+    await this.connect();
+  }
+
+  /** Returns when berthd answers, whoever has started it. */
+  async connect(): Promise<void> {
     const giveUpAt = Date.now() + START_TIMEOUT_MS;
     while (!(await this.#answers())) {
-      if (hasEnded(this.#process) || Date.now() > giveUpAt) throw new Error(`berthd does not serve:\n${this.log()}`);
+      const isOver = (this.#process && hasEnded(this.#process)) || Date.now() > giveUpAt;
+      if (isOver) throw new Error(`berthd does not serve:\n${this.log()}`);
       await delay(10);
     }
     this.#connection?.close();

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { appendFileSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe as suite, test } from 'node:test';
@@ -117,8 +119,16 @@ suite('berthd under a service manager', () => {
     await socket.next('WATCHDOG=1');
   });
 
-  test('says when it stops', async () => {
+  test('says when it stops, and ends although a client does not react', { timeout: 60_000 }, async () => {
+    const client = connect(berthd.endpoint.replace('unix://', ''));
+    await once(client, 'connect');
+    // The client's preface and empty settings (RFC 9113, section 3.4); then it never reads what it is told.
+    client.write(
+      Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), Buffer.from('000000040000000000', 'hex')]),
+    );
+    await once(client, 'readable');
     await berthd.end('SIGTERM');
     assert.match(await socket.next('STOPPING=1'), /STATUS=stops; pods go on/);
+    client.destroy();
   });
 });
