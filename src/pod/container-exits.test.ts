@@ -151,3 +151,18 @@ test('the OOM killer is known from the cgroup, or from what the monitor has left
   killed.oomKills = noted.oomKills;
   assert.equal(await killed.end(137), '137 Error');
 });
+
+test('the OOM killer is known although systemd has removed the cgroup before the exit code comes', async () => {
+  const bench = new Bench({ monitor: self });
+  const asked = Promise.withResolvers<void>();
+  bench.oomKills = () => {
+    asked.resolve();
+    return 1;
+  };
+  bench.init.resolve();
+  await asked.promise;
+  bench.oomKills = () => {
+    throw new Error('the cgroup is gone');
+  };
+  assert.equal(await bench.end(137), '137 OOMKilled');
+});

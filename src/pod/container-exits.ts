@@ -30,6 +30,8 @@ export class ContainerExits {
   readonly #shutdown: AbortSignal;
   readonly #waits: ExitWaits;
   readonly #waiters = new Map<string, PromiseWithResolvers<void>>();
+  /** Containers whose first process has ended after the OOM killer was at work in them, until that is recorded. */
+  readonly #outOfMemory = new Set<string>();
 
   constructor(deps: PodDeps, shutdown: AbortSignal, waits = EXIT_WAITS) {
     this.#deps = deps;
@@ -74,6 +76,9 @@ export class ContainerExits {
     const { init } = record;
     const shutdown = this.#shutdown;
     if (init) await this.#deps.processes.exitOf(init.pid, init.startTime, shutdown);
+    // At once: systemd is about to remove the cgroup, and the monitor may not have come to look.
+    const ended = this.#deps.containers.find(id);
+    if (ended && isAlive(ended) && this.#ranOutOfMemory(ended)) this.#outOfMemory.add(id);
     const sinceMs = performance.now();
     for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_PAUSE_MS)) {
       const record = this.#deps.containers.find(id);
@@ -106,11 +111,12 @@ export class ContainerExits {
   #wake(id: string): void {
     this.#waiters.get(id)?.resolve();
     this.#waiters.delete(id);
+    this.#outOfMemory.delete(id);
   }
 
   // The cgroup knows best, but systemd removes it with its last process; the monitor leaves a note that stays.
   #ranOutOfMemory(record: ContainerRecord): boolean {
-    if (this.#deps.runtime.bundles.hasRunOutOfMemory(record.id)) return true;
+    if (this.#outOfMemory.delete(record.id) || this.#deps.runtime.bundles.hasRunOutOfMemory(record.id)) return true;
     try {
       return this.#cgroupOf(record).oomKills() > 0;
     } catch (err) {
