@@ -1,7 +1,11 @@
 import { BerthError } from '../base/errors.ts';
+import { atPlace } from '../base/fault-points.ts';
 import type { ExecResult } from '../runtime/exec.ts';
 import type { ContainerContext } from './create-container.ts';
 import type { ContainerRecord } from './records.ts';
+
+/** Where tests disturb a log's change of file; it has no undo, and so it is no pipeline. */
+export const REOPEN_PLACES = ['ReopenContainerLog/reopen log'] as const;
 
 /** Runs a command in a running container to its end; `timeoutMs` 0 is no limit. Takes no lock: execs run side by side. */
 export async function execSync(
@@ -22,7 +26,9 @@ export async function reopenLog({ deps, id }: ContainerContext, signal: AbortSig
     const record = getInState({ deps, id }, 'running');
     if (record.logFile === '') throw new BerthError('precondition', `container ${id} has no log`);
     if (!record.monitor) throw new BerthError('internal', `container ${id} has no monitor`);
-    await deps.runtime.reopenLog(id, record.logFile, record.monitor.pid, signal);
+    const { logFile, monitor } = record;
+    const reopen = (): Promise<void> => deps.runtime.reopenLog(id, logFile, monitor.pid, signal);
+    await atPlace(deps.faults, REOPEN_PLACES[0], reopen, signal);
   });
 }
 

@@ -25,6 +25,7 @@ export interface CopyPlace {
 
 /** Copies are written a moment after the rows: a pod that comes up changes its record several times. */
 const WRITE_AFTER_MS = 100;
+const DRAFT = '.next-';
 /** What could not be written is tried again. */
 const AGAIN_AFTER_MS = 2_000;
 /** So many files take a millisecond or two. */
@@ -89,6 +90,7 @@ export class RecordCopies {
     this.#isStarted = true;
     for (const place of this.#places) {
       mkdirSync(place.folder, { recursive: true, mode: 0o700 });
+      removeDrafts(place.folder);
       for (const key of new Set([...place.table.keys(), ...keysIn(place.folder)])) this.#due.get(place)?.add(key);
     }
     this.#schedule(WRITE_AFTER_MS);
@@ -159,7 +161,7 @@ function follow({ folder, table }: CopyPlace, key: string): void {
   const copy = `${sumOf(text)}\n${text}`;
   // After a start most are: to write hundreds anew would take the first requests' time.
   if (isWritten(file, copy)) return;
-  const next = join(folder, `.next-${process.pid}`);
+  const next = join(folder, `${DRAFT}${process.pid}`);
   try {
     writeFileSync(next, copy, { mode: 0o600 });
     renameSync(next, file);
@@ -167,6 +169,11 @@ function follow({ folder, table }: CopyPlace, key: string): void {
     rmSync(next, { force: true });
     throw wrap(`write ${file}`, err);
   }
+}
+
+/** What a daemon had begun to write that was killed. */
+function removeDrafts(folder: string): void {
+  for (const name of readdirSync(folder)) if (name.startsWith(DRAFT)) rmSync(join(folder, name), { force: true });
 }
 
 function isWritten(file: string, copy: string): boolean {

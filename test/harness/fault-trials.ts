@@ -31,6 +31,8 @@ export interface Scene<C> {
   verify(context: C): Promise<void>;
   /** Files that may stay after a fault until berthd is started again: their removal is what failed. */
   readonly untilRestart?: RegExp;
+  /** Files that may stay: they are kept for a next time, and go by their age. */
+  readonly kept?: RegExp;
   /** Takes away what is left beside pods. */
   clean?(context: C): Promise<void>;
 }
@@ -70,6 +72,8 @@ const SETTLE_MS = 6_000;
 const VERBOSE = process.env['BERTH_FAULTS_VERBOSE'] !== undefined;
 /** Tries every occurrence of every call, in every way: for whoever has the time. */
 const ALL = process.env['BERTH_FAULTS_ALL'] !== undefined;
+/** So many times as long may it take. */
+const PATIENCE = Number(process.env['BERTH_FAULTS_PATIENCE'] ?? 1);
 /** Tries nothing but faults of which the name matches. */
 const ONLY = new RegExp(process.env['BERTH_FAULTS_ONLY'] ?? '');
 /** Where there is no time for all faults of calls, each day begins with others. */
@@ -109,7 +113,7 @@ export class FaultTrials {
     this.#lab = lab;
     this.#faults = faults;
     this.#outlines = outlines;
-    this.#endsAtMs = performance.now() + limitMs;
+    this.#endsAtMs = performance.now() + limitMs * PATIENCE;
     this.#scenesLeft = scenes;
   }
 
@@ -264,7 +268,7 @@ export class FaultTrials {
     else await scene.ask(context, PATIENT_MS);
     await scene.verify(context);
     await this.#clean(scene, context);
-    await this.#assertAsBefore(before, scene.untilRestart);
+    await this.#assertAsBefore(before, scene);
     // A new daemon has nothing that it could have forgotten to close.
     if (!(struck && kills(trial))) await this.#assertDescriptors();
   }
@@ -310,11 +314,15 @@ export class FaultTrials {
     return { mounts, processes, cgroups, links, rules, files, ...berthd.traces() };
   }
 
-  async #assertAsBefore(before: Stock, untilRestart: RegExp | undefined): Promise<void> {
+  async #assertAsBefore(
+    before: Stock,
+    { untilRestart, kept }: Pick<Scene<unknown>, 'untilRestart' | 'kept'>,
+  ): Promise<void> {
     let left: Stock = {};
     const isClean = (): true | undefined => {
       left = difference(before, this.#takeStock());
-      return Object.keys(left).length === 0 ? true : undefined;
+      const items = Object.values(left).flat();
+      return items.every((item) => kept?.test(item) === true) ? true : undefined;
     };
     const isCleanSoon = async (): Promise<boolean> =>
       await eventually('all is as before', isClean, SETTLE_MS).catch(() => false);

@@ -1,45 +1,49 @@
 /** Faults at every step of a checkpoint, with a runtime that stands in for CRIU. */
 
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe as suite, test } from 'node:test';
 
 import {
   CheckpointContainerRequest,
-  NamespaceMode,
+  CheckpointPodRequest,
+  ListContainersRequest,
+  type PodSandboxConfig,
+  RestorePodRequest,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
-import { listPipelines } from '../../src/pod/pipelines.ts';
 import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
-import { FaultTrials } from '../harness/fault-trials.ts';
-import { FaultFolder } from '../harness/faults.ts';
-import { PodLab } from '../harness/pod-lab.ts';
+import { FaultLab } from '../harness/fault-lab.ts';
+import type { PodLab } from '../harness/pod-lab.ts';
 
 suite('faults of checkpoints', () => {
   let folder: string;
-  let faults: FaultFolder;
+  let out: string;
+  let faultLab: FaultLab;
   let lab: PodLab;
   before(async () => {
     folder = mkdtempSync(join(tmpdir(), 'berth-fault-checkpoints-'));
+    out = join(folder, 'pod');
     const { path, binDir } = buildCriuRuntime(join(folder, 'criu'));
-    faults = new FaultFolder();
-    lab = await PodLab.start({
-      config: `[runtime]\ndefault_runtime = "criu"\n[runtime.handlers.criu]\npath = "${path}"`,
-      environment: { ...faults.environment, PATH: `${binDir}:${process.env['PATH'] ?? ''}` },
-    });
+    faultLab = await FaultLab.start(
+      { limitMs: 120_000, scenes: 3 },
+      {
+        config: `[runtime]\ndefault_runtime = "criu"\n[runtime.handlers.criu]\npath = "${path}"`,
+        environment: { PATH: `${binDir}:${process.env['PATH'] ?? ''}` },
+      },
+    );
+    lab = faultLab.lab;
   });
   after(async () => {
-    await lab.close();
-    faults[Symbol.dispose]();
+    await faultLab.close();
     rmSync(folder, { recursive: true });
   });
 
   test('CheckpointContainer', async (t) => {
-    const trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 60_000, scenes: 1 });
     const location = join(folder, 'checkpoint.tar');
-    const counts = await trials.run({
+    await faultLab.run(t, {
       name: 'CheckpointContainer',
       pipelines: ['Checkpoint'],
       // reconcile.ts lets containers go on at once, whatever else has to be undone.
@@ -47,9 +51,7 @@ suite('faults of checkpoints', () => {
       // A dump and an archive are as good as those say that make them.
       trusted: ['criu-runc', 'tar'],
       async prepare() {
-        const securityContext = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
-        const pod = await lab.runPod(lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext } }));
-        return await lab.start(pod);
+        return await lab.start(await lab.runPod(faultLab.hostPod()));
       },
       async ask(containerId, timeoutMs) {
         const request = CheckpointContainerRequest.create({ containerId, location });
@@ -66,13 +68,79 @@ suite('faults of checkpoints', () => {
       async verify(containerId) {
         assert.ok(existsSync(location));
         assert.deepEqual(
-          readdirSync(folder).filter((name) => name !== 'criu'),
+          readdirSync(folder).filter((name) => name !== 'criu' && name !== 'pod'),
           ['checkpoint.tar'],
         );
         assert.equal(await lab.exec(containerId, 'echo', 'runs'), 'runs');
       },
       clean: async () => rmSync(location),
     });
-    t.diagnostic(JSON.stringify(counts));
+  });
+
+  /** A checkpoint of a pod with one container. */
+  const checkpointPod = async (podSandboxId: string, timeoutMs?: number): Promise<void> => {
+    const request = CheckpointPodRequest.create({ podSandboxId, outputPath: out });
+    await lab.berthd.call(runtime.checkpointPod, request, timeoutMs);
+  };
+  const isWhole = (): void => assert.deepEqual(readdirSync(out).sort(), ['main.tar', 'pod.json']);
+  const podToDump = async (): Promise<{ pod: string; id: string }> => {
+    rmSync(out, { recursive: true, force: true });
+    mkdirSync(out);
+    const pod = await lab.runPod(faultLab.hostPod());
+    return { pod, id: await lab.start(pod, { metadata: { name: 'main' } }) };
+  };
+
+  test('CheckpointPod', async (t) => {
+    await faultLab.run(t, {
+      name: 'CheckpointPod',
+      pipelines: ['Checkpoint'],
+      endedAtOnce: ['Checkpoint'],
+      trusted: ['criu-runc', 'tar'],
+      prepare: podToDump,
+      ask: async ({ pod }, timeoutMs) => await checkpointPod(pod, timeoutMs),
+      async again({ pod }) {
+        // It takes an empty folder, or it has been here.
+        if (readdirSync(out).length === 0) await checkpointPod(pod);
+      },
+      async verify({ id }) {
+        isWhole();
+        assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+      },
+    });
+  });
+
+  test('RestorePod', async (t) => {
+    const restore = async (config: PodSandboxConfig, timeoutMs?: number): Promise<void> => {
+      const { config: container } = lab.containerRequest('', { metadata: { name: 'main' } });
+      const containerConfigs = container ? [container] : [];
+      const request = RestorePodRequest.create({ checkpointPath: out, config, containerConfigs });
+      await lab.berthd.call(runtime.restorePod, request, timeoutMs);
+    };
+    const pods = async (): Promise<string[]> =>
+      (await lab.berthd.call(runtime.listPodSandbox, { filter: undefined })).items.map(({ id }) => id);
+    await faultLab.run(t, {
+      name: 'RestorePod',
+      pipelines: ['RunPodSandbox', 'CreateContainer'],
+      prepare: async () => {
+        const { pod } = await podToDump();
+        await checkpointPod(pod);
+        await lab.removePod(pod);
+        return faultLab.hostPod();
+      },
+      ask: restore,
+      async again(config) {
+        // A pod of which not all has come back is no pod: its client makes it anew.
+        for (const pod of await pods()) await lab.removePod(pod);
+        await restore(config);
+      },
+      async verify() {
+        const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
+        assert.equal((await pods()).length, 1);
+        assert.equal(containers.length, 1);
+        const [{ id = '' } = {}] = containers;
+        await lab.berthd.call(runtime.startContainer, { containerId: id });
+        assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+      },
+    });
   });
 });

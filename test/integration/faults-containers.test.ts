@@ -1,21 +1,21 @@
 /** Faults at every step of what happens to containers: errors, hangs, and the end of berthd. */
 
 import assert from 'node:assert/strict';
-import { after, before, describe as suite, type TestContext, test } from 'node:test';
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { after, before, describe as suite, test } from 'node:test';
 
 import {
   ContainerState,
   type CreateContainerRequest,
   ListContainersRequest,
-  NamespaceMode,
   RuntimeServiceService as runtime,
   UpdateContainerResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
-import { listPipelines } from '../../src/pod/pipelines.ts';
+import { REOPEN_PLACES } from '../../src/pod/container-operations.ts';
 import { UPDATE_PLACES } from '../../src/pod/update-resources.ts';
-import { FaultTrials, type Scene } from '../harness/fault-trials.ts';
-import { FaultFolder } from '../harness/faults.ts';
-import { PodLab } from '../harness/pod-lab.ts';
+import { eventually, readLog } from '../harness/cri-lab.ts';
+import { FaultLab } from '../harness/fault-lab.ts';
+import type { PodLab } from '../harness/pod-lab.ts';
 
 /** A container, and the request that made it or shall make it. */
 interface ContainerContext {
@@ -25,26 +25,16 @@ interface ContainerContext {
 }
 
 suite('faults of containers', () => {
-  let faults: FaultFolder;
+  let faultLab: FaultLab;
   let lab: PodLab;
-  let trials: FaultTrials;
   before(async () => {
-    faults = new FaultFolder();
-    lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 90_000, scenes: 6 });
+    faultLab = await FaultLab.start({ limitMs: 120_000, scenes: 7 });
+    lab = faultLab.lab;
   });
-  after(async () => {
-    await lab.close();
-    faults[Symbol.dispose]();
-  });
+  after(async () => await faultLab.close());
 
-  const run = async (t: TestContext, scene: Scene<ContainerContext>): Promise<void> => {
-    t.diagnostic(JSON.stringify(await trials.run(scene)));
-  };
   const inPod = async (): Promise<ContainerContext> => {
-    // The network is not what is tested.
-    const securityContext = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
-    const pod = await lab.runPod(lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext } }));
+    const pod = await lab.runPod(faultLab.hostPod());
     const command = ['/bin/sh', '-c', 'trap "exit 5" TERM; while :; do sleep 0.02; done'];
     return { pod, request: lab.containerRequest(pod, { command }), id: '' };
   };
@@ -72,7 +62,7 @@ suite('faults of containers', () => {
   };
 
   test('CreateContainer', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'CreateContainer',
       pipelines: ['CreateContainer'],
       prepare: inPod,
@@ -86,7 +76,7 @@ suite('faults of containers', () => {
   });
 
   test('StartContainer', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'StartContainer',
       pipelines: ['StartContainer'],
       prepare: created,
@@ -108,7 +98,7 @@ suite('faults of containers', () => {
   });
 
   test('StopContainer', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'StopContainer',
       pipelines: [],
       prepare: running,
@@ -122,7 +112,7 @@ suite('faults of containers', () => {
   });
 
   test('RemoveContainer', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'RemoveContainer',
       pipelines: ['RemoveContainer'],
       prepare: running,
@@ -132,7 +122,7 @@ suite('faults of containers', () => {
   });
 
   test('ExecSync', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'ExecSync',
       pipelines: [],
       places: ['process exec-monitor'],
@@ -150,7 +140,7 @@ suite('faults of containers', () => {
   });
 
   test('UpdateContainerResources', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'UpdateContainerResources',
       pipelines: [],
       places: [UPDATE_PLACES[0]],
@@ -163,6 +153,28 @@ suite('faults of containers', () => {
         assert.equal((await lab.status(context.id)).resources?.linux?.cpuShares, 512n);
         await runs(context);
       },
+    });
+  });
+
+  test('ReopenContainerLog', async (t) => {
+    await faultLab.run(t, {
+      name: 'ReopenContainerLog',
+      pipelines: [],
+      places: REOPEN_PLACES,
+      async prepare() {
+        const { pod } = await inPod();
+        const command = ['/bin/sh', '-c', 'trap "exit 5" TERM; while :; do echo line; sleep 0.02; done'];
+        const id = await lab.start(pod, { command });
+        const { logPath } = await lab.status(id);
+        renameSync(logPath, `${logPath}.1`);
+        return { id, logPath };
+      },
+      ask: async ({ id }, timeoutMs) =>
+        await lab.berthd.call(runtime.reopenContainerLog, { containerId: id }, timeoutMs),
+      async verify({ logPath }) {
+        await eventually('it writes on', () => (existsSync(logPath) && readLog(logPath).length > 1) || undefined);
+      },
+      clean: async ({ logPath }) => rmSync(`${logPath}.1`),
     });
   });
 });

@@ -1,10 +1,9 @@
 /** Faults at every step of what happens to pods: errors, hangs, and the end of berthd. */
 
 import assert from 'node:assert/strict';
-import { after, before, describe as suite, type TestContext, test } from 'node:test';
+import { after, before, describe as suite, test } from 'node:test';
 
 import {
-  NamespaceMode,
   type PodSandboxConfig,
   PodSandboxState,
   PodSandboxStatusRequest,
@@ -12,37 +11,25 @@ import {
   RuntimeServiceService as runtime,
   UpdatePodSandboxResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
-import { listPipelines } from '../../src/pod/pipelines.ts';
 import { UPDATE_PLACES } from '../../src/pod/update-resources.ts';
-import { FaultTrials, type Scene } from '../harness/fault-trials.ts';
-import { FaultFolder } from '../harness/faults.ts';
-import { PodLab } from '../harness/pod-lab.ts';
+import { FaultLab } from '../harness/fault-lab.ts';
+import type { PodLab } from '../harness/pod-lab.ts';
+
+/** What the request would make, or has made. */
+interface PodContext {
+  readonly config: PodSandboxConfig;
+  id: string;
+}
 
 suite('faults of pods', () => {
-  let faults: FaultFolder;
+  let faultLab: FaultLab;
   let lab: PodLab;
-  let trials: FaultTrials;
   before(async () => {
-    faults = new FaultFolder();
-    lab = await PodLab.start({ environment: faults.environment });
-    trials = new FaultTrials({ lab, faults, outlines: listPipelines() }, { limitMs: 100_000, scenes: 4 });
+    faultLab = await FaultLab.start({ limitMs: 110_000, scenes: 4 });
+    lab = faultLab.lab;
   });
-  after(async () => {
-    await lab.close();
-    faults[Symbol.dispose]();
-  });
+  after(async () => await faultLab.close());
 
-  const run = async (t: TestContext, scene: Scene<PodContext>): Promise<void> => {
-    t.diagnostic(JSON.stringify(await trials.run(scene)));
-  };
-  const onHost = { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } };
-  const hostPod = (): PodSandboxConfig =>
-    lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext: onHost } });
-  /** What the request would make, or has made. */
-  interface PodContext {
-    readonly config: PodSandboxConfig;
-    id: string;
-  }
   const runPod = async (context: PodContext, timeoutMs?: number): Promise<void> => {
     const request = RunPodSandboxRequest.create({ config: context.config });
     context.id = (await lab.berthd.call(runtime.runPodSandbox, request, timeoutMs)).podSandboxId;
@@ -60,7 +47,7 @@ suite('faults of pods', () => {
   };
 
   test('RunPodSandbox', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'RunPodSandbox',
       pipelines: ['RunPodSandbox'],
       prepare: async () => ({ config: lab.podConfig(), id: '' }),
@@ -70,7 +57,7 @@ suite('faults of pods', () => {
   });
 
   test('StopPodSandbox', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'StopPodSandbox',
       pipelines: ['StopPodSandbox'],
       trusted: ['bridge', 'portmap'],
@@ -85,11 +72,11 @@ suite('faults of pods', () => {
   });
 
   test('RemovePodSandbox', async (t) => {
-    await run(t, {
+    await faultLab.run(t, {
       name: 'RemovePodSandbox',
       pipelines: ['RemovePodSandbox', 'RemoveContainer'],
       prepare: async () => {
-        const context = await ready(hostPod());
+        const context = await ready(faultLab.hostPod());
         await lab.start(context.id);
         await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: context.id });
         return context;
@@ -102,11 +89,11 @@ suite('faults of pods', () => {
 
   test('UpdatePodSandboxResources', async (t) => {
     const limits = { cpuShares: 512n, memoryLimitInBytes: 256n * 1024n * 1024n };
-    await run(t, {
+    await faultLab.run(t, {
       name: 'UpdatePodSandboxResources',
       pipelines: [],
       places: [UPDATE_PLACES[1]],
-      prepare: async () => await ready(hostPod()),
+      prepare: async () => await ready(faultLab.hostPod()),
       async ask({ id }, timeoutMs) {
         const request = UpdatePodSandboxResourcesRequest.create({ podSandboxId: id, resources: limits });
         await lab.berthd.call(runtime.updatePodSandboxResources, request, timeoutMs);

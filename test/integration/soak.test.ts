@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe as suite, test } from 'node:test';
 
 import { PodLab } from '../harness/pod-lab.ts';
-import { assertNoGrowth, soak } from '../soak/soak.ts';
+import { assertNoGrowth, SHORT_LIMITS, soak } from '../soak/soak.ts';
 
 /** Another one each day; a failure prints it. */
 const SEED = Number(process.env['BERTH_SOAK_SEED'] ?? Math.floor(Date.now() / 86_400_000));
@@ -26,6 +26,6 @@ suite('soak', { timeout: 300_000 }, () => {
   test('random requests without: it takes no more memory, descriptors, threads and disk than before', async (t) => {
     const samples = await soak(lab, { lifecycles: 150, limitMs: 45_000, seed: SEED, kills: false });
     t.diagnostic(JSON.stringify([samples.at(0), samples.at(-1)]));
-    assertNoGrowth(samples);
+    assertNoGrowth(samples, SHORT_LIMITS);
   });
 });

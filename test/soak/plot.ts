@@ -9,6 +9,7 @@ import type { SoakSample } from './soak.ts';
 interface Panel {
   readonly title: string;
   readonly of: (sample: SoakSample) => number;
+  readonly isDrawn?: (sample: SoakSample) => boolean;
 }
 
 type Line = SoakSample & { readonly phase: string };
@@ -23,6 +24,8 @@ const PANELS: readonly Panel[] = [
   { title: 'descriptors', of: ({ descriptors }) => descriptors },
   { title: 'threads', of: ({ threads }) => threads },
   { title: 'database, MiB', of: ({ databaseBytes }) => databaseBytes / 2 ** 20 },
+  // The calm part has no starts.
+  { title: 'start, s', of: ({ startMs }) => startMs / 1000, isDrawn: ({ startMs }) => startMs > 0 },
 ];
 
 const { positionals } = parseArgs({ allowPositionals: true });
@@ -46,12 +49,12 @@ ${panels.join('\n')}
 `,
 );
 
-function draw({ title, of }: Panel, top: number): string {
+function draw({ title, of, isDrawn = () => true }: Panel, top: number): string {
   const most = Math.max(...lines.map(of)) * 1.1 || 1;
   const longest = Math.max(...lines.map(({ lifecycles }) => lifecycles), 1);
   const curves = Object.entries(COLOURS).map(([phase, colour]) => {
     const points = lines
-      .filter((line) => line.phase === phase)
+      .filter((line) => line.phase === phase && isDrawn(line))
       .map((line) => {
         const x = LEFT + (line.lifecycles / longest) * WIDTH;
         return `${x.toFixed(1)},${(top + HEIGHT - (of(line) / most) * HEIGHT).toFixed(1)}`;

@@ -4,7 +4,7 @@ import { appendFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 
 import { PodLab } from '../harness/pod-lab.ts';
-import { assertNoGrowth, type SoakSample, soak } from './soak.ts';
+import { assertNoGrowth, LONG_LIMITS, type SoakSample, soak } from './soak.ts';
 
 const { values } = parseArgs({
   options: {
@@ -37,7 +37,7 @@ const lab = await PodLab.start();
 try {
   await soak(lab, { lifecycles, limitMs: LONGEST_MS, seed, kills: true, onSample: report('kills') });
   const calm = await soak(lab, { lifecycles, limitMs: LONGEST_MS, seed, kills: false, onSample: report('calm') });
-  assertNoGrowth(calm);
+  assertNoGrowth(calm, LONG_LIMITS);
   process.stdout.write('soak: nothing was left, and nothing has grown\n');
 } catch (err) {
   process.stderr.write(`berthd's log:\n${lab.berthd.log()}\n`);
