@@ -65,7 +65,9 @@ export class PodCheckpoints {
   ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
     const archives = archivesOf(wish);
     const name = sandboxName(wish.sandbox);
-    if (this.#deps.sandboxes.findByName(name))
+    const known = this.#deps.sandboxes.findByName(name);
+    // One that is being made was begun for a client that has left: this one goes on with it.
+    if (known && known.state !== 'creating')
       throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
     const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
     try {
