@@ -89,7 +89,10 @@ export class PodCheckpoints {
   }
 
   async #checkpoint(ctx: Parameters<typeof checkpoint>[0], signal: AbortSignal): Promise<void> {
-    await this.#work.join(JSON.stringify([ctx.id, ctx.request]), signal, () => checkpoint(ctx, this.#shutdown));
+    // Not by what is written: the time of a request is in there, and one that is repeated is the same.
+    const { containers, extra } = ctx.request;
+    const key = JSON.stringify([ctx.id, containers, extra?.file]);
+    await this.#work.join(key, signal, () => checkpoint(ctx, this.#shutdown));
   }
 }
 

@@ -59,10 +59,13 @@ export async function soak(lab: PodLab, options: SoakOptions): Promise<SoakSampl
 /** By what a figure may be more at the end. */
 export type GrowthLimits = Readonly<Record<'memoryBytes' | 'descriptors' | 'threads' | 'databaseBytes', number>>;
 
-/** Of a soak of a thousand pods: what its samples differ by in any case. */
-export const LONG_LIMITS: GrowthLimits = { memoryBytes: 1.08, descriptors: 1.05, threads: 1.01, databaseBytes: 1.02 };
+/**
+ * Of a soak of a thousand pods: what its samples differ by in any case. The thread of the database's checkpoints comes and
+ * goes, and has six descriptors.
+ */
+export const LONG_LIMITS: GrowthLimits = { memoryBytes: 1.08, descriptors: 1.15, threads: 1.01, databaseBytes: 1.02 };
 /** Of one of a hundred: the daemon learns its code all that time. */
-export const SHORT_LIMITS: GrowthLimits = { memoryBytes: 1.25, descriptors: 1.1, threads: 1.01, databaseBytes: 1.05 };
+export const SHORT_LIMITS: GrowthLimits = { memoryBytes: 1.25, descriptors: 1.15, threads: 1.01, databaseBytes: 1.05 };
 
 /**
  * Fails when a figure has grown: from the median of the second quarter of a soak without kills to that of its last one.
