@@ -67,8 +67,7 @@ export class PodCheckpoints {
     const name = sandboxName(wish.sandbox);
     const known = this.#deps.sandboxes.findByName(name);
     // One that is being made was begun for a client that has left: this one goes on with it.
-    if (known && known.state !== 'creating')
-      throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
+    if (known && known.state !== 'creating') throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
     const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
     try {
       const containers: ContainerRecord[] = [];
