@@ -9,7 +9,7 @@ import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/
 
 import { RuntimeServiceService, VersionRequest, type VersionResponse } from '../../proto/gen/cri/api.ts';
 import { BerthError, invalid, wrap } from '../base/errors.ts';
-import { silentLogger } from '../base/log.ts';
+import { type LogFields, silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import { GrpcServer } from './grpc-server.ts';
 import { RpcBoundary } from './unary.ts';
@@ -21,6 +21,7 @@ suite('the gRPC boundary', () => {
   let client: Client;
   let failure: unknown;
   const counted: string[] = [];
+  const logged: string[] = [];
 
   before(async () => {
     dir = mkdtempSync(join(tmpdir(), 'berth-grpc-'));
@@ -29,7 +30,12 @@ suite('the gRPC boundary', () => {
       ...silentMeter,
       rpc: (method: string, outcome: string) => void counted.push(`${method} ${outcome}`),
     };
-    const boundary = new RpcBoundary(silentLogger, meter);
+    const log = {
+      ...silentLogger,
+      debug: (_fields: LogFields, message: string) => void logged.push(`debug ${message}`),
+      warn: (_fields: LogFields, message: string) => void logged.push(`warn ${message}`),
+    };
+    const boundary = new RpcBoundary(log, meter);
     const version = boundary.unary<VersionRequest, VersionResponse>('Version', () => {
       if (failure !== undefined) throw failure;
       return { version: '0.1.0', runtimeName: 'berth', runtimeVersion: '1', runtimeApiVersion: 'v1' };
@@ -81,6 +87,15 @@ suite('the gRPC boundary', () => {
       assert.equal(err.details, details);
     });
   }
+
+  test('that something asked for is not there is no warning, another failure is', async () => {
+    logged.length = 0;
+    failure = new BerthError('notFound', 'container x: no such container');
+    await call('version');
+    failure = new BerthError('unavailable', 'no network');
+    await call('version');
+    assert.deepEqual(logged, ['debug rpc failed', 'warn rpc failed']);
+  });
 
   test('a text longer than a header is cut, not lost', async () => {
     failure = invalid('config', `${'x'.repeat(100_000)} is too long`);

@@ -145,6 +145,8 @@ export class RpcBoundary {
     // An internal error is a bug: its stack says where.
     if (kind === 'internal')
       this.#log.error({ ...fields, stack: err instanceof Error ? err.stack : undefined }, 'rpc failed');
+    // The kubelet asks for what it has just removed, to see that it has gone: this answer is the one that it wants.
+    else if (kind === 'notFound' && QUIET.test(method)) this.#log.debug(fields, 'rpc failed');
     else this.#log.warn(fields, 'rpc failed');
   }
 }
