@@ -2,11 +2,17 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { BerthError, because } from '../base/errors.ts';
+import { BerthError } from '../base/errors.ts';
 import type { ProgramRunner } from './credential-helpers.ts';
 
 const TIMEOUT_MS = 20_000;
 const OUTPUT_LIMIT_BYTES = 256 * 1024;
+/** What is signed is a small JSON document; a message may say with few bytes that it is gigabytes. */
+const CONTENT_LIMIT_BYTES = 4 * 1024 * 1024;
+/** Of `ulimit -f` in a POSIX shell. */
+const BLOCK_BYTES = 512;
+/** A shell's exit code for a program that is not there. */
+const NO_PROGRAM = 127;
 /** Whatever else they say, one of these means that the signature does not count. */
 const BAD_STATUS = /^\[GNUPG:\] (?:BADSIG|ERRSIG|EXPSIG|EXPKEYSIG|REVKEYSIG|NODATA|UNEXPECTED|FAILURE|ERROR)\b/m;
 
@@ -39,8 +45,8 @@ export class GpgSignatures {
       const args = ['--homedir', folder, '--keyring', keyring, '--status-fd', '1', '--output', content];
       const result = await this.#runner.run(
         {
-          path: 'gpgv',
-          args,
+          path: '/bin/sh',
+          args: ['-c', `ulimit -f ${CONTENT_LIMIT_BYTES / BLOCK_BYTES} && exec gpgv "$@"`, 'gpgv', ...args],
           env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin', LC_ALL: 'C' },
           stdin: message,
           timeoutMs: TIMEOUT_MS,
@@ -48,20 +54,16 @@ export class GpgSignatures {
         },
         signal,
       );
+      if (result.exitCode === NO_PROGRAM) {
+        throw new BerthError(
+          'precondition',
+          'signatures cannot be verified without gpgv; on Debian: apt-get install gpgv',
+        );
+      }
       const status = result.stdout.toString('utf8');
       if (result.exitCode !== 0 || result.truncated || !isOneGoodSignature(status)) throw refusedBy(status);
       // It wrote what it had not verified yet, so nobody looks before this.
       return await readFile(content);
-    } catch (err) {
-      signal.throwIfAborted();
-      if (err instanceof BerthError && err.kind === 'notFound') {
-        throw because(
-          'precondition',
-          'signatures cannot be verified without gpgv; on Debian: apt-get install gpgv',
-          err,
-        );
-      }
-      throw err;
     } finally {
       await rm(folder, { recursive: true, force: true });
     }

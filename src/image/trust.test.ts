@@ -554,6 +554,17 @@ describe('signedBy', { skip: hasGpg ? false : 'no gpg and gpgv here' }, () => {
     await images.pull(name('app:v1'), undefined, never);
   });
 
+  it('refuses a small message with a large content, and keeps none of that', async () => {
+    const image = fakeImage(['x']);
+    registry.add('app', image, 'v1');
+    await signedPolicy(false);
+    const message = signed(Buffer.alloc(20_000_000));
+    assert.ok(message.length < 1_000_000);
+    await putSignature('app', image.manifest.digest, 1, message);
+    await refused(images.pull(name('app:v1'), undefined, never), /it is no message with one good signature/);
+    assert.deepEqual(await readdir(join(root, 'image/gpgv')), []);
+  });
+
   it('refuses what it cannot verify, and says what is missing', async () => {
     const image = fakeImage(['x']);
     registry.add('app', image, 'v1');
