@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { globSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -103,6 +104,44 @@ describe('manifests', () => {
   });
 });
 
+const { KUBELET_BIN = '', KUBEADM_BIN = '' } = process.env;
+
+describe('by the real programs', () => {
+  test('a kubelet takes its configuration and the drop-in', {
+    skip: KUBELET_BIN === '' ? 'KUBELET_BIN names no kubelet' : false,
+  }, (t) => {
+    const own = mkdtempSync(join(tmpdir(), 'berth-kubelet-'));
+    t.after(() => rmSync(own, { recursive: true, force: true }));
+    // It ends by itself: nobody listens there, or the host has cgroup v1.
+    const nobody = `unix://${own}/none.sock`;
+    const said = (config: string, dropIn: string): string => {
+      writeFileSync(join(own, 'config.yaml'), config.replace(listen, nobody));
+      writeFileSync(join(own, '10-berth.conf'), dropIn.replace(listen, nobody));
+      const args = ['--config', join(own, 'config.yaml'), '--config-dir', own, '--root-dir', join(own, 'root')];
+      const { status, stderr } = spawnSync(KUBELET_BIN, args, { encoding: 'utf8', timeout: 60_000 });
+      assert.equal(status, 1, stderr);
+      return stderr;
+    };
+    const told = said(read('kubelet/config.yaml'), read('kubelet/10-berth.conf'));
+    assert.doesNotMatch(told, /decoding|unknown field/);
+    assert.doesNotMatch(
+      told,
+      /failed to validate kubelet configuration, error: (?!kubelet is configured to not run on a host using cgroup v1)/,
+    );
+    assert.match(said(read('kubelet/config.yaml').replace('seccompDefault', 'secDefault'), ''), /unknown field/);
+  });
+
+  for (const file of ['kubeadm/init.yaml', 'kubeadm/join.yaml']) {
+    test(`kubeadm takes ${file}`, { skip: KUBEADM_BIN === '' ? 'KUBEADM_BIN names no kubeadm' : false }, () => {
+      const args = ['config', 'validate', '--config', join(deploy, file)];
+      const { status, stdout, stderr } = spawnSync(KUBEADM_BIN, args, { encoding: 'utf8', timeout: 60_000 });
+      assert.equal(status, 0, stderr);
+      assert.equal(stdout.trim(), 'ok');
+      assert.doesNotMatch(stderr, /unknown field|error/);
+    });
+  }
+});
+
 /** The instructions of a Dockerfile, with continued lines joined. */
 function instructionsOf(dockerfile: string): [name: string, rest: string][] {
   const joined = dockerfile
@@ -137,6 +176,26 @@ describe('the node image for kind', () => {
         .sort(),
       ['kind/Dockerfile', 'kind/cluster.yaml', ...copied.filter((path) => /^kind\/(?!berth\.deb)/.test(path))].sort(),
     );
+  });
+
+  test('its ctr hands what kind load sends to berth, and refuses all else', (t) => {
+    const own = mkdtempSync(join(tmpdir(), 'berth-ctr-'));
+    t.after(() => rmSync(own, { recursive: true, force: true }));
+    writeFileSync(join(own, 'berth'), '#!/bin/sh\necho "$1 $2: $(cat "$3")"\necho "$3" >&2\n', { mode: 0o755 });
+    const ctr = (...args: string[]) =>
+      spawnSync('sh', [join(deploy, 'kind/ctr'), ...args], {
+        input: 'an archive',
+        encoding: 'utf8',
+        env: { PATH: `${own}:/usr/bin:/bin` },
+      });
+    // As pkg/cluster/nodeutils of kind has it.
+    const flags = ['--all-platforms', '--digests', '--snapshotter=overlayfs'];
+    const loaded = ctr('--namespace=k8s.io', 'images', 'import', ...flags, '-');
+    assert.deepEqual([loaded.status, loaded.stdout], [0, 'image load: an archive\n']);
+    assert.equal(existsSync(loaded.stderr.trim()), false, 'the archive is left');
+    const other = ctr('--namespace=k8s.io', 'images', 'ls');
+    assert.equal(other.status, 1);
+    assert.match(other.stderr, /this node runs Berth: use crictl, or berth/);
   });
 
   test('its units and drop-ins have only sections and keys that systemd knows', () => {
