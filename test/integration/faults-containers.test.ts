@@ -1,7 +1,7 @@
 /** Faults at every step of what happens to containers: errors, hangs, and the end of berthd. */
 
 import assert from 'node:assert/strict';
-import { existsSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { after, before, describe as suite, test } from 'node:test';
 
 import {
@@ -101,7 +101,16 @@ suite('faults of containers', () => {
     await faultLab.run(t, {
       name: 'StopContainer',
       pipelines: [],
-      prepare: running,
+      async prepare() {
+        const context = await running();
+        const { pid } = await lab.info(context.id);
+        // The first process of a PID namespace gets no SIGTERM before it has its trap: proc(5), bit 14 of SigCgt.
+        await eventually('it has its trap', () => {
+          const [, caught = '0'] = /^SigCgt:\s+(\w+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+          return (BigInt(`0x${caught}`) & (1n << 14n)) !== 0n || undefined;
+        });
+        return context;
+      },
       ask: async ({ id }, timeoutMs) =>
         await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 10n }, timeoutMs),
       async verify({ id }) {
