@@ -3,7 +3,7 @@
 #   scripts/debian-packages.sh SET...      SET: build, run, demo, test or vm
 # Or, sourced: install_debian_packages PACKAGE...
 
-DEBIAN_BUILD='gcc libc6-dev'
+DEBIAN_BUILD='gcc libc6-dev binutils'
 DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
 DEBIAN_TEST='docker-registry skopeo dbus-daemon procps apparmor logrotate openssl'

@@ -1,0 +1,95 @@
+/**
+ * npm run package: makes dist/packages/berth_VERSION_ARCH.deb and berth-VERSION-linux-ARCH.tar.gz, which bring all that
+ * Debian 12 and 13 lack. The checkout must be built. What is made depends on the checkout alone: a second run makes the
+ * same bytes. BERTH_PACKAGE_VERSION: another version than that of package.json, in Debian's form.
+ */
+
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+
+import { readPackage } from './bundle.ts';
+import { debianArchitecture, packDebian, renderControl } from './debian-package.ts';
+import { renderCopyright } from './licences.ts';
+import { addProgram } from './program.ts';
+import { Tree } from './tree.ts';
+
+const TOP = fileURLToPath(new URL('..', import.meta.url));
+const GIT_TIMEOUT_MS = 10_000;
+const PROGRAM = 'usr/lib/berth';
+const DOCUMENTS = 'usr/share/doc/berth';
+/** The modification time of all files, where neither SOURCE_DATE_EPOCH nor git tells one: 2026-01-01. */
+const FALLBACK_EPOCH_SECONDS = 1_767_225_600;
+
+/** Dates of files: what SOURCE_DATE_EPOCH says, else the time of the last commit. */
+function readEpoch(): number {
+  const given = process.env['SOURCE_DATE_EPOCH'];
+  if (given !== undefined && /^\d+$/.test(given)) return Number(given);
+  try {
+    const args = ['-C', TOP, 'log', '-1', '--format=%ct'];
+    return Number(execFileSync('git', args, { encoding: 'utf8', timeout: GIT_TIMEOUT_MS, stdio: 'pipe' }));
+  } catch {
+    return FALLBACK_EPOCH_SECONDS;
+  }
+}
+
+function renderChangelog(version: string, epochSeconds: number): string {
+  const date = new Date(epochSeconds * 1000).toUTCString().replace('GMT', '+0000');
+  return `berth (${version}) unstable; urgency=medium\n\n  * Berth ${version}.\n\n -- The Berth authors <berth@localhost>  ${date}\n`;
+}
+
+/** Everything of the .deb but its control files. */
+async function addSystemFiles(tree: Tree, version: string, epochSeconds: number): Promise<void> {
+  const { packages } = await addProgram(tree, PROGRAM, { top: TOP, version });
+  tree.link('usr/bin/berthd', '../lib/berth/bin/berthd');
+  tree.link('usr/bin/berth', '../lib/berth/bin/berth');
+  const deploy = join(TOP, 'deploy');
+  tree.copy(join(deploy, 'berth.toml'), 'etc/berth/berth.toml');
+  tree.folder('etc/berth/berth.toml.d');
+  tree.folder('var/cache/berth');
+  tree.file('usr/lib/systemd/system/berthd.service', renderUnit(readFileSync(join(deploy, 'berthd.service'), 'utf8')));
+  tree.copyFolder(deploy, `${DOCUMENTS}/examples`);
+  tree.copyFolder(join(TOP, 'docs'), DOCUMENTS, /\.md$/);
+  tree.file(`${DOCUMENTS}/copyright`, renderCopyright(TOP, packages));
+  tree.file(`${DOCUMENTS}/changelog.gz`, gzip(renderChangelog(version, epochSeconds)));
+}
+
+/** The unit for the places of the package; deploy/berthd.service is for a checkout. Its first lines tell of that. */
+function renderUnit(unit: string): string {
+  const placed = unit.replaceAll('/opt/berth/bin/', '/usr/bin/').replaceAll('/opt/berth/docs/', `/${DOCUMENTS}/`);
+  const lines = placed.split('\n');
+  return lines.slice(lines.indexOf('[Unit]')).join('\n');
+}
+
+/** Without a name or time in it, as gzip -9n. */
+function gzip(text: string): Buffer {
+  return gzipSync(text, { level: 9 });
+}
+
+async function main(): Promise<void> {
+  const version = process.env['BERTH_PACKAGE_VERSION'] || readPackage(TOP).version;
+  if (!/^\d[A-Za-z0-9.+~]*$/.test(version)) throw new Error(`not a version that Debian knows: ${version}`);
+  const epochSeconds = readEpoch();
+  const output = join(TOP, 'dist/packages');
+  mkdirSync(output, { recursive: true });
+  const folder = mkdtempSync(join(tmpdir(), 'berth-package-'));
+  try {
+    const tree = new Tree(join(folder, 'deb'));
+    await addSystemFiles(tree, version, epochSeconds);
+    const kib = tree.sizeKib();
+    const deb = join(output, `berth_${version}_${debianArchitecture()}.deb`);
+    packDebian(tree, renderControl(version, kib), join(TOP, 'packaging/debian'), epochSeconds, deb);
+    console.log(`${deb}: ${megabytes(statSync(deb).size)} MB, ${megabytes(kib * 1024)} MB installed`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+await main();
