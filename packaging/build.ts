@@ -1,28 +1,40 @@
 /**
- * npm run package: makes dist/packages/berth_VERSION_ARCH.deb and berth-VERSION-linux-ARCH.tar.gz, which bring all that
- * Debian 12 and 13 lack. The checkout must be built. What is made depends on the checkout alone: a second run makes the
- * same bytes. BERTH_PACKAGE_VERSION: another version than that of package.json, in Debian's form.
+ * npm run package: makes berth_VERSION_ARCH.deb and berth-VERSION-linux-ARCH.tar.gz in dist/packages, which bring all
+ * that Debian 12 and 13 lack. The checkout must be built. What is made depends on the checkout alone: a second run makes
+ * the same bytes. --output FOLDER: another place; --version VERSION: another one than that of package.json, in Debian's
+ * form.
  */
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
 
 import { readPackage } from './bundle.ts';
+import { renderBashCompletion, renderZshCompletion } from './completions.ts';
 import { debianArchitecture, packDebian, renderControl } from './debian-package.ts';
 import { renderCopyright } from './licences.ts';
+import { renderBerthdPage, renderBerthPage, renderConfigPage } from './man-pages.ts';
 import { addProgram } from './program.ts';
 import { Tree } from './tree.ts';
 
 const TOP = fileURLToPath(new URL('..', import.meta.url));
 const GIT_TIMEOUT_MS = 10_000;
+const TAR_TIMEOUT_MS = 300_000;
 const PROGRAM = 'usr/lib/berth';
 const DOCUMENTS = 'usr/share/doc/berth';
 /** The modification time of all files, where neither SOURCE_DATE_EPOCH nor git tells one: 2026-01-01. */
 const FALLBACK_EPOCH_SECONDS = 1_767_225_600;
+
+/** What all that is made has in common. */
+interface Making {
+  readonly version: string;
+  /** The time of every file, in seconds since 1970. */
+  readonly epochSeconds: number;
+}
 
 /** Dates of files: what SOURCE_DATE_EPOCH says, else the time of the last commit. */
 function readEpoch(): number {
@@ -41,9 +53,19 @@ function renderChangelog(version: string, epochSeconds: number): string {
   return `berth (${version}) unstable; urgency=medium\n\n  * Berth ${version}.\n\n -- The Berth authors <berth@localhost>  ${date}\n`;
 }
 
+/** What tells of Berth, below a folder of documents and one of manual pages. */
+function addDocuments(tree: Tree, documents: string, manual: string, { version, epochSeconds }: Making): void {
+  tree.copyFolder(join(TOP, 'deploy'), `${documents}/examples`);
+  tree.copyFolder(join(TOP, 'docs'), documents, /\.md$/);
+  tree.file(`${documents}/changelog.gz`, gzip(renderChangelog(version, epochSeconds)));
+  tree.file(`${manual}/man8/berthd.8.gz`, gzip(renderBerthdPage(version, epochSeconds)));
+  tree.file(`${manual}/man1/berth.1.gz`, gzip(renderBerthPage(version, epochSeconds)));
+  tree.file(`${manual}/man5/berth.toml.5.gz`, gzip(renderConfigPage(version, epochSeconds)));
+}
+
 /** Everything of the .deb but its control files. */
-async function addSystemFiles(tree: Tree, version: string, epochSeconds: number): Promise<void> {
-  const { packages } = await addProgram(tree, PROGRAM, { top: TOP, version });
+async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
+  const { packages } = await addProgram(tree, PROGRAM, { top: TOP, version: making.version });
   tree.link('usr/bin/berthd', '../lib/berth/bin/berthd');
   tree.link('usr/bin/berth', '../lib/berth/bin/berth');
   const deploy = join(TOP, 'deploy');
@@ -51,10 +73,24 @@ async function addSystemFiles(tree: Tree, version: string, epochSeconds: number)
   tree.folder('etc/berth/berth.toml.d');
   tree.folder('var/cache/berth');
   tree.file('usr/lib/systemd/system/berthd.service', renderUnit(readFileSync(join(deploy, 'berthd.service'), 'utf8')));
-  tree.copyFolder(deploy, `${DOCUMENTS}/examples`);
-  tree.copyFolder(join(TOP, 'docs'), DOCUMENTS, /\.md$/);
+  tree.file('usr/share/bash-completion/completions/berth', renderBashCompletion());
+  tree.file('usr/share/zsh/vendor-completions/_berth', renderZshCompletion());
   tree.file(`${DOCUMENTS}/copyright`, renderCopyright(TOP, packages));
-  tree.file(`${DOCUMENTS}/changelog.gz`, gzip(renderChangelog(version, epochSeconds)));
+  addDocuments(tree, DOCUMENTS, 'usr/share/man', making);
+}
+
+/** The archive for other systems: one folder that runs wherever it is, with the same program in it as the .deb. */
+function packArchive(tree: Tree, packed: Tree, making: Making, output: string): void {
+  const name = `berth-${making.version}-linux-${process.arch}`;
+  tree.copyFolder(join(packed.top, PROGRAM), name);
+  tree.copyFolder(join(packed.top, DOCUMENTS), `${name}/share/doc/berth`);
+  tree.copyFolder(join(packed.top, 'usr/share/man'), `${name}/share/man`);
+  tree.settle(making.epochSeconds);
+  const tar = join(tree.top, 'archive.tar');
+  const same = ['--sort=name', '--format=gnu', '--owner=0', '--group=0', '--numeric-owner'];
+  execFileSync('tar', [...same, '-C', tree.top, '-cf', tar, name], { timeout: TAR_TIMEOUT_MS });
+  execFileSync('gzip', ['-6n', tar], { timeout: TAR_TIMEOUT_MS });
+  copyFileSync(`${tar}.gz`, join(output, `${name}.tar.gz`));
 }
 
 /** The unit for the places of the package; deploy/berthd.service is for a checkout. Its first lines tell of that. */
@@ -70,18 +106,20 @@ function gzip(text: string): Buffer {
 }
 
 async function main(): Promise<void> {
-  const version = process.env['BERTH_PACKAGE_VERSION'] || readPackage(TOP).version;
+  const { values } = parseArgs({ options: { version: { type: 'string' }, output: { type: 'string' } } });
+  const version = values.version ?? readPackage(TOP).version;
   if (!/^\d[A-Za-z0-9.+~]*$/.test(version)) throw new Error(`not a version that Debian knows: ${version}`);
-  const epochSeconds = readEpoch();
-  const output = join(TOP, 'dist/packages');
+  const making = { version, epochSeconds: readEpoch() };
+  const output = resolve(values.output ?? join(TOP, 'dist/packages'));
   mkdirSync(output, { recursive: true });
   const folder = mkdtempSync(join(tmpdir(), 'berth-package-'));
   try {
     const tree = new Tree(join(folder, 'deb'));
-    await addSystemFiles(tree, version, epochSeconds);
+    await addSystemFiles(tree, making);
+    packArchive(new Tree(join(folder, 'archive')), tree, making, output);
     const kib = tree.sizeKib();
     const deb = join(output, `berth_${version}_${debianArchitecture()}.deb`);
-    packDebian(tree, renderControl(version, kib), join(TOP, 'packaging/debian'), epochSeconds, deb);
+    packDebian(tree, renderControl(version, kib), join(TOP, 'packaging/debian'), making.epochSeconds, deb);
     console.log(`${deb}: ${megabytes(statSync(deb).size)} MB, ${megabytes(kib * 1024)} MB installed`);
   } finally {
     rmSync(folder, { recursive: true, force: true });

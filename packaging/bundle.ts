@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { globSync, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 
 import { build } from 'esbuild';
 
@@ -12,15 +12,17 @@ export interface Bundle {
 /** Packages that stay folders of their own: two with native code, and one of which parts are loaded by their paths. */
 export const SEPARATE_PACKAGES: readonly string[] = ['koffi', 'better-sqlite3', 'undici'];
 
-/** Programs and threads that are started by name. A thread looks for its file beside the code that starts it. */
-const ENTRIES: Readonly<Record<string, string>> = {
-  main: 'src/main.ts',
-  cli: 'src/cli/main.ts',
-  'namespace-worker': 'src/sys/namespace-worker.ts',
-  'disk-worker': 'src/image/disk-worker.ts',
-  'wal-checkpoint-worker': 'src/store/wal-checkpoint-worker.ts',
-  'yaml-worker': 'src/runtime/cdi/yaml-worker.ts',
-};
+/** Where the two programs begin. */
+const PROGRAMS: Readonly<Record<string, string>> = { main: 'src/main.ts', cli: 'src/cli/main.ts' };
+
+/** Programs and threads. A thread is started by the name of its file, beside the code that starts it. */
+function findEntries(top: string): Record<string, string> {
+  const threads = globSync('src/**/*-worker.ts', { cwd: top }).map((path) => [basename(path, '.ts'), path] as const);
+  const entries = Object.fromEntries([...Object.entries(PROGRAMS), ...threads.sort()]);
+  if (Object.keys(entries).length !== threads.length + Object.keys(PROGRAMS).length)
+    throw new Error(`two threads have one name: ${threads.map(([, path]) => path).join(', ')}`);
+  return entries;
+}
 
 /** What CommonJS code finds around it, for the packages that are such. */
 const COMMONJS = [
@@ -37,7 +39,7 @@ const COMMONJS = [
 export async function bundle(top: string, folder: string): Promise<Bundle> {
   const { metafile } = await build({
     absWorkingDir: top,
-    entryPoints: { ...ENTRIES },
+    entryPoints: findEntries(top),
     outdir: folder,
     entryNames: '[name]',
     chunkNames: 'part-[hash]',

@@ -40,7 +40,7 @@ export function renderCopyright(top: string, packages: readonly string[]): strin
 
 function readLicence(top: string, name: string): string {
   const folder = join(top, 'node_modules', name);
-  const file = readdirSync(folder).find((entry) => /^(licen[cs]e|copying)(\.(md|txt))?$/i.test(entry));
+  const file = readdirSync(folder).find((entry) => /^((un)?licen[cs]e|copying)(\.(md|txt))?$/i.test(entry));
   if (file !== undefined) return readFileSync(join(folder, file), 'utf8').replaceAll('\r\n', '\n');
   const source = IN_SOURCE[name];
   if (source !== undefined) return `${APACHE}\n\n${readHeader(join(folder, source))}`;

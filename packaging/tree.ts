@@ -47,7 +47,8 @@ export class Tree {
   copyFolder(from: string, path: string, wanted: RegExp = /^/): void {
     for (const entry of readdirSync(from, { recursive: true, withFileTypes: true })) {
       const name = join(entry.parentPath, entry.name).slice(from.length + 1);
-      if (entry.isFile() && wanted.test(name)) this.copy(join(from, name), join(path, name));
+      if (!entry.isFile() || !wanted.test(name)) continue;
+      this.copy(join(from, name), join(path, name), (statSync(join(from, name)).mode & 0o100) !== 0);
     }
   }
 

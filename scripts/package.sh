@@ -4,4 +4,4 @@ set -eu
 cd "$(dirname "$0")/.."
 scripts/build.sh
 if ! command -v strip >/dev/null || ! command -v dpkg-deb >/dev/null; then scripts/debian-packages.sh build; fi
-exec node_modules/.bin/node packaging/build.ts
+exec node_modules/.bin/node packaging/build.ts "$@"

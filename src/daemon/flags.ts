@@ -9,9 +9,9 @@ export interface Flags {
   readonly logLevel?: string;
 }
 
-/** Parses berthd's command line; an exit code where that was all there was to do (--help, --version, a bad flag). */
-export function parseFlags(argv: readonly string[], version: string): Flags | number {
-  const program = new Command('berthd')
+/** berthd's command line. */
+export function flagsCommand(version: string): Command {
+  return new Command('berthd')
     .description('Kubernetes container runtime: serves the CRI on a unix socket.')
     .version(version)
     .option('--config <file>', 'configuration (default: /etc/berth/berth.toml, if it is there)')
@@ -21,6 +21,11 @@ export function parseFlags(argv: readonly string[], version: string): Flags | nu
     .option('--log-level <level>', 'debug, info, warn or error (default: info)')
     .allowExcessArguments(false)
     .exitOverride();
+}
+
+/** Parses berthd's command line; an exit code where that was all there was to do (--help, --version, a bad flag). */
+export function parseFlags(argv: readonly string[], version: string): Flags | number {
+  const program = flagsCommand(version);
   try {
     program.parse([...argv], { from: 'user' });
     return program.opts<Flags>();
