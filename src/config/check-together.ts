@@ -27,8 +27,13 @@ export function checkTogether(values: Values, problems: ConfigProblems): void {
     ['metrics.tls_cert', 'metrics.tls_key'],
     ['metrics.tls_key', 'metrics.tls_cert'],
     ['metrics.tls_client_ca', 'metrics.tls_cert'],
+    ['tracing.tls_cert', 'tracing.tls_key'],
+    ['tracing.tls_key', 'tracing.tls_cert'],
   ] as const) {
     if (text(path) !== '' && text(needed) === '') fail(path, `needs ${needed} as well`, needed);
+  }
+  for (const path of ['tracing.tls_ca', 'tracing.tls_cert']) {
+    if (text(path) !== '' && text('tracing.tls') !== 'true') fail(path, 'needs tracing.tls = true', 'tracing.tls');
   }
 }
 

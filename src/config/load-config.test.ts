@@ -140,7 +140,7 @@ suite('loadConfig', () => {
     [
       'a far-off key',
       'whatever_this_is = 1\n',
-      '1: whatever_this_is: unknown key; known here: root, state, listen, image, cni, runtime, stream, cluster, metrics, log',
+      '1: whatever_this_is: unknown key; known here: root, state, listen, image, cni, runtime, stream, cluster, metrics, tracing, log',
     ],
     [
       'a key of Object',

@@ -71,6 +71,14 @@ export interface Config {
     readonly tlsKey: string;
     readonly tlsClientCa: string;
   };
+  readonly tracing: {
+    readonly endpoint: string;
+    readonly samplingRatePerMillion: number;
+    readonly tls: boolean;
+    readonly tlsCa: string;
+    readonly tlsCert: string;
+    readonly tlsKey: string;
+  };
   readonly log: { readonly level: LogLevel; readonly format: 'auto' | 'json' | 'text' };
   /** The files that were read, in order. */
   readonly sources: readonly string[];
@@ -154,12 +162,13 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       get(`${name}.${key}`, (TABLES[name] as Record<string, KeySpec>)[key] as KeySpec);
   const list = (name: keyof typeof TABLES, key: string): readonly string[] =>
     get(`${name}.${key}`, (TABLES[name] as Record<string, KeySpec>)[key] as KeySpec);
-  const [image, cni, runtime, stream, metrics, log] = [
+  const [image, cni, runtime, stream, metrics, tracing, log] = [
     table('image'),
     table('cni'),
     table('runtime'),
     table('stream'),
     table('metrics'),
+    table('tracing'),
     table('log'),
   ];
   const root = get<string>('root', TOP_KEYS.root);
@@ -228,6 +237,14 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       tlsCert: metrics('tls_cert'),
       tlsKey: metrics('tls_key'),
       tlsClientCa: metrics('tls_client_ca'),
+    },
+    tracing: {
+      endpoint: tracing('endpoint'),
+      samplingRatePerMillion: Number(tracing('sampling_rate_per_million')),
+      tls: get('tracing.tls', TABLES.tracing.tls),
+      tlsCa: tracing('tls_ca'),
+      tlsCert: tracing('tls_cert'),
+      tlsKey: tracing('tls_key'),
     },
     log: { level: log('level') as LogLevel, format: log('format') as Config['log']['format'] },
     sources,

@@ -260,6 +260,22 @@ export const TABLES = {
     tls_key: key(optionalPath, '', 'Key of tls_cert.'),
     tls_client_ca: key(optionalPath, '', 'Who signs the certificates of scrapers. Empty: they need none.'),
   },
+  tracing: {
+    endpoint: key(
+      { type: 'address', mayBeEmpty: true },
+      '',
+      'Where traces are sent, by OTLP over gRPC, such as 127.0.0.1:4317. Empty: nowhere, and then nothing is traced.',
+    ),
+    sampling_rate_per_million: key(
+      { type: 'count', min: 0, max: 1_000_000 },
+      0,
+      'How many of a million calls begin a trace of their own. Calls that are part of a trace, as those of a kubelet with tracing, follow what their caller has decided.',
+    ),
+    tls: key({ type: 'switch' }, false, 'Whether the receiver is spoken to with TLS.'),
+    tls_ca: key(optionalPath, '', "Who signs the receiver's certificate. Empty: whom Node.js trusts."),
+    tls_cert: key(optionalPath, '', 'Certificate that berthd shows to the receiver. Empty: none.'),
+    tls_key: key(optionalPath, '', 'Key of tls_cert.'),
+  },
   log: {
     level: key({ type: 'word', words: ['debug', 'info', 'warn', 'error'] }, 'info', 'The least that is worth a line.'),
     format: key(

@@ -50,6 +50,7 @@ import { GrpcServer } from '../server/grpc-server.ts';
 import { askSelf } from '../server/self-check.ts';
 import { buildServices } from '../server/services.ts';
 import { StreamServer } from '../server/streaming/stream-server.ts';
+import { Tracer } from '../server/tracing/tracer.ts';
 import { FolderHold } from '../store/folder-hold.ts';
 import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
@@ -61,6 +62,7 @@ import { Heartbeat } from './heartbeat.ts';
 import { countBy, liveFigures } from './live-figures.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
+import { SentTraces } from './sent-traces.ts';
 import { ServedMetrics } from './served-metrics.ts';
 import type { ServiceManager } from './service-manager.ts';
 
@@ -162,11 +164,15 @@ export class Daemon {
     for (const problem of store.mended) log.error({ problem }, 'the database has lost records');
     const metrics = new PrometheusMetrics();
     const { meter } = metrics;
+    const tracer = new Tracer();
+    // Before all that it is told of, so that it is closed when their last spans have come.
+    const traces = this.#own('traces', new SentTraces({ tracer, version: this.#version, metrics, log }));
+    await traces.follow(config.tracing);
     const podRanges = new PodRanges({ confDir: config.cni.confDir, template: config.cni.confTemplate, log });
     const cluster = this.#joinCluster(podRanges);
     const notices: Notices = cluster ?? silentNotices;
     for (const problem of store.mended) notices.tell({ reason: 'StorageDamaged', message: problem });
-    const processes = this.#own('processes', new Processes({ log, meter, notices, faults }));
+    const processes = this.#own('processes', new Processes({ log, meter, notices, faults, tracing: tracer }));
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     // Its thread takes a while to start; the first pod shall not wait for it.
     namespaces.start();
@@ -231,6 +237,7 @@ export class Daemon {
         usersOf: (imageId) => containers.all().flatMap((record) => (usesImage(record, imageId) ? [record.id] : [])),
         log,
         meter,
+        tracing: tracer,
         notices,
         clock: systemClock,
       }),
@@ -272,7 +279,7 @@ export class Daemon {
       sandboxes,
       containers,
       locks: new KeyedLock(),
-      journals: new ObservedJournals(store.journal, { meter, log, faults }),
+      journals: new ObservedJournals(store.journal, { meter, log, faults, tracing: tracer }),
       namespaces,
       processes,
       cni,
@@ -312,6 +319,7 @@ export class Daemon {
     const served = this.#own('metrics', new ServedMetrics(metrics, log));
     const certificates = { stream: () => streamServer.certificateEndsAt, metrics: () => served.certificateEndsAt };
     const linesLost = () => log.linesLost();
+    metrics.watch({ berth_trace_spans_waiting: () => tracer.waiting });
     const rest = { streams: streamServer, reconciled: report, doctorFound, certificates, linesLost };
     metrics.watch(liveFigures({ ...figures, ...rest }));
     await served.serve(config.metrics);
@@ -319,6 +327,7 @@ export class Daemon {
       buildServices({
         log,
         meter,
+        tracer,
         pods,
         checkpoints,
         events,

@@ -12,6 +12,7 @@ import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import type { Notices } from '../base/notices.ts';
+import type { Tracing } from '../base/tracing.ts';
 import { type NamesInArchive, nameImages, recordedNames } from './archive-names.ts';
 import { type CredentialSource, credentialFromRequest, credentialKey, type RegistryAuth } from './auth.ts';
 import { AuthFile } from './auth-file.ts';
@@ -92,6 +93,7 @@ export interface ImagesDeps {
   readonly meter: Meter;
   readonly notices?: Notices;
   readonly clock: Clock;
+  readonly tracing?: Tracing | undefined;
   /** In tests alone. */
   readonly faults?: FaultPoints | undefined;
   /** The machine's own unless a test says otherwise. */

@@ -3,6 +3,7 @@
 import { BerthError, type ErrorKind, findCause, kindOf, wrap } from '../base/errors.ts';
 import { atPlace, type FaultPoints } from '../base/fault-points.ts';
 import type { PullFailure, PullStep } from '../base/meter.ts';
+import type { Tracing } from '../base/tracing.ts';
 import { type CredentialSource, credentialFor, type RegistryAuth } from './auth.ts';
 import type { Endpoint } from './endpoints.ts';
 import { type FetchDeps, fetchLayers } from './fetch-layers.ts';
@@ -31,6 +32,7 @@ export const PULL_PLACES = [
 export interface PullDeps extends FetchDeps {
   /** In tests alone. */
   readonly faults?: FaultPoints | undefined;
+  readonly tracing?: Tracing | undefined;
   readonly registries: Registries;
   readonly trust: Trust;
   readonly platform: Platform;
@@ -89,10 +91,10 @@ export async function pullImage(
 }
 
 /** Times a step of a pull, whether it ends well or not. */
-async function timed<T>({ meter, clock }: PullDeps, step: PullStep, work: () => Promise<T>): Promise<T> {
+async function timed<T>({ meter, clock, tracing }: PullDeps, step: PullStep, work: () => Promise<T>): Promise<T> {
   const startedMs = clock.monotonicMs();
   try {
-    return await work();
+    return await (tracing?.isRecording ? tracing.inSpan(`pull: ${step}`, {}, work) : work());
   } finally {
     meter.pullStep(step, (clock.monotonicMs() - startedMs) / 1000);
   }

@@ -196,6 +196,10 @@ export const CATALOG = {
     endpoint: { values: ['stream', 'metrics'] },
   }),
   berth_log_lines_lost_total: counter("Lines of berthd's own log that could not be written."),
+  berth_trace_spans_total: counter('Spans of traces, by what became of them.', {
+    outcome: { values: ['exported', 'dropped', 'failed'] },
+  }),
+  berth_trace_spans_waiting: gauge('Spans that wait to be sent.'),
 } as const satisfies Record<string, MetricSpec>;
 
 /** The name of a metric of the catalog. */

@@ -10,12 +10,16 @@ export type LiveFigures = Partial<Record<MetricName, () => Reading | Promise<Rea
 /** The Prometheus registry of one berthd. What labels may say is bounded by the catalog. */
 export class PrometheusMetrics {
   readonly meter: Meter;
+  /** Counts spans of traces. */
+  readonly spans: (outcome: 'exported' | 'dropped' | 'failed', count: number) => void;
   readonly #registry = new Registry();
   readonly #instruments = new Instruments(this.#registry);
 
   constructor() {
     collectDefaultMetrics({ register: this.#registry, prefix: 'berth_' });
     this.meter = buildMeter(this.#instruments);
+    const spans = this.#instruments.counter('berth_trace_spans_total');
+    this.spans = (outcome, count) => spans({ outcome }, count);
   }
 
   /** Adds what is read from other rooms, each once, when those are there. */

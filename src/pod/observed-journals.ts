@@ -2,7 +2,8 @@ import { describe } from '../base/errors.ts';
 import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
-import type { Journal } from '../base/steps.ts';
+import type { Around, Journal } from '../base/steps.ts';
+import { silentTracing, type Tracing } from '../base/tracing.ts';
 import type { Journals } from './pod-deps.ts';
 
 /**
@@ -15,22 +16,31 @@ export class ObservedJournals implements Journals {
   readonly #meter: Meter;
   readonly #log: Logger;
   readonly #faults: FaultPoints | undefined;
+  readonly #tracing: Tracing;
   /** Subjects that are gone, and that the store has not forgotten yet. */
   readonly #gone = new Set<string>();
 
   /** With `faults`, every step and every undo is a place where a test may disturb it. */
-  constructor(kept: Journals, { meter, log, faults }: { meter: Meter; log: Logger; faults?: FaultPoints | undefined }) {
+  constructor(
+    kept: Journals,
+    {
+      meter,
+      log,
+      faults,
+      tracing = silentTracing,
+    }: { meter: Meter; log: Logger; faults?: FaultPoints | undefined; tracing?: Tracing },
+  ) {
     this.#kept = kept;
     this.#meter = meter;
     this.#log = log;
     this.#faults = faults;
+    this.#tracing = tracing;
   }
 
   open(pipeline: string, subject: string): Journal {
     const kept = this.#kept.open(pipeline, subject);
-    const faults = this.#faults;
     return {
-      around: faults && ((name, work, signal) => faults.around(`${pipeline}/${name}`, work, signal)),
+      around: this.#around(pipeline, subject),
       begin: (step) => kept.begin(step),
       end: (step, outcome, durationMs) => {
         this.#attempt(subject, () => kept.end(step, outcome, durationMs));
@@ -57,6 +67,17 @@ export class ObservedJournals implements Journals {
         this.#gone.delete(gone);
       });
     }
+  }
+
+  /** Undefined when nobody disturbs steps or wants to see them: then they run as they are. */
+  #around(pipeline: string, subject: string): Around | undefined {
+    const [faults, tracing] = [this.#faults, this.#tracing];
+    const disturbed: Around | undefined =
+      faults && ((name, work, signal) => faults.around(`${pipeline}/${name}`, work, signal));
+    if (!tracing.isRecording) return disturbed;
+    const facts = { 'berth.pipeline': pipeline, 'berth.subject': subject };
+    return (name, work, signal) =>
+      tracing.inSpan(name, facts, async () => await (disturbed ? disturbed(name, work, signal) : work()));
   }
 
   #attempt(subject: string, write: () => void): void {

@@ -6,6 +6,7 @@ import { type FaultPoints, faultError } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { type Notices, silentNotices } from '../base/notices.ts';
+import { silentTracing, type Tracing } from '../base/tracing.ts';
 import { closeFd } from '../sys/at.ts';
 import { type ExitStatus, pidfdExited, waitPidfd } from '../sys/pidfd.ts';
 import { openProcess } from '../sys/process.ts';
@@ -27,6 +28,7 @@ export class Processes {
   readonly #meter: Meter;
   readonly #notices: Notices;
   readonly #faults: FaultPoints | undefined;
+  readonly #tracing: Tracing;
   readonly #children = new Map<number, Child>();
   readonly #closing = new AbortController();
 
@@ -36,12 +38,15 @@ export class Processes {
     meter,
     notices = silentNotices,
     faults,
+    tracing = silentTracing,
   }: {
     log: Logger;
     meter: Meter;
     notices?: Notices;
     faults?: FaultPoints | undefined;
+    tracing?: Tracing;
   }) {
+    this.#tracing = tracing;
     this.#log = log;
     this.#meter = meter;
     this.#notices = notices;
@@ -54,6 +59,13 @@ export class Processes {
    * reaped.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
+    if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
+    const program = basename(cmd.path);
+    const name = cmd.errand ? `${program} ${cmd.errand.verb}` : program;
+    return await this.#tracing.inSpan(name, { 'process.executable.name': program }, () => this.#measured(cmd, signal));
+  }
+
+  async #measured(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     const startedMs = performance.now();
     let outcome: Outcome = 'internal';
     let status: ExitStatus | undefined;

@@ -64,12 +64,14 @@ import { updatePodSandboxResources } from './runtime/update-pod-sandbox-resource
 import { updateRuntimeConfig } from './runtime/update-runtime-config.ts';
 import { type ProgramVersion, version } from './runtime/version.ts';
 import type { StreamServer } from './streaming/stream-server.ts';
+import type { Tracer } from './tracing/tracer.ts';
 import { RpcBoundary } from './unary.ts';
 
 /** What answers the calls. */
 export interface ServiceDeps {
   readonly log: Logger;
   readonly meter: Meter;
+  readonly tracer: Tracer;
   readonly program: ProgramVersion;
   readonly pods: Pods;
   readonly checkpoints: PodCheckpoints;
@@ -93,7 +95,7 @@ export interface ServiceDeps {
 /** The services of one socket: the CRI's two and Berth's own. An RPC that is not named here answers Unimplemented. */
 export function buildServices(deps: ServiceDeps): ServedService[] {
   const { pods, images, stats, streams, streamServer } = deps;
-  const boundary = new RpcBoundary(deps.log, deps.meter);
+  const boundary = new RpcBoundary(deps.log, deps.meter, deps.tracer);
   return [
     {
       definition: RuntimeServiceService,

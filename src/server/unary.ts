@@ -1,12 +1,15 @@
-import { type handleServerStreamingCall, type handleUnaryCall, status } from '@grpc/grpc-js';
+import { type handleServerStreamingCall, type handleUnaryCall, type Metadata, status } from '@grpc/grpc-js';
 
 import { describe, type ErrorKind, kindOf } from '../base/errors.ts';
 import type { LogFields, Logger } from '../base/log.ts';
 import type { Meter } from '../base/meter.ts';
+import type { SpanFacts } from '../base/tracing.ts';
 import { type Call, ClientCall } from './client-call.ts';
 import { checkRequiredIds } from './convert/required-ids.ts';
 import { BadRequest } from './request-bytes.ts';
 import { sendStream } from './send-stream.ts';
+import { parseTraceContext } from './tracing/trace-context.ts';
+import type { Tracer } from './tracing/tracer.ts';
 
 /** Answers one RPC. Throws BerthError; the boundary turns it into a status. */
 export type Handler<Request, Response> = (request: Request, call: Call) => Promise<Response> | Response;
@@ -50,16 +53,19 @@ const MAX_LOGGED_CHARS = 300;
 export class RpcBoundary {
   readonly #log: Logger;
   readonly #meter: Meter;
+  readonly #tracer: Tracer | undefined;
 
-  constructor(log: Logger, meter: Meter) {
+  constructor(log: Logger, meter: Meter, tracer?: Tracer) {
     this.#log = log;
     this.#meter = meter;
+    this.#tracer = tracer;
   }
 
   /** The gRPC form of a handler. `method` is the RPC's name without its service. */
   unary<Request, Response>(method: string, handler: Handler<Request, Response>): handleUnaryCall<Request, Response> {
     return (call, answer) => {
-      this.#handle(method, handler, call.request, new ClientCall(method, call))
+      const handle = (): Promise<Response> => this.#handle(method, handler, call.request, new ClientCall(method, call));
+      (this.#tracer?.isOn ? this.#traced(this.#tracer, method, call, handle) : handle())
         .then(
           (response) => answer(null, response),
           (err: unknown) => answer(toStatus(method, err)),
@@ -102,6 +108,18 @@ export class RpcBoundary {
         },
       );
     };
+  }
+
+  async #traced<Request, Response>(
+    tracer: Tracer,
+    method: string,
+    { metadata, request }: { readonly metadata: Metadata; readonly request: Request },
+    handle: () => Promise<Response>,
+  ): Promise<Response> {
+    const header = (name: string): string | undefined => metadata.get(name).at(-1)?.toString();
+    const parent = parseTraceContext(header('traceparent'), header('tracestate'));
+    const facts = { 'rpc.system': 'grpc', 'rpc.method': method, ...factsOf(request) };
+    return await tracer.inCall({ method, parent, isPoll: QUIET.test(method), facts }, handle, factsOf);
   }
 
   async #handle<Request, Response>(
@@ -188,6 +206,24 @@ function subjectOf(message: unknown): Record<string, string> {
   };
   const said = Object.entries(subject).filter((entry): entry is [string, string] => entry[1] !== undefined);
   return Object.fromEntries(said);
+}
+
+/** The same for spans, with OpenTelemetry's names where it has some. */
+function factsOf(message: unknown): SpanFacts {
+  const metadata = at(at(message, 'config'), 'metadata');
+  const { sandbox, container, pod, containerName, image } = subjectOf(message);
+  const [namespace, name] = pod?.split('/') ?? [];
+  const facts = {
+    'k8s.namespace.name': namespace,
+    'k8s.pod.name': name,
+    'k8s.pod.uid': textAt(metadata, 'uid'),
+    'berth.sandbox.id': sandbox,
+    'container.id': container,
+    'k8s.container.name': containerName,
+    'container.image.name': image ?? textAt(at(at(message, 'config'), 'image'), 'image'),
+    'container.runtime.handler': textAt(message, 'runtimeHandler'),
+  };
+  return Object.fromEntries(Object.entries(facts).filter(([, fact]) => fact !== undefined));
 }
 
 function at(value: unknown, key: string): unknown {
