@@ -1,7 +1,7 @@
 /** The packages that are installed in the machine: this checkout's, and the same again as the version after it. */
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const TOP = join(import.meta.dirname, '../..');
@@ -16,7 +16,6 @@ export function nextVersion(version: string): string {
 
 /** Makes both. Returns where on the disk with the checkout they shall be, and where they are now. */
 export function makePackages(work: string): ReadonlyMap<string, string> {
-  if (!existsSync(SCRIPT)) return new Map();
   const { version } = JSON.parse(readFileSync(join(TOP, 'package.json'), 'utf8')) as { version: string };
   return new Map([
     ['vm/package/berth.deb', makePackage(version, join(work, 'package'))],

@@ -3,13 +3,7 @@
 # that systemd starts berthd and holds it ready, that it chose systemd's cgroups, and that its own doctor finds no fault.
 set -eux
 . vm/settings
-if [ -e vm/package/berth.deb ]; then
-  dpkg --install vm/package/berth.deb
-else
-  ln -sf /opt/berth/bin/berth /usr/bin/berth
-  cp deploy/berthd.service /etc/systemd/system/
-  systemctl enable berthd
-fi
+dpkg --install vm/package/berth.deb
 mkdir -p /etc/berth/berth.toml.d /etc/cni/net.d
 [ -n "$(ls /etc/cni/net.d)" ] || cp deploy/cni/10-berth.conflist /etc/cni/net.d/
 # Where test/vm/jobs/conformance.sh and critest.sh serve their images.
