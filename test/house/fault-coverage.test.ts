@@ -60,9 +60,8 @@ test('every list of steps is a pipeline that is known, and every other place has
 
 test('faults are tried on every request that changes something', () => {
   const scenes = namesIn(faultTests, /\bname: '(\w+)'/g);
-  const methods = [RuntimeServiceService, ImageServiceService].flatMap((service) =>
-    Object.values(service).map(({ path }) => path.split('/').at(-1) ?? ''),
-  );
+  const services: Readonly<Record<string, { readonly path: string }>>[] = [RuntimeServiceService, ImageServiceService];
+  const methods = services.flatMap((service) => Object.values(service).map(({ path }) => path.split('/').at(-1) ?? ''));
   assert.ok(methods.length > 30, methods.join());
   const missing = methods.filter((name) => !READS.test(name) && !(name in STREAMS) && !scenes.includes(name));
   assert.deepEqual(missing, []);
