@@ -1,12 +1,11 @@
 /** The packages that are installed in the machine: this checkout's, and the same again as the version after it. */
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const TOP = join(import.meta.dirname, '../..');
 const SCRIPT = join(TOP, 'scripts/package.sh');
-const OUTPUT = join(TOP, 'dist/packages');
 const PACK_TIMEOUT_MS = 15 * 60_000;
 
 /** The version that Debian sorts right after that one. */
@@ -24,12 +23,9 @@ export function makePackages(work: string): ReadonlyMap<string, string> {
 }
 
 function makePackage(version: string, folder: string): string {
-  const env = { ...process.env, BERTH_PACKAGE_VERSION: version };
-  execFileSync('nice', ['-n', '15', SCRIPT], { env, timeout: PACK_TIMEOUT_MS, stdio: ['ignore', 'ignore', 'inherit'] });
-  const made = readdirSync(OUTPUT).find((name) => name.startsWith(`berth_${version}_`) && name.endsWith('.deb'));
-  if (made === undefined) throw new Error(`npm run package has made no berth_${version} in ${OUTPUT}`);
-  mkdirSync(folder);
-  const path = join(folder, 'berth.deb');
-  copyFileSync(join(OUTPUT, made), path);
-  return path;
+  const args = ['-n', '15', SCRIPT, '--version', version, '--output', folder];
+  execFileSync('nice', args, { timeout: PACK_TIMEOUT_MS, stdio: ['ignore', 'ignore', 'inherit'] });
+  const made = readdirSync(folder).find((name) => name.endsWith('.deb'));
+  if (made === undefined) throw new Error(`npm run package has made no berth_${version} in ${folder}`);
+  return join(folder, made);
 }

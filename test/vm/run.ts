@@ -29,6 +29,8 @@ const SHOWN_LINES = 150;
 /** Files, and what the machine is asked for them at its end. */
 const LAST_WORDS = {
   'dmesg.txt': 'dmesg',
+  // Of all boots; what the machine sends while it runs lacks the end of each.
+  'journal-of-all-boots.log': 'journalctl --no-pager --output=short-precise',
   'units.txt': 'systemctl --no-pager --full status berthd; systemctl --no-pager list-units --failed',
   'cgroups.txt': 'systemd-cgls --no-pager --full',
 };
