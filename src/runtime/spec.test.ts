@@ -85,7 +85,8 @@ describe('buildSpec', () => {
   });
 
   it('puts limits, device rules and the number of processes side by side', () => {
-    const resources = { hugepageLimits: [], unified: {}, cpuShares: 512 };
+    // No quota is what a new cgroup has.
+    const resources = { hugepageLimits: [], unified: {}, cpuShares: 512, cpuQuotaUs: -1 };
     assert.deepEqual(buildSpec(specInput({ spec: { resources }, pidsLimit: 10 })).linux.resources, {
       cpu: { shares: 512 },
       devices: [{ allow: false, access: 'rwm' }],

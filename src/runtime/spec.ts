@@ -1,5 +1,5 @@
 import { matchesGlob } from '../base/glob.ts';
-import type { IdMapping, UserNamespaceSpec } from './container-spec.ts';
+import type { IdMapping, LinuxResources, UserNamespaceSpec } from './container-spec.ts';
 import type { OciIdMapping, OciLinux, OciNamespace, OciSpec } from './oci-spec.ts';
 import type { SpecInput } from './spec-input.ts';
 import { buildMounts } from './spec-mounts.ts';
@@ -32,6 +32,11 @@ const READONLY_PATHS: readonly string[] = Object.freeze([
   '/proc/sysrq-trigger',
 ]);
 
+/** A new cgroup has no quota, and crun 1.8 cannot write the -1 that says so on v1. */
+function ofNewCgroup({ cpuQuotaUs, ...others }: LinuxResources): LinuxResources {
+  return cpuQuotaUs !== undefined && cpuQuotaUs > 0 ? { ...others, cpuQuotaUs } : others;
+}
+
 /**
  * The OCI configuration of a container. Pure: whatever must be looked up on the host comes in. Throws `invalid` naming
  * the CRI's field for what a client got wrong.
@@ -39,7 +44,7 @@ const READONLY_PATHS: readonly string[] = Object.freeze([
 export function buildSpec(input: SpecInput): OciSpec {
   const { spec, mounts } = input;
   const { security } = spec;
-  const resources = toOciResources(spec.resources, input.host);
+  const resources = toOciResources(ofNewCgroup(spec.resources), input.host);
   return {
     ociVersion: OCI_VERSION,
     process: buildProcess(input),

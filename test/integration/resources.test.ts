@@ -86,6 +86,20 @@ for (const handler of ['runc', 'crun'] as const) {
       assert.match(readCgroup(path(id), 'cpu', 'cpu.cfs_quota_us', 'cpu.max'), /^(-1$|max )/);
     });
 
+    test('a container that is made without limits, in so many words', async () => {
+      // The kubelet says so of a container that has processors of its own.
+      const resources = {
+        cpuQuota: -1n,
+        cpuPeriod: 100_000n,
+        memoryLimitInBytes: 64n * MIB,
+        memorySwapLimitInBytes: -1n,
+      };
+      const id = await lab.start(pod, { linux: { resources } });
+      assert.match(readCgroup(path(id), 'cpu', 'cpu.cfs_quota_us', 'cpu.max'), /^(-1$|max )/);
+      assert.equal(memoryOf(path(id)), String(64n * MIB));
+      assert.equal((await limitsOf(id))?.cpuQuota, -1n);
+    });
+
     test('a memory limit below what the container uses is refused, and changes nothing', async () => {
       const id = await lab.start(pod, {
         command: ['/bin/sh', '-c', 'dd if=/dev/zero of=/dev/shm/x bs=1M count=24 && touch /dev/shm/full; sleep 1000'],

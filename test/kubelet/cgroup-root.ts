@@ -45,8 +45,13 @@ function hierarchies(): string[] {
   return names.map(({ name }) => join(MOUNT, name)).filter((path) => existsSync(join(path, 'cgroup.procs')));
 }
 
-/** All folders in one, the innermost first. */
+/** All folders in one, the innermost first. Some may go meanwhile. */
 function below(folder: string): string[] {
-  const names = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  return names.flatMap(({ name }) => [...below(join(folder, name)), join(folder, name)]);
+  try {
+    const names = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    return names.flatMap(({ name }) => [...below(join(folder, name)), join(folder, name)]);
+  } catch (err) {
+    if (err instanceof Error && 'code' in err && err.code === 'ENOENT') return [];
+    throw err;
+  }
 }

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
 import { ImageServiceService as imageService, ListImagesRequest } from '../../proto/gen/cri/api.ts';
+import { buildBusyboxLayout, pushLayout, startRegistry } from '../fakes/images.ts';
 import { TestApiServer } from './api-server.ts';
 import { unmount } from './folder-mounts.ts';
-import { NODE } from './kubelet.ts';
+import { kubeletMinor, NODE } from './kubelet.ts';
 import { container, KubeletLab } from './kubelet-lab.ts';
 import { holds } from './pods.ts';
 import { until } from './until.ts';
@@ -93,6 +95,39 @@ suite('pods of an API server', () => {
       (await lab.output('configured', 'cat', '/settings/word')) === 'second' ? true : undefined,
     );
     await lab.remove('configured');
+  });
+
+  test('an image that needs a password is pulled with the Secret of the pod, not without', async () => {
+    const layout = mkdtempSync(join(tmpdir(), 'berth-layout-'));
+    const registry = await startRegistry({ auth: true });
+    try {
+      // The kubelet remembers by an image's content that it needs a password.
+      const built = await buildBusyboxLayout(layout, { tag: 'private:1', files: { private: 'yes\n' } });
+      const image = await pushLayout(built, registry, 'private:1');
+      const word = Buffer.from(`${registry.username}:${registry.password}`).toString('base64');
+      const login = JSON.stringify({ auths: { [registry.host]: { auth: word } } });
+      const data = { '.dockerconfigjson': Buffer.from(login).toString('base64') };
+      const metadata = { name: 'login', namespace: 'default' };
+      api.put('secrets', { metadata, type: 'kubernetes.io/dockerconfigjson', data });
+      lab.run('stranger', [{ image }]);
+      const refused = await lab.pod('stranger', 'to be refused', (pod) =>
+        /ErrImagePull|ImagePullBackOff/.test(container(pod)?.state.waiting?.reason ?? ''),
+      );
+      assert.match(
+        container(refused)?.state.waiting?.message ?? '',
+        /authentication required|unauthorized|denied|back-off/i,
+      );
+      lab.run('member', [{ image }], { imagePullSecrets: [{ name: 'login' }] });
+      await lab.ready('member');
+      if ((await kubeletMinor()) >= 35) {
+        const pull = lab.pod('stranger', 'to be let in', (pod) => holds(pod, 'Ready'), 20_000);
+        await assert.rejects(pull, 'that the image is there now helps nobody who could not pull it');
+      }
+      await Promise.all(['stranger', 'member'].map((name) => lab.remove(name)));
+    } finally {
+      await registry.close();
+      rmSync(layout, { recursive: true });
+    }
   });
 
   test('a running container is given more and less, without a restart', async (context) => {

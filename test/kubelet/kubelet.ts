@@ -37,6 +37,8 @@ export interface KubeletOptions {
   /** The CRI server's, as `unix:///...`. */
   readonly endpoint: string;
   readonly features?: Readonly<Record<string, boolean>>;
+  /** A configuration file and its drop-ins, which those of the test are laid over as one more drop-in. */
+  readonly given?: { readonly file: string; readonly dropIns: readonly string[] };
   /** Laid over the fields of its KubeletConfiguration. */
   readonly config?: Readonly<Record<string, unknown>>;
   /** Of an API server that it takes its pods from; undefined: it runs without one. */
@@ -92,10 +94,9 @@ export class TestKubelet implements AsyncDisposable {
   /** Starts it, and returns when it has begun to work. */
   async start(): Promise<void> {
     this.#port = await freePort();
-    const file = join(this.root, 'kubelet.json');
-    writeFileSync(file, JSON.stringify(await this.#configuration(), undefined, 1));
+    const configured = this.#writeConfiguration(await this.#configuration());
     const log = openSync(this.logFile, 'a');
-    const flags = [`--config=${file}`, `--root-dir=${this.#data}`, `--hostname-override=${NODE}`, '--v=4'];
+    const flags = [...configured, `--root-dir=${this.#data}`, `--hostname-override=${NODE}`, '--v=4'];
     if (this.#options.kubeconfig) {
       const kubeconfig = join(this.root, 'kubeconfig');
       writeFileSync(kubeconfig, JSON.stringify(this.#options.kubeconfig));
@@ -149,6 +150,13 @@ export class TestKubelet implements AsyncDisposable {
       const left = [...this.#folders(), ...this.#cgroups.pods()];
       throw new Error(`of removed pods the kubelet leaves ${left.join(', ') || 'entries in /pods'}`, { cause: err });
     });
+  }
+
+  /** Puts a seccomp profile where a pod's `localhostProfile` is looked for. */
+  addSeccompProfile(name: string, profile: object): void {
+    const folder = join(this.#data, 'seccomp');
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, name), JSON.stringify(profile));
   }
 
   /** What it knows of its pods. */
@@ -219,6 +227,18 @@ export class TestKubelet implements AsyncDisposable {
 
   #hasEnded(): boolean {
     return !this.#process || this.#process.exitCode !== null || this.#process.signalCode !== null;
+  }
+
+  /** Returns the flags that name it. */
+  #writeConfiguration(own: object): string[] {
+    const folder = join(this.root, 'kubelet.conf.d');
+    const file = join(folder, '99-test.conf');
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(file, JSON.stringify(own, undefined, 1));
+    const { given } = this.#options;
+    if (!given) return [`--config=${file}`];
+    for (const dropIn of given.dropIns) copyFileSync(dropIn, join(folder, basename(dropIn)));
+    return [`--config=${given.file}`, `--config-dir=${folder}`];
   }
 
   async #configuration(): Promise<object> {

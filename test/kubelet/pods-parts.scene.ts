@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
@@ -158,6 +158,28 @@ suite('volumes, resources and identities of pods', () => {
     const user = container(pod)?.user?.linux;
     if (user) assert.deepEqual([user.uid, user.gid], [1000, 3000]);
     lab.drop('humble');
+  });
+
+  test("a seccomp profile of the node's own", async () => {
+    const profile = {
+      defaultAction: 'SCMP_ACT_ALLOW',
+      syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO' }],
+    };
+    lab.kubelet.addSeccompProfile('no-folders.json', profile);
+    const seccompProfile = { type: 'Localhost', localhostProfile: 'no-folders.json' };
+    lab.run('filtered', [{ securityContext: { seccompProfile } }, { name: 'other' }]);
+    await lab.ready('filtered');
+    assert.match((await lab.exec('filtered', ['mkdir', '/tmp/x'])).stderr.toString(), /not permitted/);
+    assert.equal((await lab.exec('filtered', ['mkdir', '/tmp/x'], { container: 'other' })).exitCode, 0);
+    lab.drop('filtered');
+  });
+
+  test("a pod in the machine's process and IPC namespaces", async () => {
+    lab.run('within', [{}], { hostPID: true, hostIPC: true });
+    await lab.ready('within');
+    assert.equal(await lab.output('within', 'readlink', '/proc/self/ns/ipc'), readlinkSync('/proc/self/ns/ipc'));
+    assert.match(await lab.output('within', 'cat', `/proc/${lab.berthd.pid}/cmdline`), /berth/);
+    lab.drop('within');
   });
 
   test('a container that must not be root is refused where the image says root', async () => {
