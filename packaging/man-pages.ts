@@ -124,7 +124,10 @@ function addCommand(page: ManPage, command: Command, path: string, printed: () =
 }
 
 function addOptions(page: ManPage, command: Command): void {
-  for (const option of visibleOptions(command)) page.term(option.flags, option.description);
+  for (const { flags, description, defaultValue } of visibleOptions(command)) {
+    const hasDefault = typeof defaultValue === 'number' || (typeof defaultValue === 'string' && defaultValue !== '');
+    page.term(flags, hasDefault ? `${description} (default: ${defaultValue})` : description);
+  }
 }
 
 /** The options of a command that its help shows. */

@@ -30,7 +30,11 @@ export class ManPage {
 
   /** Paragraphs; an empty line parts them. */
   text(text: string): this {
-    for (const paragraph of text.trim().split(/\n\s*\n/)) this.#lines.push('.PP', escapeRoff(paragraph));
+    for (const paragraph of text.trim().split(/\n\s*\n/)) {
+      // A heading begins a paragraph by itself, and readers of the NAME section know nothing else.
+      if (!/^\.S[HS]/.test(this.#lines.at(-1) ?? '')) this.#lines.push('.PP');
+      this.#lines.push(escapeRoff(paragraph));
+    }
     return this;
   }
 
