@@ -5,7 +5,8 @@ import { access } from 'node:fs/promises';
 import { describe } from './base/errors.ts';
 import { readOwnVersion } from './base/own-version.ts';
 import { ConfigError } from './config/config-problems.ts';
-import { type Config, loadConfig } from './config/load-config.ts';
+import { type Config, DEFAULT_FILE, loadConfig } from './config/load-config.ts';
+import { ConfigReloader } from './daemon/config-reloader.ts';
 import { Daemon } from './daemon/daemon.ts';
 import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
@@ -55,14 +56,15 @@ async function main(): Promise<number> {
   const keepAlive = setInterval(() => {}, KEEP_ALIVE_MS);
   const stopped = Promise.withResolvers<string>();
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopped.resolve(name));
-  process.on('SIGHUP', () => {
-    try {
-      service.reload(() => daemon.reload(readConfig(flags)));
-      log.info({}, 'configuration reloaded');
-    } catch (err) {
-      log.error({ err: describe(err) }, 'configuration not reloaded; the running one goes on');
-    }
+  const reloader = new ConfigReloader({
+    file: flags.config ?? DEFAULT_FILE,
+    read: () => readConfig(flags),
+    apply: (next) => daemon.reload(next),
+    onEnd: (problem) => daemon.noteReload(problem),
+    announce: (work) => service.reload(work),
+    log,
   });
+  process.on('SIGHUP', () => void reloader.reload());
   let isStarting = true;
   let wasStopped = false;
   void stopped.promise.then(() => {
@@ -72,6 +74,7 @@ async function main(): Promise<number> {
   try {
     await daemon.start();
     isStarting = false;
+    reloader.watch(config);
   } catch (err) {
     clearInterval(keepAlive);
     if (wasStopped) {
@@ -82,6 +85,7 @@ async function main(): Promise<number> {
     return 1;
   }
   log.info({ signal: await stopped.promise }, 'berthd stops; pods go on');
+  await reloader.close();
   await daemon.close();
   clearInterval(keepAlive);
   // A client that does not react never hangs up, and its connection would hold this process for as long.

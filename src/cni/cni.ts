@@ -97,6 +97,7 @@ export class Cni {
   readonly #deps: CniDeps;
   readonly #times: CniTimes;
   readonly #networks: Networks;
+  readonly #binaries: PluginBinaries;
   readonly #chain: PluginChain;
   readonly #cache: ResultCache;
   readonly #probe: StatusProbe;
@@ -110,6 +111,7 @@ export class Cni {
     const { confDir, defaultNetwork, log, processes, clock } = deps;
     const { settleMs, statusFreshMs, statusAnswerMs, statusPatienceMs } = this.#times;
     const binaries = new PluginBinaries(deps.binDirs);
+    this.#binaries = binaries;
     this.#networks = new Networks({ confDir, defaultNetwork, binaries, log, settleMs });
     this.#chain = new PluginChain(new PluginRunner({ processes, binaries }));
     this.#cache = new ResultCache(deps.cacheDir, log);
@@ -128,6 +130,16 @@ export class Cni {
    */
   async start(): Promise<void> {
     await Promise.all([this.#cache.load().then(() => this.#endOrphans()), this.#networks.start()]);
+  }
+
+  /** Follows other folders, or another network, from now on. What is attached keeps the network that it has. */
+  async follow(place: {
+    readonly confDir: string;
+    readonly defaultNetwork: string;
+    readonly binDirs: readonly string[];
+  }): Promise<void> {
+    this.#binaries.follow(place.binDirs);
+    await this.#networks.follow({ confDir: place.confDir, defaultNetwork: place.defaultNetwork || undefined });
   }
 
   /** Ends the watch, all waits and what plugins do. Attachments stay. */

@@ -71,7 +71,7 @@ export class FolderWatch {
       return true;
     } catch (err) {
       this.#isBlind = true;
-      this.#log.warn({ folder, err: describe(err) }, 'a CNI folder cannot be watched');
+      this.#log.warn({ folder, err: describe(err) }, 'a folder cannot be watched');
       return false;
     }
   }

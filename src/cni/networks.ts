@@ -33,7 +33,7 @@ const ROUNDS_LIMIT = 3;
 
 /** The networks that the configuration folder holds now, read anew when it, or a folder of plugins, changes. */
 export class Networks {
-  readonly #deps: NetworksDeps;
+  #deps: NetworksDeps;
   readonly #watch: FolderWatch;
   readonly #closing = new AbortController();
   #state: State = {
@@ -53,6 +53,12 @@ export class Networks {
 
   /** Reads the folder and begins to watch it. */
   async start(): Promise<void> {
+    await this.#read();
+  }
+
+  /** Reads another folder, or takes another of its networks, from now on. */
+  async follow(place: Pick<NetworksDeps, 'confDir' | 'defaultNetwork'>): Promise<void> {
+    this.#deps = { ...this.#deps, ...place };
     await this.#read();
   }
 

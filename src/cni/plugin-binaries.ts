@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 /** Where the plugins' programs are. What was found is remembered until reset(): an ADD looks for no file. */
 export class PluginBinaries {
-  readonly #binDirs: readonly string[];
+  #binDirs: readonly string[];
   readonly #found = new Map<string, string>();
 
   constructor(binDirs: readonly string[]) {
@@ -32,6 +32,12 @@ export class PluginBinaries {
       return path;
     }
     return undefined;
+  }
+
+  /** Looks in other folders from now on. */
+  follow(binDirs: readonly string[]): void {
+    this.#binDirs = binDirs;
+    this.reset();
   }
 
   /** Forgets what was found: the folders have changed. */

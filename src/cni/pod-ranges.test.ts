@@ -19,7 +19,7 @@ afterEach(() => rmSync(dir, { recursive: true }));
 function open(content: unknown): PodRanges {
   const template = join(dir, 'template');
   writeFileSync(template, typeof content === 'string' ? content : JSON.stringify(content));
-  return new PodRanges({ confDir: dir, template, log });
+  return new PodRanges({ confDir: () => dir, template, log });
 }
 
 const bridge = {
@@ -78,13 +78,13 @@ test('a template that makes no network leaves what is there, and is named', asyn
       kind: 'precondition',
       message: /^cni\.conf_template: .*template/,
     });
-  const missing = new PodRanges({ confDir: dir, template: join(dir, 'nowhere'), log });
+  const missing = new PodRanges({ confDir: () => dir, template: join(dir, 'nowhere'), log });
   await assert.rejects(missing.write('pod_cidr', ['10.2.0.0/24'], never), { kind: 'precondition' });
   assert.equal(written().plugins[0]?.about, '10.1.0.0/24');
 });
 
 test('without a template, or without ranges, nothing is written', async () => {
-  await new PodRanges({ confDir: dir, template: '', log }).write('pod_cidr', ['10.1.0.0/24'], never);
+  await new PodRanges({ confDir: () => dir, template: '', log }).write('pod_cidr', ['10.1.0.0/24'], never);
   await open(bridge).write('pod_cidr', [], never);
   assert.deepEqual(readdirSync(dir), ['template']);
 });

@@ -21,11 +21,11 @@ type Placeholder = '{{POD_CIDR}}' | '{{POD_CIDRS}}' | '{{POD_RANGES}}' | '{{POD_
  * when the kubelet or the cluster names the ranges.
  */
 export class PodRanges {
-  readonly #parts: { readonly confDir: string; readonly template: string; readonly log: Logger };
+  readonly #parts: { readonly confDir: () => string; readonly template: string; readonly log: Logger };
   readonly #lock = new KeyedLock();
 
   /** Without a template ('') nothing is ever written. */
-  constructor(parts: { readonly confDir: string; readonly template: string; readonly log: Logger }) {
+  constructor(parts: { readonly confDir: () => string; readonly template: string; readonly log: Logger }) {
     this.#parts = parts;
   }
 
@@ -44,7 +44,7 @@ export class PodRanges {
       return;
     }
     if (ranges.length === 0) return;
-    const file = join(confDir, FILE);
+    const file = join(confDir(), FILE);
     await this.#lock.withKey(file, signal, async () => {
       const text = await renderTemplate(template, ranges);
       if ((await readIfThere(file)) === text) return;

@@ -29,15 +29,15 @@ export function configObject(config: Config): Record<string, unknown> {
 
 /** deploy/berth.toml: every key with what it is for, its default commented out. */
 export function renderDefaultFile(): string {
-  const entry = (key: string, { help, defaultValue }: Omit<KeySpec, 'kind' | 'reload'>): string[] => [
-    ...wrapText(`${help}`, 110).map((line) => `# ${line}`),
+  const entry = (key: string, { help, defaultValue, reload }: Omit<KeySpec, 'kind'>): string[] => [
+    ...wrapText(`${help}${reload === 'restart' ? ' Needs a restart.' : ''}`, 110).map((line) => `# ${line}`),
     `# ${assignment(key, defaultValue)}`,
     '',
   ];
   const lines = [
     '# The configuration of berthd. Each key is shown with its default; remove the # to change it.',
     '# Drop-ins beside this file, in berth.toml.d/*.toml, are read after it in lexical order.',
-    '# berth config check shows what is in force.',
+    '# berth config check shows what is in force. Changes are taken over at once, but for keys that need a restart.',
     '',
   ];
   for (const [key, spec] of Object.entries(TOP_KEYS)) lines.push(...entry(key, spec));
@@ -59,7 +59,8 @@ function assignment(key: string, value: TomlValue): string {
   return `${key} = ${toToml(value)}`;
 }
 
-function valueAt(config: Config, path: string, { kind }: KeySpec): TomlValue {
+/** The value of a key, as the file would have it. */
+export function valueAt(config: Config, path: string, { kind }: KeySpec): TomlValue {
   const isDuration = kind.type === 'duration';
   let value: unknown = config;
   for (const part of (isDuration ? `${path}_ms` : path).split('.')) {

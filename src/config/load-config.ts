@@ -106,7 +106,8 @@ export interface ConfigSources {
   readonly defaultFile?: string;
 }
 
-const DEFAULT_FILE = '/etc/berth/berth.toml';
+/** Where the configuration is when --config names no file. */
+export const DEFAULT_FILE = '/etc/berth/berth.toml';
 
 /**
  * Reads the configuration file and its drop-ins in lexical order (later ones win, key by key), then flags. May be

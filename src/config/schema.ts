@@ -4,6 +4,8 @@ export interface KeySpec {
   readonly defaultValue: TomlValue;
   /** One or two sentences for the operator; they become the comments of deploy/berth.toml. */
   readonly help: string;
+  /** Whether a running berthd takes over a new value, or the next one does. */
+  readonly reload: 'live' | 'restart';
 }
 
 /** What a value must look like. */
@@ -29,18 +31,27 @@ const optionalPath: Kind = { type: 'path', mayBeEmpty: true };
 const text: Kind = { type: 'text' };
 
 function key(kind: Kind, defaultValue: TomlValue, help: string): KeySpec {
-  return { kind, defaultValue, help };
+  return { kind, defaultValue, help, reload: 'live' };
+}
+
+/** A key that pods, clients or open files hold on to. */
+function startKey(kind: Kind, defaultValue: TomlValue, help: string): KeySpec {
+  return { kind, defaultValue, help, reload: 'restart' };
 }
 
 /** Keys outside any table. */
 export const TOP_KEYS = {
-  root: key(path, '/var/lib/berth', 'What outlives a reboot: images, the writable layers of containers, the database.'),
-  state: key(
+  root: startKey(
+    path,
+    '/var/lib/berth',
+    'What outlives a reboot: images, the writable layers of containers, the database.',
+  ),
+  state: startKey(
     path,
     '/run/berth',
     'What must not outlive a reboot: bundles, namespaces, exit codes. Keep it on a tmpfs.',
   ),
-  listen: key(
+  listen: startKey(
     { type: 'socket' },
     'unix:///run/berth/berth.sock',
     'Where the kubelet, crictl and berth connect. Root and its group may use it.',
@@ -50,32 +61,32 @@ export const TOP_KEYS = {
 /** The tables and their keys, in the order in which they are shown. */
 export const TABLES = {
   image: {
-    registries_conf: key(
+    registries_conf: startKey(
       path,
       '/etc/containers/registries.conf',
       'Registries: locations, mirrors, insecure and blocked ones, short names.',
     ),
-    registries_conf_dir: key(
+    registries_conf_dir: startKey(
       path,
       '/etc/containers/registries.conf.d',
       'Drop-ins for registries_conf, read in lexical order.',
     ),
-    short_name_aliases: key(
+    short_name_aliases: startKey(
       optionalPath,
       '/var/cache/containers/short-name-aliases.conf',
       'What short names stand for that somebody has chosen at a terminal (podman pull); they count before other aliases. Empty: none.',
     ),
-    hosts_dirs: key(
+    hosts_dirs: startKey(
       { type: 'list', of: path },
       ['/etc/containerd/certs.d'],
       "Folders of containerd's hosts.toml, one below them for each registry (_default: for the rest). They count for registries that registries_conf does not name.",
     ),
-    certs_dirs: key(
+    certs_dirs: startKey(
       { type: 'list', of: path },
       ['/etc/containers/certs.d', '/etc/docker/certs.d'],
       'Certificates for registries: HOST:PORT/*.crt are authorities, *.cert and *.key what berthd shows. The first folder for a registry counts.',
     ),
-    auth_file: key(
+    auth_file: startKey(
       optionalPath,
       '',
       'Credentials for registries, as podman login or docker login write them, with credential helpers. Empty: none but those of the kubelet.',
@@ -85,22 +96,22 @@ export const TABLES = {
       '',
       'Where a credential provider of the kubelet leaves auth files for one pull each, NAMESPACE-SHA256.json. They are removed as they are read. Empty: nowhere.',
     ),
-    signature_policy: key(
+    signature_policy: startKey(
       path,
       '/etc/containers/policy.json',
       'Which images are trusted, and by whose signature. Without a file in this place every image is; a file in another place must be there.',
     ),
-    signature_policy_dir: key(
+    signature_policy_dir: startKey(
       optionalPath,
       '/etc/berth/policies',
       'Policies of single namespaces, NAMESPACE.json: each stands in place of signature_policy for pods there. Empty: none.',
     ),
-    lookaside_dir: key(
+    lookaside_dir: startKey(
       optionalPath,
       '/etc/containers/registries.d',
       'Where signatures are kept apart from images, for registries: *.yaml. Empty: only in /var/lib/containers/sigstore.',
     ),
-    accept_unnamed_signatures: key(
+    accept_unnamed_signatures: startKey(
       { type: 'switch' },
       false,
       'Whether signatures count for sigstoreSigned that are for a digest and name no image, as those of cosign 3. Who can push to a registry can then have any image run under any name that the same key has ever signed.',
@@ -120,13 +131,17 @@ export const TABLES = {
       6,
       'How many layers of one image are downloaded at a time.',
     ),
-    max_layer_gib: key(
+    max_layer_gib: startKey(
       { type: 'count', min: 1, max: 1_048_576 },
       256,
       'The most that a layer may hold when it is unpacked, in GiB; what is larger is refused as a bomb.',
     ),
-    max_layer_files: key({ type: 'count', min: 1, max: 2_147_483_647 }, 10_000_000, 'The most members of a layer.'),
-    layer_devices: key(
+    max_layer_files: startKey(
+      { type: 'count', min: 1, max: 2_147_483_647 },
+      10_000_000,
+      'The most members of a layer.',
+    ),
+    layer_devices: startKey(
       { type: 'word', words: ['allow', 'skip', 'refuse'] },
       'allow',
       'Device nodes in layers: allow makes them, skip leaves them out, refuse refuses the image. Containers cannot open them unless they are given the device.',
@@ -140,9 +155,9 @@ export const TABLES = {
       'Network configurations; the first valid one in lexical order is used. Watched while berthd runs.',
     ),
     bin_dirs: key({ type: 'list', of: path }, ['/opt/cni/bin', '/usr/lib/cni'], 'Where the plugins are.'),
-    cache_dir: key(optionalPath, '', 'Results of plugins, needed to take networks down again. Empty: <root>/cni.'),
+    cache_dir: startKey(optionalPath, '', 'Results of plugins, needed to take networks down again. Empty: <root>/cni.'),
     default_network: key({ type: 'name', mayBeEmpty: true }, '', 'Name of the network to use. Empty: the first.'),
-    conf_template: key(
+    conf_template: startKey(
       optionalPath,
       '',
       'A network configuration with {{POD_CIDR}}, {{POD_CIDRS}}, {{POD_RANGES}} or {{POD_ROUTES}} in place of values. When the kubelet or the cluster names the addresses for pods, they are filled in and it is written as conf_dir/10-berth-pods.conflist. Empty: conf_dir is only read.',
@@ -154,12 +169,12 @@ export const TABLES = {
       'auto',
       'The handler for pods that name none. auto: the first of crun and runc that passes a self-test.',
     ),
-    cgroup_manager: key(
+    cgroup_manager: startKey(
       { type: 'word', words: ['auto', 'cgroupfs', 'systemd'] },
       'auto',
       'Who makes cgroups. auto: systemd where it runs. The kubelet must use the same; it asks.',
     ),
-    monitor_path: key(
+    monitor_path: startKey(
       { type: 'program' },
       'conmon',
       'The program that watches one container. A name is looked up in the PATH.',
@@ -205,7 +220,7 @@ export const TABLES = {
       'berth-default',
       'The AppArmor profile that RuntimeDefault stands for, where the kernel has AppArmor. berth-default is loaded by berthd, any other must be loaded already; unconfined: none.',
     ),
-    selinux: key(
+    selinux: startKey(
       { type: 'switch' },
       true,
       'Whether containers get SELinux labels, where the kernel has SELinux and its policy knows containers. Without them, pods that demand a label are refused.',
@@ -227,23 +242,23 @@ export const TABLES = {
     ),
   },
   stream: {
-    listen: key(
+    listen: startKey(
       { type: 'address', mayBeEmpty: false },
       '127.0.0.1:0',
       'Where exec, attach and port-forward are served. Port 0: any free one.',
     ),
-    tls_cert: key(optionalPath, '', 'Certificate for streams. Empty: no TLS.'),
-    tls_key: key(optionalPath, '', 'Key of tls_cert.'),
-    tls_client_ca: key(optionalPath, '', 'Who signs the certificates of clients. Empty: clients need none.'),
+    tls_cert: startKey(optionalPath, '', 'Certificate for streams. Empty: no TLS.'),
+    tls_key: startKey(optionalPath, '', 'Key of tls_cert.'),
+    tls_client_ca: startKey(optionalPath, '', 'Who signs the certificates of clients. Empty: clients need none.'),
   },
   cluster: {
-    kubeconfig: key(
+    kubeconfig: startKey(
       optionalPath,
       '',
       'How to reach the API server of the cluster, for what is below and for cni.conf_template; the credentials of the kubelet are enough (/etc/kubernetes/kubelet.conf). Pods run without. Empty: berthd never talks to it.',
     ),
-    node_name: key({ type: 'name', mayBeEmpty: true }, '', 'This node in the cluster. Empty: the host name.'),
-    events: key(
+    node_name: startKey({ type: 'name', mayBeEmpty: true }, '', 'This node in the cluster. Empty: the host name.'),
+    events: startKey(
       { type: 'switch' },
       true,
       'Whether what the kubelet cannot see becomes an event in the cluster: damaged storage, images refused by policy, programs that hang, lost containers.',

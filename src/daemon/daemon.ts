@@ -13,6 +13,7 @@ import { Cluster } from '../cluster/cluster.ts';
 import { Cni } from '../cni/cni.ts';
 import { PodRanges } from '../cni/pod-ranges.ts';
 import { parseAddress } from '../config/check-value.ts';
+import { type ConfigChanges, compareConfigs, inForce } from '../config/compare-configs.ts';
 import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
@@ -56,10 +57,11 @@ import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
 import { disturbFiles } from '../sys/faulty-files.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
-import { ConfigFindings } from './config-findings.ts';
+import { ConfigFindings, type ReloadState } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
 import { Heartbeat } from './heartbeat.ts';
 import { countBy, liveFigures } from './live-figures.ts';
+import { followConfig } from './live-parts.ts';
 import type { DaemonLogger } from './logger.ts';
 import { openSecurityParts } from './security-parts.ts';
 import { SentTraces } from './sent-traces.ts';
@@ -85,14 +87,17 @@ const EXEC_MONITOR_PATH = fileURLToPath(new URL('../../native/exec-monitor', imp
  * stack as they come to life, and closed newest first, also when the start fails halfway.
  */
 export class Daemon {
-  readonly #config: Config;
+  #config: Config;
   readonly #version: string;
   readonly #log: DaemonLogger;
   readonly #service: ServiceManager;
   readonly #shutdown = new AbortController();
   readonly #closers: { name: string; close: () => Promise<void> | void }[] = [];
   readonly #faults: FaultPoints | undefined;
-  #images: Images | undefined;
+  /** Has the parts follow a new configuration; undefined until they are there. */
+  #follow: ((next: Config, changed: readonly string[]) => Promise<void>) | undefined;
+  #reloaded: ReloadState = { problem: '', waiting: [] };
+  #countReload: (outcome: 'ok' | 'refused') => void = () => {};
 
   constructor(config: Config, version: string, log: DaemonLogger, service: ServiceManager) {
     this.#config = config;
@@ -131,9 +136,24 @@ export class Daemon {
   }
 
   /** Takes over from a new configuration what can change while pods run. */
-  reload(config: Config): void {
-    this.#atPlace('Reload/log level', () => this.#log.setLevel(config.log.level));
-    this.#atPlace('Reload/pinned images', () => this.#images?.setPinned(config.image.pinnedImages));
+  async reload(next: Config): Promise<ConfigChanges> {
+    const follow = this.#follow;
+    if (!follow) throw new BerthError('unavailable', 'berthd is still starting');
+    const changes = compareConfigs(this.#config, next);
+    this.#atPlace('Reload/log level', () => {
+      this.#log.setLevel(next.log.level);
+      this.#log.setFormat(next.log.format);
+    });
+    await follow(inForce(this.#config, next), changes.live);
+    this.#config = inForce(this.#config, next);
+    this.#reloaded = { ...this.#reloaded, waiting: changes.waiting };
+    return changes;
+  }
+
+  /** Notes what came of a reload, '' when it was taken over, for metrics and `berth config check`. */
+  noteReload(problem: string): void {
+    this.#reloaded = { ...this.#reloaded, problem };
+    this.#countReload(problem === '' ? 'ok' : 'refused');
   }
 
   #atPlace(place: string, work: () => void): void {
@@ -168,7 +188,11 @@ export class Daemon {
     // Before all that it is told of, so that it is closed when their last spans have come.
     const traces = this.#own('traces', new SentTraces({ tracer, version: this.#version, metrics, log }));
     await traces.follow(config.tracing);
-    const podRanges = new PodRanges({ confDir: config.cni.confDir, template: config.cni.confTemplate, log });
+    const podRanges = new PodRanges({
+      confDir: () => this.#config.cni.confDir,
+      template: config.cni.confTemplate,
+      log,
+    });
     const cluster = this.#joinCluster(podRanges);
     const notices: Notices = cluster ?? silentNotices;
     for (const problem of store.mended) notices.tell({ reason: 'StorageDamaged', message: problem });
@@ -242,12 +266,11 @@ export class Daemon {
         clock: systemClock,
       }),
     );
-    this.#images = images;
-    const security = openSecurityParts(config, { processes, log });
-    const [handlers] = await Promise.all([
+    const security = { ...openSecurityParts(config, { processes, log }) };
+    const probe = (wanted: Config['runtime']): Promise<Handlers> =>
       Handlers.probe(
         {
-          ...config.runtime,
+          ...wanted,
           stateDir: config.state,
           pausePath: PAUSE_PATH,
           cgroups,
@@ -257,7 +280,9 @@ export class Daemon {
           log,
         },
         signal,
-      ),
+      );
+    const [handlers] = await Promise.all([
+      probe(config.runtime),
       cni.start(),
       layers.start(),
       security.apparmor.start(signal),
@@ -299,7 +324,17 @@ export class Daemon {
     const checkpoints = this.#own('checkpoints', new PodCheckpoints(deps, pods, signal));
     const stats = this.#own('stats', new PodStats({ ...deps, written, filesystems }));
     pods.start(orphansGone);
-    const findings = new ConfigFindings({ config, cni, handlers, images, cgroups, host, processes, ...security });
+    const findings = new ConfigFindings({
+      config: () => this.#config,
+      reloaded: () => this.#reloaded,
+      security,
+      cni,
+      handlers,
+      images,
+      cgroups,
+      host,
+      processes,
+    });
     const places = { root, state: config.state };
     const checkDatabase = (): string => store.check();
     const doctor = new DoctorFindings({
@@ -319,10 +354,20 @@ export class Daemon {
     const served = this.#own('metrics', new ServedMetrics(metrics, log));
     const certificates = { stream: () => streamServer.certificateEndsAt, metrics: () => served.certificateEndsAt };
     const linesLost = () => log.linesLost();
-    metrics.watch({ berth_trace_spans_waiting: () => tracer.waiting });
+    metrics.watch({
+      berth_trace_spans_waiting: () => tracer.waiting,
+      berth_config_last_reload_successful: () => (this.#reloaded.problem === '' ? 1 : 0),
+      berth_config_keys_waiting: () => this.#reloaded.waiting.length,
+    });
+    this.#countReload = metrics.configReloaded;
     const rest = { streams: streamServer, reconciled: report, doctorFound, certificates, linesLost };
     metrics.watch(liveFigures({ ...figures, ...rest }));
     await served.serve(config.metrics);
+    const parts = { images, cni, handlers, probe, security, processes, metrics: served, traces, log };
+    this.#follow = async (next, changed) => {
+      this.#atPlace('Reload/pinned images', () => images.follow(next.image));
+      await followConfig(parts, next, changed, signal);
+    };
     const server = new GrpcServer(
       buildServices({
         log,
@@ -345,7 +390,7 @@ export class Daemon {
         doctor,
         filesystems,
         info: () => ({
-          config,
+          config: this.#config,
           cgroupDriver: cgroups.driver,
           cgroupMode: cgroups.mode,
           defaultHandler: handlers.defaultName,

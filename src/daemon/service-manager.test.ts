@@ -27,11 +27,11 @@ for (const [what, env, watchdogMs] of [
   });
 }
 
-test('a start, a reload, a sign of life and a stop are told in systemd words', () => {
+test('a start, a reload, a sign of life and a stop are told in systemd words', async () => {
   const { service, heard } = listening();
   service.starting('takes over 3 pods');
   service.ready('serves');
-  service.reload(() => undefined);
+  await service.reload(() => undefined);
   service.alive('serves, 1 pod');
   service.stopping();
   const [reloading = ''] = heard.splice(2, 1);
@@ -45,15 +45,15 @@ test('a start, a reload, a sign of life and a stop are told in systemd words', (
   ]);
 });
 
-test('a reload that fails is in the status until one succeeds, on one line', () => {
+test('a reload that fails is in the status until one succeeds, on one line', async () => {
   const { service, heard } = listening();
   service.ready('serves');
   const fail = (): never => {
     throw new Error('berth.toml:3: no\nREADY=1');
   };
-  assert.throws(() => service.reload(fail), /no/);
+  await assert.rejects(service.reload(fail), /no/);
   service.alive('serves');
-  service.reload(() => undefined);
+  await service.reload(() => undefined);
   const note = 'serves; configuration not reloaded: berth.toml:3: no\\u000aREADY=1';
   assert.deepEqual(
     heard.filter((state) => !state.startsWith('RELOADING')),
@@ -61,9 +61,9 @@ test('a reload that fails is in the status until one succeeds, on one line', () 
   );
 });
 
-test('a reload during the start does not say that berthd is ready', () => {
+test('a reload during the start does not say that berthd is ready', async () => {
   const { service, heard } = listening();
-  service.reload(() => undefined);
+  await service.reload(() => undefined);
   assert.deepEqual(heard, []);
 });
 

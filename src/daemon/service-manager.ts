@@ -94,13 +94,13 @@ export class ServiceManager {
    * Runs a reload of the configuration between the words that systemd 253 and newer waits for with
    * Type=notify-reload, and older ones show. Throws what the reload throws; the status says it until one succeeds.
    */
-  reload(work: () => void): void {
+  async reload(work: () => Promise<void> | void): Promise<void> {
     // READY=1 of a reload that comes before the first one would say too much.
     const isReady = this.#isReady;
     const monotonicUs = process.hrtime.bigint() / 1000n;
     if (isReady) this.#send(`RELOADING=1\nMONOTONIC_USEC=${monotonicUs}`);
     try {
-      work();
+      await work();
       this.#note = '';
     } catch (err) {
       this.#note = `configuration not reloaded: ${describe(err)}`;

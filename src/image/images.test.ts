@@ -22,7 +22,7 @@ import { systemClock } from '../base/clock.ts';
 import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
 import { type Logger, silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
-import { type ArchiveImage, Images, type ImagesDeps } from './images.ts';
+import { type ArchiveImage, Images, type ImagesDeps, type LiveImageSettings } from './images.ts';
 import { RegistryClient } from './registry-client.ts';
 
 const never = new AbortController().signal;
@@ -1039,7 +1039,7 @@ describe('Images.find and remove', () => {
       [name('team/app:v1*v1'), false],
     ];
     for (const [pattern, expected] of patterns) {
-      images.setPinned([pattern]);
+      images.follow(pinning([pattern]));
       assert.equal(images.list()[0]?.pinned, expected, pattern);
     }
     assert.equal(build({}, ['*']).list()[0]?.pinned, true);
@@ -1135,7 +1135,7 @@ describe('Images.prune', () => {
   it('spares what is pinned', async () => {
     registry.add('app', fakeImage(['idle']), 'v1');
     await images.pull(name('app:v1'), undefined, never);
-    images.setPinned([name('app:v1')]);
+    images.follow(pinning([name('app:v1')]));
     assert.deepEqual(await images.prune({ dryRun: true, unusedImages: true }), []);
   });
 });
@@ -1170,3 +1170,8 @@ describe('Images.pullsInFlight', () => {
     assert.deepEqual(images.pullsInFlight(), []);
   });
 });
+
+/** The settings that may change while berthd runs, with these images pinned. */
+function pinning(pinnedImages: readonly string[]): LiveImageSettings {
+  return { pinnedImages, maxParallelDownloads: 3, pullTimeoutMs: 60_000, namespacedAuthDir: '' };
+}

@@ -73,6 +73,12 @@ export interface ImageSettings {
   readonly pullTimeoutMs: number;
 }
 
+/** Those that may change while berthd runs. */
+export type LiveImageSettings = Pick<
+  ImageSettings,
+  'pinnedImages' | 'maxParallelDownloads' | 'pullTimeoutMs' | 'namespacedAuthDir'
+>;
+
 /** What the facade is built from. */
 export interface ImagesDeps {
   /** Berth's root folder; blobs in flight are in `<root>/image/ingest`. */
@@ -142,6 +148,7 @@ interface AskedPull extends Claim {
 /** All images of this node. */
 export class Images {
   readonly #deps: ImagesDeps;
+  #settings: LiveImageSettings;
   readonly #platform: Platform;
   readonly #catalog: ImageCatalog;
   readonly #damaged = new DamagedImages();
@@ -164,6 +171,7 @@ export class Images {
   constructor(deps: ImagesDeps) {
     const { settings, log } = deps;
     this.#deps = deps;
+    this.#settings = settings;
     this.#platform = deps.platform ?? hostPlatform();
     this.#catalog = new ImageCatalog(settings.pinnedImages);
     for (const image of deps.store.images.all()) this.#catalog.put(image);
@@ -214,7 +222,7 @@ export class Images {
    * is that of the pod that the pull is for, empty when there is none.
    */
   async pull(text: string, auth: RegistryAuth | undefined, signal: AbortSignal, namespace = ''): Promise<ImageRecord> {
-    const { namespacedAuthDir } = this.#deps.settings;
+    const { namespacedAuthDir } = this.#settings;
     const references = resolveReference(text, await this.#registries.loadRules());
     const own = await takeNamespacedAuth(namespacedAuthDir, { namespace, image: text }, this.#helpers);
     const policy = await this.#trust.policyOf(namespace).catch((err: unknown) => {
@@ -473,9 +481,10 @@ export class Images {
     return { image, tags: tags.length > 0 ? tags : image.tags };
   }
 
-  /** Which images are pinned from now on. */
-  setPinned(patterns: readonly string[]): void {
-    this.#catalog.setPinned(patterns);
+  /** Follows other settings from now on; pulls that run go on as they began. */
+  follow(settings: LiveImageSettings): void {
+    this.#settings = settings;
+    this.#catalog.setPinned(settings.pinnedImages);
   }
 
   /** How far the running pulls have come, oldest first; with a `text`, only those that it may mean. Throws `invalid`. */
@@ -506,7 +515,8 @@ export class Images {
   }
 
   async #pull(asked: AskedPull, shared: AbortSignal): Promise<ImageRecord> {
-    const { clock, meter, log, settings } = this.#deps;
+    const { clock, meter, log } = this.#deps;
+    const settings = this.#settings;
     const { reference } = asked;
     const name = formatReference(reference);
     const startedMs = clock.monotonicMs();

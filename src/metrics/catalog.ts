@@ -192,6 +192,13 @@ export const CATALOG = {
     severity: { values: ['error', 'warning', 'info'] },
   }),
 
+  berth_config_reloads_total: counter('Reloads of the configuration, by whether it could be used.', {
+    outcome: { values: ['ok', 'refused'] },
+  }),
+  berth_config_last_reload_successful: gauge(
+    '1 while the files that are there are in force, 0 while they have mistakes.',
+  ),
+  berth_config_keys_waiting: gauge('Keys whose new value in the files waits for a restart.'),
   berth_certificate_expiry_timestamp_seconds: gauge('When a certificate in use ends, in seconds since 1970.', {
     endpoint: { values: ['stream', 'metrics'] },
   }),

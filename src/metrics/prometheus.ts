@@ -10,6 +10,8 @@ export type LiveFigures = Partial<Record<MetricName, () => Reading | Promise<Rea
 /** The Prometheus registry of one berthd. What labels may say is bounded by the catalog. */
 export class PrometheusMetrics {
   readonly meter: Meter;
+  /** Counts a reload of the configuration. */
+  readonly configReloaded: (outcome: 'ok' | 'refused') => void;
   /** Counts spans of traces. */
   readonly spans: (outcome: 'exported' | 'dropped' | 'failed', count: number) => void;
   readonly #registry = new Registry();
@@ -18,6 +20,8 @@ export class PrometheusMetrics {
   constructor() {
     collectDefaultMetrics({ register: this.#registry, prefix: 'berth_' });
     this.meter = buildMeter(this.#instruments);
+    const reloads = this.#instruments.counter('berth_config_reloads_total');
+    this.configReloaded = (outcome) => reloads({ outcome });
     const spans = this.#instruments.counter('berth_trace_spans_total');
     this.spans = (outcome, count) => spans({ outcome }, count);
   }

@@ -48,10 +48,12 @@ const NO_FEATURES: HandlerFeatures = { recursiveReadOnlyMounts: false, userNames
 const COPIES_ITSELF = /^(runc|crun) version /;
 const RUNC_CHECKPOINT = 'org.opencontainers.runc.checkpoint.enabled';
 
-/** The configured handlers, as they were found at start. */
+/** The configured handlers, as they were found at start or when the configuration changed. */
 export class Handlers {
-  readonly #statuses: ReadonlyMap<string, HandlerStatus>;
-  readonly #default: string;
+  #statuses: ReadonlyMap<string, HandlerStatus>;
+  /** Those that the configuration has no more: containers may still run with them. */
+  #retired: ReadonlyMap<string, HandlerStatus> = new Map();
+  #default: string;
 
   private constructor(statuses: readonly HandlerStatus[], defaultName: string) {
     this.#statuses = new Map(statuses.map((status) => [status.name, status]));
@@ -84,7 +86,8 @@ export class Handlers {
    * `precondition` with the reason for one that cannot be used.
    */
   get(name: string): Handler {
-    const status = this.#statuses.get(name === '' ? this.#default : name);
+    const asked = name === '' ? this.#default : name;
+    const status = this.#statuses.get(asked) ?? this.#retired.get(asked);
     if (!status) {
       if (name === '') throw new BerthError('precondition', 'no runtime handler is configured');
       throw invalid('runtime_handler', `${name} is not one of ${[...this.#statuses.keys()].join(', ')}`);
@@ -95,8 +98,15 @@ export class Handlers {
 
   /** The handler of that name; undefined when it is not configured any more, or cannot be used. */
   find(name: string): Handler | undefined {
-    const status = this.#statuses.get(name);
+    const status = this.#statuses.get(name) ?? this.#retired.get(name);
     return status && 'handler' in status ? status.handler : undefined;
+  }
+
+  /** Has those of `next` from now on. What runs with one that is not among them keeps it until the next start. */
+  become(next: Handlers): void {
+    this.#retired = new Map([...this.#retired, ...this.#statuses]);
+    this.#statuses = next.#statuses;
+    this.#default = next.#default;
   }
 
   /** The name that '' stands for. */
