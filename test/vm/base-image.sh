@@ -39,7 +39,7 @@ rm -rf "$root/usr/sbin/policy-rc.d" "$root/var/lib/apt/lists"
 # One disk for the system, one for the checkout that is tested.
 cat >"$root/etc/fstab" <<FSTAB
 /dev/vda / ext4 defaults 0 0
-/dev/vdb /opt/berth ext4 defaults,nofail 0 0
+/dev/vdb /opt/berth ext4 defaults 0 0
 FSTAB
 mkdir -p "$root/opt/berth" "$root/usr/local/lib/berth-vm" "$root/var/log/journal"
 cp "$here"/guest/*.sh "$root/usr/local/lib/berth-vm/"
