@@ -63,9 +63,9 @@ export function handlerFindings(statuses: readonly HandlerStatus[], defaultName:
   });
 }
 
-/** Only what Debian has packages of, under these names. */
+/** Only what Debian has packages of, under these names; a handler of another name is no program's name. */
 function installing(name: string): string {
-  return name === 'runc' || name === 'crun' ? `apt-get install ${name}` : `install ${name}`;
+  return name === 'runc' || name === 'crun' ? `apt-get install ${name}` : 'install it';
 }
 
 /** Handlers that are installed, and that cannot make a container on this host; `trials` has their reasons by name. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -73,6 +73,12 @@ describe('resolveMounts', () => {
     assert.equal(mounts[0]?.source, join(folder, 'real/below'));
   });
 
+  it('makes a folder where the host has nothing', async () => {
+    const missing = join(folder, 'new/below');
+    assert.equal((await resolve({ hostPath: missing })).mounts[0]?.source, missing);
+    assert.equal(statSync(missing).mode & 0o7777, 0o755);
+  });
+
   it('cleans the container path', async () => {
     const { mounts } = await resolve({ containerPath: '/a//b/../c/' });
     assert.equal(mounts[0]?.destination, '/a/c');
@@ -96,9 +102,9 @@ describe('resolveMounts', () => {
     { title: 'a NUL byte', mount: { containerPath: '/x\0' }, message: /container_path: .*NUL/ },
     { title: 'a relative host path', mount: { hostPath: 'tmp' }, message: /host_path: .*absolute/ },
     {
-      title: 'a missing source',
-      mount: { hostPath: '/no/such' },
-      message: /^config\.mounts\[0\]\.host_path: \/no\/such does not exist$/,
+      title: 'a source below a file',
+      mount: { hostPath: '/etc/passwd/sub' },
+      message: /^config\.mounts\[0\]\.host_path: \/etc\/passwd\/sub does not exist: a part of it is no folder$/,
     },
     { title: 'an unknown option', mount: { options: ['suid'] }, message: /mount_options: "suid"/ },
     { title: 'rro without ro', mount: { recursiveReadOnly: true }, message: /recursive_read_only: needs readonly/ },

@@ -1,4 +1,4 @@
-import { realpath } from 'node:fs/promises';
+import { mkdir, realpath } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
@@ -147,14 +147,21 @@ function checkReadOnly(field: string, mount: MountSpec, abilities: MountAbilitie
     throw invalid(at, `RROUnsupported: runtime handler ${abilities.handler} cannot do it on this host`);
 }
 
+/** The real path; a folder is made where there is nothing, as the other runtimes do it. */
 async function resolveSource(field: string, path: string): Promise<string> {
   if (!path.startsWith('/')) throw invalid(field, `${JSON.stringify(path)} is not absolute`);
   if (path.includes('\0')) throw invalid(field, 'has a NUL byte in it');
   try {
-    return await realpath(path);
+    return await realpath(path).catch(async (err: unknown) => {
+      if (!isErrorWithCode(err, 'ENOENT')) throw err;
+      // Volumes without a type are not looked at by the kubelet, and pods count on the folder that other runtimes make.
+      await mkdir(path, { recursive: true, mode: 0o755 });
+      return await realpath(path);
+    });
   } catch (err) {
     if (err instanceof Error && 'code' in err) {
-      if (err.code === 'ENOENT' || err.code === 'ENOTDIR') throw invalid(field, `${path} does not exist`);
+      if (err.code === 'EEXIST' || err.code === 'ENOENT') throw invalid(field, `${path} is a symbolic link to nowhere`);
+      if (err.code === 'ENOTDIR') throw invalid(field, `${path} does not exist: a part of it is no folder`);
       if (err.code === 'ELOOP') throw invalid(field, `${path} is a loop of symbolic links`);
     }
     throw wrap(`${field} ${path}`, err);
@@ -179,4 +186,8 @@ export function findHostMount(path: string, hostMounts: readonly HostMount[]): H
     if (holds && point.length >= (found?.mountPoint.length ?? 0)) found = mount;
   }
   return found;
+}
+
+function isErrorWithCode(err: unknown, code: string): boolean {
+  return err instanceof Error && 'code' in err && err.code === code;
 }

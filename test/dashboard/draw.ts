@@ -31,6 +31,7 @@ export function drawDashboard(
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH_PX} ${height}" font-family="sans-serif" font-size="10">`,
+    '<title>The panels of the Grafana dashboard, drawn from what was scraped</title>',
     '<style>path{fill:none;stroke-width:1.3}.p{fill:#181b1f;stroke:#2c3235}.t{fill:#ccccdc}.a{fill:#8e8e9e}.g{stroke:#2c3235}</style>',
     `<rect width="${WIDTH_PX}" height="${height}" fill="#111217"/>`,
     `<text class="t" x="8" y="22" font-size="16">${escapeXml(title)}</text>`,
