@@ -3,7 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 
 /** What only some calls need, and what would hold memory of every berthd if an import at the start brought it. */
-const RARELY_NEEDED = /^(?:internal\/deps\/undici\/|.*\/node_modules\/(?:undici|ws|js-yaml|commander)\/)/;
+const RARELY_NEEDED =
+  /^(?:internal\/deps\/undici\/|.*\/node_modules\/(?:undici|ws|js-yaml|commander)\/|.*\/(?:otlp-sender|gen\/otlp\/trace)\.ts)/;
 
 test('a berthd that starts does not load what few of its calls need', () => {
   const script = `

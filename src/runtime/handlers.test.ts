@@ -124,6 +124,20 @@ describe('Handlers', () => {
     assert.throws(() => handlers.get('broken'), { kind: 'precondition', message: /out of order/ });
   });
 
+  it('becomes others, and keeps one that is gone for what runs with it', async () => {
+    const handlers = await probe({ runc: 'good', special: 'good' }, 'special', 's1');
+    const next = await probe({ runc: 'good', newer: 'good' }, 'newer', 's1');
+    handlers.become(next);
+    assert.equal(handlers.defaultName, 'newer');
+    assert.deepEqual(
+      handlers.statuses().map(({ name }) => name),
+      ['runc', 'newer'],
+    );
+    assert.equal(handlers.get('special').name, 'special');
+    assert.equal(handlers.find('special')?.name, 'special');
+    assert.throws(() => handlers.get('unknown'), { kind: 'invalid' });
+  });
+
   it('prefers crun where it works', async () => {
     assert.equal((await probe({ runc: 'good', crun: 'good' }, 'auto', 's2')).defaultName, 'crun');
   });

@@ -13,7 +13,7 @@ const WIDTH_PX = 24 * COLUMN_PX;
 const LEFT_PX = 52;
 const TOP_PX = 26;
 const LEGEND_LINE_PX = 13;
-const MOST_SERIES = 8;
+const MOST_SERIES = 6;
 const COLORS = ['#73bf69', '#f2cc0c', '#5794f2', '#ff780a', '#f2495c', '#b877d9', '#8ab8ff', '#fade2a'];
 
 /** Grafana's dashboard as one picture: its panels in their places, drawn from what their expressions gave. */
@@ -61,8 +61,11 @@ function drawLines({ panel, series }: DrawnPanel, from: number, to: number): str
     .slice(0, MOST_SERIES);
   const lines = isStacked ? stacked(shown) : shown.map(({ points }) => points);
   const [width, height] = [panel.gridPos.w * COLUMN_PX - 6, panel.gridPos.h * ROW_PX - 6];
-  const plotHeight = height - TOP_PX - 16 - Math.ceil(shown.length / 2) * LEGEND_LINE_PX;
-  const top = niceTop(Math.max(0, ...lines.map(peak)));
+  // Long names have a line to themselves.
+  const columns = shown.some(({ name }) => name.length > 20) ? 1 : 2;
+  const plotHeight = height - TOP_PX - 16 - Math.ceil(shown.length / columns) * LEGEND_LINE_PX;
+  const base = unit === 'bytes' || unit === 'Bps' ? 1024 : 1;
+  const top = niceTop(Math.max(0, ...lines.map(peak)), base);
   const xOf = (at: number): string => (LEFT_PX + ((at - from) / (to - from)) * (width - LEFT_PX - 8)).toFixed(0);
   const yOf = (value: number): string => (TOP_PX + plotHeight * (1 - value / top)).toFixed(1);
   const grid = [0, 0.5, 1].map((part) => {
@@ -75,10 +78,10 @@ function drawLines({ panel, series }: DrawnPanel, from: number, to: number): str
     return `<path stroke="${COLORS[at]}" d="M${steps.join('L')}"/>`;
   });
   const legend = shown.map(({ name, points }, at) => {
-    const x = 10 + (at % 2) * (width / 2);
-    const y = TOP_PX + plotHeight + 26 + Math.floor(at / 2) * LEGEND_LINE_PX;
+    const x = 10 + (at % columns) * (width / 2);
+    const y = TOP_PX + plotHeight + 26 + Math.floor(at / columns) * LEGEND_LINE_PX;
     const last = points.at(-1)?.[1] ?? 0;
-    const text = `${name.length > 30 ? `${name.slice(0, 29)}…` : name} ${show(last, unit)}`;
+    const text = `${name.length > 46 ? `${name.slice(0, 45)}…` : name} ${show(last, unit)}`;
     return `<rect x="${x}" y="${y - 6}" width="9" height="3" fill="${COLORS[at]}"/><text class="a" x="${x + 13}" y="${y}">${escapeXml(text)}</text>`;
   });
   const ends = [from, to].map((at, end) => {
@@ -111,9 +114,11 @@ function peak(points: Series['points']): number {
   return Math.max(0, ...points.map(([, value]) => value));
 }
 
-function niceTop(value: number): number {
+/** The end of an axis; with `base` 1024 in round numbers of KiB, MiB or GiB. */
+function niceTop(value: number, base: number): number {
   if (value <= 0) return 1;
-  const power = 10 ** Math.floor(Math.log10(value));
+  const unit = base === 1 ? 1 : base ** Math.max(0, Math.floor(Math.log(value) / Math.log(base)));
+  const power = unit * 10 ** Math.floor(Math.log10(value / unit));
   return ([1, 2, 5, 10].find((step) => step * power >= value) ?? 10) * power;
 }
 
