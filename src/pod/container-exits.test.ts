@@ -59,7 +59,9 @@ class Bench {
       sandboxes: new RecordIndex<SandboxRecord>('sandbox', { put() {}, delete() {} }, [sandbox]),
       containers: this.containers,
       processes: { exitOf: () => this.init.promise },
-      cgroups: { container: () => ({ oomKills: () => this.oomKills(), killAll() {}, thaw() {} }) },
+      cgroups: {
+        container: () => ({ watchOomKills() {}, oomKillsAtEnd: () => this.oomKills(), killAll() {}, thaw() {} }),
+      },
       locks: new KeyedLock(),
       runtime: {
         exits: { read: () => this.file },

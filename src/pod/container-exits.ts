@@ -19,6 +19,8 @@ const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorM
 const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
+/** 128 and SIGKILL. */
+const KILLED_EXIT_CODE = 137;
 const MONITOR_LOST = 'the monitor was lost, and the exit code with it';
 
 /**
@@ -30,8 +32,8 @@ export class ContainerExits {
   readonly #shutdown: AbortSignal;
   readonly #waits: ExitWaits;
   readonly #waiters = new Map<string, PromiseWithResolvers<void>>();
-  /** Containers whose first process has ended after the OOM killer was at work in them, until that is recorded. */
-  readonly #outOfMemory = new Set<string>();
+  /** Containers that were looked at when their first process ended: whether the OOM killer was at work in them. */
+  readonly #outOfMemory = new Map<string, boolean>();
 
   constructor(deps: PodDeps, shutdown: AbortSignal, waits = EXIT_WAITS) {
     this.#deps = deps;
@@ -75,10 +77,11 @@ export class ContainerExits {
     if (!record || !isAlive(record)) return;
     const { init } = record;
     const shutdown = this.#shutdown;
+    this.#cgroupOf(record).watchOomKills();
     if (init) await this.#deps.processes.exitOf(init.pid, init.startTime, shutdown);
     // At once: systemd is about to remove the cgroup, and the monitor may not have come to look.
     const ended = this.#deps.containers.find(id);
-    if (ended && isAlive(ended) && this.#ranOutOfMemory(ended)) this.#outOfMemory.add(id);
+    if (ended && isAlive(ended)) this.#readOomKills(ended, false);
     const sinceMs = performance.now();
     for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_PAUSE_MS)) {
       const record = this.#deps.containers.find(id);
@@ -97,7 +100,9 @@ export class ContainerExits {
       tellLost(deps, record);
     }
     const atUs = endOf(record, seen, deps.clock.nowUs());
-    const exit = seen ? toExit(seen, this.#ranOutOfMemory(record), atUs) : unseenExit(MONITOR_LOST, atUs);
+    const exit = seen
+      ? toExit(seen, this.#ranOutOfMemory(record, seen.exitCode), atUs)
+      : unseenExit(MONITOR_LOST, atUs);
     deps.meter.containerExited(classOf(exit, seen !== undefined));
     this.#endStragglers(record);
     deps.containers.putFact({ ...record, state: 'exited', exit });
@@ -115,13 +120,16 @@ export class ContainerExits {
   }
 
   // The cgroup knows best, but systemd removes it with its last process; the monitor leaves a note that stays.
-  #ranOutOfMemory(record: ContainerRecord): boolean {
-    if (this.#outOfMemory.delete(record.id) || this.#deps.runtime.bundles.hasRunOutOfMemory(record.id)) return true;
+  #ranOutOfMemory(record: ContainerRecord, exitCode: number): boolean {
+    if (!this.#outOfMemory.has(record.id)) this.#readOomKills(record, exitCode === KILLED_EXIT_CODE);
+    return this.#outOfMemory.get(record.id) || this.#deps.runtime.bundles.hasRunOutOfMemory(record.id);
+  }
+
+  #readOomKills(record: ContainerRecord, isKilled: boolean): void {
     try {
-      return this.#cgroupOf(record).oomKills() > 0;
+      this.#outOfMemory.set(record.id, this.#cgroupOf(record).oomKillsAtEnd(isKilled) > 0);
     } catch (err) {
       this.#deps.log.debug({ container: record.id, err: describe(err) }, 'the OOM kills of the container are unknown');
-      return false;
     }
   }
 

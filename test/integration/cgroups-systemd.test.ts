@@ -115,7 +115,7 @@ test('a slice that is missing is started first, and goes with the last that was 
 
 test('a scope that runs takes further processes', async () => {
   const cgroup = driver.sandboxCgroup('', 'abc');
-  assert.equal(cgroup.path, '/system.slice/berth-abc.scope');
+  assert.equal(cgroup.path, '/berth.slice/berth-abc.scope');
   systemd.errors.set('StartTransientUnit', 'org.freedesktop.systemd1.UnitExists');
   await driver.addProcess(cgroup, process.pid, none);
   mkdirSync(join(cgroupRoot, cgroup.path), { recursive: true });

@@ -113,6 +113,14 @@ export interface ContainerCgroup {
   readonly path: string;
   /** Processes that the OOM killer ended, in the container's cgroup and below. Throws notFound when it is gone. */
   oomKills(): number;
+  /** Begins to look for the OOM killer's work, for oomKillsAtEnd(). Call it while the container lives. */
+  watchOomKills(): void;
+  /**
+   * oomKills() of a container whose first process has ended. Where systemd has removed the cgroup already its parent
+   * tells, if that was watched and the process was killed: of two that end at once the other may be meant. Throws as
+   * oomKills().
+   */
+  oomKillsAtEnd(isKilled: boolean): number;
   /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */
   memoryUsageBytes(): number | undefined;
   /**

@@ -1,5 +1,5 @@
 import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { BerthError } from '../../base/errors.ts';
 import { isErrno } from '../../sys/errno.ts';
@@ -7,6 +7,7 @@ import type { HugepageLimit } from '../container-spec.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
 import type { ContainerCgroup } from './cgroups.ts';
 import { cgroupFile } from './hierarchies.ts';
+import type { OomLedger } from './oom-ledger.ts';
 import { hugepageLimitFiles, writeLimits } from './pod-limits.ts';
 
 /** Rounds of reading pids and killing them where the kernel cannot freeze or kill a whole cgroup. */
@@ -16,10 +17,21 @@ const KILL_ROUNDS = 5;
 export class ContainerCgroupFiles implements ContainerCgroup {
   readonly path: string;
   readonly #tree: CgroupTree;
+  readonly #ledger: OomLedger | undefined;
 
-  constructor(tree: CgroupTree, path: string) {
+  /** The ledger is for cgroups that others than Berth remove. */
+  constructor(tree: CgroupTree, path: string, ledger?: OomLedger) {
     this.path = path;
     this.#tree = tree;
+    this.#ledger = ledger;
+  }
+
+  watchOomKills(): void {
+    this.#ledger?.open(dirname(this.path));
+  }
+
+  oomKillsAtEnd(isKilled: boolean): number {
+    return this.#ledger?.atEnd(this.path, dirname(this.path), isKilled) ?? this.oomKills();
   }
 
   oomKills(): number {

@@ -19,11 +19,13 @@ import type {
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
+import { OomLedger } from './oom-ledger.ts';
 import { podLimitFiles, writeLimits } from './pod-limits.ts';
 import { NO_LIMIT, sliceProperties } from './slice-properties.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
-const DEFAULT_SLICE = 'system.slice';
+/** Not system.slice: what all its members have in common is then Berth's. */
+const DEFAULT_SLICE = 'berth.slice';
 /** The scope of a sandbox or container. */
 const MEMBER = /^berth-([0-9a-f]{64})\.scope$/;
 const SIGPIPE = 13;
@@ -45,6 +47,8 @@ export class SystemdDriver implements Cgroups {
   readonly #tree: CgroupTree;
   readonly #manager: SystemdManager;
   readonly #figures: FigureFiles;
+  /** Of v2 only: v1 does not count for what is below. */
+  readonly #ledger: OomLedger | undefined;
   /** Sandboxes whose scope is still to come: their slices must not go. */
   readonly #coming = new Map<string, string>();
 
@@ -52,6 +56,7 @@ export class SystemdDriver implements Cgroups {
     this.#tree = tree;
     this.#figures = new FigureFiles(tree, new KernelFiles());
     this.#manager = manager;
+    this.#ledger = tree.mode === 'v2' ? new OomLedger(tree) : undefined;
   }
 
   get mode(): CgroupMode {
@@ -122,7 +127,7 @@ export class SystemdDriver implements Cgroups {
   }
 
   container(parent: string, containerId: string): ContainerCgroup {
-    return new ContainerCgroupFiles(this.#tree, scopePath(parent, containerId));
+    return new ContainerCgroupFiles(this.#tree, scopePath(parent, containerId), this.#ledger);
   }
 
   findCgroups(ids: ReadonlySet<string>): ReadonlyMap<string, readonly FoundCgroup[]> {
@@ -172,6 +177,7 @@ export class SystemdDriver implements Cgroups {
       await this.#manager.stopUnit(basename(path), signal);
       // OCI runtimes put containers into v1 hierarchies of which systemd knows nothing.
       await this.#tree.remove(path, signal);
+      this.#ledger?.close(path);
     }
   }
 

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import { after, before, describe as suite, test } from 'node:test';
+import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { status } from '@grpc/grpc-js';
 
@@ -43,10 +43,8 @@ suite('cgroup v2', { skip: existsSync(`${ROOT}/cgroup.controllers`) ? false : 't
     isSystemd = linux?.cgroupDriver === CgroupDriver.SYSTEMD;
     parent = isSystemd ? '/vmtest.slice/vmtest-pod1.slice' : '/vmtest/pod1';
   });
-  after(async () => {
-    await removeAllPods(node);
-    node[Symbol.dispose]();
-  });
+  afterEach(() => removeAllPods(node));
+  after(() => node[Symbol.dispose]());
 
   const read = (path: string, file: string): string => readFileSync(`${ROOT}${path}/${file}`, 'utf8').trim();
   const cgroupOf = (id: string): string => `${parent}/berth-${id}${isSystemd ? '.scope' : ''}`;
@@ -172,14 +170,16 @@ suite('cgroup v2', { skip: existsSync(`${ROOT}/cgroup.controllers`) ? false : 't
     return [exitCode, reason];
   }
 
-  /** crun puts a container into a cgroup below its scope, and a limit may be on either. */
+  /** crun puts a container into a cgroup below its scope; the one that allows less holds. */
   function limitOf(path: string, file: string): string {
     const inner = `${path}/container`;
-    const own = read(path, file);
-    return existsSync(`${ROOT}${inner}/${file}`) && isUnlimited(own) ? read(inner, file) : own;
+    const limits = [path, inner].flatMap((at) => (existsSync(`${ROOT}${at}/${file}`) ? [read(at, file)] : []));
+    return limits.toSorted((a, b) => sizeOf(a) - sizeOf(b))[0] ?? '';
   }
 });
 
-function isUnlimited(value: string): boolean {
-  return value.startsWith('max') || value === '100';
+/** `max` and a weight that nobody has set are the most. */
+function sizeOf(value: string): number {
+  const first = value.split(' ', 1)[0] ?? '';
+  return first === 'max' || value === '100' ? Number.POSITIVE_INFINITY : Number(first);
 }

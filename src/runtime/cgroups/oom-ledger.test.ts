@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import type { CgroupTree } from './cgroup-tree.ts';
+import { OomLedger } from './oom-ledger.ts';
+
+/** A slice with members, and what their memory.events say. */
+class Slice {
+  total = 0;
+  readonly members = new Map<string, number>();
+
+  get tree(): CgroupTree {
+    const read = (path: string): string | undefined => {
+      const kills = path === '/pod' ? this.total : this.members.get(path.slice('/pod/'.length));
+      return kills === undefined ? undefined : `oom 9\noom_kill ${kills}\noom_group_kill 0`;
+    };
+    return { read, childNames: () => [...this.members.keys()], exists: () => true } as unknown as CgroupTree;
+  }
+
+  kill(name: string): void {
+    this.total += 1;
+    this.members.set(name, (this.members.get(name) ?? 0) + 1);
+  }
+}
+
+test('a kill in a member that went before it was asked is found by the parent, once', () => {
+  const slice = new Slice();
+  const ledger = new OomLedger(slice.tree);
+  for (const name of ['a', 'b', 'c']) slice.members.set(name, 0);
+  ledger.open('/pod');
+  slice.kill('a');
+  slice.members.delete('a');
+  assert.equal(ledger.atEnd('/pod/a', '/pod', false), undefined, 'not of one that ended by itself');
+  assert.equal(ledger.atEnd('/pod/a', '/pod', true), 1);
+  slice.members.delete('b');
+  assert.equal(ledger.atEnd('/pod/b', '/pod', true), 0, 'that was the other one');
+});
+
+test('kills of those that are there, or were asked in time, are not those of one that is gone', () => {
+  const slice = new Slice();
+  const ledger = new OomLedger(slice.tree);
+  for (const name of ['a', 'b', 'c']) slice.members.set(name, 0);
+  ledger.open('/pod');
+  slice.kill('a');
+  slice.kill('b');
+  assert.equal(ledger.atEnd('/pod/a', '/pod', true), 1);
+  slice.members.delete('c');
+  assert.equal(ledger.atEnd('/pod/c', '/pod', true), 0);
+  slice.members.delete('a');
+  assert.equal(ledger.atEnd('/pod/c', '/pod', true), 0);
+  slice.kill('b');
+  slice.members.delete('b');
+  assert.equal(ledger.atEnd('/pod/b', '/pod', true), 2);
+});
+
+test('what happened before anybody counted is nobody’s', () => {
+  const slice = new Slice();
+  const ledger = new OomLedger(slice.tree);
+  slice.total = 7;
+  slice.members.set('a', 0);
+  assert.equal(ledger.atEnd('/pod/gone', '/pod', true), undefined, 'not opened');
+  ledger.open('/pod');
+  slice.members.delete('a');
+  assert.equal(ledger.atEnd('/pod/a', '/pod', true), 0);
+});
