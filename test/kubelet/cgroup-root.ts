@@ -2,7 +2,7 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSy
 import { join } from 'node:path';
 
 const MOUNT = '/sys/fs/cgroup';
-const PODS = /(^|-)pod[0-9a-f_-]{30,}(\.slice)?$/;
+const PODS = /[-/]pod[0-9a-f_-]{30,}(\.slice)?$/;
 
 /** A cgroup in each hierarchy of the machine, for all pods of a kubelet. */
 export class CgroupRoot {

@@ -205,10 +205,10 @@ export class TestKubelet implements AsyncDisposable {
     const problem = this.#hasEnded() ? undefined : await this.removeAll().catch((err: unknown) => err);
     await this.end('SIGTERM');
     if (this.#keptLog !== undefined) copyFileSync(this.logFile, this.#keptLog);
-    this.#cgroups.remove();
     unmount(this.#data);
     rmSync(this.root, { recursive: true, force: true });
     if (problem !== undefined) throw problem;
+    this.#cgroups.remove();
   }
 
   async #text(path: string): Promise<string> {
