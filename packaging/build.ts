@@ -75,6 +75,7 @@ async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
   tree.file('usr/lib/systemd/system/berthd.service', renderUnit(readFileSync(join(deploy, 'berthd.service'), 'utf8')));
   tree.file('usr/share/bash-completion/completions/berth', renderBashCompletion());
   tree.file('usr/share/zsh/vendor-completions/_berth', renderZshCompletion());
+  tree.copy(join(TOP, 'packaging/debian/lintian-overrides'), 'usr/share/lintian/overrides/berth');
   tree.file(`${DOCUMENTS}/copyright`, renderCopyright(TOP, packages));
   addDocuments(tree, DOCUMENTS, 'usr/share/man', making);
 }

@@ -49,11 +49,13 @@ export function renderControl(version: string, installedKib: number): string {
     'Section: admin',
     'Priority: optional',
     'Description: Kubernetes container runtime (CRI)',
-    ' Berth runs the pods of a Kubernetes node: the kubelet talks to it through the Container Runtime Interface.',
-    ' It pulls and unpacks OCI images, gives every pod its namespaces and its network, and drives an OCI runtime',
-    ' (crun, runc) under a monitor (conmon). Pods go on when it is stopped, killed or upgraded.',
+    ' Berth runs the pods of a Kubernetes node: the kubelet talks to it through',
+    ' the Container Runtime Interface. It pulls and unpacks OCI images, gives every',
+    ' pod its namespaces and its network, and drives an OCI runtime (crun, runc)',
+    ' under a monitor (conmon). Pods go on when it is stopped, killed or upgraded.',
     ' .',
-    ' This package brings the daemon, berthd, a command line, berth, and the Node runtime that both run on.',
+    ' This package brings the daemon, berthd, a command line, berth, and the Node',
+    ' runtime that both run on.',
     '',
   ].join('\n');
 }

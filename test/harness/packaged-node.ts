@@ -57,7 +57,7 @@ export class PackagedNode implements Disposable {
   readonly #folder: string;
   readonly #shell: ChildProcess;
   #output = '';
-  #heard = Promise.withResolvers<void>();
+  #heard = hearing();
 
   constructor() {
     this.#folder = mkdtempSync('/var/tmp/berth-packaged-');
@@ -75,7 +75,6 @@ export class PackagedNode implements Disposable {
       this.#heard.resolve();
     });
     this.#shell.once('exit', () => this.#heard.reject(new Error(`the node's shell has ended:\n${this.#output}`)));
-    this.#heard.promise.catch(() => undefined);
   }
 
   /** Runs a command in the node's shell; its exit code, and what it wrote to standard output and standard error. */
@@ -88,7 +87,7 @@ export class PackagedNode implements Disposable {
         const end = new RegExp(`${END} (\\d+)\\n$`).exec(this.#output);
         if (end) return { code: Number(end[1]), output: this.#output.slice(0, end.index) };
         await this.#heard.promise;
-        this.#heard = Promise.withResolvers<void>();
+        this.#heard = hearing();
       }
     } finally {
       clearTimeout(late);
@@ -121,4 +120,11 @@ export class PackagedNode implements Disposable {
     const found = execFileSync('find', ['.', '-iname', pattern, '!', '-type', 'c'], { cwd: upper, encoding: 'utf8' });
     return found.split('\n').flatMap((path) => (path === '' ? [] : [path.slice(1)]));
   }
+}
+
+/** Settles with what the shell says next; nobody need wait for it when the shell ends. */
+function hearing(): PromiseWithResolvers<void> {
+  const heard = Promise.withResolvers<void>();
+  heard.promise.catch(() => undefined);
+  return heard;
 }
