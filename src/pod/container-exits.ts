@@ -19,8 +19,6 @@ const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorM
 const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
-/** 128 and SIGKILL. */
-const KILLED_EXIT_CODE = 137;
 const MONITOR_LOST = 'the monitor was lost, and the exit code with it';
 
 /**
@@ -121,13 +119,13 @@ export class ContainerExits {
 
   // The cgroup knows best, but systemd removes it with its last process; the monitor leaves a note that stays.
   #ranOutOfMemory(record: ContainerRecord, exitCode: number): boolean {
-    if (!this.#outOfMemory.has(record.id)) this.#readOomKills(record, exitCode === KILLED_EXIT_CODE);
+    if (!this.#outOfMemory.has(record.id)) this.#readOomKills(record, exitCode !== 0);
     return this.#outOfMemory.get(record.id) || this.#deps.runtime.bundles.hasRunOutOfMemory(record.id);
   }
 
-  #readOomKills(record: ContainerRecord, isKilled: boolean): void {
+  #readOomKills(record: ContainerRecord, hasFailed: boolean): void {
     try {
-      this.#outOfMemory.set(record.id, this.#cgroupOf(record).oomKillsAtEnd(isKilled) > 0);
+      this.#outOfMemory.set(record.id, this.#cgroupOf(record).oomKillsAtEnd(hasFailed) > 0);
     } catch (err) {
       this.#deps.log.debug({ container: record.id, err: describe(err) }, 'the OOM kills of the container are unknown');
     }

@@ -117,10 +117,10 @@ export interface ContainerCgroup {
   watchOomKills(): void;
   /**
    * oomKills() of a container whose first process has ended. Where systemd has removed the cgroup already its parent
-   * tells, if that was watched and the process was killed: of two that end at once the other may be meant. Throws as
+   * tells, if that was watched and the process has failed: of two that end at once the other may be meant. Throws as
    * oomKills().
    */
-  oomKillsAtEnd(isKilled: boolean): number;
+  oomKillsAtEnd(hasFailed: boolean): number;
   /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */
   memoryUsageBytes(): number | undefined;
   /**

@@ -30,8 +30,8 @@ export class ContainerCgroupFiles implements ContainerCgroup {
     this.#ledger?.open(dirname(this.path));
   }
 
-  oomKillsAtEnd(isKilled: boolean): number {
-    return this.#ledger?.atEnd(this.path, dirname(this.path), isKilled) ?? this.oomKills();
+  oomKillsAtEnd(hasFailed: boolean): number {
+    return this.#ledger?.atEnd(this.path, dirname(this.path), hasFailed) ?? this.oomKills();
   }
 
   oomKills(): number {

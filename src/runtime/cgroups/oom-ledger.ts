@@ -32,10 +32,10 @@ export class OomLedger {
   }
 
   /**
-   * Kills in a member that has ended: by its own count where it is still there, else, of one that was killed, by the
+   * Kills in a member that has ended: by its own count where it is still there, else, of one that has failed, by the
    * parent's. Undefined when nothing tells.
    */
-  atEnd(path: string, parent: string, isKilled: boolean): number | undefined {
+  atEnd(path: string, parent: string, hasFailed: boolean): number | undefined {
     const account = this.#accounts.get(parent);
     const own = this.#killsIn(path);
     if (own !== undefined) {
@@ -43,7 +43,7 @@ export class OomLedger {
       return own;
     }
     const total = this.#killsIn(parent);
-    if (!account || total === undefined || !isKilled) return undefined;
+    if (!account || total === undefined || !hasFailed) return undefined;
     this.#settle(parent, account);
     const accounted = account.settled + [...account.ended.values()].reduce((sum, kills) => sum + kills, 0);
     const lost = total - accounted - this.#killsInMembers(parent, account.ended);
