@@ -34,7 +34,7 @@ suite('berthd as a service of systemd', { skip: hasSystemd() ? false : 'systemd 
   let container: string;
 
   before(async () => {
-    berthd = new TestBerthd({ config: '[runtime]\ncgroup_manager = "auto"' });
+    berthd = new TestBerthd({ config: '[runtime]\ncgroup_manager = "auto"\ndefault_runtime = "runc"' });
     unit = new BerthdUnit(berthd, ['WatchdogSec=9', 'TimeoutAbortSec=2']);
     unit.do('start');
     await berthd.connect();

@@ -78,7 +78,8 @@ suite('cgroup v2', { skip: existsSync(`${ROOT}/cgroup.controllers`) ? false : 't
       assert.equal(limit('memory.max'), String(96n * MIB));
       assert.equal(limit('cpu.max'), '20000 100000');
       assert.equal(limit('cpu.weight'), '79');
-      if (isSystemd) assert.equal(property(`berth-${id}.scope`, 'MemoryMax'), String(96n * MIB));
+      // crun sets them in its own cgroup below the scope, where systemd changes nothing.
+      if (isSystemd && handler === 'runc') assert.equal(property(`berth-${id}.scope`, 'MemoryMax'), String(96n * MIB));
       const refused = await node.client.fails(
         runtime.updateContainerResources,
         update(id, { memoryLimitInBytes: 4096n }),
