@@ -124,7 +124,9 @@ function addCommand(page: ManPage, command: Command, path: string, printed: () =
 }
 
 function addOptions(page: ManPage, command: Command): void {
-  for (const { flags, description, defaultValue } of visibleOptions(command)) {
+  for (const option of visibleOptions(command)) {
+    const { flags, description } = option;
+    const defaultValue: unknown = option.defaultValue;
     const hasDefault = typeof defaultValue === 'number' || (typeof defaultValue === 'string' && defaultValue !== '');
     page.term(flags, hasDefault ? `${description} (default: ${defaultValue})` : description);
   }
