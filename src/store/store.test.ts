@@ -23,6 +23,7 @@ import fc from 'fast-check';
 
 import { systemClock } from '../base/clock.ts';
 import { kindOf } from '../base/errors.ts';
+import { FaultPoints } from '../base/fault-points.ts';
 import { type Journal, runSteps } from '../base/steps.ts';
 import { SCHEMA } from './migrations.ts';
 import { Store, type StoredTypes } from './store.ts';
@@ -178,6 +179,24 @@ suite('Store', () => {
     reopen();
     const kept = ['a', 'gone', 'begun'].map((id) => store.journal.times(id).length);
     assert.deepEqual(kept, [1, 0, 1]);
+  });
+
+  test('a full disk keeps no daemon from its start, whatever could be forgotten', () => {
+    const journal = store.journal.open('Run', 'gone');
+    journal.begin('first');
+    journal.end('first', 'ok', 1);
+    store.journal.finish('Run', 'gone');
+    store.close();
+    const faults = mkdtempSync(join(tmpdir(), 'berth-store-faults-'));
+    try {
+      const fault = { place: 'database delete steps', phase: 'before', action: 'error', skip: 0, error: 'SQLITE_FULL' };
+      writeFileSync(join(faults, 'full.armed'), JSON.stringify(fault));
+      store = Store.open(root, systemClock, undefined, new FaultPoints(faults));
+      assert.ok(readdirSync(faults).includes('full.fired'));
+      assert.equal(store.journal.times('gone').length, 1);
+    } finally {
+      rmSync(faults, { recursive: true });
+    }
   });
 
   test('images and layers', () => {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 
 import type { Clock } from '../base/clock.ts';
-import { describe, wrap } from '../base/errors.ts';
+import { describe, isKind, wrap } from '../base/errors.ts';
 import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import { FactTable } from './fact-table.ts';
@@ -175,7 +175,16 @@ export class Store<T extends StoredTypes> {
     this.mended.push(...restored);
     const facts = { [SCHEMA_FACT]: String(SCHEMA), [ROOT_FACT]: this.#root };
     for (const [name, value] of Object.entries(facts)) if (this.facts.find(name) !== value) this.facts.put(name, value);
-    this.journal.forgetGone();
+    this.#forgetGone();
+  }
+
+  #forgetGone(): void {
+    try {
+      this.journal.forgetGone();
+    } catch (err) {
+      // They are in nobody's way, and a disk that is full keeps no daemon from its start.
+      if (!isKind(err, 'exhausted', 'unavailable')) throw err;
+    }
   }
 
   /** Copies of pods that have their files in another root folder, or that a newer Berth has written, are not for us. */
