@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 
 import { BerthError, because, describe, invalid } from '../base/errors.ts';
 import { InFlight } from '../base/in-flight.ts';
@@ -44,15 +44,19 @@ export class PodCheckpoints {
   async checkpointContainer(id: string, archive: string, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const record = this.#pods.getContainer(id);
     checkArchivePath(archive);
-    const request = { containers: [{ id: record.id, archive }] };
-    await this.#checkpoint({ deps: this.#deps, id: record.id, request, timeoutMs }, signal);
+    const ctx = { deps: this.#deps, id: record.id, request: { containers: [{ id: record.id, archive }] }, timeoutMs };
+    await this.#work.join(JSON.stringify([record.id, archive]), signal, () => checkpoint(ctx, this.#shutdown));
   }
 
   /** Writes all running containers of a sandbox to a folder. See podCheckpointRequest() and checkpoint(). */
   async checkpointPod(id: string, wish: PodCheckpointWish, signal: AbortSignal): Promise<void> {
     const record = this.#pods.getSandbox(id);
-    const request = podCheckpointRequest(this.#deps, record, wish);
-    await this.#checkpoint({ deps: this.#deps, id: record.id, request, timeoutMs: 0 }, signal);
+    // By what is asked for: the folder is not empty any more when a request is repeated while its files are written.
+    const key = JSON.stringify([record.id, resolve(wish.outputPath), [...wish.containerIds].sort()]);
+    await this.#work.join(key, signal, async () => {
+      const request = podCheckpointRequest(this.#deps, record, wish);
+      await checkpoint({ deps: this.#deps, id: record.id, request, timeoutMs: 0 }, this.#shutdown);
+    });
   }
 
   /**
@@ -85,13 +89,6 @@ export class PodCheckpoints {
       });
       throw err;
     }
-  }
-
-  async #checkpoint(ctx: Parameters<typeof checkpoint>[0], signal: AbortSignal): Promise<void> {
-    // Not by what is written: the time of a request is in there, and one that is repeated is the same.
-    const { containers, extra } = ctx.request;
-    const key = JSON.stringify([ctx.id, containers, extra?.file]);
-    await this.#work.join(key, signal, () => checkpoint(ctx, this.#shutdown));
   }
 }
 

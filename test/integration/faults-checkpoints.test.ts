@@ -113,6 +113,25 @@ suite('faults of checkpoints', () => {
     });
   });
 
+  test('a CheckpointPod that is repeated waits for the first, also when that has files in the folder', async () => {
+    const { pod, id } = await podToDump();
+    const hang = faultLab.faults.arm({ place: 'Checkpoint/pack', phase: 'after', action: 'hang' });
+    const first = checkpointPod(pod);
+    await eventually('files are there', () => (hang.hasStruck && isWhole()) || undefined);
+    const repeated = checkpointPod(pod);
+    // Whoever is refused is told so at once.
+    const early = checkpointPod(pod, 2_000).then(
+      () => 'done',
+      (err: unknown) => (err as ServiceError).code,
+    );
+    assert.equal(await early, grpc.DEADLINE_EXCEEDED);
+    hang.release();
+    await Promise.all([first, repeated]);
+    assert.ok(isWhole());
+    assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
+    await lab.removePod(pod);
+  });
+
   test('RestorePod', async (t) => {
     const restore = async (config: PodSandboxConfig, timeoutMs?: number): Promise<void> => {
       const { config: container } = lab.containerRequest('', { metadata: { name: 'main' } });
