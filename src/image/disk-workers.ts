@@ -76,7 +76,7 @@ export class DiskWorkers {
 
   /** How many jobs threads are at, and how many wait for one. */
   load(): { readonly running: number; readonly waiting: number } {
-    const slots = [this.#slots, this.#usageSlot, this.#archiveSlot, this.#checkSlot];
+    const slots = [this.#slots, this.#usageSlot, this.#archiveSlot, this.#checkSlot, this.#discardSlot];
     const waiting = slots.reduce((sum, { waiting }) => sum + waiting, 0);
     return { running: this.#running.size - waiting, waiting };
   }

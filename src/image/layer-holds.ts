@@ -63,8 +63,8 @@ export class LayerHolds {
       return await fn();
     } finally {
       for (const diffId of unique) this.#release(diffId);
-      // What fails here is only space that the next start frees; it must not hide how the pull ended.
-      await this.removeUnused(unique).catch((err: unknown) => this.#log.warn({ err }, 'unused layers not removed'));
+      // They are gone at once. Space that is not free yet, or that only the next start frees, does not keep a pull.
+      this.removeUnused(unique).catch((err: unknown) => this.#log.warn({ err }, 'unused layers not removed'));
     }
   }
 

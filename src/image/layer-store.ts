@@ -122,9 +122,7 @@ export class LayerStore {
     // Renamed first: their names may be wanted at any moment from now on.
     const trash = this.strays().map((name) => this.#renameToTrash(join(this.#folder, name)));
     this.#checkLinks();
-    for (const folder of trash) {
-      this.#free(folder).catch((err: unknown) => log.warn({ err, folder }, 'left-over layer not removed'));
-    }
+    for (const folder of trash) this.#freeLater(folder);
   }
 
   /** True when the layer is here. */
@@ -332,7 +330,7 @@ export class LayerStore {
       if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
       signal.throwIfAborted();
       // A removal that failed half way may have left one that no row owns, and one that is damaged may be in use.
-      if (!this.#rows.has(diffId) && existsSync(final)) await this.#makeRoom(final);
+      if (!this.#rows.has(diffId) && existsSync(final)) this.#makeRoom(final);
       const other = this.#rows.get(diffId);
       if (other) {
         await workers.run('remove', temporary).catch(() => {});
@@ -358,11 +356,13 @@ export class LayerStore {
     }
   }
 
-  async #makeRoom(folder: string): Promise<void> {
+  #makeRoom(folder: string): void {
     const hex = basename(folder);
-    // Renamed first: somebody else may make this layer meanwhile.
-    if (!this.#mounted().has(hex)) return await this.#free(this.#renameToTrash(folder));
-    renameSync(folder, join(this.#folder, `${KEPT}${hex}-${randomBytes(8).toString('hex')}`));
+    if (this.#mounted().has(hex)) {
+      renameSync(folder, join(this.#folder, `${KEPT}${hex}-${randomBytes(8).toString('hex')}`));
+    } else {
+      this.#freeLater(this.#renameToTrash(folder));
+    }
   }
 
   /** What a look at a layer tells without reading it. */
@@ -444,6 +444,11 @@ export class LayerStore {
       this.#freeing.delete(folder);
       this.#busy.delete(folder);
     }
+  }
+
+  /** For what nobody waits for: others may be before it. */
+  #freeLater(folder: string): void {
+    this.#free(folder).catch((err: unknown) => this.#deps.log.warn({ err, folder }, 'left-over layer not removed'));
   }
 
   #renameToTrash(folder: string): string {

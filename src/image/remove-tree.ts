@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { constants, type Dirent, readdirSync } from 'node:fs';
 
 import { AT_FDCWD, closeFd, openat, pathAt, renameat, unlinkat } from '../sys/at.ts';
@@ -19,7 +20,8 @@ export function removeTreeAt(dirfd: number, name: string | Buffer, throwIfCancel
   try {
     let moved = 0;
     const lift = (fromFd: number, from: Buffer): void => {
-      renameat(fromFd, from, top, `.deep-${process.pid}-${moved}`);
+      // A removal that was ended early has left such names there, and a layer may have any.
+      renameat(fromFd, from, top, `.deep-${randomBytes(8).toString('hex')}`);
       moved += 1;
     };
     const during = { lift, throwIfCancelled };

@@ -421,6 +421,38 @@ describe('unpacked layers', { skip }, () => {
     nothingLeft();
   });
 
+  it('do not wait for the space of what was in their place, behind all else that is removed', async () => {
+    const tar = tarBytes([{ name: 'file' }]);
+    const diffId = await lab.unpack(tar);
+    // As damaged ones, and those of a removal that could not rename them.
+    lab.rows.deleteLayer(diffId);
+    await lab.restart();
+    mkdirSync(join(lab.root, 'image/layers', diffId.slice(7), 'diff'), { recursive: true });
+    await lab.layers.freed();
+    const run = lab.workers.run.bind(lab.workers);
+    const gate = Promise.withResolvers<void>();
+    const held: string[] = [];
+    const gated: typeof run = async (job, request, signal) => {
+      if (job === 'discard') {
+        held.push(job);
+        await gate.promise;
+      }
+      return await run(job, request, signal);
+    };
+    Object.assign(lab.workers, { run: gated });
+    try {
+      const late = new Promise((resolve) => setTimeout(resolve, 20_000, 'late').unref());
+      assert.equal(await Promise.race([lab.unpack(tar), late]), diffId);
+      assert.deepEqual(held, ['discard']);
+    } finally {
+      gate.resolve();
+      Object.assign(lab.workers, { run });
+    }
+    await lab.layers.freed();
+    await lab.layers.remove(diffId);
+    nothingLeft();
+  });
+
   it('leave nothing when a stop cuts their removal short', async () => {
     const tar = tarBytes(Array.from({ length: 3000 }, (_, index) => ({ name: `file-${index}`, data: 'x' })));
     const removed = lab.layers.remove(await lab.unpack(tar));
