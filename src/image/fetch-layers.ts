@@ -28,7 +28,7 @@ export interface FetchDeps {
 
 /**
  * Brings the missing layers of an image into the layer store. After a failure their blobs stay for the next try, unless
- * the disk was full.
+ * the disk was full; one whose verified content was refused goes, since it would be refused again.
  */
 export async function fetchLayers(
   deps: FetchDeps,
@@ -47,10 +47,12 @@ export async function fetchLayers(
   const downloads = new Slots(deps.maxParallelDownloads);
   await deps.ingest.sweep(Date.now());
   const claims = missing.map((layer) => ({ ...layer, claim: deps.ingest.claim(layer.blob.digest) }));
+  const refused = new Set<Digest>();
   let isOver = false;
   try {
     await allOrAbort(claims, signal, async ({ claim, ...layer }, both) => {
-      await fetchLayer(deps, source, { ...layer, file: claim.file, downloads }, both);
+      const refuse = (): void => void refused.add(layer.blob.digest);
+      await fetchLayer(deps, source, { ...layer, file: claim.file, downloads, refuse }, both);
       layer.progress.phase = 'done';
     });
     isOver = true;
@@ -59,7 +61,7 @@ export async function fetchLayers(
     isOver = isKind(err, 'exhausted') && !findCause(err, RegistryError);
     throw err;
   } finally {
-    await Promise.all(claims.map(({ claim }) => claim.release(isOver)));
+    await Promise.all(claims.map(({ claim, blob }) => claim.release(isOver || refused.has(blob.digest))));
   }
 }
 
@@ -84,10 +86,18 @@ function presentBytes(image: ResolvedImage, layers: LayerFolders): number {
   return [...sizes].reduce((sum, [diffId, size]) => (layers.has(diffId) ? sum + size : sum), 0);
 }
 
+interface LayerInFlight extends MissingLayer {
+  readonly progress: LayerProgress;
+  readonly file: string;
+  readonly downloads: Slots;
+  /** Called when its bytes are what the manifest says, and cannot become a layer. */
+  refuse(): void;
+}
+
 async function fetchLayer(
   deps: FetchDeps,
   source: PullSource,
-  layer: MissingLayer & { readonly progress: LayerProgress; readonly file: string; readonly downloads: Slots },
+  layer: LayerInFlight,
   signal: AbortSignal,
 ): Promise<void> {
   const { blob, diffId, progress, file, downloads } = layer;
@@ -126,7 +136,12 @@ async function fetchLayer(
     deps.log.debug({ layer: blob.digest, bytes: blob.size }, 'layer downloaded');
     progress.phase = 'unpacking';
     const downloadedMs = clock.monotonicMs();
-    if (!(await early.succeeded())) await unpack({ path: file });
+    try {
+      if (!(await early.succeeded())) await unpack({ path: file });
+    } catch (err) {
+      if (isKind(err, 'invalid', 'precondition')) layer.refuse();
+      throw err;
+    }
     meter.layerPulled({
       compression: blob.compression,
       compressedBytes: blob.size,

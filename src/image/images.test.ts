@@ -399,6 +399,16 @@ describe('Images.pull', () => {
     assert.equal(registry.paths().filter((path) => path.endsWith(first)).length, 1);
   });
 
+  for (const kind of ['invalid', 'precondition'] as const) {
+    it(`keeps no blob whose content was refused (${kind})`, async () => {
+      const image = fakeImage(['bad']);
+      registry.add('app', image, 'latest');
+      layers.gate = async () => await Promise.reject(new BerthError(kind, 'hostile in a test'));
+      await rejectsWith(images.pull(name('app'), undefined, never), kind, /unpack layer .*hostile/);
+      assert.deepEqual(await inFlightFiles(), []);
+    });
+  }
+
   it('keeps no blob where the disk is full', async () => {
     const image = fakeImage(['good', 'bad']);
     registry.add('app', image, 'latest');

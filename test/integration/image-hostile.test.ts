@@ -10,10 +10,22 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 
 import fc from 'fast-check';
 
+import { systemClock } from '../../src/base/clock.ts';
 import { describe as chain, isKind } from '../../src/base/errors.ts';
+import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { BlobIngest } from '../../src/image/blob-download.ts';
+import type { Digest } from '../../src/image/digest.ts';
+import { fetchLayers } from '../../src/image/fetch-layers.ts';
+import { parseImageConfig } from '../../src/image/manifest.ts';
+import { newPullProgress } from '../../src/image/pull-progress.ts';
+import { PullSource } from '../../src/image/pull-source.ts';
+import { RegistryClient } from '../../src/image/registry-client.ts';
+import type { ResolvedImage } from '../../src/image/resolve-image.ts';
 import { openIsal } from '../../src/sys/isal.ts';
 import { LayerLab, sha256 } from '../fakes/layer-lab.ts';
 import { openFdCount } from '../fakes/process-facts.ts';
+import { FakeRegistry, fakeBlob, fakeImage } from '../fakes/registry.ts';
 import { type FakeMember, memberBytes, tarBytes } from '../fakes/tar-bytes.ts';
 
 const never = new AbortController().signal;
@@ -116,6 +128,43 @@ describe('hostile layers', { skip }, () => {
       assert.ok(openFdCount() <= before + 6, `${openFdCount()} descriptors, ${before} before`);
     });
   }
+
+  it('leave no blob in flight once their content is refused', async () => {
+    await using registry = await FakeRegistry.start();
+    const client = new RegistryClient({ monotonicMs: () => performance.now() });
+    const folder = join(lab.root, 'image/ingest');
+    const ingest = new BlobIngest(folder);
+    await ingest.start();
+    const deps = { client, ingest, layers: lab.layers, maxParallelDownloads: 1 };
+    const silent = { log: silentLogger, meter: silentMeter, clock: systemClock };
+    const endpoint = { registry: registry.host, host: registry.host, repository: 'app', insecure: true, mirror: false };
+    const source = new PullSource([{ endpoint, credential: undefined }], silentLogger);
+    const wrong: (typeof cases)[number] = ['a wrong diff id', gzipSync(whole), 'gzip', /not to its diff id/];
+    try {
+      for (const [what, bytes, compression, words] of [...cases, wrong]) {
+        const blob = fakeBlob(bytes, 'application/vnd.oci.image.layer.v1.tar');
+        const image = { ...fakeImage(['x']), layers: [blob] };
+        registry.add('app', image);
+        const digest = blob.digest as Digest;
+        const resolved: ResolvedImage = {
+          digest: image.manifest.digest as Digest,
+          manifestDigest: image.manifest.digest as Digest,
+          configBytes: image.config.bytes,
+          document: { ...parseImageConfig(image.config.bytes, 'the test'), diffIds: [digest] },
+          layers: [{ digest, size: blob.size, mediaType: blob.mediaType, compression }],
+          artifactType: undefined,
+          annotations: {},
+        };
+        const progress = newPullProgress(what, 0, () => performance.now());
+        const fetching = fetchLayers({ ...deps, ...silent }, source, resolved, progress, never);
+        await assert.rejects(fetching, (err: unknown) => words.test(chain(err)), what);
+        assert.deepEqual(readdirSync(folder), [], what);
+      }
+    } finally {
+      await ingest.close();
+      await client.close();
+    }
+  });
 
   it('take names that are no text, of all lengths that the kernel takes', async () => {
     const deep = `${'d'.repeat(255)}/`.repeat(15);
