@@ -26,6 +26,12 @@ export class CliError extends Error {
   }
 }
 
+/** The same error in other words. */
+export function reworded(err: CliError, message: string, hint = err.hint): CliError {
+  const { code, problems, exitCode } = err;
+  return new CliError(message, hint, { ...(code === undefined ? {} : { code }), problems, exitCode });
+}
+
 /** The error as text for a person: a line for each mistake, then what to do. */
 export function errorText({ message, problems, hint }: CliError): string {
   const lines = problems.length > 0 ? problems : message.split('\n');

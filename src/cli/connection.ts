@@ -103,6 +103,12 @@ export class Connection implements Caller {
         { code: err.code },
       );
     }
+    // What berthd resets when it ends; a call that this process ends itself is "Cancelled on client".
+    if (err.code === status.CANCELLED && err.details === 'Call cancelled') {
+      return new CliError('berthd was stopped before it had answered', 'start it again, and ask again', {
+        code: err.code,
+      });
+    }
     const hint = err.code === status.UNIMPLEMENTED ? "is that socket berthd's, and of this version?" : undefined;
     return new CliError(err.details || status[err.code] || 'unknown error', hint, { code: err.code });
   }

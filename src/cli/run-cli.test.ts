@@ -95,6 +95,42 @@ suite('what is in images', () => {
   });
 });
 
+suite('errors about images', () => {
+  const failing = (code: status, message: string): FakeCaller => {
+    const fail = (): never => {
+      throw new CliError(message, undefined, { code });
+    };
+    return node()
+      .on(AdminService.imageHistory, fail)
+      .on(AdminService.checkImages, fail)
+      .on(AdminService.mountImage, fail)
+      .on(AdminService.listPulls, fail)
+      .on(images.pullImage, fail);
+  };
+
+  test('for one that is not here there is a hint, whatever was asked', async () => {
+    const caller = failing(status.NOT_FOUND, 'image nope is not here');
+    for (const command of ['history', 'check', 'mount']) {
+      const { exitCode, err } = await runWith(caller, 'image', command, 'nope');
+      assert.deepEqual(
+        [exitCode, err],
+        [1, 'berth: image nope is not here\n  berth images shows what is there\n'],
+        command,
+      );
+    }
+  });
+
+  test('a pull whose berthd is stopped may be repeated', async () => {
+    const { err } = await runWith(failing(status.CANCELLED, 'berthd was stopped'), 'image', 'pull', 'a.org/b');
+    assert.equal(err, 'berth: berthd was stopped\n  the pull, repeated when berthd runs again, goes on where it was\n');
+  });
+
+  test('a folder that is not there is named, not the file that was to be', async () => {
+    const { err } = await runWith(node(), 'image', 'save', 'a:1', '-o', '/no/such/y.tar');
+    assert.equal(err, 'berth: folder /no/such does not exist\n');
+  });
+});
+
 suite('the plan of a pull', () => {
   const endpoint = {
     url: 'https://a.org/v2/app',

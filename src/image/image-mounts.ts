@@ -113,7 +113,11 @@ export class ImageMounts {
   mount(image: ImageRecord, folder: string): string {
     const id = randomBytes(6).toString('hex');
     const own = join(this.#folder, id);
-    if (folder !== '') checkFolder(folder);
+    if (folder !== '') {
+      const mounted = this.list().find(({ target }) => target === resolved(folder));
+      if (mounted) throw invalid('folder', `${folder} has image ${mounted.imageName} mounted already`);
+      checkFolder(folder);
+    }
     const imageName = image.tags[0] ?? image.repoDigests[0] ?? image.id;
     try {
       mkdirSync(join(own, 'rootfs'), { recursive: true, mode: 0o755 });
@@ -164,9 +168,9 @@ export class ImageMounts {
 
 function checkFolder(folder: string): void {
   try {
-    if (!folder.startsWith('/')) throw invalid('folder', 'is not an absolute path');
-    if (!statSync(folder).isDirectory()) throw invalid('folder', 'is no folder');
-    if (readdirSync(folder).length > 0) throw invalid('folder', 'is not empty');
+    if (!folder.startsWith('/')) throw invalid('folder', `${folder} is not an absolute path`);
+    if (!statSync(folder).isDirectory()) throw invalid('folder', `${folder} is no folder`);
+    if (readdirSync(folder).length > 0) throw invalid('folder', `${folder} is not empty`);
   } catch (err) {
     if (isErrno(err, 'ENOENT')) throw invalid('folder', `${folder} does not exist`);
     throw err instanceof BerthError ? err : wrap(`folder ${folder}`, err);

@@ -97,7 +97,7 @@ suite('images beside pods', { timeout: 180_000 }, () => {
     assert.deepEqual([unknown.code, unknown.out], [1, '']);
     assert.match(unknown.err, /image example\.com\/nobody:has is not here/);
     const nowhere = await berth('image', 'save', lab.image, '-o', '/no/such/folder/x.tar');
-    assert.match(nowhere.err, /\/no\/such\/folder\/x\.tar.*could not be made/);
+    assert.match(nowhere.err, /folder \/no\/such\/folder does not exist/);
     assert.ok(!readdirSync(lab.berthd.root).some((name) => name.startsWith('none')));
   });
 
@@ -164,8 +164,14 @@ suite('images beside pods', { timeout: 180_000 }, () => {
   test('is mounted at no folder where something is', async () => {
     const full = join(lab.berthd.root, 'full');
     mkdirSync(join(full, 'x'), { recursive: true });
+    const taken = join(lab.berthd.root, 'taken');
+    mkdirSync(taken);
+    await well('image', 'mount', lab.image, taken);
+    const again = await berth('image', 'mount', lab.image, taken);
+    assert.match(again.err, /taken has image \S+ mounted already/);
+    await well('image', 'unmount', taken);
     for (const [place, words] of [
-      [full, /is not empty/],
+      [full, /full is not empty/],
       [join(full, 'none'), /does not exist/],
     ] as const) {
       const refused = await berth('image', 'mount', lab.image, place);

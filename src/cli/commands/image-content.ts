@@ -1,11 +1,12 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 
 import { AdminService } from '../../../proto/gen/berth/admin.ts';
 import { CliError } from '../cli-error.ts';
 import { age, bytes, json, shortId } from '../output.ts';
 import { print, type Session } from '../session.ts';
+import { orNotHere } from './image-not-here.ts';
 
 /** Reading all layers of a node takes as long as its disk does. */
 const CHECK_TIMEOUT_MS = 3_600_000;
@@ -13,7 +14,7 @@ const NANOS_PER_MS = 1_000_000n;
 
 /** `berth image history REFERENCE`: a line for each step of its build, newest first. */
 export async function showHistory(session: Session, reference: string): Promise<void> {
-  const { entries } = await session.connection.call(AdminService.imageHistory, { image: reference });
+  const { entries } = await orNotHere(session.connection.call(AdminService.imageHistory, { image: reference }));
   const rows = entries.map(({ created, createdBy, diffId, sizeBytes }) => [
     diffId === '' ? '-' : shortId(diffId),
     diffId === '' ? '-' : bytes(Number(sizeBytes)),
@@ -42,7 +43,7 @@ export async function saveImages(session: Session, images: readonly string[], { 
   if (output === undefined) return await saveToOutput(session, images);
   const path = resolve(output);
   const partial = `${path}.partial-${process.pid}`;
-  const file = await openNew(partial);
+  const file = await openNew(partial, path);
   let length = 0;
   try {
     await read(session, images, async (data) => {
@@ -54,7 +55,7 @@ export async function saveImages(session: Session, images: readonly string[], { 
   } catch (err) {
     await file.close().catch(() => {});
     await rm(partial, { force: true });
-    throw err instanceof CliError ? err : fileError(`${path} could not be written`, err);
+    throw err instanceof CliError ? err : fileError(path, err);
   }
   session.output.out(session.json ? json({ file: path, bytes: length }) : `${path}  ${bytes(length)}\n`);
 }
@@ -73,25 +74,27 @@ async function read(
 ): Promise<void> {
   using interrupt = session.watchInterrupts();
   const request = { images: [...images] };
-  await session.connection.readAll(AdminService.saveImages, request, ({ data }) => write(data), interrupt);
+  await orNotHere(session.connection.readAll(AdminService.saveImages, request, ({ data }) => write(data), interrupt));
 }
 
-async function openNew(path: string): Promise<FileHandle> {
+async function openNew(partial: string, path: string): Promise<FileHandle> {
   try {
-    return await open(path, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, 0o644);
+    return await open(partial, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, 0o644);
   } catch (err) {
-    throw fileError(`${path} could not be made`, err);
+    throw fileError(path, err);
   }
 }
 
-function fileError(what: string, err: unknown): CliError {
-  return new CliError(`${what}: ${err instanceof Error ? err.message : String(err)}`);
+function fileError(path: string, err: unknown): CliError {
+  const isGone = err instanceof Error && 'code' in err && err.code === 'ENOENT';
+  if (isGone) return new CliError(`folder ${dirname(path)} does not exist`);
+  return new CliError(`${path} could not be written: ${err instanceof Error ? err.message : String(err)}`);
 }
 
 /** `berth image check [REFERENCE...]`: exit code 1 when something is damaged. */
 export async function checkImages(session: Session, references: readonly string[]): Promise<number> {
   const request = { images: [...references] };
-  const { images } = await session.connection.call(AdminService.checkImages, request, CHECK_TIMEOUT_MS);
+  const { images } = await orNotHere(session.connection.call(AdminService.checkImages, request, CHECK_TIMEOUT_MS));
   const rows = images.flatMap(({ id, names, problems, uncheckedLayers }) => {
     const name = names[0] ?? shortId(id);
     const untold = uncheckedLayers > 0 ? ` (${uncheckedLayers} layers have nothing to be compared with)` : '';
@@ -110,7 +113,7 @@ export async function checkImages(session: Session, references: readonly string[
 export async function mountImage(session: Session, image: string | undefined, folder = ''): Promise<void> {
   if (image === undefined) return await showMounts(session);
   const request = { image, folder: folder === '' ? '' : resolve(folder) };
-  const answer = await session.connection.call(AdminService.mountImage, request);
+  const answer = await orNotHere(session.connection.call(AdminService.mountImage, request));
   session.output.out(session.json ? json(answer) : `${answer.folder}\n`);
 }
 

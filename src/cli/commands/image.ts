@@ -1,5 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 
+import { status } from '@grpc/grpc-js';
+
 import { AdminService, type PullLayer } from '../../../proto/gen/berth/admin.ts';
 import {
   type Image,
@@ -8,11 +10,12 @@ import {
   PullImageRequest,
   RemoveImageRequest,
 } from '../../../proto/gen/cri/api.ts';
-import { CliError } from '../cli-error.ts';
+import { CliError, reworded } from '../cli-error.ts';
 import { age, bytes, json, shortId, timeLeft } from '../output.ts';
 import { PullDisplay } from '../pull-display.ts';
 import { print, type Session } from '../session.ts';
 import { openArchiveInput } from './archive-input.ts';
+import { notHere } from './image-not-here.ts';
 
 /** A pull ends when it makes no progress; the client waits as long as that takes. */
 const PULL_TIMEOUT_MS = 3_600_000;
@@ -32,7 +35,7 @@ export interface LoadOptions {
 export async function loadImage(session: Session, file: string, { name = '' }: LoadOptions): Promise<void> {
   await using input = await openArchiveInput(file);
   const request = { path: input.path, name };
-  const { images } = await session.connection.call(AdminService.loadImage, request, PULL_TIMEOUT_MS);
+  const { images } = await input.named(session.connection.call(AdminService.loadImage, request, PULL_TIMEOUT_MS));
   printNames(
     session,
     images,
@@ -60,9 +63,19 @@ export async function pullImage(session: Session, reference: string, credentials
   const [username = '', ...password] = (credentials ?? '').split(':');
   const auth = credentials === undefined ? undefined : { username, password: password.join(':') };
   const request = PullImageRequest.create({ image: { image: reference }, auth });
-  const pulled = session.connection.call(ImageServiceService.pullImage, request, PULL_TIMEOUT_MS);
+  const pulled = whileItRuns(session.connection.call(ImageServiceService.pullImage, request, PULL_TIMEOUT_MS));
   const { imageRef } = await (session.json ? pulled : showingProgress(session, reference, pulled));
   session.output.out(session.json ? json({ id: imageRef }) : `${imageRef}\n`);
+}
+
+/** A pull, whose error tells what becomes of it when berthd is stopped. */
+async function whileItRuns<T>(pulled: Promise<T>): Promise<T> {
+  try {
+    return await pulled;
+  } catch (err) {
+    if (!(err instanceof CliError) || err.code !== status.CANCELLED) throw err;
+    throw reworded(err, err.message, 'the pull, repeated when berthd runs again, goes on where it was');
+  }
 }
 
 /** Shows how a pull comes on until it has ended. */
@@ -165,8 +178,4 @@ async function findImage({ connection }: Session, reference: string): Promise<Im
   const { image } = await connection.call(ImageServiceService.imageStatus, request);
   if (!image) throw notHere(reference);
   return image;
-}
-
-function notHere(reference: string): CliError {
-  return new CliError(`image ${reference} is not here`, 'berth images shows what is there');
 }
