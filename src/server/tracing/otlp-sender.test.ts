@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe as suite, test } from 'node:test';
 
 import { OtlpReceiver } from '../../../test/fakes/otlp-receiver.ts';
@@ -101,5 +103,22 @@ suite('spans over OTLP', { timeout: 30_000 }, () => {
     assert.equal(counted.dropped, 1);
     lost.offer(SPAN);
     assert.equal(counted.dropped, 2);
+  });
+
+  test('closing does not wait long for a receiver that does not answer what was sent before', async () => {
+    const sockets: Socket[] = [];
+    const silent = createServer((socket) => sockets.push(socket.on('error', () => {}).resume())).listen(0, '127.0.0.1');
+    try {
+      await once(silent, 'listening');
+      const sending = sender(`127.0.0.1:${(silent.address() as AddressInfo).port}`);
+      sending.offer(SPAN);
+      await once(silent, 'connection');
+      const late = new Promise((resolve) => setTimeout(resolve, 6_000, 'late').unref());
+      assert.equal(await Promise.race([sending.close().then(() => 'closed'), late]), 'closed');
+      assert.deepEqual(counted, { exported: 0, dropped: 1, failed: 0 });
+    } finally {
+      silent.close();
+      for (const socket of sockets) socket.destroy();
+    }
   });
 });

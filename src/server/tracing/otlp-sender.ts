@@ -1,4 +1,4 @@
-import { credentials, Metadata, status } from '@grpc/grpc-js';
+import { type ClientUnaryCall, credentials, Metadata, status } from '@grpc/grpc-js';
 
 import {
   type ExportTraceServiceRequest,
@@ -60,6 +60,7 @@ export class OtlpSender implements SpanSink {
   #queue: EndedSpan[] = [];
   #timer: NodeJS.Timeout | undefined;
   #sending: Promise<void> | undefined;
+  #call: ClientUnaryCall | undefined;
   #pauseMs: number;
   #isFailing = false;
   #isClosed = false;
@@ -90,8 +91,10 @@ export class OtlpSender implements SpanSink {
   async close(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#timer);
-    await this.#sending;
     const giveUpAtMs = Date.now() + CLOSE_TIMEOUT_MS;
+    const timer = setTimeout(() => this.#call?.cancel(), CLOSE_TIMEOUT_MS);
+    await this.#sending;
+    clearTimeout(timer);
     while (this.#queue.length > 0 && Date.now() < giveUpAtMs && !this.#isFailing)
       await this.#send(giveUpAtMs - Date.now());
     this.#options.count('dropped', this.#queue.splice(0).length);
@@ -136,7 +139,7 @@ export class OtlpSender implements SpanSink {
 
   async #export(request: ExportTraceServiceRequest, timeoutMs: number): Promise<ExportTraceServiceResponse> {
     const { promise, resolve, reject } = Promise.withResolvers<ExportTraceServiceResponse>();
-    this.#client.export(request, new Metadata(), { deadline: Date.now() + timeoutMs }, (err, answer) =>
+    this.#call = this.#client.export(request, new Metadata(), { deadline: Date.now() + timeoutMs }, (err, answer) =>
       err ? reject(err) : resolve(answer),
     );
     return await promise;
