@@ -147,6 +147,7 @@ suite('the plan of a pull', () => {
     requirementsBecause: '/policy.json (default)',
     problem: '',
     notes: ['policy.json: no JSON'],
+    passedOver: ['mirror m.org is passed over'],
     because: 'it names its registry',
   };
 
@@ -161,7 +162,7 @@ suite('the plan of a pull', () => {
     assert.deepEqual(asked, [{ image: 'a.org/app', namespace: 'blue' }]);
     assert.match(
       out,
-      /1\. https:\/\/a\.org\/v2\/app \(mirror\)\n.*because +\/r\.conf[\s\S]*credentials +\/auth\.json[\s\S]*reject[\s\S]*warning: .*no JSON/,
+      /1\. https:\/\/a\.org\/v2\/app \(mirror\)\n.*because +\/r\.conf[\s\S]*credentials +\/auth\.json[\s\S]*reject[\s\S]*\n {2}note: mirror m\.org is passed over\n[\s\S]*warning: .*no JSON/,
     );
     const { out: machine } = await runWith(caller, '--json', 'config', 'check', 'a.org/app');
     assert.deepEqual(JSON.parse(machine), { plans: [plan] });

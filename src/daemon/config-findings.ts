@@ -24,7 +24,7 @@ interface FindingParts extends Omit<CommonParts, 'cdi' | 'hooks'> {
   readonly security: Pick<CommonParts, 'cdi' | 'hooks'>;
   readonly cni: Cni;
   readonly handlers: Handlers;
-  readonly images: Pick<Images, 'holdsOlderRegistries'>;
+  readonly images: Pick<Images, 'holdsOlderRegistries' | 'olderFiles'>;
 }
 
 /** What `berth config check` shows of a running berthd: the configuration in force, and what keeps pods from running. */
@@ -43,15 +43,15 @@ export class ConfigFindings {
   async findings(signal: AbortSignal): Promise<Finding[]> {
     const { cni, handlers, images, security } = this.#parts;
     const config = this.#parts.config();
+    const older = {
+      holdsOlderRegistries: await images.holdsOlderRegistries(),
+      olderFiles: await images.olderFiles(),
+    };
     return [
       ...reloadFindings(this.#parts.reloaded()),
       ...networkFindings(config.cni.confDir, await cni.status(signal)),
       ...handlerFindings(handlers.statuses(), handlers.defaultName),
-      ...(await commonFindings(
-        config,
-        { ...this.#parts, ...security, holdsOlderRegistries: await images.holdsOlderRegistries() },
-        signal,
-      )),
+      ...(await commonFindings(config, { ...this.#parts, ...security, ...older }, signal)),
     ];
   }
 }

@@ -1,5 +1,5 @@
 import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { because, describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
@@ -10,6 +10,7 @@ import { certificatesIn } from './tls-material.ts';
 
 // A registry's name comes from a client.
 const MAX_REMEMBERED = 1000;
+const FILE = 'hosts.toml';
 
 /** What a look through all files has found. */
 export interface CheckedHosts {
@@ -39,13 +40,8 @@ export class HostsFolders {
    * could never be understood.
    */
   async find(registry: string): Promise<HostsFile | undefined> {
-    for (const dir of this.#dirs) {
-      for (const name of folderNames(registry)) {
-        const folder = join(dir, name);
-        if (await isFolder(folder)) return await this.#read(folder);
-      }
-    }
-    return undefined;
+    const folder = await this.#folderOf(registry);
+    return folder === undefined ? undefined : await this.#read(folder);
   }
 
   /**
@@ -61,20 +57,45 @@ export class HostsFolders {
         try {
           ignored.push(...(await this.#read(join(dir, name))).ignored);
         } catch (err) {
-          problems.push({ file: join(dir, name, 'hosts.toml'), problem: describe(err) });
+          problems.push({ file: join(dir, name, FILE), problem: describe(err) });
         }
       }
     }
     return { problems, ignored };
   }
 
-  /** Why files that were read do not hold as they are now, and what they said before does. */
-  heldBack(): string[] {
-    return [...this.#files.values()].flatMap(({ heldBack }) => heldBack ?? []);
+  /** Why the file for a registry does not hold as it is now, where what it said before does. */
+  async heldBack(registry: string): Promise<string | undefined> {
+    const folder = await this.#folderOf(registry);
+    return folder === undefined ? undefined : this.#files.get(join(folder, FILE))?.heldBack;
+  }
+
+  /**
+   * The paths of files that do not hold as they are now, where what they said before does. Files that nobody has asked
+   * for yet are not among them.
+   */
+  async older(): Promise<string[]> {
+    const found: string[] = [];
+    for (const [path, file] of [...this.#files]) {
+      const folder = dirname(path);
+      if (!(await isFolder(folder))) continue;
+      await this.#read(folder).catch(() => undefined);
+      if (file.heldBack !== undefined) found.push(path);
+    }
+    return found;
+  }
+
+  async #folderOf(registry: string): Promise<string | undefined> {
+    for (const dir of this.#dirs) {
+      for (const name of folderNames(registry)) {
+        if (await isFolder(join(dir, name))) return join(dir, name);
+      }
+    }
+    return undefined;
   }
 
   async #read(folder: string): Promise<HostsFile> {
-    const path = join(folder, 'hosts.toml');
+    const path = join(folder, FILE);
     let file = this.#files.get(path);
     if (!file) {
       const oldest = this.#files.keys().next();

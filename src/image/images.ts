@@ -264,6 +264,11 @@ export class Images {
     return await this.#registries.holdsOlderRules();
   }
 
+  /** The paths of policies and of hosts.toml that do not hold as they are now, where what they said before does. */
+  async olderFiles(): Promise<ReadonlySet<string>> {
+    return new Set([...(await this.#registries.olderHosts()), ...(await this.#trust.olderPolicies())]);
+  }
+
   /** The images that are here. */
   list(): readonly ImageRecord[] {
     return this.#catalog.list();

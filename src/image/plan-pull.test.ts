@@ -94,6 +94,7 @@ describe('the plan of a pull', () => {
         requirementsBecause: `${dir}/blue.json (default)`,
         problem: '',
         notes: [],
+        passedOver: [],
       },
     ]);
   });
@@ -122,6 +123,28 @@ describe('the plan of a pull', () => {
     );
   });
 
+  it('tells of no file that is gone, or is about other registries and namespaces', async () => {
+    const kept = parts();
+    const policy = join(dir, 'policy.json');
+    const hosts = join(dir, 'hosts/b.org');
+    const notes = async (text: string, namespace = ''): Promise<(string | undefined)[] | undefined> =>
+      (await planPull(kept, text, namespace, never))[0]?.notes.map((note) => /hosts\.toml|\w+\.json/.exec(note)?.[0]);
+    await mkdir(hosts, { recursive: true });
+    for (const text of ['', 'broken']) {
+      await writeFile(join(hosts, 'hosts.toml'), text);
+      await writeFile(policy, text || '{"default": [{"type": "insecureAcceptAnything"}]}');
+      await writeFile(join(dir, 'blue.json'), '{"default": [{"type": "insecureAcceptAnything"}]}');
+      await planPull(kept, 'b.org/app', '', never);
+    }
+    assert.deepEqual(await notes('b.org/app'), ['hosts.toml', 'policy.json']);
+    assert.deepEqual(await notes('c.org/app', 'blue'), []);
+    assert.deepEqual(await kept.registries.olderHosts(), [join(hosts, 'hosts.toml')]);
+    await rm(hosts, { recursive: true });
+    await rm(policy);
+    assert.deepEqual(await notes('b.org/app'), []);
+    assert.deepEqual(await kept.registries.olderHosts(), []);
+  });
+
   it('says which mirrors are passed over, and why', async () => {
     const mirrors = ['digest-only', 'tag-only'].map(
       (kind) => `[[registry.mirror]]\nlocation = "${kind}.org/x"\npull-from-mirror = "${kind}"`,
@@ -135,7 +158,7 @@ describe('the plan of a pull', () => {
     const digest = `sha256:${'a'.repeat(64)}`;
     const shown = async (text: string) => {
       const [found] = await plan(text);
-      return [found?.endpoints.filter(({ mirror }) => mirror).map(({ url }) => url.split('/')[2]), found?.notes];
+      return [found?.endpoints.filter(({ mirror }) => mirror).map(({ url }) => url.split('/')[2]), found?.passedOver];
     };
     const over = (kind: string, how: string): string =>
       `mirror ${kind}.org/x is passed over: ${dir}/r.conf has it for pulls with "${kind}", this is one by ${how}`;

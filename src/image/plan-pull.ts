@@ -21,11 +21,10 @@ export interface PullPlan {
   readonly requirementsBecause: string;
   /** Why nothing would be pulled; empty when something might. */
   readonly problem: string;
-  /**
-   * Changes of files that cannot be used: what the files said before is what the plan follows. Mirrors that are passed
-   * over, and why.
-   */
+  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
   readonly notes: readonly string[];
+  /** Mirrors that are not asked for it by their rules, and why. */
+  readonly passedOver: readonly string[];
 }
 
 /** One place that would be asked. All in words, without secrets. */
@@ -71,8 +70,17 @@ async function planOne(
   namespace: string,
   signal: AbortSignal,
 ): Promise<Omit<PullPlan, 'because'>> {
-  const nothing = { reference: formatReference(reference), endpoints: [], requirements: [], requirementsBecause: '' };
-  const notes = (): string[] => [...parts.registries.heldBack(), ...parts.trust.heldBack()];
+  const nothing = {
+    reference: formatReference(reference),
+    endpoints: [],
+    requirements: [],
+    requirementsBecause: '',
+    passedOver: [],
+  };
+  const notes = async (): Promise<string[]> => [
+    ...(await parts.registries.heldBack(reference)),
+    ...(await parts.trust.heldBack(namespace)),
+  ];
   try {
     const rule = ruleFor(await parts.trust.policyOf(namespace), reference);
     const policy = { requirements: rule.requirements.map(requirementInWords), requirementsBecause: rule.because };
@@ -84,12 +92,12 @@ async function planOne(
       );
       const problem = (await missingKey(rule.requirements)) ?? refusedEverywhere(planned);
       const passedOver = await parts.registries.passedOver(reference);
-      return { ...nothing, ...policy, endpoints: planned, problem, notes: [...notes(), ...passedOver] };
+      return { ...nothing, ...policy, endpoints: planned, problem, notes: await notes(), passedOver };
     } catch (err) {
-      return { ...nothing, ...policy, problem: describe(err), notes: notes() };
+      return { ...nothing, ...policy, problem: describe(err), notes: await notes() };
     }
   } catch (err) {
-    return { ...nothing, problem: describe(err), notes: notes() };
+    return { ...nothing, problem: describe(err), notes: await notes() };
   }
 }
 

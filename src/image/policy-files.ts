@@ -48,12 +48,9 @@ export class PolicyFiles {
    * `precondition` for one that is missing and must not be.
    */
   async find(namespace: string): Promise<FoundPolicy> {
-    const { file, mayBeMissing, namespacesDir } = this.#places;
-    if (namespacesDir !== '' && NAMESPACE.test(namespace)) {
-      const own = join(namespacesDir, `${namespace}.json`);
-      if (await isThere(own)) return await this.#read(own);
-    }
-    if (await isThere(file)) return await this.#read(file);
+    const path = await this.#pathFor(namespace);
+    if (path !== undefined) return await this.#read(path);
+    const { file, mayBeMissing } = this.#places;
     if (mayBeMissing) return { policy: ACCEPT_ANYTHING, file: '' };
     throw new BerthError('precondition', `image.signature_policy ${file} is not there, so no image is trusted`);
   }
@@ -76,9 +73,34 @@ export class PolicyFiles {
     return { problems: all.flatMap(({ problem }) => problem), missingKeys: all.flatMap(({ keys }) => keys) };
   }
 
-  /** Why files that were read do not hold as they are now, and what they said before does. */
-  heldBack(): string[] {
-    return [...this.#files.values()].flatMap(({ heldBack }) => heldBack ?? []);
+  /** Why the file for a namespace does not hold as it is now, where what it said before does. */
+  async heldBack(namespace: string): Promise<string[]> {
+    const path = await this.#pathFor(namespace).catch(() => undefined);
+    const problem = path === undefined ? undefined : this.#files.get(path)?.heldBack;
+    return problem === undefined ? [] : [problem];
+  }
+
+  /**
+   * The paths of files that do not hold as they are now, where what they said before does. Files that nobody has asked
+   * for yet are not among them.
+   */
+  async older(): Promise<string[]> {
+    const found: string[] = [];
+    for (const [path, file] of [...this.#files]) {
+      if (!(await isThere(path).catch(() => false))) continue;
+      await this.#read(path).catch(() => undefined);
+      if (file.heldBack !== undefined) found.push(path);
+    }
+    return found;
+  }
+
+  async #pathFor(namespace: string): Promise<string | undefined> {
+    const { file, namespacesDir } = this.#places;
+    if (namespacesDir !== '' && NAMESPACE.test(namespace)) {
+      const own = join(namespacesDir, `${namespace}.json`);
+      if (await isThere(own)) return own;
+    }
+    return (await isThere(file)) ? file : undefined;
   }
 
   async #read(path: string): Promise<FoundPolicy> {

@@ -66,10 +66,16 @@ export class Registries {
     return this.#conf.problem !== undefined && this.#conf.isUnderstood;
   }
 
-  /** Why files that were read do not hold as they are now, and what they said before does. */
-  heldBack(): string[] {
+  /** Why files that speak of a reference do not hold as they are now, where what they said before does. */
+  async heldBack(reference: ImageReference): Promise<string[]> {
     const { heldBack } = this.#conf;
-    return [...(heldBack === undefined ? [] : [heldBack]), ...this.#hosts.heldBack()];
+    const byHosts = hasRule(reference, this.#conf.current) ? undefined : await this.#hosts.heldBack(reference.registry);
+    return [heldBack, byHosts].filter((problem) => problem !== undefined);
+  }
+
+  /** As HostsFolders.older(). */
+  async olderHosts(): Promise<string[]> {
+    return await this.#hosts.older();
   }
 
   /** As HostsFolders.check(): to be asked of a new object. */

@@ -65,8 +65,13 @@ export class Trust {
   }
 
   /** As PolicyFiles.heldBack(). */
-  heldBack(): string[] {
-    return this.#policies.heldBack();
+  async heldBack(namespace: string): Promise<string[]> {
+    return await this.#policies.heldBack(namespace);
+  }
+
+  /** As PolicyFiles.older(). */
+  async olderPolicies(): Promise<string[]> {
+    return await this.#policies.older();
   }
 
   /** To be called before the first image is judged. */

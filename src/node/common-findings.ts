@@ -36,7 +36,13 @@ export interface CommonParts {
   readonly hooks: HookFolders;
   /** True for a berthd that goes by what registries.conf said before. */
   readonly holdsOlderRegistries?: boolean;
+  /** Of such a berthd, the policies and files of hosts in whose place holds what they said before. */
+  readonly olderFiles?: ReadonlySet<string>;
 }
+
+type OlderFiles = CommonParts['olderFiles'];
+
+const UNTIL_THEN = 'what it said before holds, until berthd is started again; then';
 
 /** What is found on a node alike, whether a berthd runs on it or not. */
 export async function commonFindings(config: Config, parts: CommonParts, signal: AbortSignal): Promise<Finding[]> {
@@ -48,8 +54,8 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...iptablesFindings((await readPodNetwork(config)).plugins),
     ...folderFindings(config),
     ...containerFindings(config),
-    ...(await registryFindings(config, parts.holdsOlderRegistries === true)),
-    ...(await policyFindings(config)),
+    ...(await registryFindings(config, parts.holdsOlderRegistries === true, parts.olderFiles)),
+    ...(await policyFindings(config, parts.olderFiles)),
     ...(await authFindings(config)),
     ...streamFindings(config),
     ...addressFindings(config),
@@ -95,7 +101,13 @@ function hostFindings({ host, cgroups }: CommonParts): Finding[] {
   return found;
 }
 
-async function registryFindings({ image }: Config, holdsOlder: boolean): Promise<Finding[]> {
+/** How bad it is that a file cannot be used, which depends on whether what it said before goes on to hold. */
+function unlessOlder(older: OlderFiles, file: string, message: string): Pick<Finding, 'severity' | 'message'> {
+  if (older?.has(file)) return { severity: 'warning', message: `${UNTIL_THEN} ${message}` };
+  return { severity: 'error', message };
+}
+
+async function registryFindings({ image }: Config, holdsOlder: boolean, older: OlderFiles): Promise<Finding[]> {
   const registries = new Registries(registriesPlaces(image), silentLogger);
   const remedy = 'mend that line: man 5 containers-registries.conf; it is read again by itself';
   try {
@@ -104,8 +116,7 @@ async function registryFindings({ image }: Config, holdsOlder: boolean): Promise
     const subject = `image.registries_conf ${image.registriesConf}`;
     const problem = describe(err);
     if (holdsOlder) {
-      const message = `what it said before holds, until berthd is started again; then no image can be pulled: ${problem}`;
-      return [{ severity: 'warning', subject, message, remedy }];
+      return [{ severity: 'warning', subject, message: `${UNTIL_THEN} no image can be pulled: ${problem}`, remedy }];
     }
     return [{ severity: 'error', subject, message: `no image can be pulled: ${problem}`, remedy }];
   }
@@ -113,9 +124,8 @@ async function registryFindings({ image }: Config, holdsOlder: boolean): Promise
   return [
     ...problems.map(
       ({ file, problem }): Finding => ({
-        severity: 'error',
+        ...unlessOlder(older, file, `no image of that registry can be pulled: ${problem}`),
         subject: file,
-        message: `no image of that registry can be pulled: ${problem}`,
         remedy: 'mend that line; it is read again by itself',
       }),
     ),
@@ -130,16 +140,15 @@ async function registryFindings({ image }: Config, holdsOlder: boolean): Promise
   ];
 }
 
-async function policyFindings({ image }: Config): Promise<Finding[]> {
+async function policyFindings({ image }: Config, older: OlderFiles): Promise<Finding[]> {
   const { signaturePolicy: file, signaturePolicyMayBeMissing: mayBeMissing, signaturePolicyDir: namespacesDir } = image;
   const { problems, missingKeys } = await new PolicyFiles({ file, mayBeMissing, namespacesDir }, silentLogger).check();
   const nameOf = (path: string): string => (path === file ? `image.signature_policy ${path}` : path);
   return [
     ...problems.map(
       (found): Finding => ({
-        severity: 'error',
+        ...unlessOlder(older, found.file, `no image is trusted: ${found.problem}`),
         subject: nameOf(found.file),
-        message: `no image is trusted: ${found.problem}`,
         remedy: 'man 5 containers-policy.json; it is read again by itself',
       }),
     ),

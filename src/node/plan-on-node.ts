@@ -38,7 +38,7 @@ export async function planOnNode({ image }: Config, text: string, namespace: str
       credentials: [new AuthFile(image.authFile, new CredentialHelpers(processes))],
       trust: {
         policyOf: async (wanted: string) => await findPolicy(policies, wanted),
-        heldBack: () => policies.heldBack(),
+        heldBack: async (wanted: string) => await policies.heldBack(wanted),
       },
     };
     return await planPull(parts, text, namespace, signal);

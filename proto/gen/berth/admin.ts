@@ -294,13 +294,12 @@ export interface PullPlan {
   requirementsBecause: string;
   /** Why it cannot be pulled; empty when it can be tried. */
   problem: string;
-  /**
-   * Changes of files that cannot be used: what the files said before is what the plan follows. Mirrors that are passed
-   * over, and why.
-   */
+  /** Changes of files that cannot be used: what the files said before is what the plan follows. */
   notes: string[];
   /** Why the name may mean this reference. */
   because: string;
+  /** Mirrors that are not asked for it by their rules, and why. */
+  passedOver: string[];
 }
 
 /** One place that would be asked. */
@@ -2951,6 +2950,7 @@ function createBasePullPlan(): PullPlan {
     problem: "",
     notes: [],
     because: "",
+    passedOver: [],
   };
 }
 
@@ -2976,6 +2976,9 @@ export const PullPlan: MessageFns<PullPlan> = {
     }
     if (message.because !== "") {
       writer.uint32(58).string(message.because);
+    }
+    for (const v of message.passedOver) {
+      writer.uint32(66).string(v!);
     }
     return writer;
   },
@@ -3049,6 +3052,14 @@ export const PullPlan: MessageFns<PullPlan> = {
             message.because = reader.string();
             continue;
           }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.passedOver.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3073,6 +3084,7 @@ export const PullPlan: MessageFns<PullPlan> = {
     message.problem = object.problem ?? "";
     message.notes = object.notes?.map((e) => e) || [];
     message.because = object.because ?? "";
+    message.passedOver = object.passedOver?.map((e) => e) || [];
     return message;
   },
 };

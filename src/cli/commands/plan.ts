@@ -44,6 +44,7 @@ function inWords({
   requirementsBecause,
   problem,
   notes,
+  passedOver,
 }: PlannedPull): string {
   const lines = [reference, `  because ${why}`];
   for (const [index, { url, mirror, tls, credentials, serves, because }] of endpoints.entries()) {
@@ -57,6 +58,7 @@ function inWords({
   }
   if (requirements.length > 0)
     lines.push(`  trust: ${requirements.join(', and ')}`, `     because      ${requirementsBecause}`);
+  for (const mirror of passedOver) lines.push(`  note: ${mirror}`);
   for (const note of notes)
     lines.push(
       `  warning: what holds is what was said before a change that cannot be used, until berthd ends: ${note}`,

@@ -8,11 +8,12 @@ interface PullPlanner {
 }
 
 type PlanOfRoom = {
-  readonly [K in keyof Omit<PullPlan, 'endpoints' | 'requirements' | 'notes'>]: PullPlan[K];
+  readonly [K in keyof Omit<PullPlan, 'endpoints' | 'requirements' | 'notes' | 'passedOver'>]: PullPlan[K];
 } & {
   readonly endpoints: readonly PullPlan['endpoints'][number][];
   readonly requirements: readonly string[];
   readonly notes: readonly string[];
+  readonly passedOver: readonly string[];
 };
 
 /** PlanPull: which places a pull would ask, in which order, how and why. */
@@ -21,11 +22,12 @@ export function planPull(images: PullPlanner): Handler<PlanPullRequest, PlanPull
     if (image === '') throw invalid('image', 'is empty');
     const plans = await images.plan(image, namespace, signal);
     return {
-      plans: plans.map(({ endpoints, requirements, notes, ...plan }) => ({
+      plans: plans.map(({ endpoints, requirements, notes, passedOver, ...plan }) => ({
         ...plan,
         endpoints: [...endpoints],
         requirements: [...requirements],
         notes: [...notes],
+        passedOver: [...passedOver],
       })),
     };
   };
