@@ -67,7 +67,7 @@ describe('a request that cannot be made', () => {
         (err: unknown) => isKind(err, 'precondition') && !/Bearer/.test(describeError(err)),
       );
       // There is no TLS, which shows that it was tried.
-      await assert.rejects(get({}, url), (err: unknown) => findCause(err, RegistryError)?.beforeTls === true);
+      await assert.rejects(get({}, url), (err: unknown) => findCause(err, RegistryError)?.plainHttp === 'likely');
     }
   });
 

@@ -12,6 +12,7 @@ import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { bareHost, type IsLocal, isLocalHost } from './local-hosts.ts';
 import { RegistryError } from './registry-error.ts';
+import { explainTls, isUnknownAuthority, plainHttpAfter } from './tls-failure.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
 /** One request. */
@@ -50,8 +51,6 @@ const PROGRESS_BYTES = 4096;
 
 const MAX_REDIRECTS = 5;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
-const UNKNOWN_AUTHORITY =
-  /^(?:UNABLE_TO_GET_ISSUER_CERT(?:_LOCALLY)?|UNABLE_TO_VERIFY_LEAF_SIGNATURE|SELF_SIGNED_CERT_IN_CHAIN|DEPTH_ZERO_SELF_SIGNED_CERT)$/;
 const MAX_VOUCHED = 1000;
 /** What another origin than the first may see; the rest may be a password, however it is called. */
 const PUBLIC_HEADERS: ReadonlySet<string> = new Set([
@@ -77,7 +76,6 @@ const OWN_HEADERS: ReadonlySet<string> = new Set([
   'transfer-encoding',
   'upgrade',
 ]);
-const TLS_CODES = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|ECONNRESET$|ECONNREFUSED$|EPIPE$|UND_ERR_SOCKET$)/;
 
 /** Keeps the connections. Close it when done. */
 export class HttpTransport {
@@ -155,7 +153,7 @@ export class HttpTransport {
       return await this.#sendOnce(request, 'quick', signal);
     } catch (err) {
       const failure = findCause(err, RegistryError);
-      if (request.insecure || !failure || !UNKNOWN_AUTHORITY.test(codeOf(failure.cause))) throw err;
+      if (request.insecure || !failure || !isUnknownAuthority(codeOf(failure.cause))) throw err;
     }
     const response = await this.#sendOnce(request, 'machine', signal);
     if (this.#vouchedByMachine.size >= MAX_VOUCHED) this.#vouchedByMachine.clear();
@@ -289,14 +287,16 @@ function transportError(request: HttpRequest, err: unknown, signal: AbortSignal)
   }
   if (err instanceof BerthError) return err;
   const code = codeOf(err);
-  return new RegistryError('unavailable', `${nameOf(request)}: ${explain(code, err, request.url.host)}`, {
-    cause: err,
+  const aboutTls = explainTls(code, err, request.url.host, request.tls);
+  return new RegistryError('unavailable', `${nameOf(request)}: ${aboutTls ?? explain(code, err)}`, {
+    // The libraries' own text is about their sources and options, which nobody here can change.
+    cause: aboutTls === undefined ? err : Object.assign(new Error(code), { code }),
     // A name that does not exist, or a certificate that is not trusted, will not be better in a second.
     retryable:
       /^(?:ECONNRESET|ECONNREFUSED|EPIPE|EAI_AGAIN|ETIMEDOUT|UND_ERR_(?:SOCKET|RES_CONTENT_LENGTH_MISMATCH|BODY_TIMEOUT))$/.test(
         code,
       ),
-    beforeTls: TLS_CODES.test(code),
+    plainHttp: plainHttpAfter(code, err),
   });
 }
 
@@ -307,10 +307,7 @@ function codeOf(err: unknown): string {
   return first instanceof Error && first.cause !== undefined ? codeOf(first.cause) : '';
 }
 
-function explain(code: string, err: unknown, host: string): string {
-  if (UNKNOWN_AUTHORITY.test(code)) {
-    return `its certificate is signed by nobody that this machine knows; put the authority's certificate into a folder of image.certs_dirs, such as /etc/containers/certs.d/${host}/ca.crt`;
-  }
+function explain(code: string, err: unknown): string {
   const known: Readonly<Record<string, string>> = {
     UND_ERR_CONNECT_TIMEOUT: 'no connection in time',
     UND_ERR_HEADERS_TIMEOUT: 'no answer in time',

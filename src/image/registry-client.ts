@@ -14,6 +14,7 @@ import { MAX_DOCUMENT_BYTES } from './manifest.ts';
 import { MANIFEST_ACCEPT, mediaTypeOf } from './media-types.ts';
 import { RegistryError } from './registry-error.ts';
 import { defaultRetryPolicy, type RetryPolicy, retryAfterMs, retrying } from './retry.ts';
+import { ifWantsClient } from './tls-failure.ts';
 import { basicHeader, TokenSource } from './token-source.ts';
 
 /** An endpoint with the credential to use there. */
@@ -35,7 +36,7 @@ export class RegistryClient {
   readonly #transport: HttpTransport;
   readonly #tokens: TokenSource;
   readonly #retry: RetryPolicy;
-  /** Which scheme an insecure host was found to speak. */
+  /** Which scheme an insecure host was found to speak, by the host and the certificates that were in use then. */
   readonly #schemes = new Map<string, 'https:' | 'http:'>();
   /** The challenge that a registry answered with, so that later requests bring their token at once. */
   readonly #challenges = new Map<string, readonly Challenge[]>();
@@ -274,8 +275,8 @@ export class RegistryClient {
   }
 
   /**
-   * Sends to a registry: HTTPS, and for an insecure one HTTP if no TLS session comes about. That is what Docker does
-   * for loopback registries and those listed as insecure.
+   * Sends to a registry: HTTPS, and for an insecure one HTTP if it does not speak TLS. That is what Docker does for
+   * loopback registries and those listed as insecure.
    */
   async #send(
     endpoint: Endpoint,
@@ -294,18 +295,28 @@ export class RegistryClient {
     };
     if (special?.scheme) return await send(special.scheme);
     if (!insecure) return await send('https:');
-    const known = this.#schemes.get(host);
+    const key = `${host} ${tls?.id ?? ''}`;
+    const known = this.#schemes.get(key);
     try {
       const response = await send(known ?? 'https:');
-      remember(this.#schemes, host, known ?? 'https:');
+      if (known === 'http:' && response.status === SENT_TO_TLS) this.#schemes.delete(key);
+      else remember(this.#schemes, key, known ?? 'https:');
       return response;
     } catch (err) {
-      this.#schemes.delete(host);
-      if (known || !findCause(err, RegistryError)?.beforeTls) throw err;
+      this.#schemes.delete(key);
+      const plainHttp = findCause(err, RegistryError)?.plainHttp ?? 'no';
+      if (known || plainHttp === 'no') throw err;
+      const response = await send('http:').catch((plainErr: unknown) => {
+        signal.throwIfAborted();
+        throw plainHttp === 'possible' ? err : plainErr;
+      });
+      if (response.status === SENT_TO_TLS && plainHttp === 'possible') {
+        await response.discard();
+        throw brokenTls(host, err);
+      }
+      remember(this.#schemes, key, 'http:');
+      return response;
     }
-    const response = await send('http:');
-    remember(this.#schemes, host, 'http:');
-    return response;
   }
 }
 
@@ -322,6 +333,8 @@ function rangeStart(response: HttpResponse): number {
   return Number(/^bytes (\d{1,15})-/.exec(range)?.[1] ?? -1);
 }
 
+/** What servers that do speak TLS answer to plain HTTP. */
+const SENT_TO_TLS = 400;
 const MAX_REMEMBERED = 1000;
 
 function remember<T>(map: Map<string, T>, key: string, value: T): void {
@@ -335,6 +348,13 @@ function withAuthorization(
   authorization: string | undefined,
 ): Record<string, string> {
   return authorization === undefined ? { ...headers } : { ...headers, authorization };
+}
+
+/** For a server that answers only to TLS, and ended it without an alert. */
+function brokenTls(host: string, err: unknown): RegistryError {
+  const text = `${host} speaks TLS and broke the connection off; ${ifWantsClient(host)}`;
+  const retryable = findCause(err, RegistryError)?.retryable ?? false;
+  return new RegistryError('unavailable', text, { retryable, cause: err });
 }
 
 async function refusal(access: Access, what: string, response: HttpResponse): Promise<BerthError> {

@@ -1,5 +1,11 @@
 import { BerthError, type ErrorKind, findCause } from '../base/errors.ts';
 
+/**
+ * What a failed request over TLS says about plain HTTP: `likely` where nobody listens for TLS or something else than TLS
+ * came back, `possible` where the connection broke, which a server that wants a client certificate may do too.
+ */
+export type PlainHttp = 'likely' | 'possible' | 'no';
+
 /** The facts about a failed exchange with a registry that decide what happens next. */
 export interface RegistryFailure {
   /** HTTP status, undefined when there was no answer. */
@@ -8,8 +14,8 @@ export interface RegistryFailure {
   readonly retryable?: boolean;
   /** How long the registry asks us to wait. */
   readonly retryAfterMs?: number | undefined;
-  /** True when no connection, or no TLS session, came about: the other scheme may work. */
-  readonly beforeTls?: boolean;
+  /** Whether plain HTTP may do where TLS did not; `no` unless it is said. */
+  readonly plainHttp?: PlainHttp;
   readonly cause?: unknown;
 }
 
@@ -19,14 +25,14 @@ export class RegistryError extends BerthError {
   readonly status: number | undefined;
   readonly retryable: boolean;
   readonly retryAfterMs: number | undefined;
-  readonly beforeTls: boolean;
+  readonly plainHttp: PlainHttp;
 
   constructor(kind: ErrorKind, message: string, failure: RegistryFailure = {}) {
     super(kind, message, { cause: failure.cause });
     this.status = failure.status;
     this.retryable = failure.retryable ?? false;
     this.retryAfterMs = failure.retryAfterMs;
-    this.beforeTls = failure.beforeTls ?? false;
+    this.plainHttp = failure.plainHttp ?? 'no';
   }
 }
 

@@ -3,11 +3,11 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { mkdtemp, rm } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
-import type { TLSSocket } from 'node:tls';
+import type { SecureVersion, TLSSocket } from 'node:tls';
 
 import { hasOpenssl, makeAuthority, type TestAuthority } from '../../test/fakes/certificates.ts';
 import { describe as chain } from '../base/errors.ts';
@@ -22,6 +22,9 @@ const signal = new AbortController().signal;
 const bytes = Buffer.from('{"layers": []}');
 const digest = digestOf(bytes);
 const login: Credential = { kind: 'basic', username: 'me', password: 'SECRET', source: 'the test' };
+
+/** The first byte of a TLS connection (RFC 8446, section 5.1). */
+const TLS_HANDSHAKE = 22;
 
 /** What one server has seen of its clients. */
 interface Seen {
@@ -86,6 +89,41 @@ describe('registries with certificates', { skip: hasOpenssl() ? false : 'no open
     return made;
   }
 
+  /** Wants a client certificate, and answers plain HTTP with 400 on the same port, as Go's and nginx do. */
+  async function serveBoth(maxVersion: SecureVersion): Promise<{ host: string; plain: () => number }> {
+    let plain = 0;
+    const secure = createServer(
+      {
+        cert: readFileSync(server.cert),
+        key: readFileSync(server.key),
+        ca: readFileSync(authority.cert),
+        requestCert: true,
+        rejectUnauthorized: true,
+        maxVersion,
+      },
+      give,
+    );
+    secure.on('tlsClientError', () => {});
+    const either = createTcpServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', (first) => {
+        socket.pause();
+        socket.unshift(first);
+        if (first[0] === TLS_HANDSHAKE) return void secure.emit('connection', socket);
+        plain += 1;
+        socket.end('HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n');
+      });
+    });
+    await new Promise<void>((resolve) => either.listen(0, '127.0.0.1', resolve));
+    const close = (): void => {
+      secure.closeAllConnections();
+      either.close();
+    };
+    const { port } = either.address() as AddressInfo;
+    servers.push({ host: `127.0.0.1:${port}`, seen: [], close });
+    return { host: `127.0.0.1:${port}`, plain: () => plain };
+  }
+
   const give = (_req: IncomingMessage, res: ServerResponse): void => void res.end(bytes);
 
   function put(folder: string, files: Readonly<Record<string, string>>): void {
@@ -93,7 +131,11 @@ describe('registries with certificates', { skip: hasOpenssl() ? false : 'no open
     for (const [name, from] of Object.entries(files)) copyFileSync(from, join(dir, folder, name));
   }
 
-  async function fetch(host: string, credential?: Credential): Promise<void> {
+  async function fetch(
+    host: string,
+    credential?: Credential,
+    { insecure = false, kept }: { insecure?: boolean; kept?: RegistryClient } = {},
+  ): Promise<void> {
     const places = {
       conf: '',
       confDir: '',
@@ -103,22 +145,24 @@ describe('registries with certificates', { skip: hasOpenssl() ? false : 'no open
     };
     const [found] = await new Registries(places, silentLogger).endpoints(parseReference(`${host}/app@${digest}`));
     assert.ok(found);
-    const registry = new RegistryClient({
-      monotonicMs: () => performance.now(),
-      retry: { attempts: 1, firstWaitMs: 1, maxWaitMs: 1 },
-    });
+    const registry = kept ?? newClient();
     // What is on loopback need not be verified otherwise.
-    const endpoint = { ...found, insecure: false };
+    const endpoint = { ...found, insecure };
     try {
       assert.deepEqual((await registry.manifest({ endpoint, credential }, digest, signal)).bytes, bytes);
     } finally {
-      await registry.close();
+      if (!kept) await registry.close();
     }
+  }
+
+  function newClient(): RegistryClient {
+    const retry = { attempts: 1, firstWaitMs: 1, maxWaitMs: 1 };
+    return new RegistryClient({ monotonicMs: () => performance.now(), retry });
   }
 
   it('trusts an authority of certs.d, and nobody without', async () => {
     const { host, seen } = await serve(give);
-    await assert.rejects(fetch(host), (err) => /certificate/.test(chain(err)));
+    await assert.rejects(fetch(host), (err) => /certificate/.test(chain(err)) && !/system-ca/.test(chain(err)));
     assert.equal(seen.length, 0);
     put(`certs/${host}`, { 'ca.crt': authority.cert });
     await fetch(host);
@@ -145,6 +189,30 @@ describe('registries with certificates', { skip: hasOpenssl() ? false : 'no open
     await fetch(host);
     assert.equal(seen.at(-1)?.client, 'the-client');
   });
+
+  for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+    it(`says in one line what a registry wants, and tries it again once it is there (${maxVersion})`, async () => {
+      const { host, plain } = await serveBoth(maxVersion);
+      const kept = newClient();
+      try {
+        const failure = async (): Promise<string> =>
+          await fetch(host, undefined, { insecure: true, kept }).then(
+            () => assert.fail('it needs a certificate'),
+            (err: unknown) => chain(err),
+          );
+        for (const words of [await failure(), await failure()]) {
+          assert.match(words, /client certificate.* put \*\.cert and \*\.key into .*\/certs\.d\/127\.0\.0\.1:\d+: /);
+          assert.doesNotMatch(words, /openssl|routines|\n|status 400/);
+        }
+        put(`certs/${host}`, { 'ca.crt': authority.cert, 'me.cert': client.cert, 'me.key': client.key });
+        await fetch(host, undefined, { insecure: true, kept });
+        // Node's server sends an alert before TLS 1.3 only; after it, plain HTTP is not tried.
+        if (maxVersion === 'TLSv1.2') assert.equal(plain(), 0);
+      } finally {
+        await kept.close();
+      }
+    });
+  }
 
   it('names a certificate without key, and files that are no certificates', async () => {
     const { host } = await serve(give);
