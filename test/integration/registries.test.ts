@@ -135,6 +135,24 @@ suite('registries of a node', {
     assert.equal(await lab.output(pod, { image, command: ['/bin/echo', 'trusted'] }), 'trusted');
   });
 
+  test('a policy that breaks is told of, as is that what it said before holds', async () => {
+    const image = `${registry.host}/any:v1`;
+    const told = async (): Promise<unknown[]> => {
+      const { findings } = await lab.berthd.call(AdminService.checkConfig, {});
+      const about = findings.filter(({ subject }) => subject.endsWith('/policy.json'));
+      return about.map(({ severity, message }) => [severity, /^what it said before holds/.test(message)]);
+    };
+    const planned = { image, namespace: '' };
+    assert.deepEqual((await lab.berthd.call(AdminService.planPull, planned)).plans[0]?.notes, []);
+    assert.deepEqual(await told(), []);
+    writeFileSync(join(dir, 'policy.json'), 'broken');
+    assert.deepEqual(await told(), [['warning', true]]);
+    const { plans } = await lab.berthd.call(AdminService.planPull, planned);
+    assert.deepEqual([plans[0]?.requirements, plans[0]?.notes.length], [['insecureAcceptAnything'], 1]);
+    rmSync(join(dir, 'policy.json'));
+    assert.deepEqual(await told(), [['error', false]]);
+  });
+
   test('a container is refused when the policy, or that of its namespace, has changed since the pull', async () => {
     const pod = await lab.runPod();
     const reference = push('free:v1');
