@@ -14,8 +14,23 @@ export interface HistoryEntry {
   readonly sizeBytes: number;
 }
 
+/** What the configuration of an image says of its build; texts are empty where it does not say. */
+export interface ImageBuild {
+  readonly os: string;
+  readonly architecture: string;
+  readonly variant: string;
+  /** As the builder wrote it, RFC 3339. */
+  readonly created: string;
+  /** As imageHistory(). */
+  readonly history: readonly HistoryEntry[];
+}
+
 const text = v.nullish(v.string(), '');
 const schema = v.object({
+  os: text,
+  architecture: text,
+  variant: text,
+  created: text,
   rootfs: v.object({ diff_ids: v.nullish(v.array(v.string()), []) }),
   history: v.nullish(
     v.array(v.object({ created: text, created_by: text, comment: text, empty_layer: v.nullish(v.boolean(), false) })),
@@ -28,7 +43,17 @@ const schema = v.object({
  * Layers that the builder says nothing of come too. Throws `precondition` for a configuration that cannot be read.
  */
 export function imageHistory(configBytes: Uint8Array, sizeOf: (diffId: string) => number): HistoryEntry[] {
-  const { history, rootfs } = parsed(configBytes);
+  return historyOf(parsed(configBytes), sizeOf);
+}
+
+/** How, when and for what an image was built. Throws as imageHistory() does. */
+export function imageBuild(configBytes: Uint8Array, sizeOf: (diffId: string) => number): ImageBuild {
+  const document = parsed(configBytes);
+  const { os, architecture, variant, created } = document;
+  return { os, architecture, variant, created, history: historyOf(document, sizeOf) };
+}
+
+function historyOf({ history, rootfs }: Document, sizeOf: (diffId: string) => number): HistoryEntry[] {
   const left = [...rootfs.diff_ids];
   const entries = history.map(({ created, created_by: createdBy, comment, empty_layer: isEmpty }) => {
     const diffId = isEmpty ? '' : (left.shift() ?? '');
@@ -44,7 +69,9 @@ export function imageHistory(configBytes: Uint8Array, sizeOf: (diffId: string) =
   return [...entries, ...untold].reverse();
 }
 
-function parsed(configBytes: Uint8Array): v.InferOutput<typeof schema> {
+type Document = v.InferOutput<typeof schema>;
+
+function parsed(configBytes: Uint8Array): Document {
   try {
     const result = v.safeParse(schema, JSON.parse(Buffer.from(configBytes).toString('utf8')));
     if (result.success) return result.output;

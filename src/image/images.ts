@@ -26,7 +26,7 @@ import { ImageCatalog } from './image-catalog.ts';
 import { commitImage, type ImageStore } from './image-commit.ts';
 import { ImageConfigs } from './image-configs.ts';
 import { type CheckedImage, ImageHealth } from './image-health.ts';
-import { type HistoryEntry, imageHistory } from './image-history.ts';
+import { type HistoryEntry, type ImageBuild, imageBuild, imageHistory } from './image-history.ts';
 import type { ImageMount } from './image-mounts.ts';
 import type { ImageRecord, StoredImage } from './image-record.ts';
 import { JoinedWork } from './joined-work.ts';
@@ -422,8 +422,24 @@ export class Images {
         `the history of image ${text} is not known: an older berthd pulled it; remove it and pull it again`,
       );
     }
+    return imageHistory(config, this.#layerSizes());
+  }
+
+  /** How an image was built; undefined where its configuration does not say so, or is not kept. */
+  async findBuild({ id, artifactType }: ImageRecord): Promise<ImageBuild | undefined> {
+    if (artifactType !== undefined) return undefined;
+    try {
+      const config = await this.#configs.find(id);
+      return config && imageBuild(config, this.#layerSizes());
+    } catch (err) {
+      this.#deps.log.debug({ image: id, err: describe(err) }, 'build of an image not known');
+      return undefined;
+    }
+  }
+
+  #layerSizes(): (diffId: string) => number {
     const sizes = new Map(this.#deps.layers.all().map(({ diffId, sizeBytes }) => [diffId, sizeBytes]));
-    return imageHistory(config, (diffId) => sizes.get(diffId) ?? 0);
+    return (diffId) => sizes.get(diffId) ?? 0;
   }
 
   /**

@@ -123,6 +123,24 @@ suite('images beside pods', { timeout: 180_000 }, () => {
     assert.match((await berth('image', 'history', 'nobody')).err, /image nobody is not here/);
   });
 
+  test('an inspection tells for what and how it was built', async () => {
+    interface Facts {
+      readonly os: string;
+      readonly architecture: string;
+      readonly created: string;
+      readonly layers: readonly string[];
+      readonly history: readonly { readonly diffId: string; readonly sizeBytes: number }[];
+    }
+    const answer: { readonly info: { readonly info: Facts } } = JSON.parse(await well('image', 'inspect', lab.image));
+    const { info } = answer.info;
+    assert.equal(info.os, 'linux');
+    assert.match(info.architecture, /^[a-z0-9]+$/);
+    assert.equal(typeof info.created, 'string');
+    const first = info.history.at(-1);
+    assert.equal(first?.diffId, info.layers[0]);
+    assert.ok((first?.sizeBytes ?? 0) > 0);
+  });
+
   test('it is mounted, stays over a restart, and cannot be removed meanwhile', async () => {
     const folder = (await well('image', 'mount', lab.image)).trim();
     const own = mkdtempSync(join(lab.berthd.root, 'mnt-'));

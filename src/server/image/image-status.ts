@@ -12,12 +12,11 @@ function whatItIs({ artifactType, config }: ImageRecord): Record<string, unknown
 
 /** ImageStatus: an image that is not there is an empty answer, never an error. */
 export function imageStatus(images: Images): Handler<ImageStatusRequest, ImageStatusResponse> {
-  return ({ image, verbose }) => {
+  return async ({ image, verbose }) => {
     const found = images.find(imageFromProto(image, 'image').reference);
     if (!found) return { image: undefined, info: {} };
-    return {
-      image: imageToProto(found),
-      info: verbose ? infoToProto({ id: found.id, layers: found.layers, ...whatItIs(found) }) : {},
-    };
+    if (!verbose) return { image: imageToProto(found), info: {} };
+    const facts = { id: found.id, ...(await images.findBuild(found)), layers: found.layers, ...whatItIs(found) };
+    return { image: imageToProto(found), info: infoToProto(facts) };
   };
 }
