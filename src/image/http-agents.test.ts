@@ -118,3 +118,18 @@ suite('a proxy', { skip: hasOpenssl() ? false : 'openssl, which makes the certif
     });
   });
 });
+
+suite('a pool with a dead connection', () => {
+  test('is not used again once it is forgotten', async () => {
+    const agents = new HttpAgents(TIMEOUTS, {});
+    try {
+      const choice = { authorities: 'quick', insecure: true, tls: undefined } as const;
+      const [first, other] = [await agents.get(choice), await agents.get({ ...choice, insecure: false })];
+      await agents.forget(first);
+      assert.notEqual(await agents.get(choice), first);
+      assert.equal(await agents.get({ ...choice, insecure: false }), other);
+    } finally {
+      await agents.close();
+    }
+  });
+});

@@ -100,6 +100,15 @@ export class HttpAgents {
     return await made;
   }
 
+  /** Makes a new pool next time: one of this has a dead connection. What it does is done to its end. */
+  async forget(agent: Dispatcher): Promise<void> {
+    for (const [key, made] of [...this.#agents]) {
+      if ((await made.catch(() => undefined)) !== agent || this.#agents.get(key) !== made) continue;
+      this.#agents.delete(key);
+      void agent.close().catch(() => {});
+    }
+  }
+
   /** The library, loaded at the first request: a node that pulls nothing does not pay for it. */
   undici(): Promise<Undici> {
     this.#undici ??= loadUndici();

@@ -12,7 +12,7 @@ import { BerthError, findCause } from '../base/errors.ts';
 import { type Authorities, HttpAgents, type HttpTimeouts } from './http-agents.ts';
 import { bareHost, type IsLocal, isLocalHost } from './local-hosts.ts';
 import { RegistryError } from './registry-error.ts';
-import { explainTls, isUnknownAuthority, plainHttpAfter } from './tls-failure.ts';
+import { endsSession, explainTls, isUnknownAuthority, plainHttpAfter } from './tls-failure.ts';
 import type { TlsMaterial } from './tls-material.ts';
 
 /** One request. */
@@ -175,6 +175,8 @@ export class HttpTransport {
       // One that waits for a connection does not hear that its signal has aborted.
       response = await orDiscarded(undici.request(dispatcher, options), signal);
     } catch (err) {
+      // A server may refuse us after the handshake (TLS 1.3): undici would use its HTTP/2 session again.
+      if (endsSession(codeOf(err), err)) await this.#agents.forget(dispatcher);
       throw toError(err);
     }
     const stream = response.body;
@@ -293,7 +295,7 @@ function transportError(request: HttpRequest, err: unknown, signal: AbortSignal)
     cause: aboutTls === undefined ? err : Object.assign(new Error(code), { code }),
     // A name that does not exist, or a certificate that is not trusted, will not be better in a second.
     retryable:
-      /^(?:ECONNRESET|ECONNREFUSED|EPIPE|EAI_AGAIN|ETIMEDOUT|UND_ERR_(?:SOCKET|RES_CONTENT_LENGTH_MISMATCH|BODY_TIMEOUT))$/.test(
+      /^(?:ECONNRESET|ECONNREFUSED|EPIPE|EAI_AGAIN|ETIMEDOUT|ERR_HTTP2_INVALID_SESSION|UND_ERR_(?:SOCKET|RES_CONTENT_LENGTH_MISMATCH|BODY_TIMEOUT))$/.test(
         code,
       ),
     plainHttp: plainHttpAfter(code, err),

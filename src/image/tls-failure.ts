@@ -27,6 +27,11 @@ export function plainHttpAfter(code: string, err: unknown): PlainHttp {
   return BROKEN.test(code) ? 'possible' : 'no';
 }
 
+/** True when what was connected by TLS cannot be used again. */
+export function endsSession(code: string, err: unknown): boolean {
+  return code === 'ERR_HTTP2_INVALID_SESSION' || (isOfTls(code) && plainHttpAfter(code, err) === 'no');
+}
+
 /** A failure of TLS with `host` (with its port); undefined for one of another kind. */
 export function explainTls(code: string, err: unknown, host: string, tls: TlsMaterial | undefined): string | undefined {
   const folder = folderFor(host);
