@@ -1,8 +1,10 @@
 /** What people do with images beside running them: save, look into, check. By the command line. Needs root. */
 
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -121,6 +123,34 @@ suite('images beside pods', { timeout: 180_000 }, () => {
     assert.ok(steps.length >= 1);
     assert.match(steps.at(-1) ?? '', /^[0-9a-f]{12} +[\d.]+ [KM]iB/);
     assert.match((await berth('image', 'history', 'nobody')).err, /image nobody is not here/);
+  });
+
+  test('what comes on standard input and is no archive is called so', () => {
+    const load = (input: string): string => {
+      const args = ['--socket', lab.berthd.endpoint, 'image', 'load', '-'];
+      return spawnSync(BERTH, args, { input, encoding: 'utf8', timeout: 60_000 }).stderr;
+    };
+    assert.match(load('x'), /^berth: standard input\b/);
+    assert.match(load(''), /^berth: standard input is empty/);
+  });
+
+  test('a pull whose berthd is stopped says so, and that it may be repeated', async () => {
+    const { promise: asked, resolve } = Promise.withResolvers<void>();
+    // A registry that never answers.
+    const silent = createServer(() => resolve()).listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const { port } = silent.address() as AddressInfo;
+    const pulled = berth('image', 'pull', `127.0.0.1:${port}/app`);
+    await asked;
+    await lab.berthd.end('SIGTERM');
+    const { code, err } = await pulled;
+    await lab.berthd.start();
+    silent.close();
+    assert.equal(code, 1);
+    assert.match(
+      err,
+      /^berth: berthd was stopped .*\n {2}the pull, repeated when berthd runs again, goes on where it was$/m,
+    );
   });
 
   test('an inspection tells for what and how it was built', async () => {
