@@ -126,7 +126,7 @@ function addCommand(page: ManPage, command: Command, path: string, printed: () =
 function addOptions(page: ManPage, command: Command): void {
   for (const option of visibleOptions(command)) {
     const { flags, description } = option;
-    const defaultValue: unknown = option.defaultValue;
+    const defaultValue = option.defaultValue as unknown;
     const hasDefault = typeof defaultValue === 'number' || (typeof defaultValue === 'string' && defaultValue !== '');
     page.term(flags, hasDefault ? `${description} (default: ${defaultValue})` : description);
   }
