@@ -125,8 +125,8 @@ function addCommand(page: ManPage, command: Command, path: string, printed: () =
 
 function addOptions(page: ManPage, command: Command): void {
   for (const option of visibleOptions(command)) {
-    const { flags, description } = option;
-    const defaultValue = option.defaultValue as unknown;
+    const { flags, description, defaultValue }: Pick<Option, 'flags' | 'description'> & { defaultValue?: unknown } =
+      option;
     const hasDefault = typeof defaultValue === 'number' || (typeof defaultValue === 'string' && defaultValue !== '');
     page.term(flags, hasDefault ? `${description} (default: ${defaultValue})` : description);
   }
