@@ -538,8 +538,8 @@ suite('berthd', { timeout: 500_000 }, () => {
         /run_as_username/,
       ],
       [
-        'a mount whose source is missing',
-        { command: ['true'], mounts: [{ containerPath: '/x', hostPath: '/no/such' }] },
+        'a mount whose source cannot be there',
+        { command: ['true'], mounts: [{ containerPath: '/x', hostPath: '/etc/passwd/such' }] },
         status.INVALID_ARGUMENT,
         /mounts\[0\]\.host_path/,
       ],
