@@ -3,7 +3,7 @@ import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, invalid } from '../base/errors.ts';
+import { BerthError, describe, invalid, isKind } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import type { CniAttachment } from '../cni/cni.ts';
@@ -91,7 +91,15 @@ export async function removeSandboxCgroup({ deps, id }: SandboxContext): Promise
   const { cgroup, spec } = deps.sandboxes.get(id);
   const known = cgroup ?? deps.cgroups.sandboxCgroup(spec.cgroupParent, id);
   using signal = withDeadline(`remove cgroup of sandbox ${id}`, 10_000);
-  await deps.cgroups.removeSandbox(known, signal);
+  try {
+    await deps.cgroups.removeSandbox(known, signal);
+  } catch (err) {
+    if (!isKind(err, 'precondition')) throw err;
+    // All that belongs there has ended by now: a hook is left of a runtime that was killed, and its pod shall go.
+    deps.log.warn({ sandbox: id, err: describe(err) }, 'processes that nobody knows are ended with their sandbox');
+    for (const { files } of deps.cgroups.findCgroups(new Set([id])).get(id) ?? []) files.killAll();
+    await deps.cgroups.removeSandbox(known, signal);
+  }
 }
 
 const makeNamespaces: Step<SandboxContext> = {

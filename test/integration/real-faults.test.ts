@@ -38,7 +38,7 @@ import {
   StatusRequest,
 } from '../../proto/gen/cri/api.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
-import { isAlive } from '../harness/machine-state.ts';
+import { isAlive, readCgroups } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const FREEZER = '/sys/fs/cgroup/freezer';
@@ -116,6 +116,17 @@ suite('what happens to nodes', { timeout: 300_000 }, () => {
     assert.ok(!isAlive(pid));
     assert.equal(await lab.exec(other, 'echo', 'untouched'), 'untouched');
     await lab.berthd.call(runtime.removeContainer, { containerId: id });
+  });
+
+  test('a program that nobody knows is in the cgroup of a pod: it ends with the pod', async () => {
+    const pod = await lab.runPod();
+    const folder = readCgroups().find((path) => basename(path).includes(pod)) ?? assert.fail('the pod has no cgroup');
+    const stray = spawn('sleep', ['1000'], { stdio: 'ignore' });
+    const ended = once(stray, 'exit');
+    writeFileSync(join(folder, 'cgroup.procs'), String(stray.pid));
+    await lab.removePod(pod);
+    assert.deepEqual(await ended, [null, 'SIGKILL']);
+    lab.berthd.assertNoTraces();
   });
 
   test('conmon is killed, and the program ends by itself', async () => {
