@@ -74,7 +74,7 @@ const num = (value: { value: bigint } | undefined): number => {
 function loseCgroup(pid: number, containerId: string): void {
   for (const { mountPoint, type } of readMounts()) {
     if (!type.startsWith('cgroup')) continue;
-    const [folder] = globSync(join(mountPoint, `*/berth-${containerId}*`));
+    const [folder] = globSync(join(mountPoint, `**/berth-${containerId}*`));
     if (folder === undefined) continue;
     writeFileSync(join(mountPoint, 'cgroup.procs'), String(pid));
     rmdirSync(folder);
