@@ -110,7 +110,13 @@ for (const handler of ['runc', 'crun'] as const) {
       const limits = 'ulimit -Sc; ulimit -Hc; ulimit -Sn; ulimit -Hn; ulimit -Ss';
       const wanted = '0\n2\n512\n1024\nunlimited';
       assert.equal(await lab.output(pod, script(limits)), wanted);
-      assert.equal(await lab.exec(await lab.start(pod), 'sh', '-c', limits), wanted);
+      const id = await lab.start(pod);
+      // runc before 1.1.13 now and then has its Go runtime raise the soft limit after it was set (opencontainers/runc
+      // issue 4195): there one of a few commands must have it, with others each.
+      const commands = handler === 'runc' ? 5 : 1;
+      const seen: string[] = [];
+      while (seen.length < commands && !seen.includes(wanted)) seen.push(await lab.exec(id, 'sh', '-c', limits));
+      assert.equal(seen.at(-1), wanted);
     });
 
     test("the node's sysctls, where the pod has the namespace to itself and does not say otherwise", async () => {
