@@ -114,9 +114,13 @@ test('fact 74: without a profile nothing is filtered', async () => {
   assert.equal(await server.output(pod, script('sed -n "s/^Seccomp:\\t//p" /proc/self/status')), '0');
 });
 
-test('fact 75: a mount whose source is not there is refused', async () => {
-  const mounts = [{ containerPath: '/m', hostPath: join(server.logs, 'not', 'there') }];
-  assert.notEqual((await server.refused(pod, { mounts })).code, status.OK);
+test('fact 75: the folder of a mount is made where there is none, and refused where there can be none', async () => {
+  const missing = join(server.logs, 'not', 'there');
+  const mounts = [{ containerPath: '/m', hostPath: missing }];
+  assert.equal(await server.output(pod, { ...script('echo here > /m/file; cat /m/file'), mounts }), 'here');
+  assert.equal(readFileSync(join(missing, 'file'), 'utf8'), 'here\n');
+  const below = [{ containerPath: '/m', hostPath: join(missing, 'file', 'sub') }];
+  assert.notEqual((await server.refused(pod, { mounts: below })).code, status.OK);
 });
 
 test('facts 75, 77: mounts are read-only where asked, parents before children', async () => {
