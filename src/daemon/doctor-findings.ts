@@ -19,7 +19,7 @@ interface DoctorParts {
   readonly layers: LayerStore;
   /** Undefined without a kubeconfig. */
   readonly cluster: Pick<Cluster, 'runtimeClasses' | 'problem'> | undefined;
-  readonly handlers: Pick<Handlers, 'find' | 'statuses'>;
+  readonly handlers: Pick<Handlers, 'statuses'>;
   /** What is wrong with the database; '' for nothing. */
   readonly checkDatabase: () => string;
 }
@@ -77,15 +77,20 @@ export class DoctorFindings {
   #clusterFindings(): Finding[] {
     const { cluster, handlers } = this.#parts;
     if (!cluster) return [];
+    const statuses = new Map(handlers.statuses().map((status) => [status.name, status]));
+    const works = (handler: string): boolean => {
+      const status = statuses.get(handler);
+      return status !== undefined && 'handler' in status;
+    };
     const found = (cluster.runtimeClasses ?? [])
-      .filter(({ handler }) => handlers.find(handler) === undefined)
+      .filter(({ handler }) => !works(handler))
       .map(({ name, handler }): Finding => {
-        const isKnown = handlers.statuses().some((status) => status.name === handler);
+        const isKnown = statuses.has(handler);
         return {
           severity: 'warning',
           subject: `RuntimeClass ${name}`,
           message: `its pods cannot run on this node: the handler ${JSON.stringify(handler)} ${isKnown ? 'does not work' : 'is not configured'} here`,
-          remedy: `add [runtime.handlers.${handler}] to /etc/berth/berth.toml and restart berthd, or keep the class away from this node by its scheduling.nodeSelector`,
+          remedy: `add [runtime.handlers.${handler}] to /etc/berth/berth.toml, or keep the class away from this node by its scheduling.nodeSelector`,
         };
       });
     if (cluster.problem === '') return found;
