@@ -38,7 +38,9 @@ export function assertNothingLeft(
   for (const kind of ['mounts', 'namespaces', 'processes', 'cgroups', 'links', 'rules'] as const) {
     const known = new Set(before[kind]);
     const added = after[kind].filter((name) => !known.has(name) && own.some((text) => name.includes(text)));
-    if (added.length > 0) left[kind] = added;
+    // Services and sessions of the machine come and go meanwhile.
+    const ours = kind === 'cgroups' ? added.filter((path) => !readPids(path).some(isOfOthers)) : added;
+    if (ours.length > 0) left[kind] = ours;
   }
   assert.deepEqual(left, {}, `left on the machine: ${JSON.stringify(left, null, 1)}`);
 }
@@ -79,17 +81,45 @@ function readNamespaces(): string[] {
 
 /** Programs that Berth starts. Others on the machine come and go by themselves. */
 function readProcesses(): string[] {
-  const ours = /(^|\/)(conmon|runc|crun|pause|berthd|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
   return pids()
     .flatMap((pid) => {
-      try {
-        const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-        return words.slice(0, 4).some((word) => ours.test(word)) ? [`${pid} ${words.join(' ').trim()}`] : [];
-      } catch {
-        return [];
-      }
+      const words = commandLine(pid);
+      return isOurs(words) ? [`${pid} ${words.join(' ').trim()}`] : [];
     })
     .sort();
+}
+
+function isOurs(words: readonly string[]): boolean {
+  const ours = /(^|\/)(conmon|exec-monitor|runc|crun|pause|berthd|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
+  return words.slice(0, 4).some((word) => ours.test(word));
+}
+
+/** A process of the machine: it runs among the test's own processes and files, and no program of Berth's. */
+function isOfOthers(pid: string): boolean {
+  try {
+    const isOutside = ['pid', 'mnt'].every(
+      (kind) => readlinkSync(`/proc/${pid}/ns/${kind}`) === readlinkSync(`/proc/self/ns/${kind}`),
+    );
+    return isOutside && isAlive(pid) && !isOurs(commandLine(pid));
+  } catch {
+    return false;
+  }
+}
+
+function commandLine(pid: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+  } catch {
+    return [];
+  }
+}
+
+function readPids(cgroup: string): string[] {
+  try {
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean);
+  } catch {
+    return [];
+  }
 }
 
 /** The folders of all cgroups, sorted. */
