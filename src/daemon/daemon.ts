@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 
 import { systemClock } from '../base/clock.ts';
 import { BerthError, because, describe } from '../base/errors.ts';
-import { type FaultPoints, faultError, openFaultPoints } from '../base/fault-points.ts';
+import { type FaultPoints, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { type Notices, silentNotices } from '../base/notices.ts';
 import { TlsFiles } from '../base/tls-files.ts';
@@ -135,15 +135,11 @@ export class Daemon {
     }
   }
 
-  /** Takes over from a new configuration what can change while pods run. */
+  /** Takes over from a new configuration what can change while pods run, all of it or nothing. */
   async reload(next: Config): Promise<ConfigChanges> {
     const follow = this.#follow;
     if (!follow) throw new BerthError('unavailable', 'berthd is still starting');
     const changes = compareConfigs(this.#config, next);
-    this.#atPlace('Reload/log level', () => {
-      this.#log.setLevel(next.log.level);
-      this.#log.setFormat(next.log.format);
-    });
     await follow(inForce(this.#config, next), changes.live);
     this.#config = inForce(this.#config, next);
     this.#reloaded = { ...this.#reloaded, waiting: changes.waiting };
@@ -154,14 +150,6 @@ export class Daemon {
   noteReload(problem: string): void {
     this.#reloaded = { ...this.#reloaded, problem };
     this.#countReload(problem === '' ? 'ok' : 'refused');
-  }
-
-  #atPlace(place: string, work: () => void): void {
-    const fail = (error: string): never => {
-      throw faultError(place, error);
-    };
-    if (this.#faults) this.#faults.aroundCall(place, work, fail);
-    else work();
   }
 
   async #start(): Promise<void> {
@@ -363,11 +351,8 @@ export class Daemon {
     const rest = { streams: streamServer, reconciled: report, doctorFound, certificates, linesLost };
     metrics.watch(liveFigures({ ...figures, ...rest }));
     await served.serve(config.metrics);
-    const parts = { images, cni, handlers, probe, security, processes, metrics: served, traces, log };
-    this.#follow = async (next, changed) => {
-      this.#atPlace('Reload/pinned images', () => images.follow(next.image));
-      await followConfig(parts, next, changed, signal);
-    };
+    const parts = { images, cni, handlers, probe, security, processes, metrics: served, traces, log, faults };
+    this.#follow = async (next, changed) => await followConfig(parts, next, changed, signal);
     const server = new GrpcServer(
       buildServices({
         log,

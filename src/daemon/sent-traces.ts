@@ -7,6 +7,7 @@ import type { Logger } from '../base/log.ts';
 import type { Config } from '../config/load-config.ts';
 import type { PrometheusMetrics } from '../metrics/prometheus.ts';
 import type { SpanSink, Tracer } from '../server/tracing/tracer.ts';
+import { nothingToPrepare, type Prepared } from './prepared.ts';
 
 type TracingConfig = Config['tracing'];
 
@@ -32,17 +33,27 @@ export class SentTraces {
 
   /** Sends where the configuration says from now on. Throws for a certificate that cannot be used, and changes nothing. */
   async follow(config: TracingConfig): Promise<void> {
-    if (isDeepStrictEqual(config, this.#config)) return;
+    const { take } = await this.prepare(config);
+    await take();
+  }
+
+  /** Makes ready to send where the configuration says. Throws for a certificate that cannot be used. */
+  async prepare(config: TracingConfig): Promise<Prepared> {
+    if (isDeepStrictEqual(config, this.#config)) return nothingToPrepare;
     const sink = config.endpoint === '' ? undefined : await this.#open(config);
-    this.#config = config;
-    const before = this.#tracer.sendTo(sink, config.samplingRatePerMillion);
-    if (sink) this.#log.info({ endpoint: config.endpoint, tls: config.tls }, 'traces are sent');
-    await before?.close();
+    return { take: async () => await this.#take(config, sink), drop: async () => await sink?.close() };
   }
 
   /** Sends what waits, for a short while, and traces no more. */
   async close(): Promise<void> {
     await this.#tracer.sendTo(undefined, 0)?.close();
+  }
+
+  async #take(config: TracingConfig, sink: SpanSink | undefined): Promise<void> {
+    this.#config = config;
+    const before = this.#tracer.sendTo(sink, config.samplingRatePerMillion);
+    if (sink) this.#log.info({ endpoint: config.endpoint, tls: config.tls }, 'traces are sent');
+    await before?.close();
   }
 
   async #open({ endpoint, tls, tlsCa, tlsCert, tlsKey }: TracingConfig): Promise<SpanSink> {

@@ -27,6 +27,11 @@ export class MetricsServer {
     this.#log = log;
   }
 
+  /** False before it listens, and after close(). */
+  get isListening(): boolean {
+    return this.#servers.some((server) => server.listening);
+  }
+
   /**
    * Listens on TCP and returns the port, the one the kernel chose for port 0. Throws when the address is taken, and
    * `precondition` when the certificate cannot be used.

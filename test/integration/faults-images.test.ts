@@ -11,6 +11,7 @@ import {
   PullImageRequest,
   RemoveImageRequest,
 } from '../../proto/gen/cri/api.ts';
+import { RELOAD_PLACES } from '../../src/daemon/live-parts.ts';
 import { REMOVE_PLACES } from '../../src/image/images.ts';
 import { PULL_PLACES } from '../../src/image/pull.ts';
 import { hostArchitecture } from '../fakes/images.ts';
@@ -88,7 +89,7 @@ suite('faults of images', () => {
       process.kill(lab.berthd.pid, 'SIGHUP');
       await told;
     };
-    for (const place of ['Reload/log level', 'Reload/pinned images']) {
+    for (const place of RELOAD_PLACES) {
       for (const phase of ['before', 'after'] as const) {
         faultLab.faults.arm({ place, phase, action: 'error' });
         await reload('configuration not reloaded');
