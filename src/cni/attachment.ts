@@ -61,6 +61,12 @@ export function cniArgs({ containerId, pod }: Pick<CniAttachment, 'containerId' 
   ].join(';');
 }
 
+/** Whose attachment it is by its CNI_ARGS, `NAMESPACE/NAME`, for people. */
+export function podOf(args: string): string {
+  const argumentOf = (name: string): string => new RegExp(`${name}=([^;]*)`).exec(args)?.[1] ?? '?';
+  return `${argumentOf('K8S_POD_NAMESPACE')}/${argumentOf('K8S_POD_NAME')}`;
+}
+
 function argument(field: string, value: string): string {
   if (/[;=\u0000-\u001f\u007f]/.test(value)) {
     throw invalid(field, 'must not contain ";", "=" or control characters: the CNI plugins get it as an argument');

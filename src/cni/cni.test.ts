@@ -7,13 +7,14 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { FakePlugins, hang, pluginError } from '../../test/fakes/cni-plugins.ts';
 import { systemClock } from '../base/clock.ts';
 import { BerthError, describe, findCause } from '../base/errors.ts';
-import { silentLogger } from '../base/log.ts';
+import { type LogFields, silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
 import { Cni, type CniAttachment, type CniTimes } from './cni.ts';
 import { CniError } from './cni-error.ts';
 
 const never = new AbortController().signal;
 let base: string;
+let logged: { readonly fields: LogFields; readonly message: string }[];
 let plugins: FakePlugins;
 let cni: Cni;
 let counted: string[];
@@ -23,7 +24,7 @@ beforeEach(() => {
   plugins = new FakePlugins();
   plugins.install(join(base, 'bin'), 'bridge', 'tuning', 'portmap');
   mkdirSync(join(base, 'net.d'));
-  counted = [];
+  [counted, logged] = [[], []];
 });
 afterEach(async () => {
   await cni.close();
@@ -51,7 +52,7 @@ async function start(times: Partial<CniTimes> = {}): Promise<void> {
     binDirs: [join(base, 'bin')],
     cacheDir: join(base, 'cache'),
     processes: plugins,
-    log: silentLogger,
+    log: { ...silentLogger, info: (fields, message) => void logged.push({ fields, message }) },
     meter: cniMeter,
     clock: systemClock,
     times: { settleMs: 1, delPausesMs: [1, 1, 1], ...times },
@@ -388,7 +389,13 @@ test('GC detaches what nobody owns, and tells the plugins of 1.1 what is valid',
       { containerId: 'x', ifName: 'eth0' },
     ],
     never,
+    new Set(['b']),
   );
+  const freed = logged.filter(({ fields }) => 'pod' in fields);
+  assert.deepEqual(freed.map(({ fields, message }) => [fields['container'], fields['pod'], message]).sort(), [
+    ['b', 'ns/web', 'the machine was rebooted: freed what this pod had of its network before'],
+    ['c', 'ns/web', 'freed what a pod that is gone had left of its network'],
+  ]);
   const deleted = plugins.runs.filter(({ verb, plugin }) => verb === 'DEL' && plugin === 'bridge');
   assert.deepEqual(deleted.map(({ env }) => [env['CNI_CONTAINERID'], env['CNI_NETNS']]).sort(), [
     ['b', ''],

@@ -8,7 +8,7 @@ import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import type { Processes } from '../proc/processes.ts';
-import { type AttachmentKey, type CniAttachment, checkKey, cniArgs } from './attachment.ts';
+import { type AttachmentKey, type CniAttachment, checkKey, cniArgs, podOf } from './attachment.ts';
 import { capabilityArgs } from './capability-args.ts';
 import { CniError, cniCodes } from './cni-error.ts';
 import type { CniVerb } from './cni-version.ts';
@@ -217,14 +217,21 @@ export class Cni {
   /**
    * Frees what attachments hold that are not in `valid`: those that Berth knows by DEL, others by the plugins' own GC
    * (CNI 1.1). `valid` must name every sandbox there is, also those being made, and be taken in the same tick. While ADDs
-   * and DELs do not let a GC come in between, it is put off. Goes on past failures, then throws the first.
+   * and DELs do not let a GC come in between, it is put off. Goes on past failures, then throws the first. `lostAtReboot`
+   * are the containers of which the log shall say that a restart of the machine has ended them.
    */
-  async gc(valid: readonly AttachmentKey[], signal: AbortSignal): Promise<void> {
+  async gc(
+    valid: readonly AttachmentKey[],
+    signal: AbortSignal,
+    lostAtReboot: ReadonlySet<string> = new Set(),
+  ): Promise<void> {
     const isValid = new Set(valid.map(keyOf));
     const stale = this.#cache.all().filter((attached) => !isValid.has(keyOf(attached)));
     const failures: unknown[] = [];
     await forEachLimited(stale, GC_PARALLEL, (attached) =>
-      this.#delStale(attached, signal).catch((err: unknown) => void failures.push(err)),
+      this.#delStale(attached, signal, lostAtReboot.has(attached.containerId)).catch(
+        (err: unknown) => void failures.push(err),
+      ),
     );
     for (const network of this.#networks.all().filter(hasGc)) {
       failures.push(...(await this.#gcNetwork(network, valid, signal)));
@@ -337,15 +344,17 @@ export class Cni {
     }
   }
 
-  async #delStale(attached: Attached, signal: AbortSignal): Promise<void> {
+  async #delStale(attached: Attached, signal: AbortSignal, isLostAtReboot = false): Promise<void> {
     const netns = existsSync(attached.netns) ? attached.netns : '';
     await this.#exclusively('DEL', attached, signal, async (limited) => {
       // A DEL may have come first, even a new ADD.
       if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
     });
     this.#deps.log.info(
-      { container: attached.containerId, network: attached.network.name },
-      'freed a CNI attachment that nothing owned',
+      { pod: podOf(attached.cniArgs), container: attached.containerId, network: attached.network.name },
+      isLostAtReboot
+        ? 'the machine was rebooted: freed what this pod had of its network before'
+        : 'freed what a pod that is gone had left of its network',
     );
   }
 

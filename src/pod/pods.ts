@@ -256,7 +256,8 @@ export class Pods {
         containerId,
         ifName: POD_INTERFACE,
       }));
-      await cni.gc(valid, this.#shutdown);
+      const lost = sandboxes.all().flatMap(({ id, hasLostNetwork }) => (hasLostNetwork ? id : []));
+      await cni.gc(valid, this.#shutdown, new Set(lost));
     } catch (err) {
       if (!this.#shutdown.aborted)
         log.warn({ err: describe(err) }, 'addresses of pods that are gone could not all be freed');

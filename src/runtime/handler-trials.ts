@@ -35,7 +35,7 @@ export interface HandlerTrial {
 }
 
 /** What a trial asks of the host's cgroups. */
-export type TrialCgroups = Pick<Cgroups, 'driver' | 'containerCgroupsPath' | 'container'>;
+export type TrialCgroups = Pick<Cgroups, 'driver' | 'existingParent' | 'containerCgroupsPath' | 'container'>;
 
 const TRIAL_TIMEOUT_MS = 20_000;
 const DELETE_TIMEOUT_MS = 10_000;
@@ -112,17 +112,12 @@ export class HandlerTrials {
     });
     try {
       // runc says that all is well when a killed process was too slow to leave its cgroup, and forgets the cgroup.
-      const cgroup = this.#cgroups.container(this.#cgroupParent, id);
+      const cgroup = this.#cgroups.container(this.#cgroups.existingParent, id);
       cgroup.killAll();
       await cgroup.remove(deadline);
     } catch (err) {
       this.#log.warn({ id, err: describe(err) }, 'the cgroup of a trial is left');
     }
-  }
-
-  // No parent that Berth would have to make and remove again.
-  get #cgroupParent(): string {
-    return this.#cgroups.driver === 'systemd' ? 'system.slice' : '/';
   }
 
   /** The reason of a failure, '' for success. */
@@ -164,7 +159,7 @@ export class HandlerTrials {
     const rootfs = join(bundle, 'rootfs');
     for (const name of ['dev', 'proc', 'sys']) mkdirSync(join(rootfs, name), { recursive: true, mode: 0o700 });
     copyFileSync(this.#pausePath, join(rootfs, 'pause'));
-    const cgroupsPath = this.#cgroups.containerCgroupsPath(this.#cgroupParent, id);
+    const cgroupsPath = this.#cgroups.containerCgroupsPath(this.#cgroups.existingParent, id);
     writeFileSync(join(bundle, 'config.json'), JSON.stringify(trialSpec(rootfs, cgroupsPath)), { mode: 0o600 });
   }
 

@@ -4,7 +4,8 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 
 import { BerthError } from '../../base/errors.ts';
-import { normaliseCgroupfsParent, normaliseSlice, slicePath } from './cgroup-parent.ts';
+import { normaliseCgroupfsParent, normaliseSlice, sliceOf, slicePath } from './cgroup-parent.ts';
+import type { Hierarchy } from './hierarchies.ts';
 
 const invalidParent = (text: RegExp) => (err: unknown) =>
   err instanceof BerthError &&
@@ -50,6 +51,25 @@ test('systemd takes slices by name or by their own place, and nothing else', () 
   for (const bad of ['-a.slice', 'a-.slice', 'a--b.slice', '.slice', 'a b.slice', 'a/.slice']) {
     assert.throws(() => normaliseSlice(bad, 'system.slice'), invalidParent(/./), bad);
   }
+});
+
+test('the slice that a process runs in is told by the hierarchy that systemd keeps', () => {
+  const of = (version: 1 | 2, name = '', controllers: readonly string[] = []): Hierarchy => ({
+    ...{ version, name, controllers },
+    mountPoint: '/sys/fs/cgroup',
+  });
+  const unified = [of(2)];
+  assert.equal(sliceOf(unified, '0::/system.slice/berthd.service\n'), 'system.slice');
+  assert.equal(
+    sliceOf(unified, '0::/runtime.slice/runtime-cri.slice/berthd.service/main.slice\n'),
+    'runtime-cri.slice',
+  );
+  assert.equal(sliceOf(unified, '0::/user.slice/user-0.slice/session-1.scope\n'), 'user-0.slice');
+  for (const outside of ['0::/\n', '0::/init.scope\n', '0::/../other.slice/x\n', ''])
+    assert.equal(sliceOf(unified, outside), '-.slice');
+  const hybrid = [of(1, '', ['memory']), of(2), of(1, 'systemd')];
+  const text = '5:memory:/m.slice/x\n1:name=systemd:/system.slice/berthd.service\n0::/u.slice/x\n';
+  assert.equal(sliceOf(hybrid, text), 'system.slice');
 });
 
 test('no parent ever leads out of the hierarchy', () => {

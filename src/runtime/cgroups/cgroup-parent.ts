@@ -1,4 +1,5 @@
 import { invalid } from '../../base/errors.ts';
+import { cgroupOf, type Hierarchy } from './hierarchies.ts';
 
 const FIELD = 'config.linux.cgroup_parent';
 /** NAME_MAX: a cgroup is a folder. */
@@ -47,6 +48,20 @@ export function slicePath(slice: string): string {
   if (slice === '-.slice') return '';
   const parts = slice.slice(0, -'.slice'.length).split('-');
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('');
+}
+
+/**
+ * The innermost slice that a process is in, by the text of its /proc/PID/cgroup: in the hierarchy that systemd keeps, of
+ * v1 the one of its name. The root slice for a process outside of all others.
+ */
+export function sliceOf(hierarchies: readonly Hierarchy[], procCgroup: string): string {
+  const kept = hierarchies.find(({ name }) => name === 'systemd') ?? hierarchies.find(({ version }) => version === 2);
+  let slice = '-.slice';
+  for (const part of ((kept && cgroupOf(procCgroup, kept)) ?? '').split('/').slice(1)) {
+    if (!part.endsWith('.slice')) break;
+    slice = part;
+  }
+  return slice;
 }
 
 function checkParts(parent: string, parts: readonly string[]): void {

@@ -28,6 +28,7 @@ const MEMBER = /^berth-([0-9a-f]{64})$/;
 /** Cgroups made by writing to the cgroup file systems directly: for hosts whose kubelet does so too. */
 export class CgroupfsDriver implements Cgroups {
   readonly driver = 'cgroupfs';
+  readonly existingParent = '/';
   readonly #tree: CgroupTree;
   readonly #figures: FigureFiles;
 

@@ -19,6 +19,8 @@ export interface Cgroups {
   readonly mode: CgroupMode;
   /** Throws `invalid` for a cgroup parent that this driver cannot use. Empty stands for the driver's default. */
   validateParent(parent: string): void;
+  /** A parent that is there without Berth's doing, for containers that live for a moment: it need not be removed. */
+  readonly existingParent: string;
   /** Where the sandbox's cgroup is, or will be. Throws as validateParent. */
   sandboxCgroup(parent: string, sandboxId: string): SandboxCgroup;
   /** Makes the sandbox's cgroup. With systemd the scope comes to life with its first process. May be repeated. */

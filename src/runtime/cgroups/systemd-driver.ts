@@ -5,7 +5,7 @@ import { BerthError, isKind, wrap } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
 import { KernelFiles } from '../kernel-files.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
-import { normaliseSlice, slicePath } from './cgroup-parent.ts';
+import { normaliseSlice, sliceOf, slicePath } from './cgroup-parent.ts';
 import { type CgroupTree, readText } from './cgroup-tree.ts';
 import type {
   Cgroups,
@@ -61,6 +61,11 @@ export class SystemdDriver implements Cgroups {
 
   get mode(): CgroupMode {
     return this.#tree.mode;
+  }
+
+  /** The slice of berthd's own unit, whatever its owner has it run in. */
+  get existingParent(): string {
+    return sliceOf(this.#tree.hierarchies, readText('/proc/self/cgroup') ?? '');
   }
 
   validateParent(parent: string): void {
