@@ -580,8 +580,9 @@ suite('bad registries and images', { timeout: 300_000 }, () => {
     assert.ok(!existsSync(join(berthd.root, 'evil')) && !existsSync(join(berthd.root, 'image/evil')));
   });
   after(async () => {
-    await berthd[Symbol.asyncDispose]();
+    // First: one that listens would keep this process when something is found that was left.
     await registry.close();
+    await berthd[Symbol.asyncDispose]();
     rmSync(folder, { recursive: true });
   });
 

@@ -50,8 +50,9 @@ suite('a node of a cluster', { timeout: 150_000, skip }, () => {
   });
   afterEach((t) => lab.afterTest(t));
   after(async () => {
-    await lab?.close();
+    // First: one that listens would keep this process when something is found that was left.
     await server[Symbol.asyncDispose]();
+    await lab?.close();
   });
 
   const conflist = (): string => join(lab.berthd.networks, '10-berth-pods.conflist');

@@ -35,8 +35,9 @@ suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing :
     await berthd.start();
   });
   after(async () => {
-    await berthd[Symbol.asyncDispose]();
+    // First: one that listens would keep this process when something is found that was left.
     await registry[Symbol.asyncDispose]();
+    await berthd[Symbol.asyncDispose]();
     rmSync(work, { recursive: true });
   });
 

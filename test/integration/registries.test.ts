@@ -62,8 +62,9 @@ suite('registries of a node', {
   });
 
   after(async () => {
-    await lab?.close();
+    // First: one that listens would keep this process when something is found that was left.
     await registry?.close();
+    await lab?.close();
     execFileSync('gpgconf', ['--homedir', join(dir, 'gnupg'), '--kill', 'gpg-agent'], { timeout: 30_000 });
     rmSync(dir, { recursive: true, force: true });
   });
