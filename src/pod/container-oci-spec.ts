@@ -93,6 +93,7 @@ export async function buildContainerSpec(
     mounts,
     rootfs,
     cgroupsPath: deps.cgroups.containerCgroupsPath(sandbox.spec.cgroupParent, record.id),
+    cgroupAnnotations: deps.cgroups.containerAnnotations(spec.resources, deps.security.pidsLimit),
     pidsLimit: deps.security.pidsLimit,
     defaultEnv: deps.security.defaultEnv,
     ulimits: deps.security.ulimits,

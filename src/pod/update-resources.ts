@@ -156,6 +156,12 @@ async function setLimits(
   }
   // runc has set them to what they were when it created the container.
   limitHugepages(cgroup, pages);
+  try {
+    await deps.cgroups.keepLimits(deps.sandboxes.get(record.sandboxId).spec.cgroupParent, record.id, signal);
+  } catch (err) {
+    // They are in force.
+    deps.log.warn({ container: record.id, err: describe(err) }, 'systemd does not know the new limits of a container');
+  }
 }
 
 function limitHugepages(cgroup: ContainerCgroup, { hugepageLimits }: LinuxResources): () => void {

@@ -35,10 +35,14 @@ export interface HandlerTrial {
 }
 
 /** What a trial asks of the host's cgroups. */
-export type TrialCgroups = Pick<Cgroups, 'driver' | 'existingParent' | 'containerCgroupsPath' | 'container'>;
+export type TrialCgroups = Pick<
+  Cgroups,
+  'driver' | 'existingParent' | 'containerCgroupsPath' | 'containerAnnotations' | 'container'
+>;
 
 const TRIAL_TIMEOUT_MS = 20_000;
 const DELETE_TIMEOUT_MS = 10_000;
+const PIDS_LIMIT = 10;
 const CACHE_FILE = 'handler-trials.json';
 const NO_FILES = { resolvConf: '', hostname: '', hosts: '', shm: '' };
 const PLAIN = { privileged: false, readonlyRootfs: true };
@@ -160,7 +164,9 @@ export class HandlerTrials {
     for (const name of ['dev', 'proc', 'sys']) mkdirSync(join(rootfs, name), { recursive: true, mode: 0o700 });
     copyFileSync(this.#pausePath, join(rootfs, 'pause'));
     const cgroupsPath = this.#cgroups.containerCgroupsPath(this.#cgroups.existingParent, id);
-    writeFileSync(join(bundle, 'config.json'), JSON.stringify(trialSpec(rootfs, cgroupsPath)), { mode: 0o600 });
+    const annotations = this.#cgroups.containerAnnotations({ hugepageLimits: [], unified: {} }, PIDS_LIMIT);
+    const spec = { ...trialSpec(rootfs, cgroupsPath), annotations };
+    writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec), { mode: 0o600 });
   }
 
   #cacheKey(handler: Handler): string {
@@ -225,7 +231,7 @@ function trialSpec(rootfs: string, cgroupsPath: string): object {
         devices: [{ allow: false, access: 'rwm' }],
         cpu: { shares: 2 },
         memory: { limit: 64 * 1024 * 1024 },
-        pids: { limit: 10 },
+        pids: { limit: PIDS_LIMIT },
       },
     },
   };

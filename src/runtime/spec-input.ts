@@ -67,6 +67,8 @@ export interface SpecInput {
   /** Absolute path of the mounted root filesystem. */
   readonly rootfs: string;
   readonly cgroupsPath: string;
+  /** What the runtime is told of the cgroup besides. */
+  readonly cgroupAnnotations: Readonly<Record<string, string>>;
   /** Undefined: as many processes as the pod may have. */
   readonly pidsLimit: number | undefined;
   /** The node's own variables, `NAME=value`, which image and client may replace. */

@@ -110,10 +110,11 @@ function idMappings(maps: UserNamespaceSpec | undefined): Pick<OciLinux, 'uidMap
 
 // Handlers that run virtual machines read these. Of the client's own only those that the node's owner has allowed get
 // in: several runtimes take orders from annotations, and a pod's author must not give any.
-function buildAnnotations({ spec, sandbox, visibleAnnotations }: SpecInput): Record<string, string> {
+function buildAnnotations({ spec, sandbox, visibleAnnotations, cgroupAnnotations }: SpecInput): Record<string, string> {
   const asked = Object.entries({ ...sandbox.annotations, ...spec.annotations });
   return {
     ...Object.fromEntries(asked.filter(([name]) => visibleAnnotations.some((pattern) => matchesGlob(name, pattern)))),
+    ...cgroupAnnotations,
     'io.kubernetes.cri.container-type': 'container',
     'io.kubernetes.cri.container-name': spec.name,
     'io.kubernetes.cri.image-name': spec.image.userSpecified || spec.image.reference,

@@ -58,6 +58,7 @@ export function specInput(changes: SpecChanges): SpecInput {
     mounts: changes.mounts ?? { mounts: [], rootfsPropagation: undefined },
     rootfs: '/rootfs',
     cgroupsPath: '/pods/berth-c',
+    cgroupAnnotations: {},
     pidsLimit: changes.pidsLimit,
     defaultEnv: changes.defaultEnv ?? [],
     ulimits: changes.ulimits ?? [],

@@ -113,6 +113,23 @@ test('a slice that is missing is started first, and goes with the last that was 
   assert.deepEqual(asked('StopUnit'), [one.unit, two.unit, parent, 'a-b.slice'], 'what was there before stays');
 });
 
+test('the limits that a container has are told to systemd', async () => {
+  const scope = join(cgroupRoot, 'berth.slice/berth-abc.scope');
+  mkdirSync(scope, { recursive: true });
+  writeFileSync(join(scope, 'memory.max'), '4096\n');
+  writeFileSync(join(scope, 'pids.max'), 'max\n');
+  await driver.keepLimits('', 'abc', none);
+  const [, properties] = systemd.calls.at(-1) as [string, DbusValue[]];
+  assert.deepEqual(properties, [
+    'berth-abc.scope',
+    true,
+    [
+      ['MemoryMax', { signature: 't', value: 4096n }],
+      ['TasksMax', { signature: 't', value: 18446744073709551615n }],
+    ],
+  ]);
+});
+
 test('a scope that runs takes further processes', async () => {
   const cgroup = driver.sandboxCgroup('', 'abc');
   assert.equal(cgroup.path, '/berth.slice/berth-abc.scope');

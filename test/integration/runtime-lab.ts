@@ -154,6 +154,7 @@ export class Lab implements AsyncDisposable {
       ),
       rootfs: this.rootfs,
       cgroupsPath: `/berth-lab/${id}`,
+      cgroupAnnotations: {},
       pidsLimit: wish.pidsLimit ?? 100,
       defaultEnv: [],
       ulimits: [],

@@ -99,6 +99,12 @@ export class CgroupfsDriver implements Cgroups {
     return pathOf(parent, containerId);
   }
 
+  containerAnnotations(): Readonly<Record<string, string>> {
+    return {};
+  }
+
+  async keepLimits(): Promise<void> {}
+
   container(parent: string, containerId: string): ContainerCgroup {
     return new ContainerCgroupFiles(this.#tree, pathOf(parent, containerId));
   }

@@ -47,6 +47,10 @@ export interface Cgroups {
   removeSandbox(cgroup: SandboxCgroup, signal: AbortSignal): Promise<void>;
   /** The linux.cgroupsPath of a container's config.json. Throws as validateParent. */
   containerCgroupsPath(parent: string, containerId: string): string;
+  /** Annotations of config.json that have the OCI runtime make a container's cgroup as Berth expects it. */
+  containerAnnotations(resources: LinuxResources, pidsLimit: number | undefined): Readonly<Record<string, string>>;
+  /** Has also systemd know the limits that a container's cgroup has now, or its next reload would undo them. */
+  keepLimits(parent: string, containerId: string, signal: AbortSignal): Promise<void>;
   /** The cgroup that the OCI runtime makes of containerCgroupsPath(). Throws as validateParent. */
   container(parent: string, containerId: string): ContainerCgroup;
   /**

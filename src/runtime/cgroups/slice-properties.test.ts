@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import type { LinuxResources } from '../container-spec.ts';
-import { bitMask, sliceProperties } from './slice-properties.ts';
+import { bitMask, propertiesInForce, scopeAnnotations, sliceProperties } from './slice-properties.ts';
 
 const NOTHING: LinuxResources = { hugepageLimits: [], unified: {} };
 const NO_LIMIT = 2n ** 64n - 1n;
@@ -57,6 +57,42 @@ test('files of cgroup v2 that systemd knows are told by its names, and override 
     ['AllowedCPUs', [0b111, 0b10]],
   ]);
   assert.deepEqual(shown('hybrid', { ...NOTHING, unified, cpusetCpus: '0' }), []);
+});
+
+test('a scope begins with its limits, swap as the runtime has it, and with the processes that the pod may have', () => {
+  const limits = { ...NOTHING, cpuShares: 1024, cpuQuotaUs: 50_000, memoryLimitBytes: 100, cpusetCpus: '0' };
+  assert.deepEqual(scopeAnnotations({ ...limits, unified: { 'memory.high': '90' } }, undefined), {
+    'run.oci.systemd.subgroup': '',
+    'org.systemd.property.TasksMax': 'uint64 18446744073709551615',
+    'org.systemd.property.CPUQuotaPerSecUSec': 'uint64 500000',
+    'org.systemd.property.MemoryMax': 'uint64 100',
+    'org.systemd.property.MemorySwapMax': 'uint64 0',
+    'org.systemd.property.MemoryHigh': 'uint64 90',
+  });
+  assert.equal(scopeAnnotations(NOTHING, 20)['org.systemd.property.TasksMax'], 'uint64 20');
+  const own = { ...NOTHING, unified: { 'pids.max': '77' } };
+  assert.equal(scopeAnnotations(own, 20)['org.systemd.property.TasksMax'], 'uint64 77');
+});
+
+test('what is in force is told by the files that are there', () => {
+  const files: Record<string, string> = {
+    'cpu.max': '20000 100000',
+    'cpu.weight': '79',
+    'io.weight': 'default 100',
+    'memory.max': '100',
+    'memory.high': 'max',
+    'cpuset.cpus': '',
+  };
+  assert.deepEqual(
+    propertiesInForce((file) => files[file]).map(({ name, value }) => [name, value]),
+    [
+      ['CPUQuotaPerSecUSec', 200_000n],
+      ['CPUQuotaPeriodUSec', 100_000n],
+      ['CPUWeight', 79n],
+      ['MemoryMax', 100n],
+      ['MemoryHigh', NO_LIMIT],
+    ],
+  );
 });
 
 test('a list of processors becomes bits, and nothing else does', () => {

@@ -55,6 +55,36 @@ export function sliceProperties(mode: CgroupMode, resources: LinuxResources): Un
   return [...properties.filter(({ name }) => !overridden.has(name)), ...files];
 }
 
+/** The properties of what is in a cgroup's files; `read` tells what a file says. */
+export function propertiesInForce(read: (file: string) => string | undefined): UnitProperty[] {
+  return ['cpu.max', ...Object.keys({ ...NUMBER_FILES, ...CPU_SET_FILES })].flatMap((file) => {
+    const value = read(file);
+    return value === undefined ? [] : ofFile(file, value);
+  });
+}
+
+/**
+ * Annotations by which runc and crun start a container's scope on cgroup v2 (`org.systemd.property.NAME`). crun tells
+ * systemd of few limits, and what it does not know it undoes with its next reload. Without a limit of its own a scope
+ * would have one from systemd (DefaultTasksMax). The weight is left to the runtime, which knows better than one line
+ * from shares to it. crun before 1.22 put the container into a cgroup below the scope, limits and all, where neither
+ * the kubelet's cAdvisor nor Berth looks for them.
+ */
+export function scopeAnnotations(resources: LinuxResources, pidsLimit: number | undefined): Record<string, string> {
+  const { cpuShares: _, ...limits } = resources;
+  const swap = limits.memorySwapLimitBytes || limits.memoryLimitBytes;
+  const known = sliceProperties('v2', { ...limits, ...(swap ? { memorySwapLimitBytes: swap } : {}) });
+  const tasks = pidsLimit !== undefined && pidsLimit > 0 ? BigInt(pidsLimit) : NO_LIMIT;
+  return {
+    'run.oci.systemd.subgroup': '',
+    ...Object.fromEntries(
+      [number('TasksMax', tasks), ...known]
+        .filter(({ signature }) => signature === 't')
+        .map(({ name, value }) => [`org.systemd.property.${name}`, `uint64 ${String(value)}`]),
+    ),
+  };
+}
+
 function ofFile(file: string, value: string): UnitProperty[] {
   const name = NUMBER_FILES[file];
   if (name !== undefined && /^(max|\d{1,19})$/.test(value))

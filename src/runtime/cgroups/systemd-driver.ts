@@ -21,7 +21,7 @@ import { FigureFiles } from './figure-files.ts';
 import type { CgroupMode } from './hierarchies.ts';
 import { OomLedger } from './oom-ledger.ts';
 import { podLimitFiles, writeLimits } from './pod-limits.ts';
-import { NO_LIMIT, sliceProperties } from './slice-properties.ts';
+import { NO_LIMIT, propertiesInForce, scopeAnnotations, sliceProperties } from './slice-properties.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
 
 /** Not system.slice: what all its members have in common is then Berth's. */
@@ -129,6 +129,17 @@ export class SystemdDriver implements Cgroups {
 
   containerCgroupsPath(parent: string, containerId: string): string {
     return `${normaliseSlice(parent, DEFAULT_SLICE)}:berth:${containerId}`;
+  }
+
+  containerAnnotations(resources: LinuxResources, pidsLimit: number | undefined): Readonly<Record<string, string>> {
+    return this.mode === 'v2' ? scopeAnnotations(resources, pidsLimit) : {};
+  }
+
+  async keepLimits(parent: string, containerId: string, signal: AbortSignal): Promise<void> {
+    if (this.mode !== 'v2') return;
+    const path = scopePath(parent, containerId);
+    const properties = propertiesInForce((file) => this.#tree.read(path, file.split('.', 1)[0] ?? '', file));
+    await this.#manager.setProperties(scopeName(containerId), properties, signal);
   }
 
   container(parent: string, containerId: string): ContainerCgroup {
