@@ -10,12 +10,13 @@ import type { ClientReadableStream, ServiceError } from '@grpc/grpc-js';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { CriConnection, type Method } from './cri-connection.ts';
-import { assertNothingLeft, readCgroups, readLinks, readMachineState, readMounts } from './machine-state.ts';
+import { assertNothingLeft, killInCgroups, readLinks, readMachineState, readMounts } from './machine-state.ts';
+import { patient } from './patience.ts';
 import { type PodTraces, readPodTraces } from './pod-traces.ts';
 import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
-const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = patient(60_000);
 /** Set where other programs make pods at the same time: then only what bears a test's own names is looked for. */
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** `cgroupfs` or `systemd`: the cgroup driver of berthds whose test does not name one; on most machines it shows by itself. */
@@ -221,9 +222,9 @@ export class TestBerthd implements AsyncDisposable {
 
   /** What pods have left; it has been taken stock of, and the next test shall not trip over it. */
   #takeAwayRest(): void {
-    for (const folder of readCgroups().filter((path) => path.includes(basename(this.state)))) {
-      for (const pid of processesIn(folder)) killIfThere(pid);
-    }
+    // systemd's slices have the name without its dashes.
+    const name = basename(this.state);
+    killInCgroups([name, name.replaceAll('-', '')]);
     for (const point of readMounts().reverse()) {
       if (point.startsWith(`${this.state}/`) || point.startsWith(`${this.root}/`))
         execFileSync('umount', ['-l', point]);
@@ -254,22 +255,4 @@ export class TestBerthd implements AsyncDisposable {
 
 function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
   return exitCode !== null || signalCode !== null;
-}
-
-/** The processes in a cgroup; none when that has gone meanwhile. */
-function processesIn(cgroup: string): number[] {
-  try {
-    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
-  } catch {
-    return [];
-  }
-}
-
-/** What was listed a moment ago may have ended meanwhile. */
-function killIfThere(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch (err) {
-    if (!(err instanceof Error && 'code' in err && err.code === 'ESRCH')) throw err;
-  }
 }

@@ -1,5 +1,7 @@
 import { Client, type ClientReadableStream, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 
+import { patient } from './patience.ts';
+
 /** One method of a generated service definition. */
 export interface Method<Request, Response> {
   readonly path: string;
@@ -13,7 +15,7 @@ export interface CallOptions {
   readonly timeoutMs?: number | undefined;
 }
 
-const CALL_TIMEOUT_MS = 120_000;
+const CALL_TIMEOUT_MS = patient(120_000);
 
 /** A connection to a CRI server. */
 export class CriConnection {

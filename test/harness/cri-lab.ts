@@ -19,6 +19,7 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import type { Method } from './cri-connection.ts';
+import { patient } from './patience.ts';
 
 /** Fields of a pod's configuration that a test cares about. */
 export type PodFields = NonNullable<Parameters<typeof PodSandboxConfig.create>[0]>;
@@ -27,6 +28,7 @@ export type ContainerFields = NonNullable<Parameters<typeof ContainerConfig.crea
 
 /** A process that ends by itself is waited for this long. */
 const END_TIMEOUT_MS = 20_000;
+const COMMAND_SECONDS = BigInt(patient(20));
 const OWN_PID = { namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
 /** One line of a container's log. */
@@ -189,14 +191,18 @@ export class CriLab {
 
   /** What a command in a container writes to stdout; it must succeed. */
   async exec(containerId: string, ...cmd: string[]): Promise<string> {
-    const answer = await this.client.call(runtime.execSync, { containerId, cmd, timeout: 20n });
+    const answer = await this.client.call(runtime.execSync, { containerId, cmd, timeout: COMMAND_SECONDS });
     assert.equal(answer.exitCode, 0, `${cmd.join(' ')}: ${Buffer.from(answer.stderr).toString()}`);
     return Buffer.from(answer.stdout).toString().trimEnd();
   }
 
   /** The exit code and all output of a command that need not succeed. */
   async tryExec(containerId: string, ...cmd: string[]): Promise<{ exitCode: number; text: string }> {
-    const { exitCode, stdout, stderr } = await this.client.call(runtime.execSync, { containerId, cmd, timeout: 20n });
+    const { exitCode, stdout, stderr } = await this.client.call(runtime.execSync, {
+      containerId,
+      cmd,
+      timeout: COMMAND_SECONDS,
+    });
     return { exitCode, text: Buffer.concat([stdout, stderr]).toString() };
   }
 }
@@ -222,11 +228,11 @@ export async function eventually<T>(
   ask: () => Promise<T | undefined> | T | undefined,
   timeoutMs = 10_000,
 ): Promise<T> {
-  const giveUpAt = performance.now() + timeoutMs;
+  const giveUpAt = performance.now() + patient(timeoutMs);
   for (;;) {
     const answer = await ask();
     if (answer !== undefined) return answer;
     assert.ok(performance.now() < giveUpAt, `not within ${timeoutMs} ms: ${what}`);
-    await delay(10);
+    await delay(patient(10));
   }
 }

@@ -137,6 +137,31 @@ export function readCgroups(root = '/sys/fs/cgroup'): string[] {
   return found.sort();
 }
 
+/** Kills what is in cgroups, of whichever hierarchy, that have one of these texts in their paths. */
+export function killInCgroups(texts: readonly string[]): void {
+  for (const folder of readCgroups().filter((path) => texts.some((text) => path.includes(text)))) {
+    for (const pid of processesIn(folder)) killIfThere(pid);
+  }
+}
+
+/** The processes in a cgroup; none when that has gone meanwhile. */
+function processesIn(cgroup: string): number[] {
+  try {
+    return readFileSync(join(cgroup, 'cgroup.procs'), 'utf8').split('\n').filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}
+
+/** What was listed a moment ago may have ended meanwhile. */
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (err) {
+    if (!(err instanceof Error && 'code' in err && err.code === 'ESRCH')) throw err;
+  }
+}
+
 /** The network links of this process's namespace, sorted; /sys shows those of whoever mounted it. */
 export function readLinks(): string[] {
   const lines = readFileSync('/proc/self/net/dev', 'utf8').split('\n');

@@ -22,6 +22,7 @@ import {
   UpdateContainerResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
 import { type ContainerFields, eventually, readLog } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -44,7 +45,7 @@ const asRoot: Security = { runAsUser: { value: 0n } };
 const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', text] });
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`containers by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`containers by ${handler}`, { timeout: patient(300_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

@@ -23,6 +23,7 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { isAlive } from '../harness/machine-state.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const FREEZER = '/sys/fs/cgroup/freezer';
@@ -32,7 +33,7 @@ function thaw(cgroup: string): void {
   if (existsSync(cgroup)) writeFileSync(join(cgroup, 'freezer.state'), 'THAWED');
 }
 
-suite('pods that the database does not know', { timeout: 200_000 }, () => {
+suite('pods that the database does not know', { timeout: patient(200_000) }, () => {
   let lab: PodLab;
   beforeEach(async () => {
     lab = await PodLab.start();

@@ -22,13 +22,14 @@ import {
 import { readProcessStartTime } from '../../src/sys/process.ts';
 import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
-import { isAlive } from '../harness/machine-state.ts';
+import { isAlive, killInCgroups } from '../harness/machine-state.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const MIB = 1n << 20n;
 const AT_ONCE = 8;
 
-suite('berthd goes and comes back', { timeout: 500_000 }, () => {
+suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();
@@ -263,11 +264,7 @@ suite('berthd goes and comes back', { timeout: 500_000 }, () => {
   /** What a reboot takes along: processes, mounts, the state folder, packet rules. Returns when berthd has been killed. */
   const reboot = async (pods: readonly string[], containerIds: readonly string[]): Promise<void> => {
     await lab.berthd.end('SIGKILL');
-    const cgroups = readdirSync('/sys/fs/cgroup/pids', { recursive: true, encoding: 'utf8' });
-    for (const folder of cgroups.filter((path) => [...pods, ...containerIds].some((text) => path.endsWith(text)))) {
-      const pids = readFileSync(`/sys/fs/cgroup/pids/${folder}/cgroup.procs`, 'utf8').split('\n').filter(Boolean);
-      for (const pid of pids) process.kill(Number(pid), 'SIGKILL');
-    }
+    killInCgroups([...pods, ...containerIds]);
     for (const mount of ownMounts()) execFileSync('umount', ['--lazy', mount]);
     rmSync(lab.berthd.state, { recursive: true });
     for (const pod of pods) dropRules(pod);

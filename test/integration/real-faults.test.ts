@@ -39,13 +39,17 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive, readCgroups } from '../harness/machine-state.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
-const FREEZER = '/sys/fs/cgroup/freezer';
+const CGROUPS = '/sys/fs/cgroup';
+/** Hierarchies of cgroup v1. */
+const PIDS = join(CGROUPS, 'pids');
+const FREEZER = join(CGROUPS, 'freezer');
 /** Lines of a container that writes as fast as it can, while its log is rotated. */
 const LINES = Number(process.env['BERTH_TEST_LOG_LINES'] ?? 200_000);
 /** A list that waits for nothing answers in a few ms; a lock that something hanging has would cost its whole deadline. */
-const NO_LOCK_MS = 3_000;
+const NO_LOCK_MS = patient(3_000);
 
 /** runc that hangs in a verb while there is a file `hang-VERB` in a folder. */
 const hanging = (folder: string): string => `#!/bin/sh
@@ -57,7 +61,7 @@ exec runc "$@"
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 
-suite('what happens to nodes', { timeout: 300_000 }, () => {
+suite('what happens to nodes', { timeout: patient(300_000) }, () => {
   let lab: PodLab;
   let folder: string;
   const own = (): string => join(folder, 'own-runc');
@@ -359,7 +363,7 @@ suite('what happens to nodes', { timeout: 300_000 }, () => {
     const hex = 'c0ffee'.padEnd(64, '0');
     const foreign = mkdtempSync(join(tmpdir(), 'berth-foreign-'));
     const stranger = spawn('sleep', ['7474']);
-    const cgroup = join('/sys/fs/cgroup/pids', lab.cgroupParent, `crio-${hex}`);
+    const cgroup = join(existsSync(PIDS) ? PIDS : CGROUPS, lab.cgroupParent, `crio-${hex}`);
     mkdirSync(cgroup, { recursive: true });
     writeFileSync(join(cgroup, 'cgroup.procs'), String(stranger.pid));
     t.after(async () => {

@@ -12,6 +12,7 @@ import {
   UpdatePodSandboxResourcesRequest,
 } from '../../proto/gen/cri/api.ts';
 import { type ContainerFields, eventually } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -31,7 +32,7 @@ const hugetlb = mountHugetlb();
 after(() => hugetlb?.[Symbol.asyncDispose]());
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`resources by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`resources by ${handler}`, { timeout: patient(300_000) }, () => {
     let lab: PodLab;
     let pod: string;
 

@@ -12,6 +12,7 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import type { ContainerFields } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -24,7 +25,7 @@ const secured = (securityContext: Security): ContainerFields => ({ linux: { secu
 const local = { profileType: ProfileType.Localhost, localhostRef: 'berth-test-no-tmp' };
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`AppArmor by ${handler}`, { timeout: 600_000 }, () => {
+  suite(`AppArmor by ${handler}`, { timeout: patient(600_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

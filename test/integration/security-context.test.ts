@@ -16,6 +16,7 @@ import {
   StatusRequest,
 } from '../../proto/gen/cri/api.ts';
 import type { ContainerFields } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -31,7 +32,7 @@ const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', 
 const privileged = { privileged: true, namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`security contexts by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`security contexts by ${handler}`, { timeout: patient(300_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

@@ -10,6 +10,7 @@ import { status } from '@grpc/grpc-js';
 import { AdminService, CheckConfigRequest } from '../../proto/gen/berth/admin.ts';
 import { NamespaceMode, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import type { ContainerFields } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -17,7 +18,7 @@ const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', 
 const skip = existsSync('/dev/fuse') ? false : 'no /dev/fuse here, which stands for a device';
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`devices and hooks by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`devices and hooks by ${handler}`, { timeout: patient(300_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     const folder = `/run/berth-devices-${process.pid}`;
     const cdi = join(folder, 'cdi');

@@ -24,6 +24,7 @@ import {
 import { readMounts } from '../../src/sys/mount.ts';
 import type { Method } from '../harness/cri-connection.ts';
 import { eventually } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -86,7 +87,7 @@ const hugetlb = mountHugetlb();
 after(() => hugetlb?.[Symbol.asyncDispose]());
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`statistics of containers by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`statistics of containers by ${handler}`, { timeout: patient(300_000) }, () => {
     let lab: PodLab;
     /** A pod with a cgroup that is its alone, as the kubelet makes them. */
     let pod: string;

@@ -17,6 +17,7 @@ import {
 } from '../../proto/gen/cri/api.ts';
 import { readMounts } from '../../src/sys/mount.ts';
 import type { ContainerFields, PodFields } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -26,7 +27,7 @@ const MAPPED: UserNamespace = { mode: NamespaceMode.POD, uids: [RANGE], gids: [R
 const IMAGE = { User: '', WorkingDir: '/new/folder' };
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`user namespaces by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`user namespaces by ${handler}`, { timeout: patient(300_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
 

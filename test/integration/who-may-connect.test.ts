@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
+  existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -25,17 +26,19 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import { eventually } from '../harness/cri-lab.ts';
+import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 /** What the harness keeps in the root folder for itself. */
 const HARNESS = ['net.d', 'plugins', 'berth.toml', 'berthd.log', 'logs', 'addresses'];
 const PASSWORD = 'pa55-of-a-registry';
 const VARIABLE = 's3cret-of-a-container';
-const PIDS = '/sys/fs/cgroup/pids';
+const CGROUPS = '/sys/fs/cgroup';
+const IS_V2 = existsSync(join(CGROUPS, 'cgroup.controllers'));
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 
-suite('who may connect', { timeout: 200_000 }, () => {
+suite('who may connect', { timeout: patient(200_000) }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();
@@ -199,13 +202,15 @@ suite('who may connect', { timeout: 200_000 }, () => {
   test('a container that forks without end', async () => {
     const [pod, other] = [await lab.runPod(), await lab.start(await lab.runPod())];
     const id = await lab.start(pod, script('f() { f | f & }; while :; do f; sleep 0.01; done'));
-    const path = /:pids:(.*)$/m.exec(readFileSync(`/proc/${(await lab.info(id)).pid}/cgroup`, 'utf8'))?.[1] ?? '';
+    const cgroups = readFileSync(`/proc/${(await lab.info(id)).pid}/cgroup`, 'utf8');
+    const path = (IS_V2 ? /^0::(.*)$/m : /:pids:(.*)$/m).exec(cgroups)?.[1] ?? '';
+    const folder = join(CGROUPS, IS_V2 ? '' : 'pids', path);
     // The kubelet limits the pod's cgroup, where it is told to (podPidsLimit).
-    writeFileSync(join(PIDS, path, 'pids.max'), '200');
+    writeFileSync(join(folder, 'pids.max'), '200');
     await eventually(
       'it has come to its limit',
       () => {
-        const events = readFileSync(join(PIDS, path, 'pids.events'), 'utf8');
+        const events = readFileSync(join(folder, 'pids.events'), 'utf8');
         return Number(/max (\d+)/.exec(events)?.[1]) > 0 || undefined;
       },
       60_000,

@@ -10,6 +10,7 @@ import { RuntimeServiceService as runtime, VersionRequest } from '../../../proto
 import { describe } from '../../../src/base/errors.ts';
 import { buildBusyboxLayout, pushLayout, startRegistry, type TestRegistry } from '../../fakes/images.ts';
 import { CriConnection } from '../../harness/cri-connection.ts';
+import { patient } from '../../harness/patience.ts';
 import { pushImages } from '../images.ts';
 import { startTarget } from '../target.ts';
 import { SERVER_VARIABLE, type ServerFacts } from './server.ts';
@@ -28,8 +29,8 @@ Runs Berth's own conformance suite against a berthd that it starts, with images 
 `;
 /** A registry whose images come from the one on loopback. */
 const MIRRORED_HOST = 'registry.k8s.io';
-const FACT_TIMEOUT_S = 60;
-const ANSWER_TIMEOUT_MS = 10_000;
+const FACT_TIMEOUT_S = patient(60);
+const ANSWER_TIMEOUT_MS = patient(10_000);
 const HERE = import.meta.dirname;
 
 interface Options {
