@@ -41,9 +41,15 @@ export const JOBS: readonly Job[] = [
     phases: [
       tests(
         'node',
-        ...['cgroups-systemd', 'cgroups-cgroupfs', 'resources', 'stats', 'security-apparmor', 'berthd-restart'].map(
-          integration,
-        ),
+        ...[
+          'systemd',
+          'cgroups-systemd',
+          'cgroups-cgroupfs',
+          'resources',
+          'stats',
+          'security-apparmor',
+          'berthd-restart',
+        ].map(integration),
       ),
     ],
     minutes: 30,

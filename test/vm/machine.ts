@@ -89,9 +89,10 @@ export class Machine implements AsyncDisposable {
 
   private constructor(parts: MachineParts) {
     this.#parts = parts;
-    // The lowest priority: emulation takes a whole processor for minutes.
-    const args = ['-n', '15', 'qemu-system-x86_64', ...qemuArguments(parts)];
-    this.#qemu = spawn('nice', args, { stdio: ['ignore', 'inherit', 'inherit'] });
+    const args = qemuArguments(parts);
+    this.#qemu = spawn('qemu-system-x86_64', args, { stdio: ['ignore', 'inherit', 'inherit'] });
+    // However this process ends, the machine ends with it.
+    process.once('exit', () => this.#qemu.kill('SIGKILL'));
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#qemu.once('exit', () => resolve()).once('error', () => resolve());
     this.#ended = promise;

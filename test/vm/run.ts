@@ -1,7 +1,19 @@
 /** `npm run test:vm`: makes the disks, boots the machine, runs the jobs in it, and keeps what they and it have said. */
 
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -34,6 +46,8 @@ const LAST_WORDS = {
   'units.txt': 'systemctl --no-pager --full status berthd; systemctl --no-pager list-units --failed',
   'cgroups.txt': 'systemd-cgls --no-pager --full',
 };
+/** What grows while the machine runs. */
+const KEPT_BY_MACHINE = ['journal.log', 'console.log'];
 const startedAt = performance.now();
 
 function say(text: string): void {
@@ -55,21 +69,27 @@ async function main(): Promise<number> {
   }
   // The socket's path must be short, and the disks are large: neither belongs beside the results.
   const work = mkdtempSync(join(tmpdir(), 'berth-vm-'));
-  try {
-    return await runIn(work, options);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
+  process.once('exit', () => rmSync(work, { recursive: true, force: true }));
+  // A run that is stopped, by a limit of continuous integration for one, tells how far it came.
+  for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    process.once(name, () => {
+      say(`stopped by ${name}`);
+      tellEnds(options.results);
+      process.exit(1);
+    });
   }
+  return await runIn(work, options);
 }
 
 async function runIn(work: string, options: Options): Promise<number> {
   rmSync(options.results, { recursive: true, force: true });
   mkdirSync(options.results, { recursive: true });
-  const base = await findBaseImage(options.rebuild, say);
   const checkout = join(work, 'checkout.ext4');
-  const { extra, skipped } = await prepare(work, options);
-  say('making the disk with the checkout');
-  await makeCheckoutDisk(checkout, work, extra);
+  // Both at the same time: the first needs the network and one processor for minutes.
+  const [base, skipped] = await Promise.all([
+    findBaseImage(options.rebuild, say),
+    prepareCheckout(checkout, work, options),
+  ]);
   say('booting');
   const { accelerator, memoryMib, results } = options;
   await using machine = await Machine.boot({ ...base, checkout, folder: work, logs: results, accelerator, memoryMib });
@@ -93,6 +113,14 @@ async function runIn(work: string, options: Options): Promise<number> {
   await machine.powerOff();
   say('it is off');
   return summarize(outcomes, options);
+}
+
+/** Makes the disk with the checkout. Returns the jobs that cannot be run. */
+async function prepareCheckout(disk: string, work: string, options: Options): Promise<Outcome[]> {
+  const { extra, skipped } = await prepare(work, options);
+  say('making the disk with the checkout');
+  await makeCheckoutDisk(disk, work, extra);
+  return skipped;
 }
 
 /** What the jobs need besides the checkout: where it shall be on its disk, and where it is now. */
@@ -152,6 +180,19 @@ async function collect(machine: Machine, results: string): Promise<void> {
   }
 }
 
+/** The ends of what was said last: by the job that ran, if any, by the machine's journal, and by its console. */
+function tellEnds(results: string): void {
+  const logs = readdirSync(results).filter((name) => name.endsWith('.log') && !KEPT_BY_MACHINE.includes(name));
+  const times = new Map(logs.map((name) => [name, statSync(join(results, name)).mtimeMs]));
+  const last = logs.toSorted((one, other) => (times.get(other) ?? 0) - (times.get(one) ?? 0)).slice(0, 1);
+  for (const name of [...last, ...KEPT_BY_MACHINE]) tellEnd(results, name);
+}
+
+function tellEnd(results: string, name: string): void {
+  const path = join(results, name);
+  if (existsSync(path)) process.stdout.write(`--- ${name} ends with\n${lastLines(readFileSync(path, 'utf8'))}\n`);
+}
+
 /** Installs, and leaves the machine to test/vm/exec.ts until it is powered off. */
 async function hold(machine: Machine, work: string, results: string): Promise<number> {
   const { result } = await runJob(machine, INSTALL, results);
@@ -174,6 +215,7 @@ function summarize(outcomes: readonly Outcome[], { jobs, results }: Options): nu
   const counts = `${count('pass')} passed, ${count('FAIL')} failed, ${count('skip') + notRun} not run`;
   const text = `${[...lines, counts].join('\n')}\n`;
   writeFileSync(join(results, 'summary.txt'), text);
+  if (count('FAIL') > 0) tellEnd(results, 'journal-of-all-boots.log');
   process.stdout.write(text);
   say(`all that was said is in ${results}`);
   return count('FAIL') + notRun === 0 ? 0 : 1;

@@ -3,7 +3,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { status } from '@grpc/grpc-js';
+
 import {
+  CgroupDriver,
   ContainerStatusRequest,
   type CreateContainerRequest,
   ImageServiceService as images,
@@ -11,6 +14,7 @@ import {
   NamespaceMode,
   type PodSandboxConfig,
   PullImageRequest,
+  RuntimeConfigRequest,
   RuntimeServiceService as runtime,
 } from '../../../proto/gen/cri/api.ts';
 import { CriConnection } from '../../harness/cri-connection.ts';
@@ -39,13 +43,8 @@ export class Server extends CriLab implements AsyncDisposable {
   readonly #logs: string;
   readonly #configs = new Map<string, PodSandboxConfig>();
 
-  private constructor(connection: CriConnection, facts: ServerFacts, logs: string) {
-    super(connection, {
-      image: facts.busybox,
-      logs,
-      cgroupParent: `/${NAMESPACE}`,
-      namespace: NAMESPACE,
-    });
+  private constructor(connection: CriConnection, facts: ServerFacts, cgroupParent: string, logs: string) {
+    super(connection, { image: facts.busybox, logs, cgroupParent, namespace: NAMESPACE });
     this.connection = connection;
     this.facts = facts;
     this.handler = facts.handler;
@@ -56,7 +55,9 @@ export class Server extends CriLab implements AsyncDisposable {
   static async connect(): Promise<Server> {
     const facts = JSON.parse(process.env[SERVER_VARIABLE] ?? '{}') as ServerFacts;
     assert.ok(facts.endpoint, 'run npm run conformance');
-    const server = new Server(new CriConnection(facts.endpoint), facts, mkdtempSync(join(tmpdir(), 'berth-facts-')));
+    const connection = new CriConnection(facts.endpoint);
+    const parent = await cgroupParentOf(connection);
+    const server = new Server(connection, facts, parent, mkdtempSync(join(tmpdir(), 'berth-facts-')));
     try {
       await server.pull(facts.busybox);
     } catch (err) {
@@ -107,6 +108,20 @@ export class Server extends CriLab implements AsyncDisposable {
   #close(): void {
     this.connection.close();
     rmSync(this.#logs, { recursive: true, force: true });
+  }
+}
+
+/** A parent of pods as the kubelet names it to a server with that cgroup driver. Servers that tell of none have cgroupfs. */
+async function cgroupParentOf(connection: CriConnection): Promise<string> {
+  try {
+    const { linux } = await connection.call(runtime.runtimeConfig, RuntimeConfigRequest.create());
+    // In the name of a slice a dash stands for a slice around it.
+    return linux?.cgroupDriver === CgroupDriver.SYSTEMD ? `/${NAMESPACE.replace('-', '')}.slice` : `/${NAMESPACE}`;
+  } catch (err) {
+    // RuntimeConfig came with Kubernetes 1.28.
+    if (err instanceof Error && 'code' in err && err.code === status.UNIMPLEMENTED) return `/${NAMESPACE}`;
+    connection.close();
+    throw err;
   }
 }
 
