@@ -35,8 +35,8 @@ export interface NamespaceRequest {
   /** An existing folder; each namespace is bind-mounted onto a new file `<pinDir>/<kind>`. */
   readonly pinDir: string;
   /**
-   * cgroup.procs files to which the pause process's pid is written. The kernel makes each write wait for a grace period
-   * of 5 to 20 ms, which `cgroupThread` avoids where it can.
+   * cgroup.procs files to which the pause process's pid is written, unless it can be born there. The kernel makes each
+   * write wait for a grace period of 5 to 20 ms, which `cgroupThread` avoids where it can.
    */
   readonly cgroupProcs?: readonly string[] | undefined;
   /** v1 `tasks` files by which the thread itself goes into the cgroups, so that pause is born there, and back. */

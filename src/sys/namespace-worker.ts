@@ -1,4 +1,5 @@
 import { closeSync, constants, openSync, writeFileSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
 import * as threads from 'node:worker_threads';
 
 import { BerthError, describe, invalid, kindOf } from '../base/errors.ts';
@@ -23,7 +24,7 @@ import {
 } from './namespace-request.ts';
 import { pidfdOpen, pidfdSendSignal, reapKilled } from './pidfd.ts';
 import { readProcessStartTime } from './process.ts';
-import { posixSpawn } from './spawn.ts';
+import { canSpawnIntoCgroup, posixSpawn, type SpawnRequest } from './spawn.ts';
 import { openTcpSocket } from './tcp.ts';
 import { startInUserNamespace } from './user-namespace.ts';
 
@@ -110,10 +111,10 @@ function makeOnHost(request: NamespaceRequest, pins: Pins, emptyRoot: number, ma
   configure(request);
   for (const kind of request.kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
-  const pid = spawnPause(request, [emptyRoot]);
+  const { pid, isInCgroup } = spawnPause(request, [emptyRoot]);
   Atomics.store(made, MADE_PROCESS, pid);
   if (request.kinds.includes('pid')) pins.add(`/proc/${pid}/ns/pid`, 'pid');
-  for (const file of request.cgroupProcs ?? []) enterCgroup(file, pid);
+  if (!isInCgroup) enterCgroups(request, pid);
   return pid;
 }
 
@@ -126,17 +127,22 @@ function makeInUserNamespace(
   made: Made,
 ): number {
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
+  let isInCgroup = false;
   const pause = startInUserNamespace(
     maps,
     request.kinds,
-    (orders, answers) => spawnPause(request, [emptyRoot, orders, answers]),
+    (orders, answers) => {
+      const spawned = spawnPause(request, [emptyRoot, orders, answers]);
+      isInCgroup = spawned.isInCgroup;
+      return spawned.pid;
+    },
     (pid) => Atomics.store(made, MADE_PROCESS, pid),
   );
   try {
     for (const kind of request.kinds) if (kind !== 'pid') visit(`/proc/${pause.pid}/ns/${kind}`, kind);
     configure(request);
     for (const kind of ['user', ...request.kinds] as const) pins.add(`/proc/${pause.pid}/ns/${kind}`, kind);
-    for (const file of request.cgroupProcs ?? []) enterCgroup(file, pause.pid);
+    if (!isInCgroup) enterCgroups(request, pause.pid);
     pause.release();
     return pause.pid;
   } finally {
@@ -199,13 +205,32 @@ function moveThread(tasksFile: string): void {
   }
 }
 
-function spawnPause({ pausePath, pauseArgs }: NamespaceRequest, more: readonly number[]): number {
+function spawnPause(request: NamespaceRequest, more: readonly number[]): { pid: number; isInCgroup: boolean } {
+  const { pausePath, pauseArgs, cgroupProcs = [] } = request;
   const nothing = openSync('/dev/null', 'r+');
   try {
     const fds = [nothing, nothing, nothing, ...more];
-    return posixSpawn({ path: pausePath, args: pauseArgs ?? [], env: {}, cwd: '/', fds, newSession: true });
+    const pause = { path: pausePath, args: pauseArgs ?? [], env: {}, cwd: '/', fds, newSession: true };
+    const pid = spawnInCgroup(pause, cgroupProcs);
+    return { pid: pid ?? posixSpawn(pause), isInCgroup: pid !== undefined };
   } finally {
     closeSync(nothing);
+  }
+}
+
+/** Undefined where it has to be moved there: an older C library, or a kernel that refuses, which the move then tells. */
+function spawnInCgroup(pause: SpawnRequest, cgroupProcs: readonly string[]): number | undefined {
+  const [file, ...others] = cgroupProcs;
+  if (!canSpawnIntoCgroup || file === undefined || others.length > 0) return undefined;
+  try {
+    const cgroupFd = openSync(dirname(file), constants.O_DIRECTORY | constants.O_RDONLY);
+    try {
+      return posixSpawn({ ...pause, cgroupFd });
+    } finally {
+      closeSync(cgroupFd);
+    }
+  } catch {
+    return undefined;
   }
 }
 
@@ -217,11 +242,13 @@ function killPause(pid: number): void {
   reapKilled(pid);
 }
 
-function enterCgroup(file: string, pid: number): void {
-  try {
-    writeFileSync(file, String(pid), { flag: 'r+' });
-  } catch (err) {
-    throw wrapErrno(`write pause process ${pid} to ${file}`, err);
+function enterCgroups({ cgroupProcs = [] }: NamespaceRequest, pid: number): void {
+  for (const file of cgroupProcs) {
+    try {
+      writeFileSync(file, String(pid), { flag: 'r+' });
+    } catch (err) {
+      throw wrapErrno(`write pause process ${pid} to ${file}`, err);
+    }
   }
 }
 

@@ -51,10 +51,14 @@ const fn = {
   ) => Rc,
 };
 
+type SetCgroup = (attributes: Uint8Array, cgroupFd: number) => Rc;
+const setCgroup = findSetCgroup();
+
 const POSIX_SPAWN_SETPGROUP = 0x02;
 const POSIX_SPAWN_SETSIGDEF = 0x04;
 const POSIX_SPAWN_SETSIGMASK = 0x08;
 const POSIX_SPAWN_SETSID = 0x80;
+const POSIX_SPAWN_SETCGROUP = 0x100;
 /** More than glibc's posix_spawnattr_t (336 bytes) and posix_spawn_file_actions_t (80) take. */
 const OPAQUE_BYTES = 512;
 const SIGSET_BYTES = 128;
@@ -73,7 +77,12 @@ export interface SpawnRequest {
   readonly newSession?: boolean | undefined;
   /** A process group of its own, so that it can be signalled with its descendants. */
   readonly newProcessGroup?: boolean | undefined;
+  /** The open folder of a cgroup v2 that it is born in. Only where `canSpawnIntoCgroup`. */
+  readonly cgroupFd?: number | undefined;
 }
+
+/** Whether a process can be born in another cgroup (CLONE_INTO_CGROUP of clone(2)): glibc offers it from 2.39 on. */
+export const canSpawnIntoCgroup = setCgroup !== undefined;
 
 /**
  * Starts a process (posix_spawn(3)) and returns its pid; it is a child that must be reaped. It starts with default
@@ -120,8 +129,21 @@ function addFileActions(actions: Uint8Array, { fds, cwd }: SpawnRequest, copies:
   if (cwd !== undefined) expectOk('posix_spawn_file_actions_addchdir_np', fn.addChdir(actions, cwd));
 }
 
-function setAttributes(attributes: Uint8Array, { newSession, newProcessGroup }: SpawnRequest): void {
+function findSetCgroup(): SetCgroup | undefined {
+  try {
+    return libc.func('posix_spawnattr_setcgroup_np', 'int', ['void *', 'int']) as SetCgroup;
+  } catch {
+    // An older C library.
+    return undefined;
+  }
+}
+
+function setAttributes(attributes: Uint8Array, { newSession, newProcessGroup, cgroupFd }: SpawnRequest): void {
   let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+  if (cgroupFd !== undefined && setCgroup) {
+    flags |= POSIX_SPAWN_SETCGROUP;
+    expectOk('posix_spawnattr_setcgroup_np', setCgroup(attributes, cgroupFd));
+  }
   if (newSession === true) flags |= POSIX_SPAWN_SETSID;
   else if (newProcessGroup === true) {
     flags |= POSIX_SPAWN_SETPGROUP;

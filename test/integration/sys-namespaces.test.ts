@@ -31,6 +31,7 @@ import {
 } from '../../src/sys/namespaces.ts';
 import { createPipe } from '../../src/sys/pipe.ts';
 import { isSameProcess, killProcess } from '../../src/sys/process.ts';
+import { canSpawnIntoCgroup } from '../../src/sys/spawn.ts';
 import { NSFS_MAGIC, statfs } from '../../src/sys/statfs.ts';
 import { buildNative } from '../fakes/build-native.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
@@ -180,6 +181,26 @@ test('pause moves into its cgroups', async () => {
     const pause = await maker.make(req, never);
     assert.equal(readFileSync(join(root, 'cgroup.procs'), 'utf8'), `${pause.pid}\n`);
     await end(pause, req);
+  } finally {
+    await until(() => readFileSync(join(root, 'cgroup.procs'), 'utf8') === '');
+    execFileSync('rmdir', [root]);
+  }
+});
+
+const cgroup2 = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified'].find((path) => existsSync(`${path}/cgroup.procs`));
+const notBorn = canSpawnIntoCgroup && cgroup2 ? false : 'needs cgroup v2 and glibc 2.39';
+test('pause is born in its cgroup of v2, where the C library can', { skip: notBorn }, async () => {
+  const root = join(cgroup2 ?? '', 'berth-sys-ns-born');
+  mkdirSync(root);
+  try {
+    const maps = [{ hostId: 300_000, containerId: 0, length: 65_536 }];
+    for (const userNamespace of [undefined, { uids: maps, gids: maps }]) {
+      // Not there, so nothing has been moved by it.
+      const req = request(['uts', 'pid'], { userNamespace, cgroupProcs: [join(root, 'not-there')] });
+      const pause = await maker.make(req, never);
+      assert.equal(readFileSync(join(root, 'cgroup.procs'), 'utf8'), `${pause.pid}\n`);
+      await end(pause, req);
+    }
   } finally {
     await until(() => readFileSync(join(root, 'cgroup.procs'), 'utf8') === '');
     execFileSync('rmdir', [root]);

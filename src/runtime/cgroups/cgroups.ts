@@ -103,7 +103,10 @@ export interface ThreadPlacement {
   readonly enter: readonly string[];
   /** Files to write `0` to afterwards: the thread's own cgroups. */
   readonly leave: readonly string[];
-  /** cgroup.procs files that still need the child's pid (cgroup v2 has no such move). */
+  /**
+   * cgroup.procs files that the child's pid still belongs in. Cgroup v2 has no such move; the child is born there where
+   * the C library can (CLONE_INTO_CGROUP), else moved.
+   */
   readonly procs: readonly string[];
 }
 
