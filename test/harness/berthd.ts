@@ -168,7 +168,9 @@ export class TestBerthd implements AsyncDisposable {
   async metrics(): Promise<string> {
     const served = [...readFileSync(this.logFile, 'utf8').matchAll(/"port":(\d+),"msg":"metrics are served"/g)];
     const port = served.at(-1)?.[1] ?? assert.fail('it serves no metrics');
-    return await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+    // A connection that is kept may have been closed while this process was busy.
+    const headers = { connection: 'close' };
+    return await (await fetch(`http://127.0.0.1:${port}/metrics`, { headers })).text();
   }
 
   get logFile(): string {
