@@ -3,8 +3,8 @@ import { describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ServiceManager } from './service-manager.ts';
 
-/** How often systemd learns of the status where it does not watch. */
-const UNWATCHED_EVERY_MS = 30_000;
+/** Where systemd does not watch, it learns of the status as often as if it did with this time. */
+const UNWATCHED_MS = 90_000;
 
 export interface HeartbeatParts {
   readonly service: Pick<ServiceManager, 'watchdogMs' | 'alive'>;
@@ -15,21 +15,34 @@ export interface HeartbeatParts {
   readonly log: Logger;
 }
 
+/** When a check is made, how long it has, and when one that failed is made again. */
+interface HeartbeatTimes {
+  readonly everyMs: number;
+  readonly deadlineMs: number;
+  readonly againMs: number;
+}
+
+/**
+ * Shares out the watchdog's time (sd_watchdog_enabled(3) advises a sign of life in each half of it at least): after one
+ * that came, there is time for two checks, even if both hang. So one that fails is not yet the end.
+ */
+export function heartbeatTimes(watchdogMs: number): HeartbeatTimes {
+  return { everyMs: watchdogMs / 3, deadlineMs: watchdogMs / 4, againMs: watchdogMs / 12 };
+}
+
 /**
  * Tells systemd that berthd lives, but only after berthd has answered itself: a timer that fires would only show that
- * timers do. A check has a third of the watchdog's time and comes every third (sd_watchdog_enabled(3) advises at least
- * twice), so one that fails is not yet the end.
+ * timers do.
  */
 export class Heartbeat {
   readonly #parts: HeartbeatParts;
-  readonly #everyMs: number;
+  readonly #times: HeartbeatTimes;
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
   constructor(parts: HeartbeatParts) {
     this.#parts = parts;
-    const { watchdogMs } = parts.service;
-    this.#everyMs = watchdogMs === undefined ? UNWATCHED_EVERY_MS : watchdogMs / 3;
+    this.#times = heartbeatTimes(parts.service.watchdogMs ?? UNWATCHED_MS);
   }
 
   /** The first beat comes at once. */
@@ -46,21 +59,23 @@ export class Heartbeat {
   async #beat(): Promise<void> {
     const stop = this.#stop.signal;
     while (!stop.aborted) {
-      await this.#once(stop);
+      const isAlive = await this.#once(stop);
       // Ends early, and throws, only for the stop.
-      await sleep(this.#everyMs, stop).catch(() => {});
+      await sleep(isAlive ? this.#times.everyMs : this.#times.againMs, stop).catch(() => {});
     }
   }
 
-  async #once(stop: AbortSignal): Promise<void> {
+  async #once(stop: AbortSignal): Promise<boolean> {
     const { service, check, status, log } = this.#parts;
-    using signal = withDeadline('berthd asks itself', this.#everyMs, stop);
+    using signal = withDeadline('berthd asks itself', this.#times.deadlineMs, stop);
     try {
       await check(signal);
       service.alive(status());
+      return true;
     } catch (err) {
-      if (stop.aborted) return;
-      log.error({ err: describe(err) }, 'berthd does not answer itself; without an answer systemd restarts it');
+      if (!stop.aborted)
+        log.error({ err: describe(err) }, 'berthd does not answer itself; without an answer systemd restarts it');
+      return false;
     }
   }
 }

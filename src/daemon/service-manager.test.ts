@@ -3,7 +3,7 @@ import { test } from 'node:test';
 
 import type { Logger } from '../base/log.ts';
 import { silentLogger } from '../base/log.ts';
-import { Heartbeat } from './heartbeat.ts';
+import { Heartbeat, heartbeatTimes } from './heartbeat.ts';
 import { ServiceManager, takeServiceSettings } from './service-manager.ts';
 
 function listening(): { readonly service: ServiceManager; readonly heard: string[] } {
@@ -103,5 +103,11 @@ test('systemd hears of life after each check that was answered, and of none that
   await heartbeat.close();
   clearInterval(keepAlive);
   assert.deepEqual(alive, ['1', '4', '5']);
-  assert.deepEqual(errors, ['berthd asks itself: no answer within 10 ms', 'no answer']);
+  assert.deepEqual(errors, ['berthd asks itself: no answer within 7.5 ms', 'no answer']);
+});
+
+test('one check that hangs is not the end: there is time for another, whole, before the watchdog’s is over', () => {
+  const { everyMs, deadlineMs, againMs } = heartbeatTimes(90_000);
+  assert.equal(everyMs, 30_000);
+  assert.ok(everyMs + deadlineMs + againMs + deadlineMs < 90_000);
 });
