@@ -23,9 +23,9 @@ export const BUILT_IN_PROFILE_TEXT = `profile ${BUILT_IN_PROFILE} flags=(attach_
 
   deny mount,
 
-  # Files at the top of /proc, and folders that are not of processes.
+  # Files at the top of /proc, and all folders but those of processes and sys.
   deny /proc/* wkl,
-  deny /proc/{acpi,asound,bus,driver,fs,irq,scsi,tty}/** wkl,
+  deny /proc/{[^1-9s],s[^y],sy[^s],sys[^/]}** wkl,
   deny /proc/{kcore,kmem,mem} r,
 
   # Of the sysctls, those that no namespace separates: all but net, fs/mqueue, kernel/shm*, kernel/msg*, kernel/sem*.

@@ -124,6 +124,38 @@ describe('AppArmor', () => {
     assert.deepEqual([...parseProfiles(text)], ['docker-default', 'snap.x//null-/usr/bin/y']);
   });
 
+  it('has a built-in profile that keeps writers from what belongs to the kernel, and from nothing else', () => {
+    const denied = [...BUILT_IN_PROFILE_TEXT.matchAll(/^ {2}deny (\/\S+) w/gm)].map(([, glob = '']) => patternOf(glob));
+    const mayWrite = (path: string): boolean => !denied.some((pattern) => pattern.test(path));
+    for (const path of [
+      '/proc/sysrq-trigger',
+      '/proc/dynamic_debug/control',
+      '/proc/pressure/memory',
+      '/proc/scsi/scsi',
+      '/proc/sysvipc/shm',
+      '/proc/fs/nfsd/threads',
+      '/proc/sys/vm/swappiness',
+      '/proc/sys/kernel/core_pattern',
+      '/proc/sys/fs/binfmt_misc/register',
+      '/sys/kernel/mm/ksm/run',
+      '/sys/fs/bpf/x',
+      '/sys/firmware/efi/x',
+    ])
+      assert.ok(!mayWrite(path), path);
+    for (const path of [
+      '/proc/1/oom_score_adj',
+      '/proc/4194304/task/4194304/comm',
+      '/proc/sys/net/ipv4/ip_forward',
+      '/proc/sys/kernel/shmmax',
+      '/proc/sys/kernel/sem',
+      '/proc/sys/fs/mqueue/msg_max',
+      '/sys/fs/cgroup/x/cgroup.procs',
+      '/processes/x',
+      '/tmp/proc/bus/x',
+    ])
+      assert.ok(mayWrite(path), path);
+  });
+
   it('has a built-in profile that the parser understands', {
     skip: parser === undefined ? 'apparmor_parser is not installed' : false,
   }, () => {
@@ -135,3 +167,9 @@ describe('AppArmor', () => {
     assert.ok(compiled.length > 1000);
   });
 });
+
+/** What a glob of a profile matches (apparmor.d(5), "Globbing"). */
+function patternOf(glob: string): RegExp {
+  const parts: Readonly<Record<string, string>> = { '**': '.*', '*': '[^/]*', '{': '(?:', '}': ')', ',': '|' };
+  return new RegExp(`^${glob.replaceAll(/\*\*|[*{},]/g, (part) => parts[part] ?? '')}$`);
+}
