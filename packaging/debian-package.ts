@@ -20,10 +20,12 @@ const DEPENDS = [
   'containernetworking-plugins',
   'crun | runc',
   'iptables | nftables',
+  // Where systemd runs, berthd and crun have it make the cgroups, which is asked for over the system bus.
+  'default-dbus-system-bus | dbus-system-bus',
 ];
 
 /** Quicker unpacking of layers; signatures of images by GnuPG keys; AppArmor profiles. */
-const RECOMMENDS = ['libisal2', 'gpgv', 'apparmor', 'dbus', 'ca-certificates'];
+const RECOMMENDS = ['libisal2', 'gpgv', 'apparmor', 'ca-certificates'];
 /** Checkpoints of containers; a client for administrators. */
 const SUGGESTS = ['criu'];
 

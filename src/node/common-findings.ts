@@ -17,6 +17,7 @@ import type { Processes } from '../proc/processes.ts';
 import type { CdiDevices } from '../runtime/cdi/cdi-devices.ts';
 import type { Cgroups } from '../runtime/cgroups/cgroups.ts';
 import { readHierarchies } from '../runtime/cgroups/hierarchies.ts';
+import { SYSTEM_BUS } from '../runtime/cgroups/systemd-manager.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import { configFile, containerFindings } from './container-findings.ts';
@@ -50,6 +51,7 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...kernelFindings(readKernelFacts(readHierarchies())),
     ...sysctlFindings(),
     ...hostFindings(parts),
+    ...busFindings(parts.cgroups.driver),
     ...(await monitorFindings(config.runtime.monitorPath, parts.processes, signal)),
     ...iptablesFindings((await readPodNetwork(config)).plugins),
     ...folderFindings(config),
@@ -99,6 +101,19 @@ function hostFindings({ host, cgroups }: CommonParts): Finding[] {
       remedy: 'run berthd with it, unless this is a test machine',
     });
   return found;
+}
+
+/** The system bus is where systemd is asked for cgroups, by berthd and by crun. `socket` is another place of it. */
+export function busFindings(driver: Cgroups['driver'], socket = SYSTEM_BUS): Finding[] {
+  if (driver !== 'systemd' || existsSync(socket)) return [];
+  return [
+    {
+      severity: 'error',
+      subject: 'D-Bus',
+      message: `${socket} is not there: systemd cannot be asked for cgroups, and no pod can be made`,
+      remedy: 'apt-get install dbus; systemctl start dbus.socket',
+    },
+  ];
 }
 
 /** How bad it is that a file cannot be used, which depends on whether what it said before goes on to hold. */

@@ -9,12 +9,14 @@ const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const END = 'end of the command:';
 const COMMAND_TIMEOUT_MS = 180_000;
 
-/** In place of systemd: starts what the unit says, in the background, and stops it as the unit does. */
+/** In place of systemd: starts what the unit says, in the background, and stops it as the unit does. No
+ * more than systemd's does it start a unit that is disabled, which /var/tmp/disabled says. */
 const INVOKE = `#!/bin/sh
 unit=/usr/lib/systemd/system/$2
 echo "$1 $2" >> /var/tmp/invoked
 case "$1" in
   start)
+    [ ! -e /var/tmp/disabled ] || [ -n "$BY_SYSTEMCTL" ] || exit 0
     [ -e "$unit" ] || exit 0
     setsid $(sed -n 's/^ExecStart=//p' "$unit") >>/var/tmp/berthd.log 2>&1 </dev/null &
     echo $! >/run/berthd.pid
@@ -29,6 +31,15 @@ case "$1" in
 esac
 `;
 
+/** In place of systemctl, as far as maintainer scripts ask it. */
+const SYSTEMCTL = `#!/bin/sh
+case "$*" in
+  *is-enabled*) [ ! -e /var/tmp/disabled ] ;;
+  *ActiveState*) [ ! -s /run/berthd.pid ] || echo active ;;
+  'start '*) BY_SYSTEMCTL=yes exec deb-systemd-invoke "$@" ;;
+esac
+`;
+
 /** Makes the root of the node: this machine's, with all changes in a folder beside, and none of the checkout. */
 const ENTER = `set -e
 mount -t overlay -o lowerdir=/,upperdir=$FOLDER/upper,workdir=$FOLDER/work overlay $FOLDER/root
@@ -39,8 +50,7 @@ mkdir -p var/lib/berth; mount --bind $FOLDER/disk var/lib/berth
 mkdir -p run/lock run/systemd/system given; mount --bind $FOLDER/given given
 mkdir -p .$TOP; mount -t tmpfs tmpfs .$TOP
 rm -f usr/bin/node usr/bin/nodejs usr/local/bin/node
-cp given/deb-systemd-invoke usr/bin/deb-systemd-invoke
-for program in systemctl; do rm -f usr/bin/$program; ln -s true usr/bin/$program; done
+for program in deb-systemd-invoke systemctl; do rm -f usr/bin/$program; cp given/$program usr/bin/$program; done
 rm -f usr/sbin/policy-rc.d
 ip link set lo up
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive chroot . /bin/sh
@@ -63,8 +73,13 @@ export class PackagedNode implements Disposable {
     this.#folder = mkdtempSync('/var/tmp/berth-packaged-');
     for (const name of ['upper', 'work', 'root', 'disk', 'given']) mkdirSync(join(this.#folder, name));
     this.given = join(this.#folder, 'given');
-    writeFileSync(join(this.given, 'deb-systemd-invoke'), INVOKE);
-    chmodSync(join(this.given, 'deb-systemd-invoke'), 0o755);
+    for (const [name, script] of [
+      ['deb-systemd-invoke', INVOKE],
+      ['systemctl', SYSTEMCTL],
+    ] as const) {
+      writeFileSync(join(this.given, name), script);
+      chmodSync(join(this.given, name), 0o755);
+    }
     const apart = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--propagation', 'private'];
     this.#shell = spawn('unshare', [...apart, 'sh', '-c', ENTER], {
       stdio: ['pipe', 'pipe', 'inherit'],

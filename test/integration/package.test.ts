@@ -86,6 +86,7 @@ suite('package', { timeout: 1_800_000 }, () => {
     );
     assert.equal(dpkgDeb('--info', deb, 'conffiles'), '/etc/berth/berth.toml');
     assert.match(dpkgDeb('--field', deb, 'Depends'), /\bconmon, containernetworking-plugins, crun \| runc, iptables/);
+    assert.match(dpkgDeb('--field', deb, 'Depends'), /\bdefault-dbus-system-bus \| dbus-system-bus\b/);
     // What Node takes is most of it: docs/install.md tells.
     assert.ok(Number(dpkgDeb('--field', deb, 'Installed-Size')) < 120_000, 'it has grown beyond 120 MB');
   });
@@ -153,6 +154,13 @@ suite('package', { timeout: 1_800_000 }, () => {
         numbers.map((_, index) => index + 1),
         'no line is lost',
       );
+
+      // The unit disabled, and berthd at work all the same, as where only the kubelet wants it.
+      await node.run('touch /var/tmp/disabled; dpkg -i /given/new.deb');
+      assert.equal(await node.run('berth exec counts echo still'), 'still');
+      await node.run('deb-systemd-invoke stop berthd.service; dpkg -i /given/new.deb');
+      assert.notEqual((await node.try('berth version')).code, 0, 'who stopped it finds it stopped');
+      await node.run('rm /var/tmp/disabled; systemctl start berthd.service');
 
       assert.match(await node.run('dpkg -r berth'), /pods go on without berthd: 1/);
       assert.equal(await node.run(processes), before);

@@ -7,7 +7,7 @@ const SYSTEMD = 'org.freedesktop.systemd1';
 const MANAGER = `${SYSTEMD}.Manager`;
 const MANAGER_PATH = '/org/freedesktop/systemd1';
 /** Where systemd's own clients look for the system bus. */
-const SYSTEM_BUS = '/run/dbus/system_bus_socket';
+export const SYSTEM_BUS = '/run/dbus/system_bus_socket';
 /** A scope starts and stops in milliseconds; systemd's own limit for a job is 90 s. */
 const JOB_TIMEOUT_MS = 30_000;
 
