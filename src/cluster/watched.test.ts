@@ -19,7 +19,7 @@ class Scene implements AsyncDisposable {
   readonly #seen: string[] = [];
   #wake = Promise.withResolvers<void>();
 
-  async open(): Promise<this> {
+  async open(quietMs?: number): Promise<this> {
     await this.server.listen();
     const config = new KubeConfig();
     config.loadFromString(this.server.kubeconfig());
@@ -42,6 +42,7 @@ class Scene implements AsyncDisposable {
         this.#told();
       },
       pauses: { firstMs: 1, longestMs: 20 },
+      ...(quietMs === undefined ? {} : { quietMs }),
     });
     return this;
   }
@@ -57,6 +58,10 @@ class Scene implements AsyncDisposable {
 
   async hasProblem(like: RegExp): Promise<void> {
     while (!this.problems.some((problem) => like.test(problem))) await this.#wake.promise;
+  }
+
+  get watches(): number {
+    return this.server.requests.filter(({ query }) => query.has('watch')).length;
   }
 
   get lists(): number {
@@ -135,6 +140,21 @@ test('a server that is away or in trouble is asked again until it answers', opti
   scene.server.failWith = undefined;
   scene.server.put(NODES, node('10.5.0.0/24'));
   await scene.sees('10.5.0.0/24');
+});
+
+test('a watch of which nothing is heard for long is taken up anew, and no sooner', options, async () => {
+  const quietMs = 500;
+  await using scene = await new Scene().open(quietMs);
+  scene.server.put(NODES, node('10.1.0.0/24'));
+  await scene.start();
+  await scene.server.until(() => scene.watches === 1);
+  const beganMs = performance.now();
+  await scene.server.until(() => scene.watches === 2);
+  const tookMs = performance.now() - beganMs;
+  assert.ok(tookMs > quietMs * 0.8 && tookMs < 20_000, `after ${tookMs} ms`);
+  scene.server.put(NODES, node('10.2.0.0/24'));
+  await scene.sees('10.2.0.0/24');
+  assert.deepEqual([scene.lists, scene.problems], [1, []]);
 });
 
 test('credentials that are not taken are told', options, async () => {

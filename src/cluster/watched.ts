@@ -10,6 +10,11 @@ import { describe } from '../base/errors.ts';
 
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 60_000;
+/**
+ * After so long without a word a watch is taken up anew, as its connection may be dead. Bookmarks come about once a
+ * minute: with less than two of these, each node of a cluster would ask its API server all over again all the time.
+ */
+const QUIET_MS = 150_000;
 
 /** What is watched. */
 export interface WatchedParts<T extends KubernetesObject> {
@@ -25,6 +30,7 @@ export interface WatchedParts<T extends KubernetesObject> {
   /** What is wrong; '' when it works again. Told once for each change. */
   readonly onProblem: (problem: string) => void;
   readonly pauses?: { readonly firstMs: number; readonly longestMs: number };
+  readonly quietMs?: number;
 }
 
 /**
@@ -49,7 +55,10 @@ export class Watched<T extends KubernetesObject> {
     this.#pauseMs = pauses.firstMs;
     const path = `${parts.path}?allowWatchBookmarks=true`;
     const list = async (): Promise<KubernetesListObject<T>> => await this.#listed();
-    this.#watch = new ListWatch<T>(path, new Watch(parts.config), list, false, undefined, parts.fieldSelector);
+    const watch = new Watch(parts.config);
+    // The library's own is half a minute, and it has no other way to say so.
+    Object.assign(watch, { requestTimeoutMs: parts.quietMs ?? QUIET_MS });
+    this.#watch = new ListWatch<T>(path, watch, list, false, undefined, parts.fieldSelector);
     this.#watch.on('change', () => this.#changed());
     this.#watch.on('error', (err: unknown) => this.#failed(err));
   }
