@@ -77,6 +77,18 @@ test('what labels say is bounded, whatever rooms report', async () => {
   assert.ok(text.length < 3_000_000, `${text.length} characters`);
 });
 
+test('what is counted by words that are known begins with 0, so that an alert sees the first', async () => {
+  const { text } = await new PrometheusMetrics().scrape();
+  for (const line of [
+    'berth_image_pull_failures_total{reason="no-space"} 0',
+    'berth_config_reloads_total{outcome="refused"} 0',
+    'berth_container_exits_total{class="oom"} 0',
+    'berth_container_monitors_lost_total 0',
+  ])
+    assert.ok(text.includes(`\n${line}\n`), line);
+  assert.doesNotMatch(text, /^berth_(rpc_errors|cni_errors)_total\{/m);
+});
+
 test('the calls and steps that there are have room', () => {
   const { pipeline, step } = CATALOG.berth_step_duration_seconds.labels as MetricSpec['labels'];
   const pipelines = listPipelines();

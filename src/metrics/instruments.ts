@@ -5,6 +5,8 @@ import { CATALOG, type LabelValues, type MetricName, type MetricSpec } from './c
 /** What a gauge shows: a number, or numbers by the values of its labels. */
 export type Reading = number | undefined | Iterable<readonly [Readonly<Record<string, string>>, number]>;
 
+/** Counters that can have no more series than this have all of them from the beginning. */
+const MAX_AT_ZERO = 20;
 /** Where label values go that are more than a metric may have. */
 const OTHER = 'other';
 
@@ -16,10 +18,14 @@ export class Instruments {
     this.#registry = registry;
   }
 
-  /** Counts up, by one if nothing else is said. */
+  /**
+   * Counts up, by one if nothing else is said. What can be counted is there with 0 where it is known, as Prometheus
+   * advises ("Avoid missing metrics"): of a series that begins with its first event, increase() sees none.
+   */
   counter(name: MetricName): (labels?: Record<string, string>, by?: number) => void {
     const bound = boundedLabels(CATALOG[name]);
     const counter = this.#register(new Counter(this.#options(name)));
+    for (const labels of knownLabels(CATALOG[name])) counter.inc(labels, 0);
     return (labels = {}, by = 1) => counter.inc(bound(labels), by);
   }
 
@@ -78,6 +84,16 @@ export class Instruments {
     this.#registry.registerMetric(metric);
     return metric;
   }
+}
+
+/** All that the labels of a metric can say, if that is known and not too much; else nothing. */
+function knownLabels({ labels }: MetricSpec): Record<string, string>[] {
+  let known: Record<string, string>[] = [{}];
+  for (const [label, said] of Object.entries(labels)) {
+    if (!('values' in said)) return [];
+    known = known.flatMap((before) => said.values.map((value) => ({ ...before, [label]: value })));
+  }
+  return known.length > MAX_AT_ZERO ? [] : known;
 }
 
 /** Replaces values of labels that have had as many different ones as they may have. */
