@@ -44,6 +44,19 @@ suite('spans over OTLP', { timeout: 30_000 }, () => {
   });
   afterEach(() => receiver.close());
 
+  test('a proxy for registries is not asked', async (t) => {
+    const before = process.env['https_proxy'];
+    process.env['https_proxy'] = 'http://127.0.0.1:9';
+    t.after(() => {
+      if (before === undefined) delete process.env['https_proxy'];
+      else process.env['https_proxy'] = before;
+    });
+    const sending = sender();
+    sending.offer(SPAN);
+    assert.equal((await receiver.spans(1))[0]?.name, SPAN.name);
+    await sending.close();
+  });
+
   test('times, ids, facts and status arrive as they are', async () => {
     const sending = sender();
     sending.offer(SPAN);

@@ -74,7 +74,8 @@ export class OtlpSender implements SpanSink {
     const channel = tls
       ? credentials.createSsl(orNone(tls.ca), orNone(tls.key), orNone(tls.cert))
       : credentials.createInsecure();
-    this.#client = new TraceServiceClient(options.endpoint, channel);
+    // A proxy in the environment is for registries; gRPC would also ask it for a collector on this node.
+    this.#client = new TraceServiceClient(options.endpoint, channel, { 'grpc.enable_http_proxy': 0 });
   }
 
   get waiting(): number {
