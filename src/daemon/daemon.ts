@@ -57,6 +57,7 @@ import { Store } from '../store/store.ts';
 import { readBootId } from '../sys/boot-id.ts';
 import { disturbFiles } from '../sys/faulty-files.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
+import { readProcessStartTime } from '../sys/process.ts';
 import { ConfigFindings, type ReloadState } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
 import { Heartbeat } from './heartbeat.ts';
@@ -77,6 +78,8 @@ interface Stored {
 
 /** The fact under which the store has the boot of the machine that its records are of. */
 const BOOT_ID = 'boot id';
+/** And the one that tells when the first process began: a node that is a container is started anew without its kernel. */
+const FIRST_PROCESS = 'start of process 1';
 
 /** Beside the compiled program, in dist/native. */
 const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
@@ -411,11 +414,16 @@ export class Daemon {
 
   // Of one transaction: whoever dies in it sees the restart again.
   #noticeReboot(store: Store<Stored>, deps: PodDeps): void {
-    const [before, now] = [store.facts.find(BOOT_ID), readBootId()];
-    if (before === now) return;
+    const facts = [
+      { name: BOOT_ID, now: readBootId() },
+      { name: FIRST_PROCESS, now: String(readProcessStartTime(1)) },
+    ].map((fact) => ({ ...fact, before: store.facts.find(fact.name) }));
+    const changed = facts.filter(({ before, now }) => before !== now);
+    if (changed.length === 0) return;
     store.transaction(() => {
-      if (before !== undefined) settleReboot(deps);
-      store.facts.put(BOOT_ID, now);
+      // What is not known is no other: an earlier berthd did not write down all of them.
+      if (changed.some(({ before }) => before !== undefined)) settleReboot(deps);
+      for (const { name, now } of changed) store.facts.put(name, now);
     });
   }
 

@@ -7,7 +7,7 @@ import type { PodDeps } from './pod-deps.ts';
 import { sandboxPaths } from './sandbox-files.ts';
 
 /**
- * Brings all records over a restart of the host, before anything else looks at them. Pids and start times count from
+ * Brings all records over a restart of the host, or of the container that is a node (kind, minikube), before anything else looks at them. Pids and start times count from
  * the boot: those of the last one would fit strangers, which must be neither adopted nor killed. Sandboxes that were
  * ready are not any more, and have no network; containers have ended; their clients stop and remove them as ever. Where the state folder
  * has survived, what stands in it about processes and namespaces goes.

@@ -262,7 +262,11 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
   });
 
   /** What a reboot takes along: processes, mounts, the state folder, packet rules. Returns when berthd has been killed. */
-  const reboot = async (pods: readonly string[], containerIds: readonly string[]): Promise<void> => {
+  const reboot = async (
+    pods: readonly string[],
+    containerIds: readonly string[],
+    fact: 'boot id' | 'start of process 1' = 'boot id',
+  ): Promise<void> => {
     await lab.berthd.end('SIGKILL');
     killInCgroups([...pods, ...containerIds]);
     for (const mount of ownMounts()) execFileSync('umount', ['--lazy', mount]);
@@ -270,7 +274,8 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
     for (const pod of pods) dropRules(pod);
     // The boot is told by the kernel, which has not been started anew.
     const database = new Database(join(lab.berthd.root, 'berth.db'));
-    database.exec("UPDATE facts SET value = 'another' WHERE name = 'boot id'");
+    const { changes } = database.prepare("UPDATE facts SET value = 'another' WHERE name = ?").run(fact);
+    assert.equal(changes, 1, `berthd notes the ${fact}`);
     database.close();
   };
 
@@ -288,6 +293,29 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
         [255, 'Unknown'],
       );
     assert.deepEqual(await lab.status(ended.id), ended);
+    await lab.removePod(pod);
+  });
+
+  test('a node that is a container is started anew, and its kernel is not: that is a reboot all the same', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod);
+    await reboot([pod], [id], 'start of process 1');
+    await lab.berthd.start();
+    const ip = await lab.ipOf(pod);
+    const { exitCode, reason, message } = await lab.status(id);
+    assert.deepEqual([ip, exitCode, reason], ['', 255, 'Unknown']);
+    assert.match(message, /restarted/);
+    await lab.removePod(pod);
+  });
+
+  test('a berthd that knows only the boot, as of an earlier version, takes its pods over', async () => {
+    const pod = await lab.runPod();
+    await lab.berthd.end('SIGKILL');
+    const database = new Database(join(lab.berthd.root, 'berth.db'));
+    database.exec("DELETE FROM facts WHERE name = 'start of process 1'");
+    database.close();
+    await lab.berthd.start();
+    assert.equal((await lab.podStatus(pod)).status?.state, PodSandboxState.SANDBOX_READY);
     await lab.removePod(pod);
   });
 
