@@ -33,7 +33,7 @@ suite('programs', () => {
     assert.deepEqual(shown('runc'), [
       'info runtime.handlers.runc ',
       'warning runtime.handlers.runc apt-get install --only-upgrade runc',
-      'warning runtime.handlers.crun apt-get install crun, or name another path in [runtime.handlers.crun]',
+      'warning runtime.handlers.crun apt-get install crun, then systemctl restart berthd; or name another path in [runtime.handlers.crun]',
     ]);
     assert.match(shown('crun').join(), /error runtime\.handlers\.crun/);
     assert.equal(handlerFindings(statuses.slice(1), '')[0]?.severity, 'error');

@@ -57,7 +57,7 @@ export function handlerFindings(statuses: readonly HandlerStatus[], defaultName:
         severity: isDefault ? 'error' : 'warning',
         subject,
         message: `${status.error}: ${meaning}`,
-        remedy: `${installing(status.name)}, or name another path in [runtime.handlers.${status.name}]`,
+        remedy: `${installing(status.name)}, then systemctl restart berthd; or name another path in [runtime.handlers.${status.name}]`,
       },
     ];
   });
