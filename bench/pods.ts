@@ -2,21 +2,27 @@
 
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, tmpdir } from 'node:os';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 
 import { describe } from '../src/base/errors.ts';
+import { LoopProbe } from './measure/event-loop.ts';
 import { type Floors, measureFloors } from './measure/floors.ts';
+import { type LoopOfLives, measureLoop } from './measure/loop-of-lives.ts';
 import { type Options, parseOptions, USAGE } from './measure/options.ts';
-import { type Results, summarise, toMarkdown } from './measure/report.ts';
+import { drawPlots } from './measure/plots.ts';
+import { toMarkdown } from './measure/report.ts';
+import { type Results, summarise } from './measure/results.ts';
 import { type Endpoint, measure, type Plan } from './measure/rounds.ts';
 import { BENCH_IMAGE, BenchLab, repository } from './peers/bench-lab.ts';
 import { startBerthd } from './peers/berthd.ts';
 import { startContainerd } from './peers/containerd.ts';
+import { startCrio } from './peers/crio.ts';
+import type { Peer } from './peers/peer.ts';
 import type { StartedDaemon } from './peers/started-daemon.ts';
 import { type Profile, profile } from './profile/profile.ts';
 
-const WARM_UP = 4;
-const FLOOR_TIMES = 10;
+const MOST_WARM_UP = 16;
+const FLOOR_TIMES = 20;
 const MOST_PROFILED = 40;
 
 /** What the bench has started. */
@@ -56,8 +62,9 @@ async function main(): Promise<number> {
   let failed = false;
   try {
     const results = await bench(options, closers, stop.signal);
-    writeResults(results, options.json);
-    process.stdout.write(`\n${toMarkdown(results)}`);
+    const markdown = toMarkdown(results);
+    writeResults(results, markdown, options.json);
+    process.stdout.write(`\n${markdown}`);
   } catch (err) {
     process.stderr.write(`bench: ${describe(err)}\n`);
     failed = true;
@@ -85,16 +92,20 @@ async function bench(options: Options, closers: Closers, signal: AbortSignal): P
     logDirectory,
     lifecycles: options.lifecycles,
     rounds: options.rounds,
-    warmUp: WARM_UP,
+    warmUp: Math.min(MOST_WARM_UP, options.lifecycles),
     parallel: options.parallel,
     idleMs: options.idleMs,
+    streamBytes: options.streamBytes,
     standing: options.standing,
+    standingFirst: options.standingFirst,
+    restMs: options.restMs,
     say,
   };
   say(`${plan.lifecycles} pods at ${plan.parallel.join(' and ')} at a time, in ${plan.rounds} rounds`);
   const measured = await measure(own?.endpoints ?? options.endpoints, plan, signal);
+  const loop = own && (await measureOwnLoop(own, plan, options, signal));
   const profiles = options.profile && own ? await profileOwn(own, plan, options, signal) : [];
-  return summarise(measured, { ...about, floors, profiles });
+  return summarise(measured, { ...about, floors, loop, profiles });
 }
 
 async function startOwn(options: Options, closers: Closers, signal: AbortSignal): Promise<Own> {
@@ -110,11 +121,40 @@ async function startOwn(options: Options, closers: Closers, signal: AbortSignal)
   say('starting berthd');
   started(await startBerthd(lab, layout, options.runtime, signal));
   for (const peer of options.peers) {
-    say(`starting ${peer}`);
-    if (peer === 'containerd') started(await startContainerd(lab, layout, options.runtime, signal));
-    else started(await startBerthd(lab, layout, options.runtime, signal, { name: basename(peer), checkout: peer }));
+    say(`starting ${peer.name}`);
+    started(await startPeer(peer, lab, layout, options.runtime, signal));
   }
   return { lab, layout, endpoints };
+}
+
+async function startPeer(
+  peer: Peer,
+  lab: BenchLab,
+  layout: string,
+  runtime: string,
+  signal: AbortSignal,
+): Promise<{ daemon: StartedDaemon; endpoint: Endpoint }> {
+  if (peer.kind === 'containerd') return await startContainerd(lab, layout, runtime, signal, peer);
+  if (peer.kind === 'crio') return await startCrio(lab, layout, runtime, signal, peer);
+  return await startBerthd(lab, layout, runtime, signal, { name: peer.name, checkout: peer.folder });
+}
+
+/** Watches the loop of another berthd: to look at it takes the daemon some of its processor time. */
+async function measureOwnLoop(
+  { lab, layout }: Own,
+  { parallel: levels, lifecycles, ...plan }: Plan,
+  { runtime }: Options,
+  signal: AbortSignal,
+): Promise<LoopOfLives> {
+  const parallel = Math.max(...levels);
+  say(`watching an event loop with ${lifecycles} pods at ${parallel} at a time`);
+  const probe = new LoopProbe(lab.root);
+  const { daemon, endpoint } = await startBerthd(lab, layout, runtime, signal, { name: 'watched', env: probe.env });
+  try {
+    return await measureLoop(endpoint, probe, { ...plan, parallel, lives: lifecycles }, signal);
+  } finally {
+    await daemon.stop();
+  }
 }
 
 async function profileOwn({ lab, layout }: Own, plan: Plan, options: Options, signal: AbortSignal): Promise<Profile[]> {
@@ -127,11 +167,13 @@ async function profileOwn({ lab, layout }: Own, plan: Plan, options: Options, si
     logDirectory,
     image,
     lives,
-    warmUp: WARM_UP,
+    warmUp: plan.warmUp,
   };
   const profiles: Profile[] = [];
-  for (const checkout of [repository, ...options.peers.filter((peer) => peer.startsWith('/'))]) {
-    const name = checkout === repository ? 'berth' : basename(checkout);
+  const others = options.peers.flatMap(({ kind, name, folder }) =>
+    kind === 'berth' ? { name, checkout: folder } : [],
+  );
+  for (const { name, checkout } of [{ name: 'berth', checkout: repository }, ...others]) {
     say(`profiling ${name}`);
     profiles.push(await profile(lab, layout, { ...common, name, checkout }, signal));
   }
@@ -140,7 +182,7 @@ async function profileOwn({ lab, layout }: Own, plan: Plan, options: Options, si
 
 async function measureOwnFloors(runtime: string, lab: BenchLab, signal: AbortSignal): Promise<Floors> {
   say(`measuring ${runtime} alone`);
-  return await measureFloors(runtime, lab.root, FLOOR_TIMES, signal);
+  return await measureFloors(runtime, { dir: lab.root, network: lab.network }, FLOOR_TIMES, signal);
 }
 
 function makeLogDirectory(closers: Closers): string {
@@ -162,14 +204,15 @@ function describeMachine(): Results['machine'] {
   };
 }
 
-function writeResults(results: Results, json: string | undefined): void {
+function writeResults(results: Results, markdown: string, json: string | undefined): void {
   const text = `${JSON.stringify(results, null, 2)}\n`;
   const folder = join(repository, 'bench/results');
   mkdirSync(folder, { recursive: true });
-  const file = join(folder, `pods-${results.startedAt.replaceAll(':', '')}.json`);
-  writeFileSync(file, text);
+  const name = `pods-${results.startedAt.replaceAll(':', '')}`;
+  const files = { json: text, md: markdown, svg: drawPlots(results) };
+  for (const [kind, content] of Object.entries(files)) writeFileSync(join(folder, `${name}.${kind}`), content);
   if (json !== undefined) writeFileSync(json, text);
-  say(`figures written to ${file}`);
+  say(`figures written to ${join(folder, name)}.{${Object.keys(files).join(',')}}`);
 }
 
 function say(text: string): void {

@@ -19,6 +19,14 @@ case " $* " in
     fi
     ;;
 esac
+case " $* " in
+  *' --with crio'* | *' --with=crio'*)
+    # Brings images to where CRI-O reads them.
+    # shellcheck source=scripts/debian-packages.sh
+    . scripts/debian-packages.sh
+    install_debian_packages skopeo
+    ;;
+esac
 scripts/npm-packages.sh
 scripts/build.sh
 exec node_modules/.bin/node "bench/$bench.ts" "$@"

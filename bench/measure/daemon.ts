@@ -20,11 +20,19 @@ export function findListener(endpoint: string): number | undefined {
     .find((pid) => openFiles(pid).some((target) => inodes.has(target)));
 }
 
-/** What a process holds in memory, shared pages by share (PSS of smaps_rollup), in bytes; undefined when gone. */
-export function proportionalSetBytes(pid: number): number | undefined {
+/** What a process holds in memory, pages shared with others by share, in bytes. */
+export interface Memory {
+  readonly bytes: number;
+  /** Of these, pages of no file: what nobody else can have. */
+  readonly anonymousBytes: number;
+}
+
+/** Proportional set sizes (smaps_rollup of proc_pid_smaps(5)); undefined when the process is gone. */
+export function memoryOf(pid: number): Memory | undefined {
   try {
-    const match = /^Pss:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'));
-    return match ? Number(match[1]) * 1024 : undefined;
+    const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+    const bytes = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1]) * 1024;
+    return { bytes: bytes('Pss'), anonymousBytes: bytes('Pss_Anon') };
   } catch {
     return undefined;
   }

@@ -2,10 +2,12 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { stripTypeScriptTypes } from 'node:module';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { setTimeout } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 
 /** Both the daemon and this process look at their loops every 10 ms; a loop that is never late shows that. */
 const SAMPLE_MS = 10;
+const SETTLE_MS = 500;
 
 /** How late an event loop was. */
 export interface LoopDelay {
@@ -62,12 +64,25 @@ export class LoopProbe {
    * or slept through, without the time that the thread waited for a processor.
    */
   longestHoldUpMs(sinceMs: number, untilMs: number): number {
+    return this.longest(sinceMs, untilMs).holdUpMs;
+  }
+
+  /** The same, and the longest that the loop was late for any reason. */
+  longest(sinceMs: number, untilMs: number): { readonly holdUpMs: number; readonly lateMs: number } {
     const text = existsSync(this.#file) ? readFileSync(this.#file, 'utf8') : '';
-    const holdUps = text.split('\n').map((line) => {
+    const delays = text.split('\n').flatMap((line) => {
       const [atMs = 0, lateMs = 0, waitedMs = 0] = line.split(' ').map(Number);
-      return atMs >= sinceMs && atMs <= untilMs ? lateMs - waitedMs : 0;
+      return atMs >= sinceMs && atMs <= untilMs ? [{ holdUpMs: lateMs - waitedMs, lateMs }] : [];
     });
-    return Math.max(...holdUps);
+    return {
+      holdUpMs: Math.max(0, ...delays.map(({ holdUpMs }) => holdUpMs)),
+      lateMs: Math.max(0, ...delays.map(({ lateMs }) => lateMs)),
+    };
+  }
+
+  /** Waits until what happened by now is written down. */
+  async settle(): Promise<void> {
+    await setTimeout(SETTLE_MS);
   }
 }
 

@@ -9,16 +9,33 @@ import { type Figures, figuresOf } from './statistics.ts';
 
 const run = promisify(execFile);
 
-/** What the OCI runtime alone takes, started from here without a monitor: nobody who uses it can be faster. */
+/** Where Debian has CNI's plugins. */
+const PLUGINS = '/usr/lib/cni';
+
+/**
+ * What the OCI runtime alone takes, started from here without a monitor, and the CNI plugin: nobody who uses them can be
+ * faster, but by doing something else meanwhile.
+ */
 export interface Floors {
   readonly runtime: string;
+  readonly cniAdd: Figures;
+  readonly cniDelete: Figures;
   readonly create: Figures;
   readonly start: Figures;
   readonly delete: Figures;
 }
 
-/** Times `create`, `start` and `delete` of an OCI runtime on the host's network, in a folder of its own below `dir`. */
-export async function measureFloors(runtime: string, dir: string, times: number, signal: AbortSignal): Promise<Floors> {
+/**
+ * Times `create`, `start` and `delete` of an OCI runtime on the host's network, in a folder of its own below `dir`, and ADD
+ * and DEL of the CNI plugin that `network` (a configuration list) begins with.
+ */
+export async function measureFloors(
+  runtime: string,
+  { dir, network }: { readonly dir: string; readonly network: string },
+  times: number,
+  signal: AbortSignal,
+): Promise<Floors> {
+  const cni = await measurePlugin(network, times, signal);
   const folder = join(dir, 'floors');
   const rootArgs = ['--root', join(folder, 'state')];
   const bundle = join(folder, 'bundle');
@@ -50,10 +67,53 @@ export async function measureFloors(runtime: string, dir: string, times: number,
   }
   return {
     runtime,
+    ...cni,
     create: figuresOf(took.create),
     start: figuresOf(took.start),
     delete: figuresOf(took.delete),
   };
+}
+
+/** As the CNI specification has plugins called (section 4), in a network namespace of its own each time. */
+async function measurePlugin(
+  network: string,
+  times: number,
+  signal: AbortSignal,
+): Promise<Pick<Floors, 'cniAdd' | 'cniDelete'>> {
+  const { cniVersion, name, plugins } = JSON.parse(await readFile(network, 'utf8')) as {
+    readonly cniVersion: string;
+    readonly name: string;
+    readonly plugins: readonly { readonly type: string }[];
+  };
+  const [plugin] = plugins;
+  if (!plugin) throw new Error(`${network} names no plugin`);
+  const config = JSON.stringify({ ...plugin, cniVersion, name });
+  const took = { cniAdd: [] as number[], cniDelete: [] as number[] };
+  for (let index = 0; index <= times; index++) {
+    signal.throwIfAborted();
+    const netns = `berth-bench-floor-${process.pid}-${index}`;
+    await run('ip', ['netns', 'add', netns]);
+    try {
+      const call = async (command: string): Promise<number> => {
+        const env = {
+          ...process.env,
+          CNI_COMMAND: command,
+          CNI_CONTAINERID: netns,
+          CNI_NETNS: `/run/netns/${netns}`,
+          CNI_IFNAME: 'eth0',
+          CNI_PATH: PLUGINS,
+        };
+        return await timeOf(join(PLUGINS, plugin.type), [], { env, input: config });
+      };
+      const [add, remove] = [await call('ADD'), await call('DEL')];
+      if (index === 0) continue;
+      took.cniAdd.push(add);
+      took.cniDelete.push(remove);
+    } finally {
+      await run('ip', ['netns', 'delete', netns]);
+    }
+  }
+  return { cniAdd: figuresOf(took.cniAdd), cniDelete: figuresOf(took.cniDelete) };
 }
 
 /** The runtime's own example, without a terminal, and with only the namespaces that a container of a pod gets anew. */
@@ -75,10 +135,15 @@ function floorSpec(example: {
   };
 }
 
-/** Milliseconds from spawn to exit. Nothing is piped: a container keeps the runtime's pipes open. */
-async function timeOf(program: string, args: readonly string[]): Promise<number> {
+/** Milliseconds from spawn to exit. Nothing else is piped: a container keeps the runtime's pipes open. */
+async function timeOf(
+  program: string,
+  args: readonly string[],
+  { env = process.env, input }: { readonly env?: NodeJS.ProcessEnv; readonly input?: string } = {},
+): Promise<number> {
   const startedMs = performance.now();
-  const child = spawn(program, args, { stdio: 'ignore' });
+  const child = spawn(program, args, { env, stdio: [input === undefined ? 'ignore' : 'pipe', 'ignore', 'ignore'] });
+  child.stdin?.end(input);
   const [code]: unknown[] = await once(child, 'exit');
   const tookMs = performance.now() - startedMs;
   if (code !== 0) throw new Error(`${program} ${args.join(' ')} ended with ${code}`);

@@ -1,4 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 
 import {
   type ContainerConfig,
@@ -43,7 +46,10 @@ export type Sample = Readonly<Record<Call, number>>;
 
 /** What pods are made of. */
 export interface PodWish {
+  /** Reference, or the id that it stands for, which is what a kubelet asks for. */
   readonly image: string;
+  /** The reference that the id stands for; default: `image`. */
+  readonly imageReference?: string;
   readonly runtimeHandler: string;
   /** Empty: the endpoint's own. */
   readonly cgroupParent: string;
@@ -55,9 +61,13 @@ export interface PodWish {
 const LABEL: Readonly<Record<string, string>> = Object.freeze({ 'bench.berth.dev/of': 'pods' });
 
 /** Ends at once on SIGTERM, as a well-behaved server does: what is measured is the runtime, not the grace period. */
-const COMMAND: readonly string[] = ['sh', '-c', 'trap "exit 0" TERM; sleep 1000000 & wait'];
+const COMMAND: readonly string[] = ['sh', '-c', 'trap "exit 0" TERM; echo ready; sleep 1000000 & wait'];
+/** How long that may take. */
+const READY_MS = 10_000;
 
 const GRACE_S = 10n;
+
+const REMOVED_AT_ONCE = 4;
 
 /** Brings one pod up, executes `true` in it and takes it down again. Throws on any failure; the pod may then be left. */
 export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSignal): Promise<Sample> {
@@ -71,6 +81,7 @@ export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSi
   };
   const service = RuntimeServiceService;
   const config = sandboxConfig(wish);
+  const container = containerConfig(wish);
 
   const { podSandboxId } = await timed('RunPodSandbox', () =>
     cri.call(service.runPodSandbox, RunPodSandboxRequest.create({ config, runtimeHandler: wish.runtimeHandler })),
@@ -78,7 +89,7 @@ export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSi
   const { containerId } = await timed('CreateContainer', () =>
     cri.call(
       service.createContainer,
-      CreateContainerRequest.create({ podSandboxId, config: containerConfig(wish), sandboxConfig: config }),
+      CreateContainerRequest.create({ podSandboxId, config: container, sandboxConfig: config }),
     ),
   );
   await timed('StartContainer', () => cri.call(service.startContainer, StartContainerRequest.create({ containerId })));
@@ -86,6 +97,7 @@ export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSi
     cri.call(service.execSync, ExecSyncRequest.create({ containerId, cmd: ['true'], timeout: 30n })),
   );
   if (exitCode !== 0) throw new Error(`ExecSync true ended with ${exitCode}`);
+  await untilReady(join(wish.logDirectory, container.logPath ?? ''), signal);
   await timed('StopContainer', () =>
     cri.call(service.stopContainer, StopContainerRequest.create({ containerId, timeout: GRACE_S })),
   );
@@ -97,6 +109,12 @@ export async function liveOnePod(cri: Connection, wish: PodWish, signal: AbortSi
     cri.call(service.removePodSandbox, RemovePodSandboxRequest.create({ podSandboxId })),
   );
   return Object.fromEntries(took) as Record<Call, number>;
+}
+
+/** A fast runtime would have the shell stopped before it has set its trap, and as the first process it ignores the signal. */
+async function untilReady(log: string, signal: AbortSignal): Promise<void> {
+  const deadline = AbortSignal.any([signal, AbortSignal.timeout(READY_MS)]);
+  while (!(await readFile(log, 'utf8')).includes('ready')) await setTimeout(1, undefined, { signal: deadline });
 }
 
 /** A pod of the bench that is up, and its container. */
@@ -127,10 +145,14 @@ export async function removeBenchPods(cri: Connection): Promise<number> {
   const service = RuntimeServiceService;
   const request = ListPodSandboxRequest.create({ filter: { labelSelector: LABEL } });
   const { items } = await cri.call(service.listPodSandbox, request);
-  for (const { id: podSandboxId } of items) {
-    await cri.call(service.stopPodSandbox, StopPodSandboxRequest.create({ podSandboxId }));
-    await cri.call(service.removePodSandbox, RemovePodSandboxRequest.create({ podSandboxId }));
-  }
+  const left = items.map(({ id }) => id);
+  const worker = async (): Promise<void> => {
+    for (let podSandboxId = left.pop(); podSandboxId !== undefined; podSandboxId = left.pop()) {
+      await cri.call(service.stopPodSandbox, StopPodSandboxRequest.create({ podSandboxId }));
+      await cri.call(service.removePodSandbox, RemovePodSandboxRequest.create({ podSandboxId }));
+    }
+  };
+  await Promise.all(Array.from({ length: REMOVED_AT_ONCE }, worker));
   return items.length;
 }
 
@@ -153,10 +175,13 @@ function sandboxConfig({ cgroupParent, logDirectory }: PodWish): PodSandboxConfi
 }
 
 /** What the kubelet asks for a best-effort container of a plain pod. */
-function containerConfig({ image }: PodWish): Parameters<typeof ContainerConfig.fromPartial>[0] {
+function containerConfig({
+  image,
+  imageReference = image,
+}: PodWish): Parameters<typeof ContainerConfig.fromPartial>[0] {
   return {
     metadata: { name: 'main', attempt: 0 },
-    image: { image, userSpecifiedImage: image },
+    image: { image, userSpecifiedImage: imageReference },
     command: [...COMMAND],
     envs: [{ key: 'KUBERNETES_SERVICE_HOST', value: Buffer.from('192.0.2.1') }],
     labels: LABEL,

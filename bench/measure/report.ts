@@ -1,87 +1,31 @@
-import { type Profile, profileToMarkdown } from '../profile/profile.ts';
+import { profileToMarkdown } from '../profile/profile.ts';
 import type { Floors } from './floors.ts';
-import { CALLS, type Call, type Sample, SUMS } from './lifecycle.ts';
-import type { Level, Measured, Measurement, Round } from './rounds.ts';
-import { type Standing, standingToMarkdown } from './standing.ts';
-import { type Figures, figuresOf, median } from './statistics.ts';
+import { CALLS, SUMS } from './lifecycle.ts';
+import type { LoopOfLives } from './loop-of-lives.ts';
+import { ratioHeads, ratios, table } from './markdown.ts';
+import type { EndpointResults, LevelFigures, Results } from './results.ts';
+import { standingTable } from './standing-table.ts';
+import { targetsTable } from './targets.ts';
 
-/** The figures of one endpoint at one number at a time. Times in milliseconds. */
-export interface LevelFigures {
-  readonly parallel: number;
-  readonly calls: Readonly<Record<string, Figures>>;
-  /** Median of the rounds, like those below. */
-  readonly lifecyclesPerSecond: number;
-  readonly machineMsPerLifecycle: number;
-  readonly daemonMsPerLifecycle: number;
-  readonly clientMsPerLifecycle: number;
-}
-
-/** What a bench found, for programs. */
-export interface Results {
-  readonly startedAt: string;
-  readonly machine: Readonly<Record<string, string | number>>;
-  readonly idleMsPerSecond: number;
-  readonly floors: Floors | undefined;
-  readonly profiles: readonly Profile[];
-  readonly endpoints: readonly {
-    readonly name: string;
-    readonly runtime: string;
-    readonly memoryBeforeBytes: number | undefined;
-    readonly memoryAfterBytes: number | undefined;
-    readonly levels: readonly LevelFigures[];
-    /** Undefined when no pods were to stand. */
-    readonly standing: Standing | undefined;
-  }[];
-}
-
-type EndpointResults = Results['endpoints'][number];
-
-/** Brings measurements into the form in which they are kept. */
-export function summarise(
-  { idleMsPerSecond, endpoints }: Measurement,
-  about: Pick<Results, 'startedAt' | 'machine' | 'floors' | 'profiles'>,
-): Results {
-  return {
-    ...about,
-    idleMsPerSecond,
-    endpoints: endpoints.map(({ name, runtime, memoryBefore, memoryAfter, levels, standing }: Measured) => ({
-      name,
-      runtime,
-      memoryBeforeBytes: memoryBefore,
-      memoryAfterBytes: memoryAfter,
-      levels: levels.map(levelFigures),
-      standing,
-    })),
-  };
-}
-
-function levelFigures({ parallel, rounds }: Level): LevelFigures {
-  const samples = rounds.flatMap((round) => round.samples);
-  const sumOf = (sample: Sample, calls: readonly Call[]): number => calls.reduce((sum, call) => sum + sample[call], 0);
-  const perRound = (value: (round: Round) => number): number =>
-    median(rounds.map((round) => value(round) / round.samples.length));
-  return {
-    parallel,
-    calls: Object.fromEntries([
-      ...CALLS.map((call) => [call, figuresOf(samples.map((sample) => sample[call]))]),
-      ...Object.entries(SUMS).map(([name, calls]) => [name, figuresOf(samples.map((sample) => sumOf(sample, calls)))]),
-    ]),
-    lifecyclesPerSecond: median(rounds.map((round) => (round.samples.length * 1000) / round.wallMs)),
-    machineMsPerLifecycle: perRound((round) => round.machineMs),
-    daemonMsPerLifecycle: perRound((round) => round.daemonMs),
-    clientMsPerLifecycle: perRound((round) => round.clientMs),
-  };
-}
-
-/** The results as Markdown tables. With two endpoints, the last column is the first's p50 divided by the second's. */
+/** The results as Markdown tables. The last columns are the first endpoint's p50 divided by each other's. */
 export function toMarkdown(results: Results): string {
   const [first] = results.endpoints;
   if (!first) return '';
+  const { endpoints, floors, loop } = results;
   const parts = [
-    ...first.levels.map(({ parallel }) => levelTable(results.endpoints, parallel)),
-    memoryTable(results.endpoints),
-    standingToMarkdown(results.endpoints.flatMap(({ name, standing }) => (standing ? [{ name, standing }] : []))),
-    ...(results.floors ? [floorTable(results.floors)] : []),
+    targetsTable(results),
+    ...first.levels.map(({ parallel }) => levelTable(endpoints, parallel)),
+    memoryTable(endpoints),
+    streamTable(endpoints),
+    ...first.standing.map(({ pods }) =>
+      standingTable(
+        endpoints.flatMap(({ name, standing }) =>
+          standing.filter((one) => one.pods === pods).map((one) => ({ name, standing: one })),
+        ),
+      ),
+    ),
+    ...(loop ? [loopTable(first.name, loop)] : []),
+    ...(floors ? [floorTable(floors)] : []),
     ...results.profiles.map(profileToMarkdown),
   ];
   return [...busyWarning(results), ...parts.filter((part) => part !== '')].join('\n');
@@ -107,7 +51,7 @@ function levelTable(endpoints: readonly EndpointResults[], parallel: number): st
   const rows = [...Object.keys(SUMS), ...CALLS].map((name) => {
     const figures = levels.flatMap(({ calls }) => calls[name] ?? []);
     const cells = figures.flatMap(({ p50, p99, min }) => [p50, p99, min].map(milliseconds));
-    return [name, ...cells, ...ratio(figures.map(({ p50 }) => p50))];
+    return [name, ...cells, ...ratios(figures.map(({ p50 }) => p50))];
   });
   const single: [string, (level: LevelFigures) => number][] = [
     ['lifecycles per second', (level) => level.lifecyclesPerSecond],
@@ -117,33 +61,61 @@ function levelTable(endpoints: readonly EndpointResults[], parallel: number): st
   ];
   const more = single.map(([name, read]) => {
     const values = levels.map(read);
-    return [name, ...values.flatMap((value) => [milliseconds(value), '', '']), ...ratio(values)];
+    return [name, ...values.flatMap((value) => [milliseconds(value), '', '']), ...ratios(values)];
   });
   const names = found.map(({ name }) => name);
-  const head = ['ms', ...names.flatMap((name) => [`${name} p50`, 'p99', 'min']), ...ratioHead(names)];
+  const head = ['ms', ...names.flatMap((name) => [`${name} p50`, 'p99', 'min']), ...ratioHeads(names)];
   return `### ${parallel} at a time, ${count} lifecycles each${few}\n\n${table(head, [...rows, ...more])}`;
 }
 
 function memoryTable(endpoints: readonly EndpointResults[]): string {
-  const rows = endpoints.map(({ name, runtime, memoryBeforeBytes, memoryAfterBytes }) => [
+  const rows = endpoints.map(({ name, runtime, lives, memoryBefore, memoryAfter }) => [
     `${name} (${runtime})`,
-    megabytes(memoryBeforeBytes),
-    megabytes(memoryAfterBytes),
+    megabytes(memoryBefore?.bytes),
+    megabytes(memoryBefore?.anonymousBytes),
+    String(lives),
+    megabytes(memoryAfter?.bytes),
+    megabytes(memoryAfter?.anonymousBytes),
   ]);
-  return `### Memory of the daemon, PSS in MB\n\n${table(['', 'before', 'after'], rows)}`;
+  const head = ['', 'before', 'of no file', 'lives', 'after', 'of no file'];
+  return `### Memory of the daemon, PSS in MB\n\n${table(head, rows)}`;
 }
 
-function floorTable({ runtime, ...calls }: Floors): string {
-  const rows = Object.entries(calls).map(([name, { p50, p99, min }]) => [name, ...[p50, p99, min].map(milliseconds)]);
-  return `### ${runtime} alone, in ms\n\n${table(['', 'p50', 'p99', 'min'], rows)}`;
+function streamTable(endpoints: readonly EndpointResults[]): string {
+  const found = endpoints.flatMap(({ name, streams }) => (streams ? [{ name, streams }] : []));
+  if (found.length === 0) return '';
+  const rows = (['exec', 'portForward'] as const).flatMap((kind) => {
+    const of = found.map(({ streams }) => streams[kind]);
+    const rates = of.map(({ bytesPerSecond }) => bytesPerSecond);
+    const costs = of.map(({ daemonMsPerMegabyte }) => daemonMsPerMegabyte);
+    const cost = (value: number | undefined): string => (value === undefined ? 'not seen' : value.toFixed(2));
+    return [
+      [`${kind}, MB/s`, ...rates.map(megabytes), ...ratios(rates)],
+      ['… processor time of the daemon, ms for each MB', ...costs.map(cost), ...ratios(costs)],
+    ];
+  });
+  const names = found.map(({ name }) => name);
+  return `### Streams, SPDY\n\n${table(['', ...names, ...ratioHeads(names)], rows)}`;
 }
 
-function ratioHead(names: readonly string[]): string[] {
-  return names.length === 2 ? [names.join(' / ')] : [];
+function loopTable(name: string, { parallel, lives, ...of }: LoopOfLives): string {
+  const rows = [
+    ['held up by its own thread', [of.holdUpMs]],
+    ['late in all, waits for a processor too', [of.lateMs]],
+    ["the bench's own loop late", [of.ownLateMs]],
+  ] as const;
+  const cells = rows.map(([text, values]) => [text, ...values.map(milliseconds)]);
+  return `### Event loop of ${name}, longest in ${lives} lives at ${parallel} at a time, in ms\n\n${table(['', 'longest'], cells)}`;
 }
 
-function ratio([first, second, ...others]: readonly number[]): string[] {
-  return first === undefined || second === undefined || others.length > 0 ? [] : [(first / second).toFixed(2)];
+function floorTable({ runtime, cniAdd, cniDelete, ...calls }: Floors): string {
+  const named = {
+    'CNI ADD': cniAdd,
+    'CNI DEL': cniDelete,
+    ...Object.fromEntries(Object.entries(calls).map(([name, figures]) => [`${runtime} ${name}`, figures])),
+  };
+  const rows = Object.entries(named).map(([name, { p50, p99, min }]) => [name, ...[p50, p99, min].map(milliseconds)]);
+  return `### The floor: plugin and runtime started by hand, in ms\n\n${table(['', 'p50', 'p99', 'min'], rows)}`;
 }
 
 function milliseconds(value: number): string {
@@ -152,10 +124,4 @@ function milliseconds(value: number): string {
 
 function megabytes(bytes: number | undefined): string {
   return bytes === undefined ? 'not seen' : (bytes / 1e6).toFixed(1);
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`;
-  const rule = line(head.map((_, index) => (index === 0 ? '---' : '---:')));
-  return `${line(head)}${rule}${rows.map(line).join('')}`;
 }

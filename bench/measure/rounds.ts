@@ -7,14 +7,15 @@ import {
   VersionRequest,
 } from '../../proto/gen/cri/api.ts';
 import { Connection } from '../../src/cli/connection.ts';
-import { findListener, proportionalSetBytes } from './daemon.ts';
+import { findListener, type Memory, memoryOf } from './daemon.ts';
 import { liveOnePod, type PodWish, removeBenchPods, type Sample } from './lifecycle.ts';
 import { machineBusyMs, ownBusyMs, processBusyMs } from './processor-time.ts';
 import { measureStanding, type Standing, type StandingPlan } from './standing.ts';
+import { measureStreams, type StreamRun } from './streams.ts';
 
-/** How often lists of standing pods are asked for, and how long as a kubelet asks. */
+/** How often lists of standing pods are asked for, and how often their daemon is started. */
 const STANDING_TIMES = 60;
-const POLLING_MS = 20_000;
+const RESTARTS = 3;
 
 /** A CRI server to measure. */
 export interface Endpoint {
@@ -37,8 +38,14 @@ export interface Plan extends PodWish {
   readonly parallel: readonly number[];
   /** How long the idle machine is watched before the first round. */
   readonly idleMs: number;
+  /** How many bytes each stream carries; 0 for no streams. */
+  readonly streamBytes: number;
   /** How many pods to measure while they stand; 0 for none. */
   readonly standing: number;
+  /** The same at the first endpoint alone, besides. */
+  readonly standingFirst: number;
+  /** How long to ask as a kubelet does while they stand. */
+  readonly restMs: number;
   /** Is told what goes on, for people who wait. */
   readonly say: (text: string) => void;
 }
@@ -63,12 +70,15 @@ export interface Level {
 export interface Measured {
   readonly name: string;
   readonly runtime: string;
-  /** PSS of the process that listens on the socket; undefined when it is not to be seen from here. */
-  readonly memoryBefore: number | undefined;
-  readonly memoryAfter: number | undefined;
+  /** Of the process that listens on the socket; undefined when it is not to be seen from here. */
+  readonly memoryBefore: Memory | undefined;
+  /** After the last round of lives. */
+  readonly memoryAfter: Memory | undefined;
+  /** How many lives it had seen by then. */
+  readonly lives: number;
   readonly levels: readonly Level[];
-  /** Undefined when no pods were to stand. */
-  readonly standing: Standing | undefined;
+  readonly streams: readonly StreamRun[];
+  readonly standing: readonly Standing[];
 }
 
 export interface Measurement {
@@ -83,7 +93,7 @@ interface Subject extends Endpoint {
   readonly runtime: string;
   readonly wish: PodWish;
   readonly pid: number | undefined;
-  readonly memoryBefore: number | undefined;
+  readonly memoryBefore: Memory | undefined;
   readonly levels: Map<number, Round[]>;
 }
 
@@ -101,7 +111,7 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
     }
     for (const subject of subjects) {
       plan.say(`warming up ${subject.name}`);
-      await takeTurn(subject, plan.warmUp, Math.max(...plan.parallel), 0, signal);
+      await takeTurn(subject, plan.warmUp, Math.min(plan.warmUp, Math.max(...plan.parallel)), 0, signal);
     }
     const idleMsPerSecond = await watchIdle(plan.idleMs, signal);
     for (const parallel of plan.parallel) {
@@ -115,14 +125,15 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
         }
       }
     }
-    const measured = subjects.map(conclude);
-    if (plan.standing === 0) return { idleMsPerSecond, endpoints: measured };
-    const standing: Standing[] = [];
-    for (const subject of subjects) {
-      plan.say(`${plan.standing} pods that stand at ${subject.name}`);
-      standing.push(await measureStanding(subject, subject.cri, standingPlan(plan, subject), signal));
-    }
-    return { idleMsPerSecond, endpoints: measured.map((found, index) => ({ ...found, standing: standing[index] })) };
+    const measured = subjects.map((subject) => conclude(subject, plan));
+    const streams = await streamInTurns(subjects, plan, signal);
+    const standing = await standInTurns(subjects, plan, signal);
+    const found = measured.map((one, index) => ({
+      ...one,
+      streams: streams[index] ?? [],
+      standing: standing[index] ?? [],
+    }));
+    return { idleMsPerSecond, endpoints: found };
   } finally {
     await cleanUp(connections);
   }
@@ -133,9 +144,30 @@ function shareOf(total: number, rounds: number, round: number): number {
   return Math.floor(((round + 1) * total) / rounds) - Math.floor((round * total) / rounds);
 }
 
-function standingPlan(plan: Plan, { wish }: Subject): StandingPlan {
-  const { standing: pods, say } = plan;
-  return { ...wish, pods, times: STANDING_TIMES, pollingMs: POLLING_MS, say };
+async function streamInTurns(subjects: readonly Subject[], plan: Plan, signal: AbortSignal): Promise<StreamRun[][]> {
+  const runs = subjects.map((): StreamRun[] => []);
+  for (let round = 0; plan.streamBytes > 0 && round < plan.rounds; round++) {
+    plan.say(`round ${round + 1} of ${plan.rounds} of streams`);
+    for (const [index, { cri, wish, pid }] of subjects.entries()) {
+      runs[index]?.push(await measureStreams(cri, wish, { bytes: plan.streamBytes, pid }, signal));
+    }
+  }
+  return runs;
+}
+
+async function standInTurns(subjects: readonly Subject[], plan: Plan, signal: AbortSignal): Promise<Standing[][]> {
+  const standing = subjects.map((): Standing[] => []);
+  for (const [index, subject] of subjects.entries()) {
+    for (const pods of [plan.standing, index === 0 ? plan.standingFirst : 0].filter((count) => count > 0)) {
+      plan.say(`${pods} pods that stand at ${subject.name}`);
+      standing[index]?.push(await measureStanding(subject, subject.cri, standingPlan(plan, subject, pods), signal));
+    }
+  }
+  return standing;
+}
+
+function standingPlan({ restMs, say }: Plan, { wish }: Subject, pods: number): StandingPlan {
+  return { ...wish, pods, times: STANDING_TIMES, pollingMs: restMs, restarts: RESTARTS, say };
 }
 
 async function prepare(endpoint: Endpoint, cri: Connection, plan: Plan): Promise<Subject> {
@@ -149,10 +181,9 @@ async function prepare(endpoint: Endpoint, cri: Connection, plan: Plan): Promise
     ...endpoint,
     cri,
     runtime: `${version.runtimeName} ${version.runtimeVersion}`,
-    // The kubelet too asks for the id that a reference stands for.
-    wish: { ...plan, image: image.id },
+    wish: { ...plan, image: image.id, imageReference: plan.image },
     pid,
-    memoryBefore: pid === undefined ? undefined : proportionalSetBytes(pid),
+    memoryBefore: pid === undefined ? undefined : memoryOf(pid),
     levels: new Map(),
   };
 }
@@ -216,14 +247,17 @@ function readCounters(pid: number | undefined): {
   };
 }
 
-function conclude({ name, runtime, pid, memoryBefore, levels }: Subject): Measured {
+function conclude(
+  { name, runtime, pid, memoryBefore, levels }: Subject,
+  { warmUp, lifecycles, parallel }: Plan,
+): Omit<Measured, 'streams' | 'standing'> {
   return {
     name,
     runtime,
     memoryBefore,
-    memoryAfter: pid === undefined ? undefined : proportionalSetBytes(pid),
+    memoryAfter: pid === undefined ? undefined : memoryOf(pid),
+    lives: warmUp + lifecycles * parallel.length,
     levels: [...levels].map(([parallel, rounds]) => ({ parallel, rounds })),
-    standing: undefined,
   };
 }
 

@@ -38,6 +38,8 @@ export class BenchLab {
   /** Beside the state of other runtimes, on a tmpfs where /run is one. */
   readonly state: string;
   readonly cniConfDir: string;
+  /** The configuration list of the pods' network. */
+  readonly network: string;
   readonly logDirectory: string;
   /** All pods of the bench are below it. */
   readonly cgroupParent: string;
@@ -50,6 +52,7 @@ export class BenchLab {
     this.root = mkdtempSync('/var/lib/berth-bench-');
     this.state = join('/run', basename(this.root));
     this.cniConfDir = join(this.root, 'net.d');
+    this.network = join(this.cniConfDir, '10-bench.conflist');
     this.logDirectory = join(this.root, 'logs');
     this.cgroupParent = `/${basename(this.root)}`;
     this.#bridge = `bench${randomBytes(4).toString('hex')}`;
@@ -57,7 +60,7 @@ export class BenchLab {
     if (tmpfs) execFileSync('mount', ['-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', this.state]);
     // The kubelet makes the cgroups of pods before it asks for a pod.
     this.#makeCgroups();
-    writeFileSync(join(this.cniConfDir, '10-bench.conflist'), JSON.stringify(this.#network()));
+    writeFileSync(this.network, JSON.stringify(this.#networkConfiguration()));
   }
 
   /** Makes the busybox image as an OCI layout and returns its folder. */
@@ -135,7 +138,7 @@ export class BenchLab {
   }
 
   /** RFC 2544 keeps 198.18.0.0/15 for benchmarks: no network of the machine is in the way. */
-  #network(): object {
+  #networkConfiguration(): object {
     return {
       cniVersion: '0.4.0',
       name: 'berth-bench',

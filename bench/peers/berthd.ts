@@ -5,7 +5,7 @@ import { AdminService, LoadImageRequest } from '../../proto/gen/berth/admin.ts';
 import { Connection } from '../../src/cli/connection.ts';
 import type { Endpoint } from '../measure/rounds.ts';
 import { type BenchLab, repository } from './bench-lab.ts';
-import { type StartedDaemon, startDaemon } from './started-daemon.ts';
+import { RestartableDaemon } from './started-daemon.ts';
 
 /** What a berthd of the bench has besides. */
 export interface BerthdOptions {
@@ -46,8 +46,7 @@ export async function startBerthd(
   ];
   writeFileSync(config, `${keys.join('\n')}\n`);
   const command = [join(checkout, 'bin/berthd'), '--config', config];
-  const start = (): Promise<StartedDaemon> => startDaemon(command, /berthd serves/, signal, env);
-  const daemon = new RestartableDaemon(start, await start());
+  const daemon = await RestartableDaemon.start({ command, address, env }, signal);
   const connection = new Connection(address);
   try {
     await connection.call(AdminService.loadImage, LoadImageRequest.create({ path: layout }));
@@ -58,31 +57,4 @@ export async function startBerthd(
     connection.close();
   }
   return { daemon, endpoint: { name, address, restart: () => daemon.restart() } };
-}
-
-/** A berthd that can be started again over the same folders. */
-export class RestartableDaemon implements StartedDaemon {
-  readonly #start: () => Promise<StartedDaemon>;
-  #running: StartedDaemon;
-
-  constructor(start: () => Promise<StartedDaemon>, running: StartedDaemon) {
-    this.#start = start;
-    this.#running = running;
-  }
-
-  get pid(): number {
-    return this.#running.pid;
-  }
-
-  async stop(): Promise<void> {
-    await this.#running.stop();
-  }
-
-  /** Stops it and starts it anew. Returns how long the start took until it served, in milliseconds. */
-  async restart(): Promise<number> {
-    await this.stop();
-    const startedMs = performance.now();
-    this.#running = await this.#start();
-    return performance.now() - startedMs;
-  }
 }

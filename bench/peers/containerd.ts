@@ -1,59 +1,68 @@
 import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 import { findProgram } from '../../src/runtime/handlers.ts';
-import { hostArchitecture } from '../../test/fakes/images.ts';
 import type { Endpoint } from '../measure/rounds.ts';
-import { type BenchLab, repository } from './bench-lab.ts';
-import { type StartedDaemon, startDaemon } from './started-daemon.ts';
+import type { BenchLab } from './bench-lab.ts';
+import { PAUSE_IMAGE, writePauseArchive } from './pause-image.ts';
+import { type Peer, programOf } from './peer.ts';
+import { RestartableDaemon, type StartedDaemon } from './started-daemon.ts';
 
 const run = promisify(execFile);
-
-const PAUSE_IMAGE = 'localhost/berth-bench/pause:1';
 
 /** Where the shims' sockets are, wherever the daemon's own state is; they are not configurable. */
 const SHIM_FOLDER = '/run/containerd';
 
+/** Debian's. */
+export const INSTALLED_CONTAINERD: Peer = Object.freeze({ kind: 'containerd', name: 'containerd', folder: '' });
+
 /**
- * Starts Debian's containerd with folders of its own, the lab's network, `runtime` as its OCI runtime and Berth's pause
- * program as its pause image. Another containerd of this machine is not touched.
+ * Starts a containerd (1.6 to 2.3 are known to do) with folders of its own, the lab's network, `runtime` as its OCI runtime
+ * and Berth's pause program as its pause image. Another containerd of this machine is not touched.
  */
 export async function startContainerd(
   lab: BenchLab,
   layout: string,
   runtime: string,
   signal: AbortSignal,
+  peer: Peer = INSTALLED_CONTAINERD,
 ): Promise<{ daemon: StartedDaemon; endpoint: Endpoint }> {
-  const root = join(lab.root, 'containerd');
-  const state = join(lab.state, 'containerd');
+  const root = join(lab.root, peer.name);
+  const state = join(lab.state, peer.name);
   const socket = join(state, 'containerd.sock');
   await mkdir(root, { recursive: true });
   await mkdir(state, { recursive: true });
   const file = join(root, 'config.toml');
   await writeFile(file, configuration({ root, state, socket, runtime, cniConfDir: lab.cniConfDir }));
   const hadShims = existsSync(SHIM_FOLDER);
-  const started = await startDaemon(['containerd', '--config', file], /containerd successfully booted/, signal);
+  const address = `unix://${socket}`;
+  const command = [programOf(peer, 'containerd'), '--config', file];
+  // Its shim is looked for in the PATH.
+  const env = peer.folder === '' ? {} : { PATH: `${peer.folder}:${process.env['PATH'] ?? ''}` };
+  const started = await RestartableDaemon.start({ command, address, env }, signal);
   const daemon = {
-    ...started,
+    pid: started.pid,
     stop: async (): Promise<void> => {
       await started.stop();
       if (!hadShims) await removeShimFolder();
     },
   };
   try {
-    await importImage(socket, await pauseArchive(join(root, 'pause-image')));
+    const importImage = async (archive: string): Promise<void> => {
+      await run(programOf(peer, 'ctr'), ['--address', socket, '--namespace', 'k8s.io', 'images', 'import', archive]);
+    };
+    await importImage(await writePauseArchive(join(root, 'pause-image')));
     const busybox = join(root, 'busybox.tar');
     await run('tar', ['-C', layout, '-cf', busybox, '.']);
-    await importImage(socket, busybox);
+    await importImage(busybox);
   } catch (err) {
     await daemon.stop();
     throw err;
   }
-  return { daemon, endpoint: { name: 'containerd', address: `unix://${socket}` } };
+  return { daemon, endpoint: { name: peer.name, address, restart: () => started.restart() } };
 }
 
 function configuration(of: {
@@ -73,6 +82,10 @@ function configuration(of: {
     `address = "${of.socket}"`,
     '[plugins."io.containerd.internal.v1.opt"]',
     `path = "${of.root}/opt"`,
+    '[plugins."io.containerd.nri.v1.nri"]',
+    `socket_path = "${of.state}/nri.sock"`,
+    `plugin_path = "${of.root}/nri/plugins"`,
+    `plugin_config_path = "${of.root}/nri/conf.d"`,
     `[${cri}]`,
     `sandbox_image = "${PAUSE_IMAGE}"`,
     // Without CAP_SYS_RESOURCE the kernel refuses the pause's -998.
@@ -91,33 +104,6 @@ function configuration(of: {
     ]),
   ];
   return `${lines.join('\n')}\n`;
-}
-
-async function importImage(socket: string, archive: string): Promise<void> {
-  await run('ctr', ['--address', socket, '--namespace', 'k8s.io', 'images', 'import', archive]);
-}
-
-/** An archive as `docker save` writes it, whose only file is the pause program. */
-async function pauseArchive(dir: string): Promise<string> {
-  await mkdir(join(dir, 'rootfs'), { recursive: true });
-  await copyFile(join(repository, 'dist/native/pause'), join(dir, 'rootfs/pause'));
-  const layer = join(dir, 'layer.tar');
-  await run('tar', ['-C', join(dir, 'rootfs'), '--owner=0', '--group=0', '-cf', layer, '.']);
-  const digest = createHash('sha256')
-    .update(await readFile(layer))
-    .digest('hex');
-  const config = {
-    architecture: hostArchitecture,
-    os: 'linux',
-    config: { Entrypoint: ['/pause'] },
-    rootfs: { type: 'layers', diff_ids: [`sha256:${digest}`] },
-  };
-  await writeFile(join(dir, 'config.json'), JSON.stringify(config));
-  const manifest = [{ Config: 'config.json', RepoTags: [PAUSE_IMAGE], Layers: ['layer.tar'] }];
-  await writeFile(join(dir, 'manifest.json'), JSON.stringify(manifest));
-  const archive = `${dir}.tar`;
-  await run('tar', ['-C', dir, '-cf', archive, 'manifest.json', 'config.json', 'layer.tar']);
-  return archive;
 }
 
 /** Empty folders only: shims that still run keep theirs. */

@@ -29,6 +29,8 @@ export interface CommandConnection {
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly stderr: Readable;
+  /** What `status` reads. */
+  readonly error: Readable;
   resize(width: number, height: number): void;
   /** What the error stream says; read it at most once. */
   status(): Promise<CommandStatus>;
@@ -63,6 +65,7 @@ async function commandBySpdy(url: string, wanted: WantedStreams, tls: ClientTls)
     stdin,
     stdout,
     stderr,
+    error,
     resize: (width, height) => void resize.write(`${JSON.stringify({ Width: width, Height: height })}\n`),
     status: async () => JSON.parse(await text(error)) as CommandStatus,
     close: () => client.close(),
@@ -77,6 +80,7 @@ async function commandByWebSocket(url: string, _wanted: WantedStreams, tls: Clie
     stdin: client.channel(0),
     stdout: client.channel(1),
     stderr: client.channel(2),
+    error: client.channel(3),
     resize: (width, height) => void client.channel(4).write(JSON.stringify({ Width: width, Height: height })),
     status: async () => JSON.parse(await text(client.channel(3))) as CommandStatus,
     close: () => client.socket.close(1000),

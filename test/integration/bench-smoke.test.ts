@@ -10,10 +10,11 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 import { CALLS } from '../../bench/measure/lifecycle.ts';
-import type { Results } from '../../bench/measure/report.ts';
+import { drawPlots } from '../../bench/measure/plots.ts';
+import type { Results } from '../../bench/measure/results.ts';
 
 const bench = fileURLToPath(new URL('../../bench/pods.ts', import.meta.url));
-const few = ['--lifecycles', '3', '--rounds', '2', '--idle', '1'];
+const few = ['--lifecycles', '3', '--rounds', '2', '--idle', '1', '--standing', '2,3', '--rest', '2', '--stream', '20'];
 
 test('the bench measures a berthd and leaves nothing behind', async (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'berth-bench-smoke-'));
@@ -22,7 +23,7 @@ test('the bench measures a berthd and leaves nothing behind', async (t) => {
 
   // It fails by itself when something is left on the machine.
   const args = [bench, ...few, '--parallel', '1,2', '--json', file];
-  const { stdout } = await promisify(execFile)(process.execPath, args);
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, args);
 
   const results: Results = JSON.parse(readFileSync(file, 'utf8'));
   assert.deepEqual(
@@ -42,10 +43,32 @@ test('the bench measures a berthd and leaves nothing behind', async (t) => {
     assert.ok(level.lifecyclesPerSecond > 0);
     assert.ok(level.clientMsPerLifecycle > 0);
   }
-  const memory = results.endpoints[0]?.memoryAfterBytes ?? 0;
-  assert.ok(20e6 < memory && memory < 400e6, `berthd holds ${memory} bytes`);
-  assert.ok((results.floors?.create.min ?? 0) > 0);
+  const [berth] = results.endpoints;
+  const { bytes = 0, anonymousBytes = 0 } = berth?.memoryAfter ?? {};
+  assert.ok(20e6 < anonymousBytes && anonymousBytes < bytes && bytes < 400e6, `berthd holds ${bytes} bytes`);
+  assert.ok((results.floors?.create.min ?? 0) > 0 && (results.floors?.cniAdd.min ?? 0) > 0);
+  for (const kind of ['exec', 'portForward'] as const) assert.ok((berth?.streams?.[kind].bytesPerSecond ?? 0) > 1e6);
+  assert.deepEqual(
+    berth?.standing.map(({ pods }) => pods),
+    [2, 3],
+  );
+  for (const { pods, calls, oldestFigureMs, bytesPerPod, restShare, emptyStartMs, startMs } of berth?.standing ?? []) {
+    for (const [name, { count }] of Object.entries(calls)) assert.ok(count > 0, name);
+    assert.ok(oldestFigureMs !== undefined && oldestFigureMs < 10_000, `figures are ${oldestFigureMs} ms old`);
+    assert.ok(bytesPerPod !== undefined && bytesPerPod > 0 && bytesPerPod < 20e6, `${bytesPerPod} bytes for each pod`);
+    assert.ok(restShare !== undefined && restShare >= 0 && restShare < 1, `${restShare} of a processor at rest`);
+    for (const ms of [emptyStartMs, startMs]) assert.ok(ms !== undefined && ms > 0, `a start with ${pods} pods`);
+  }
+  assert.equal(results.loop?.parallel, 2);
+  assert.ok(results.loop.holdUpMs <= results.loop.lateMs);
+  assert.match(stdout, /^### Targets$/m);
   assert.match(stdout, /^\| pod up \|( +[\d.]+ \|){3}$/m);
+  const kept = /figures written to (.*)\.\{json,md,svg\}/.exec(stderr)?.[1] ?? '';
+  t.after(() => {
+    for (const kind of ['json', 'md', 'svg']) rmSync(`${kept}.${kind}`);
+  });
+  assert.equal(readFileSync(`${kept}.svg`, 'utf8'), drawPlots(results));
+  assert.equal(`\n${readFileSync(`${kept}.md`, 'utf8')}`, stdout);
   assert.match(stdout, /^\| berth \(berth \d/m);
 });
 
