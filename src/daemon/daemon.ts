@@ -68,6 +68,7 @@ import { openSecurityParts } from './security-parts.ts';
 import { SentTraces } from './sent-traces.ts';
 import { ServedMetrics } from './served-metrics.ts';
 import type { ServiceManager } from './service-manager.ts';
+import { SpareMemory } from './spare-memory.ts';
 
 /** What is stored, by the rooms that own it. */
 interface Stored {
@@ -394,6 +395,7 @@ export class Daemon {
     const status = (): string => statusLine(config.listen, sandboxes.all(), containers.all());
     this.#service.ready(status());
     this.#startHeartbeat(store, status);
+    this.#own('spare memory', new SpareMemory()).start();
   }
 
   /** Undefined without a kubeconfig. */
