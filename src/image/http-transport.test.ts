@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
 import { FakeRegistry, fakeBlob } from '../../test/fakes/registry.ts';
@@ -72,7 +72,8 @@ describe('a request that cannot be made', () => {
   });
 
   it('ends with its signal also while it waits for a connection', async () => {
-    const silent = createServer(() => {});
+    const accepted: Socket[] = [];
+    const silent = createServer((socket) => void accepted.push(socket));
     silent.listen(0, '127.0.0.1');
     await once(silent, 'listening');
     const patient = new HttpTransport({ ...timeouts, connectMs: 60_000 });
@@ -88,6 +89,8 @@ describe('a request that cannot be made', () => {
     } finally {
       await patient.close();
       silent.close();
+      // A connection that is still being made ends when its time is up: this process would wait for that.
+      for (const socket of accepted) socket.destroy();
     }
   });
 

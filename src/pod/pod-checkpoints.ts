@@ -28,6 +28,8 @@ export class PodCheckpoints {
   readonly #pods: Pods;
   readonly #shutdown: AbortSignal;
   readonly #work = new InFlight<unknown>();
+  /** How many clients wait for the pod of a name. */
+  readonly #restoring = new Map<string, number>();
 
   constructor(deps: PodDeps, pods: Pods, shutdown: AbortSignal) {
     this.#deps = deps;
@@ -72,6 +74,20 @@ export class PodCheckpoints {
     const known = this.#deps.sandboxes.findByName(name);
     // One that is being made was begun for a client that has left: this one goes on with it.
     if (known && known.state !== 'creating') throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
+    const leave = this.#enter(name);
+    try {
+      return await this.#restore(wish, archives, leave, signal);
+    } finally {
+      leave();
+    }
+  }
+
+  async #restore(
+    wish: RestoreWish,
+    archives: ReadonlyMap<string, string>,
+    leave: () => number,
+    signal: AbortSignal,
+  ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
     const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
     try {
       const containers: ContainerRecord[] = [];
@@ -81,6 +97,8 @@ export class PodCheckpoints {
       }
       return { sandbox, containers };
     } catch (err) {
+      // Who leaves takes nothing from another client that has asked for the same pod meanwhile.
+      if (leave() > 0 && signal.aborted) throw err;
       await this.#pods.removeSandbox(sandbox.id, this.#shutdown).catch((undo: unknown) => {
         this.#deps.log.error(
           { sandbox: sandbox.id, err: describe(undo) },
@@ -89,6 +107,19 @@ export class PodCheckpoints {
       });
       throw err;
     }
+  }
+
+  /** Counts a client in. What it returns counts it out, once, and tells how many others there are. */
+  #enter(name: string): () => number {
+    this.#restoring.set(name, (this.#restoring.get(name) ?? 0) + 1);
+    let others: number | undefined;
+    return () => {
+      if (others !== undefined) return others;
+      others = (this.#restoring.get(name) ?? 1) - 1;
+      if (others > 0) this.#restoring.set(name, others);
+      else this.#restoring.delete(name);
+      return others;
+    };
   }
 }
 

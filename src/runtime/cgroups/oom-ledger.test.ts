@@ -63,3 +63,33 @@ test('what happened before anybody counted is nobody’s', () => {
   slice.members.delete('a');
   assert.equal(ledger.atEnd('/pod/a', '/pod', true), 0);
 });
+
+test('neither restarts nor pods that are gone make it grow', () => {
+  const slice = new Slice();
+  const ledger = new OomLedger(slice.tree);
+  ledger.open('/pod');
+  for (let round = 0; round < 100; round += 1) {
+    const name = `container-${round}`;
+    slice.kill(name);
+    assert.equal(ledger.atEnd(`/pod/${name}`, '/pod', true), 1);
+    slice.members.delete(name);
+  }
+  assert.deepEqual(ledger.size, { parents: 1, ended: 1 });
+  slice.members.set('last', 0);
+  slice.kill('last');
+  slice.members.delete('last');
+  assert.equal(ledger.atEnd('/pod/last', '/pod', true), 1, 'and it still counts right');
+  const there = new Set<string>();
+  const pods = {
+    read: (path: string) => (there.has(path) ? 'oom_kill 0' : undefined),
+    childNames: () => [],
+    exists: (path: string) => there.has(path),
+  };
+  const many = new OomLedger(pods as unknown as CgroupTree);
+  for (let round = 0; round < 1000; round += 1) {
+    there.clear();
+    there.add(`/pod-${round}`);
+    many.open(`/pod-${round}`);
+  }
+  assert.ok(many.size.parents <= 64, String(many.size.parents));
+});

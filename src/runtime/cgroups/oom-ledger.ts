@@ -3,6 +3,9 @@ import { basename } from 'node:path';
 import type { CgroupTree } from './cgroup-tree.ts';
 import { parseField } from './stats-text.ts';
 
+/** So many parents are kept without a look at which of them are gone. */
+const FORGET_FROM = 64;
+
 /** What is known of one parent. */
 interface Account {
   /** Kills in members that are gone. */
@@ -19,15 +22,23 @@ interface Account {
 export class OomLedger {
   readonly #tree: CgroupTree;
   readonly #accounts = new Map<string, Account>();
+  #forgetAt = FORGET_FROM;
 
   constructor(tree: CgroupTree) {
     this.#tree = tree;
+  }
+
+  /** How much is kept: parents, and members of them that have ended. */
+  get size(): { readonly parents: number; readonly ended: number } {
+    const accounts = [...this.#accounts.values()];
+    return { parents: accounts.length, ended: accounts.reduce((sum, { ended }) => sum + ended.size, 0) };
   }
 
   /** Begins to count; before a member ends. What has happened until now is nobody's. */
   open(parent: string): void {
     const total = this.#killsIn(parent);
     if (this.#accounts.has(parent) || total === undefined) return;
+    this.#forgetGone();
     this.#accounts.set(parent, { settled: total - this.#killsInMembers(parent, new Map()), ended: new Map() });
   }
 
@@ -39,6 +50,8 @@ export class OomLedger {
     const account = this.#accounts.get(parent);
     const own = this.#killsIn(path);
     if (own !== undefined) {
+      // A container that is started again and again has a new name each time.
+      if (account) this.#settle(parent, account);
       account?.ended.set(basename(path), own);
       return own;
     }
@@ -54,6 +67,13 @@ export class OomLedger {
   /** Forgets a parent that is gone. */
   close(parent: string): void {
     if (!this.#tree.exists(parent)) this.#accounts.delete(parent);
+  }
+
+  // A kubelet removes its slices itself. All are looked at only when there are twice as many as were left the last time.
+  #forgetGone(): void {
+    if (this.#accounts.size < this.#forgetAt) return;
+    for (const parent of [...this.#accounts.keys()]) this.close(parent);
+    this.#forgetAt = Math.max(FORGET_FROM, 2 * this.#accounts.size);
   }
 
   #settle(parent: string, account: Account): void {
