@@ -2,7 +2,7 @@
 
 import { writeFileSync } from 'node:fs';
 
-import { BUILT_IN_PROFILE_TEXT } from '../src/runtime/apparmor-profile.ts';
+import { ABI_RULE, BUILT_IN_PROFILE_TEXT } from '../src/runtime/apparmor-profile.ts';
 
 const HEADER = `# The profile that berthd loads by itself for containers (RuntimeDefault). As a file in /etc/apparmor.d it also survives
 # aa-remove-unknown and a reload of AppArmor, and nodes that have no apparmor_parser in berthd's PATH have it from boot
@@ -12,4 +12,4 @@ const HEADER = `# The profile that berthd loads by itself for containers (Runtim
 
 const file = process.argv[2];
 if (file === undefined) throw new Error('usage: write-apparmor-profile.ts FILE');
-writeFileSync(file, `${HEADER}${BUILT_IN_PROFILE_TEXT}`);
+writeFileSync(file, `${HEADER}${ABI_RULE}${BUILT_IN_PROFILE_TEXT}`);

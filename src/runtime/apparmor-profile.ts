@@ -1,3 +1,10 @@
+import { existsSync } from 'node:fs';
+
+/** There from AppArmor 3 on. */
+const ABI_FILE = '/etc/apparmor.d/abi/3.0';
+/** What the profile has rules for. */
+export const ABI_RULE = 'abi <abi/3.0>,\n';
+
 /** The name that RuntimeDefault stands for unless the configuration names another profile. */
 export const BUILT_IN_PROFILE = 'berth-default';
 
@@ -39,3 +46,11 @@ export const BUILT_IN_PROFILE_TEXT = `profile ${BUILT_IN_PROFILE} flags=(attach_
   deny /sys/{firmware,devices/virtual/powercap,kernel/security}/** r,
 }
 `;
+
+/**
+ * The built-in profile as this host's parser takes it. It says which kinds of rules it knows (apparmor.d(5), "Features
+ * and Policy ABI"): of later kinds, such as that of user namespaces, a profile without rules would forbid everything.
+ */
+export function builtInProfile(abiFile = ABI_FILE): string {
+  return `${existsSync(abiFile) ? ABI_RULE : ''}${BUILT_IN_PROFILE_TEXT}`;
+}

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { type Logger, silentLogger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
 import { AppArmor, parseProfiles } from './apparmor.ts';
-import { BUILT_IN_PROFILE_TEXT } from './apparmor-profile.ts';
+import { BUILT_IN_PROFILE_TEXT, builtInProfile } from './apparmor-profile.ts';
 
 const signal = AbortSignal.timeout(30_000);
 const parser = ['/usr/sbin/apparmor_parser', '/sbin/apparmor_parser'].find(
@@ -156,12 +156,17 @@ describe('AppArmor', () => {
       assert.ok(mayWrite(path), path);
   });
 
+  it('says what its built-in profile has rules for where the parser knows that', () => {
+    assert.equal(builtInProfile('/no/such/file'), BUILT_IN_PROFILE_TEXT);
+    assert.equal(builtInProfile('/proc/self'), `abi <abi/3.0>,\n${BUILT_IN_PROFILE_TEXT}`);
+  });
+
   it('has a built-in profile that the parser understands', {
     skip: parser === undefined ? 'apparmor_parser is not installed' : false,
   }, () => {
     const args = ['--skip-kernel-load', '--skip-cache', '--stdout'];
     const compiled = execFileSync(parser ?? '', args, {
-      input: BUILT_IN_PROFILE_TEXT,
+      input: builtInProfile(),
       stdio: ['pipe', 'pipe', 'ignore'],
     });
     assert.ok(compiled.length > 1000);

@@ -5,7 +5,7 @@ import { BerthError, because, describe, wrap } from '../base/errors.ts';
 import { InFlight } from '../base/in-flight.ts';
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
-import { BUILT_IN_PROFILE, BUILT_IN_PROFILE_TEXT } from './apparmor-profile.ts';
+import { BUILT_IN_PROFILE, builtInProfile } from './apparmor-profile.ts';
 import type { SecurityProfile } from './container-spec.ts';
 import { findProgram } from './handlers.ts';
 
@@ -88,7 +88,7 @@ export class AppArmor {
       try {
         const path = findProgram('apparmor_parser', `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`);
         const args = ['--replace', '--skip-cache'];
-        const command = { path, args, stdin: BUILT_IN_PROFILE_TEXT, timeoutMs: LOAD_TIMEOUT_MS };
+        const command = { path, args, stdin: builtInProfile(), timeoutMs: LOAD_TIMEOUT_MS };
         await this.#deps.processes.runOk(command, new AbortController().signal);
       } catch (err) {
         throw because('precondition', `AppArmor profile ${name} cannot be loaded`, err);

@@ -190,7 +190,11 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
         assert.deepEqual((await lab.podStatus(lasting)).status, before);
         const adopted = (await listed()).map(({ id }) => id);
         for (const id of answers) assert.ok(id === undefined || adopted.includes(id), 'what was promised is there');
-        for (const { state } of await listed()) assert.equal(state, PodSandboxState.SANDBOX_READY);
+        // A start waits two seconds for what is half made; what takes longer, on a busy machine, goes beside it.
+        await eventually(
+          'what was half made is gone',
+          async () => (await listed()).every(({ state }) => state === PodSandboxState.SANDBOX_READY) || undefined,
+        );
         const retried = await Promise.all(configs.map((config) => lab.runPod(config)));
         assert.equal(new Set(retried).size, AT_ONCE);
         for (const id of answers) assert.ok(id === undefined || retried.includes(id), 'the same request, the same pod');
