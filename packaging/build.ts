@@ -6,7 +6,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -16,6 +16,7 @@ import { gzipSync } from 'node:zlib';
 import { readPackage } from './bundle.ts';
 import { renderBashCompletion, renderZshCompletion } from './completions.ts';
 import { debianArchitecture, packDebian, renderControl } from './debian-package.ts';
+import { placeDocument } from './documents.ts';
 import { renderCopyright } from './licences.ts';
 import { renderBerthdPage, renderBerthPage, renderConfigPage } from './man-pages.ts';
 import { addProgram } from './program.ts';
@@ -26,6 +27,10 @@ const GIT_TIMEOUT_MS = 10_000;
 const TAR_TIMEOUT_MS = 300_000;
 const PROGRAM = 'usr/lib/berth';
 const DOCUMENTS = 'usr/share/doc/berth';
+/** Of the archive, where docs/install.md says to have it. */
+const ARCHIVE_DOCUMENTS = '/opt/berth/share/doc/berth';
+/** Pages and their pictures. */
+const PAGE = /^[^/]+\.(?:md|svg)$/;
 /** The modification time of all files, where neither SOURCE_DATE_EPOCH nor git tells one: 2026-01-01. */
 const FALLBACK_EPOCH_SECONDS = 1_767_225_600;
 
@@ -53,10 +58,20 @@ function renderChangelog(version: string, epochSeconds: number): string {
   return `berth (${version}) unstable; urgency=medium\n\n  * Berth ${version}.\n\n -- The Berth authors <berth@localhost>  ${date}\n`;
 }
 
-/** What tells of Berth, below a folder of documents and one of manual pages. */
-function addDocuments(tree: Tree, documents: string, manual: string, { version, epochSeconds }: Making): void {
+/** What tells of Berth, below a folder of documents and one of manual pages. `folder` is the first on the node. */
+function addDocuments(
+  tree: Tree,
+  { documents, manual, folder }: { readonly documents: string; readonly manual: string; readonly folder: string },
+  { version, epochSeconds }: Making,
+): void {
   tree.copyFolder(join(TOP, 'deploy'), `${documents}/examples`);
-  tree.copyFolder(join(TOP, 'docs'), documents, /\.md$/);
+  tree.copyFolder(join(TOP, 'docs'), documents, PAGE);
+  const pages = new Set(readdirSync(join(TOP, 'docs')).filter((name) => PAGE.test(name)));
+  for (const path of ['README.md', 'deploy/README.md', ...[...pages].map((page) => `docs/${page}`)]) {
+    if (!path.endsWith('.md')) continue;
+    const place = path.replace(/^docs\//, '').replace(/^deploy\//, 'examples/');
+    tree.file(`${documents}/${place}`, placeDocument(readFileSync(join(TOP, path), 'utf8'), path, { folder, pages }));
+  }
   tree.file(`${documents}/changelog.gz`, gzip(renderChangelog(version, epochSeconds)));
   tree.file(`${manual}/man8/berthd.8.gz`, gzip(renderBerthdPage(version, epochSeconds)));
   tree.file(`${manual}/man1/berth.1.gz`, gzip(renderBerthPage(version, epochSeconds)));
@@ -77,15 +92,18 @@ async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
   tree.file('usr/share/zsh/vendor-completions/_berth', renderZshCompletion());
   tree.copy(join(TOP, 'packaging/debian/lintian-overrides'), 'usr/share/lintian/overrides/berth');
   tree.file(`${DOCUMENTS}/copyright`, renderCopyright(TOP, packages));
-  addDocuments(tree, DOCUMENTS, 'usr/share/man', making);
+  addDocuments(tree, { documents: DOCUMENTS, manual: 'usr/share/man', folder: `/${DOCUMENTS}` }, making);
 }
 
 /** The archive for other systems: one folder that runs wherever it is, with the same program in it as the .deb. */
 function packArchive(tree: Tree, packed: Tree, making: Making, output: string): void {
   const name = `berth-${making.version}-linux-${process.arch}`;
   tree.copyFolder(join(packed.top, PROGRAM), name);
-  tree.copyFolder(join(packed.top, DOCUMENTS), `${name}/share/doc/berth`);
-  tree.copyFolder(join(packed.top, 'usr/share/man'), `${name}/share/man`);
+  const documents = `${name}/share/doc/berth`;
+  tree.copy(join(packed.top, DOCUMENTS, 'copyright'), `${documents}/copyright`);
+  addDocuments(tree, { documents, manual: `${name}/share/man`, folder: ARCHIVE_DOCUMENTS }, making);
+  const unit = readFileSync(join(TOP, 'deploy/berthd.service'), 'utf8');
+  tree.file(`${documents}/examples/berthd.service`, unit.replaceAll('/opt/berth/docs/', `${ARCHIVE_DOCUMENTS}/`));
   tree.settle(making.epochSeconds);
   const tar = join(tree.top, 'archive.tar');
   const same = ['--sort=name', '--format=gnu', '--owner=0', '--group=0', '--numeric-owner'];

@@ -1,5 +1,9 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+
 import { Client, credentials, Metadata, type ServiceError, status } from '@grpc/grpc-js';
 
+import { findTop } from '../base/own-files.ts';
 import { CliError } from './cli-error.ts';
 import type { Caller, Method } from './session.ts';
 
@@ -93,7 +97,7 @@ export class Connection implements Caller {
     if (isUnconnected) {
       return new CliError(
         `no berthd answers on ${path}`,
-        'start one (bin/berthd), or name its socket: --socket unix:///run/berth/berth.sock',
+        `${howToStart()}, or name its socket: --socket unix:///run/berth/berth.sock`,
       );
     }
     if (err.code === status.UNAVAILABLE && err.details === 'Connection dropped') {
@@ -128,4 +132,11 @@ async function cancelledBy<T>(signal: AbortSignal, call: { cancel(): void }, end
   } finally {
     signal.removeEventListener('abort', cancel);
   }
+}
+
+/** As a service where systemd runs, which is where packages put it. */
+function howToStart(): string {
+  return existsSync('/run/systemd/system')
+    ? 'systemctl start berthd, and journalctl -u berthd when it does not'
+    : `start one (${join(findTop(), 'bin/berthd')})`;
 }

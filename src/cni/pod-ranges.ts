@@ -74,6 +74,11 @@ function checkPodRanges(field: string, ranges: readonly string[]): void {
     throw invalid(field, `${ranges.join()}: a node has one range of each family at most`);
 }
 
+/** Throws `precondition` for a template that would make no network, whatever the ranges are. */
+export async function checkTemplate(template: string): Promise<void> {
+  await renderTemplate(template, ['192.0.2.0/24', '2001:db8::/64']);
+}
+
 async function renderTemplate(template: string, ranges: readonly string[]): Promise<string> {
   try {
     const text = await readSmallFile(template);

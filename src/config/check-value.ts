@@ -30,9 +30,7 @@ export function findProblem(kind: Kind, value: unknown): string | undefined {
         : expected(`unix:// and an absolute path of at most ${MAX_SOCKET_PATH_BYTES} bytes`);
     case 'address':
       if (kind.mayBeEmpty && value === '') return undefined;
-      return typeof value === 'string' && parseAddress(value)
-        ? undefined
-        : expected('an address and a port, such as 127.0.0.1:9190 or [::1]:0');
+      return typeof value === 'string' && parseAddress(value) ? undefined : expected(wantedAddress(value));
     case 'duration':
       return typeof value === 'string' && (parseDuration(value) ?? 0) > 0
         ? undefined
@@ -107,4 +105,11 @@ function isPath(value: unknown): boolean {
 function isSocket(value: unknown): boolean {
   if (typeof value !== 'string' || !value.startsWith('unix:///') || value.endsWith('/')) return false;
   return Buffer.byteLength(value.slice('unix://'.length)) <= MAX_SOCKET_PATH_BYTES && !value.includes('\0');
+}
+
+/** Of addresses people know URLs best: one is told from other mistakes. */
+function wantedAddress(value: unknown): string {
+  const rest = typeof value === 'string' ? /^[a-z]+:\/\/([^/]+)\/?$/.exec(value)?.[1] : undefined;
+  if (rest !== undefined && parseAddress(rest)) return `an address and a port and no more, as ${JSON.stringify(rest)}`;
+  return 'an address and a port, such as 127.0.0.1:9190 or [::1]:0';
 }

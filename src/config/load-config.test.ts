@@ -165,6 +165,11 @@ suite('loadConfig', () => {
       '2: metrics.listen: expected an address and a port, such as 127.0.0.1:9190 or [::1]:0, got "localhost"',
     ],
     [
+      'a URL where an address belongs',
+      '[tracing]\nendpoint = "http://127.0.0.1:4317"\n',
+      '2: tracing.endpoint: expected an address and a port and no more, as "127.0.0.1:4317", got "http://127.0.0.1:4317"',
+    ],
+    [
       'a TCP socket',
       'listen = "tcp://1.2.3.4:5"\n',
       '1: listen: expected unix:// and an absolute path of at most 107 bytes, got "tcp://1.2.3.4:5"',

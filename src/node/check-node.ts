@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -48,6 +48,7 @@ export async function checkNode(config: Config): Promise<Finding[]> {
         return [];
       })),
     );
+    found.push(...kubeconfigFindings(config));
     found.push(...networkFindings(config.cni.confDir, (await readPodNetwork(config)).status));
     if (cgroups) {
       const place = { processes, isRoot, cgroups };
@@ -108,6 +109,19 @@ async function findings(subject: string, file: string, look: () => Finding[] | P
     const message = `${describe(err)}: berthd cannot start with it`;
     return [{ severity: 'error', subject, message, remedy: `correct that, in ${file} or on this node` }];
   }
+}
+
+/** A running berthd tells what the API server says; here it is only looked whether there is a file. */
+function kubeconfigFindings({ cluster: { kubeconfig } }: Config): Finding[] {
+  if (kubeconfig === '' || existsSync(kubeconfig)) return [];
+  return [
+    {
+      severity: 'warning',
+      subject: `cluster.kubeconfig ${kubeconfig}`,
+      message: 'is not there: berthd waits for it, and pods run without',
+      remedy: 'kubeadm join, or init, writes /etc/kubernetes/kubelet.conf; or name another file',
+    },
+  ];
 }
 
 function notRoot(): Finding {

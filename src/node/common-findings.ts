@@ -4,6 +4,7 @@ import { networkInterfaces } from 'node:os';
 
 import { describe } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
+import { documentPath } from '../base/own-files.ts';
 import type { NetworkStatus } from '../cni/cni.ts';
 import { Networks } from '../cni/networks.ts';
 import { PluginBinaries } from '../cni/plugin-binaries.ts';
@@ -24,7 +25,7 @@ import { configFile, containerFindings } from './container-findings.ts';
 import type { Finding } from './finding.ts';
 import { folderFindings } from './folder-findings.ts';
 import { kernelFindings, readKernelFacts } from './kernel-findings.ts';
-import { iptablesFindings } from './network-findings.ts';
+import { iptablesFindings, templateFindings } from './network-findings.ts';
 import { monitorFindings } from './program-findings.ts';
 import { sysctlFindings } from './sysctl-findings.ts';
 
@@ -54,6 +55,7 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...busFindings(parts.cgroups.driver),
     ...(await monitorFindings(config.runtime.monitorPath, parts.processes, signal)),
     ...iptablesFindings((await readPodNetwork(config)).plugins),
+    ...(await templateFindings(config.cni.confTemplate)),
     ...folderFindings(config),
     ...containerFindings(config),
     ...(await registryFindings(config, parts.holdsOlderRegistries === true, parts.olderFiles)),
@@ -149,7 +151,7 @@ async function registryFindings({ image }: Config, holdsOlder: boolean, older: O
         severity: 'warning',
         subject: key.file,
         message: describeIgnored(key),
-        remedy: 'docs/images.md tells which keys are followed; nothing is wrong when another tool needs this one',
+        remedy: `${documentPath('images.md')} tells which keys are followed; nothing is wrong when another tool needs this one`,
       }),
     ),
   ];

@@ -30,3 +30,14 @@ test('certificates that are missing, or none, are named', () => {
     assert.match(containerFindings({ ...config, stream })[0]?.subject ?? '', expected);
   }
 });
+
+test('certificates of metrics and traces are looked at where they are used', () => {
+  const metrics = { ...config.metrics, listen: '127.0.0.1:0', tlsCert: '/nosuch.pem', tlsKey: '/nosuch.key' };
+  const tracing = { ...config.tracing, endpoint: '127.0.0.1:4317', tls: true, tlsCa: '/nosuch-ca.pem' };
+  assert.deepEqual(
+    containerFindings({ ...config, metrics, tracing }).map(({ subject }) => subject),
+    ['metrics.tls_cert /nosuch.pem', 'tracing.tls_ca /nosuch-ca.pem'],
+  );
+  const unused = { ...config, metrics: { ...metrics, listen: '' }, tracing: { ...tracing, endpoint: '' } };
+  assert.deepEqual(containerFindings(unused), []);
+});

@@ -9,8 +9,8 @@ import { DefaultSysctls } from '../runtime/default-sysctls.ts';
 import { SeccompProfiles } from '../runtime/seccomp.ts';
 import type { Finding } from './finding.ts';
 
-/** What the configuration gives to every container, or to every stream, and what none of them could use. */
-export function containerFindings({ runtime, stream, sources }: Config): Finding[] {
+/** What the configuration gives to every container, and its certificates: what none of them could use. */
+export function containerFindings({ runtime, stream, metrics, tracing, sources }: Config): Finding[] {
   const remedy = `correct it in ${configFile(sources)}, then: systemctl restart berthd`;
   const attempt = (consequence: string, look: () => unknown): Finding[] => attempted(consequence, remedy, look);
   return [
@@ -19,7 +19,9 @@ export function containerFindings({ runtime, stream, sources }: Config): Finding
       new SeccompProfiles(runtime.seccompProfile).resolve({ type: 'runtimeDefault' }, []);
     }),
     ...attempt('berthd cannot start', () => new DefaultSysctls(runtime.defaultSysctls, silentLogger)),
-    ...attempt('berthd cannot start', () => checkCertificate(stream)),
+    ...attempt('berthd cannot start', () => checkServerCertificate('stream', stream)),
+    ...attempt('berthd cannot start', () => checkServerCertificate('metrics', metrics)),
+    ...attempt('berthd cannot start', () => checkTracing(tracing)),
   ];
 }
 
@@ -28,21 +30,46 @@ function checkCapabilities(defaults: readonly string[]): void {
   resolveCapabilities({ defaults, wanted: nothing, privileged: false, uid: 0, host: new Set() });
 }
 
-function checkCertificate({ tlsCert, tlsKey, tlsClientCa }: Config['stream']): void {
-  const read = (key: string, path: string): Buffer | undefined => {
+/** Certificate, key and authority of one table, as its keys name them. Throws for the first that cannot be used. */
+function checkCertificate(table: string, cert: TlsFile, key: TlsFile, authority: TlsFile): void {
+  const read = ([name, path]: TlsFile): Buffer | undefined => {
     try {
       return path === '' ? undefined : readFileSync(path);
     } catch (err) {
-      throw wrap(`stream.${key} ${path}`, err);
+      throw wrap(`${table}.${name} ${path}`, err);
     }
   };
-  const [cert, key, ca] = [read('tls_cert', tlsCert), read('tls_key', tlsKey), read('tls_client_ca', tlsClientCa)];
-  if (!cert) return;
+  const [certBytes, keyBytes, ca] = [read(cert), read(key), read(authority)];
+  const named = [cert, key, authority].filter(([, path]) => path !== '');
+  if (named.length === 0) return;
   try {
-    createSecureContext({ cert, ...(key && { key }), ...(ca && { ca }) });
+    createSecureContext({
+      ...(certBytes && { cert: certBytes }),
+      ...(keyBytes && { key: keyBytes }),
+      ...(ca && { ca }),
+    });
   } catch (err) {
-    throw wrap(`stream.tls_cert ${tlsCert} with stream.tls_key ${tlsKey}`, err);
+    throw wrap(named.map(([name, path]) => `${table}.${name} ${path}`).join(' with '), err);
   }
+}
+
+/** A key of the configuration and the file that it names; '' is none. */
+type TlsFile = readonly [key: string, path: string];
+
+/** Only of what is used: certificates of an endpoint that is off do no harm. */
+function checkServerCertificate(
+  table: 'stream' | 'metrics',
+  { listen, tlsCert, tlsKey, tlsClientCa }: ServerTls,
+): void {
+  if (listen === '' || tlsCert === '') return;
+  checkCertificate(table, ['tls_cert', tlsCert], ['tls_key', tlsKey], ['tls_client_ca', tlsClientCa]);
+}
+
+type ServerTls = Config['stream' | 'metrics'];
+
+function checkTracing({ endpoint, tls, tlsCa, tlsCert, tlsKey }: Config['tracing']): void {
+  if (endpoint === '' || !tls) return;
+  checkCertificate('tracing', ['tls_cert', tlsCert], ['tls_key', tlsKey], ['tls_ca', tlsCa]);
 }
 
 /** Where keys are set: the files that were read, or the one that could be. */

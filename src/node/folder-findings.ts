@@ -129,7 +129,9 @@ function stateFindings(state: string): Finding[] {
       severity: 'info',
       subject: `state ${state}`,
       message: 'is on a disk, where it survives a reboot and each pod costs writes',
-      remedy: 'set state to a folder on a tmpfs, such as /run/berth',
+      remedy: state.startsWith('/run/')
+        ? 'mount a tmpfs on /run, as systemd does, or set state to a folder that is on one'
+        : 'set state to a folder on a tmpfs, such as /run/berth',
     },
   ];
 }

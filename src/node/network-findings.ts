@@ -1,5 +1,7 @@
 import { describe } from '../base/errors.ts';
+import { samplePath } from '../base/own-files.ts';
 import type { NetworkStatus } from '../cni/cni.ts';
+import { checkTemplate } from '../cni/pod-ranges.ts';
 import { findProgram } from '../runtime/handlers.ts';
 import type { Finding } from './finding.ts';
 
@@ -21,7 +23,7 @@ function networkRemedy(confDir: string, message: string): string {
   if (/cni\.default_network/.test(message)) {
     return `name a network of ${confDir} in cni.default_network, or leave it empty for the first one`;
   }
-  return `mkdir -p ${confDir} && cp deploy/cni/10-berth.conflist ${confDir}/`;
+  return `mkdir -p ${confDir} && cp ${samplePath('cni/10-berth.conflist')} ${confDir}/`;
 }
 
 /** Plugins that call iptables, and its absence. `types` are those of the network for pods. */
@@ -38,6 +40,25 @@ export function iptablesFindings(types: readonly string[]): Finding[] {
         subject: 'iptables',
         message: `${describe(err)}: the CNI plugins ${callers.join(', ')} need it for masquerading and host ports`,
         remedy: 'apt-get install iptables',
+      },
+    ];
+  }
+}
+
+/** A template from which no network for pods can be made; '' is none. */
+export async function templateFindings(template: string): Promise<Finding[]> {
+  if (template === '') return [];
+  try {
+    await checkTemplate(template);
+    return [];
+  } catch (err) {
+    const [subject = '', ...rest] = describe(err).split(': ');
+    return [
+      {
+        severity: 'error',
+        subject,
+        message: `no network is made of the ranges for pods: ${rest.join(': ')}`,
+        remedy: `${samplePath('cni/pods.conflist.template')} is one that works; it is read again with the next ranges`,
       },
     ];
   }

@@ -160,7 +160,7 @@ suite('a node without berthd', { timeout: 60_000 }, () => {
     assert.doesNotMatch(JSON.stringify(answer), /SECRET/);
     assert.match(of('image.signature_policy'), /key \/no\/such\.gpg cannot be read/);
     assert.match(of('image.pause_image'), /has no effect/);
-    assert.match(of('runtime.handlers.kata'), /; install it, or name/);
+    assert.match(of('runtime.handlers.kata'), /; install it, then .*; or name/);
     assert.ok(of('runtime.default_sysctls').includes(`correct it in ${top}/berth.toml`));
   });
 });

@@ -2,6 +2,7 @@ import { status } from '@grpc/grpc-js';
 
 import { AdminService, CheckConfigRequest, type CheckConfigResponse } from '../../../proto/gen/berth/admin.ts';
 import { BerthError, describe } from '../../base/errors.ts';
+import { samplePath } from '../../base/own-files.ts';
 import { ConfigError } from '../../config/config-problems.ts';
 import { configObject, describeConfig } from '../../config/describe-config.ts';
 import { type Config, loadConfig } from '../../config/load-config.ts';
@@ -46,7 +47,9 @@ export function readConfig(file: string | undefined): Config {
 
 function wrongConfig(err: BerthError): CliError {
   const problems = err instanceof ConfigError ? err.problems : [];
-  return new CliError(describe(err), 'berthd will not start with it; deploy/berth.toml shows every key', { problems });
+  return new CliError(describe(err), `berthd will not start with it; ${samplePath('berth.toml')} shows every key`, {
+    problems,
+  });
 }
 
 async function askDaemon({ connection }: Session): Promise<CheckConfigResponse | undefined> {
