@@ -6,6 +6,8 @@ import type { SandboxId } from '../base/ids.ts';
 import { InFlight } from '../base/in-flight.ts';
 import type { ContainerSpec, LinuxResources } from '../runtime/container-spec.ts';
 import type { ExecResult } from '../runtime/exec.ts';
+import { removeLeftCopies } from '../runtime/left-copies.ts';
+import { readMounts } from '../sys/mount.ts';
 import { ContainerExits } from './container-exits.ts';
 import { execSync, reopenLog } from './container-operations.ts';
 import type { ContainerContext } from './create-container.ts';
@@ -78,6 +80,7 @@ export class Pods {
     runtime.start();
     // Beside the first requests: a plugin that hangs must not keep berthd from serving.
     void this.#work.join('free networks', this.#shutdown, () => this.#freeNetworks(orphansGone)).catch(() => {});
+    void this.#work.join('copies of runtimes', this.#shutdown, () => this.#removeLeftCopies()).catch(() => {});
   }
 
   /** Waits for the work in flight, which the shutdown signal has told to end. */
@@ -261,6 +264,16 @@ export class Pods {
     } catch (err) {
       if (!this.#shutdown.aborted)
         log.warn({ err: describe(err) }, 'addresses of pods that are gone could not all be freed');
+    }
+  }
+
+  async #removeLeftCopies(): Promise<void> {
+    const { handlers, log } = this.#deps;
+    const programs = handlers.all().map(({ path }) => path);
+    try {
+      await removeLeftCopies(programs, readMounts, log, this.#shutdown);
+    } catch (err) {
+      if (!this.#shutdown.aborted) log.warn({ err: describe(err) }, 'copies of a runtime could not be removed');
     }
   }
 

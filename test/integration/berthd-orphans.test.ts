@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import {
   existsSync,
   mkdirSync,
@@ -22,7 +23,7 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import { eventually } from '../harness/cri-lab.ts';
-import { isAlive } from '../harness/machine-state.ts';
+import { isAlive, readMounts } from '../harness/machine-state.ts';
 import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
@@ -168,5 +169,27 @@ suite('pods that the database does not know', { timeout: patient(200_000) }, () 
     await lab.berthd.end('SIGKILL');
     await lab.berthd.start();
     await eventually('nothing is left', () => Object.keys(lab.berthd.traces()).length === 0 || undefined, 60_000);
+  });
+
+  test('a program that crun mounted on a file of its own, and was killed over, is taken away', async (t) => {
+    const { runtimeHandlers } = await lab.berthd.call(runtime.status, { verbose: false });
+    if (!runtimeHandlers.some(({ name }) => name === 'crun')) return t.skip('there is no crun');
+    const program = execFileSync('sh', ['-c', 'readlink -f "$(command -v crun)"'], { encoding: 'utf8' }).trim();
+    const random = randomBytes(3).toString('hex');
+    const [left, other] = [`/tmp/crun.${random}`, `/tmp/crun-${random}`];
+    const isMounted = (path: string): boolean => readMounts().includes(path);
+    await lab.berthd.end('SIGTERM');
+    for (const path of [left, other]) {
+      writeFileSync(path, '');
+      execFileSync('mount', ['--bind', program, path]);
+    }
+    try {
+      await lab.berthd.start();
+      await eventually('it is gone', () => !existsSync(left) || undefined);
+      assert.deepEqual([isMounted(left), isMounted(other)], [false, true]);
+    } finally {
+      for (const path of [left, other].filter(isMounted)) execFileSync('umount', [path]);
+      for (const path of [left, other]) rmSync(path, { force: true });
+    }
   });
 });
