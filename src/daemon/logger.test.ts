@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
+import { closeSync, fstatSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 
+import { createSocketPair } from '../sys/pipe.ts';
 import { createLogger, type DaemonLogger } from './logger.ts';
 
 /** What a logger writes to a file. */
@@ -66,6 +67,27 @@ for (const [format, first, last] of [
     }
   });
 }
+
+test('a journald that stands still costs lines, and nobody waits for it', () => {
+  const { ownFd, otherFd } = createSocketPair();
+  try {
+    const { dev, ino } = fstatSync(ownFd, { bigint: true });
+    const log = createLogger('info', 'auto', ownFd, `${dev}:${ino}`);
+    for (let n = 0; n < 5000; n += 1) log.info({ n }, 'a line that nobody reads');
+    assert.ok(log.linesLost() > 1000, `${log.linesLost()} lines are lost`);
+    const heard = Buffer.alloc(1 << 22);
+    const length = readSync(otherFd, heard);
+    log.warn({}, 'it reads again');
+    assert.match(heard.toString('utf8', 0, length), /^<6>a line that nobody reads {2}n=0\n<6>/);
+    assert.match(
+      heard.toString('utf8', 0, readSync(otherFd, heard)),
+      /log lines were lost.*lines=\d+\n<4>it reads again\n$/s,
+    );
+  } finally {
+    closeSync(ownFd);
+    closeSync(otherFd);
+  }
+});
 
 test('a stderr that is not the one of $JOURNAL_STREAM is no journal', () => {
   const folder = mkdtempSync(join(tmpdir(), 'berth-log-'));

@@ -6,6 +6,7 @@ import { pino } from 'pino';
 import type { Logger } from '../base/log.ts';
 import { printable } from '../base/printable.ts';
 import type { LogLevel } from '../config/load-config.ts';
+import { makeNonBlocking } from '../sys/pipe.ts';
 
 type LogFormat = 'auto' | 'json' | 'text';
 type Formatter = (line: string) => string;
@@ -25,7 +26,8 @@ const PRIORITIES: Readonly<Record<string, number>> = Object.freeze({ debug: 7, i
 /**
  * The daemon's log on stderr: JSON lines, or text for a person who started it on a terminal or reads the journal. Each
  * line to the journal begins with its priority, `<4>`, which journald takes off. What cannot be written (a full disk, a
- * reader that has left) is lost, and counted in the next line that can: no pod shall suffer from its log.
+ * reader that has left, a journald that stands still) is lost, and counted in the next line that can: no pod shall suffer
+ * from its log.
  */
 export function createLogger(
   level: LogLevel,
@@ -34,6 +36,8 @@ export function createLogger(
   journalStream = process.env['JOURNAL_STREAM'] ?? '',
 ): DaemonLogger {
   const isJournal = isSameFile(fd, journalStream);
+  // Its socket is the service's own. A terminal is not: the shell, which has it too, would not expect that.
+  if (isJournal) makeNonBlocking(fd);
   const formatter = (wanted: LogFormat): Formatter =>
     formatOf(wanted === 'text' || (wanted === 'auto' && (isJournal || isatty(fd))), isJournal);
   const lines = new LogLines(fd, formatter(format));

@@ -14,6 +14,9 @@ const fn = {
 
 const O_CLOEXEC = 0o2000000;
 const F_DUPFD_CLOEXEC = 1030;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4000;
 const AF_UNIX = 1;
 const SOCK_STREAM_CLOEXEC = 1 | O_CLOEXEC;
 
@@ -34,4 +37,10 @@ export function createSocketPair(): { ownFd: number; otherFd: number } {
 /** A second descriptor for the same open file, numbered `lowest` or higher, close-on-exec. */
 export function duplicateFd(fd: number, lowest: number): number {
   return check('fcntl', `fd ${fd}`, fn.fcntl(fd, F_DUPFD_CLOEXEC, lowest));
+}
+
+/** Has reads and writes fail with EAGAIN in place of waiting, for all who share the open file (fcntl(2), F_SETFL). */
+export function makeNonBlocking(fd: number): void {
+  const flags = check('fcntl', `fd ${fd}`, fn.fcntl(fd, F_GETFL, 0));
+  check('fcntl', `fd ${fd}`, fn.fcntl(fd, F_SETFL, flags | O_NONBLOCK));
 }
