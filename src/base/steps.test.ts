@@ -57,6 +57,48 @@ suite('runSteps', () => {
     });
   }
 
+  test('runs a step beside the one before it, and the next when both have ended', async () => {
+    const events: string[] = [];
+    const slow = Promise.withResolvers<void>();
+    const steps: Step<null>[] = [
+      { name: 'one', run: () => slow.promise },
+      {
+        name: 'two',
+        isBeside: true,
+        async run() {
+          slow.resolve();
+        },
+      },
+      { name: 'three', run() {} },
+    ];
+    await runSteps(steps, null, never, recordingJournal(events));
+    assert.deepEqual(events.slice(0, 2), ['begin one', 'begin two']);
+    assert.deepEqual(events.slice(2, 4).toSorted(), ['end one ok', 'end two ok']);
+    assert.deepEqual(events.slice(4), ['begin three', 'end three ok']);
+  });
+
+  for (const failing of ['one', 'two']) {
+    test(`aborts what runs beside ${failing} when that fails, waits for its end, and undoes both`, async () => {
+      const events: string[] = [];
+      const steps = ['one', 'two'].map(
+        (name): Step<null> => ({
+          name,
+          isBeside: true,
+          async run(_ctx, signal) {
+            if (name === failing) throw new BerthError('unavailable', `${name} broke`);
+            await new Promise<void>((resolve) => signal.addEventListener('abort', () => setImmediate(resolve)));
+            events.push(`${name} ended`);
+            signal.throwIfAborted();
+          },
+          undo: () => void events.push(`undo ${name}`),
+        }),
+      );
+      const failure = runSteps(steps, null, never, silentJournal);
+      await assert.rejects(failure, { kind: 'unavailable', message: failing });
+      assert.deepEqual(events, [`${failing === 'one' ? 'two' : 'one'} ended`, 'undo two', 'undo one']);
+    });
+  }
+
   test('stops the rollback at the first undo that fails, and says both', async () => {
     const events: string[] = [];
     const failure = runSteps(pipeline(events, { run: 'three', undo: 'two' }), null, never, silentJournal);

@@ -7,14 +7,20 @@ import type { Outcome } from './meter.ts';
  */
 export interface Step<C> {
   readonly name: string;
+  /** True for one that needs nothing of the step before it: both run side by side. It is undone before that one. */
+  readonly isBeside?: boolean;
   run(ctx: C, signal: AbortSignal): Promise<void> | void;
   undo?(ctx: C): Promise<void> | void;
 }
 
 /** Where a pipeline writes down how far it got, so that a restart can undo it, and where its times are kept. */
 export interface Journal {
-  /** Called before a step runs. Throws when it cannot be written: nothing would undo the step after a crash. */
-  begin(step: string): void;
+  /**
+   * Called before a step runs. Throws when it cannot be written: nothing would undo the step after a crash. With
+   * `mayWait` that may be put off until the next note, but for the first step: there is nothing to undo in it, or the
+   * next one begins at once.
+   */
+  begin(step: string, mayWait: boolean): void;
   /** Called after a step ran or failed, with its duration in milliseconds. Never throws. */
   end(step: string, outcome: Outcome, durationMs: number): void;
   /** Called after a step's undo succeeded. Never throws: an undo may run twice, and a rollback must not stop here. */
@@ -33,8 +39,9 @@ export class RollbackError extends AggregateError {
 
 /**
  * Runs steps in order. When one fails, undoes those begun, newest first, and throws the failure wrapped with the
- * step's name. The rollback takes no signal: a caller that gave up must not cut it short. It stops at the first undo
- * that fails, because older resources may be what the failed one still needs, and throws a RollbackError as cause.
+ * step's name; what runs beside it is aborted and has ended by then. The rollback takes no signal: a caller that gave up
+ * must not cut it short. It stops at the first undo that fails, because older resources may be what the failed one still
+ * needs, and throws a RollbackError as cause.
  */
 export async function runSteps<C>(
   steps: readonly Step<C>[],
@@ -43,26 +50,71 @@ export async function runSteps<C>(
   journal: Journal,
 ): Promise<void> {
   const begun: Step<C>[] = [];
+  let failed: string | undefined;
+  const runOne = async (step: Step<C>, limited: AbortSignal): Promise<void> => {
+    const run = (): Promise<void> | void => step.run(ctx, limited);
+    try {
+      await timed(step.name, journal, () => (journal.around ? journal.around(step.name, run, limited) : run()));
+    } catch (err) {
+      failed ??= step.name;
+      throw err;
+    }
+  };
   try {
-    for (const step of steps) {
+    for (const group of groupsOf(steps)) {
       signal.throwIfAborted();
-      // Before it runs: a CNI ADD that failed halfway may still hold an address.
-      begun.push(step);
-      journal.begin(step.name);
-      const run = (): Promise<void> | void => step.run(ctx, signal);
-      await timed(step.name, journal, () => (journal.around ? journal.around(step.name, run, signal) : run()));
+      for (const [index, step] of group.entries()) {
+        // Before it runs: a CNI ADD that failed halfway may still hold an address.
+        begun.push(step);
+        const isLast = index === group.length - 1;
+        journal.begin(step.name, !isLast || group.every(({ undo }) => undo === undefined));
+      }
+      const [first, ...others] = group;
+      if (first && others.length === 0) await runOne(first, signal);
+      else await allOf(group, signal, runOne);
     }
   } catch (cause) {
-    const failed = begun.at(-1)?.name ?? 'before the first step';
+    const what = failed ?? begun.at(-1)?.name ?? 'before the first step';
     await undoSteps(begun, ctx, journal).catch((undoError: unknown) => {
       throw because(
         kindOf(cause),
-        `${failed} failed, and so did its rollback`,
+        `${what} failed, and so did its rollback`,
         new RollbackError([cause, undoError], both(cause, undoError)),
       );
     });
-    throw wrap(failed, cause);
+    throw wrap(what, cause);
   }
+}
+
+/** Steps that run side by side, in the order of the steps. */
+function groupsOf<C>(steps: readonly Step<C>[]): Step<C>[][] {
+  const groups: Step<C>[][] = [];
+  for (const step of steps) {
+    const group = groups.at(-1);
+    if (step.isBeside === true && group) group.push(step);
+    else groups.push([step]);
+  }
+  return groups;
+}
+
+/** Runs steps side by side until all have ended; the first that fails aborts the others, and is what is thrown. */
+async function allOf<C>(
+  group: readonly Step<C>[],
+  signal: AbortSignal,
+  run: (step: Step<C>, limited: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const failures: unknown[] = [];
+  const failed = new AbortController();
+  const limited = AbortSignal.any([signal, failed.signal]);
+  await Promise.all(
+    group.map((step) =>
+      run(step, limited).catch((err: unknown) => {
+        failures.push(err);
+        failed.abort(err);
+      }),
+    ),
+  );
+  if (failures.length > 0) throw failures[0];
 }
 
 /** Undoes steps newest first; used by the rollback, and by reconcile for pipelines that a crash cut short. */

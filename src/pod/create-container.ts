@@ -46,6 +46,7 @@ interface CreateContext extends ContainerContext {
   /** Made by one step for the next. */
   rootfs?: string;
   ociSpec?: OciSpec;
+  user?: ContainerRecord['user'];
   target?: ProcessIdentity | undefined;
 }
 
@@ -140,7 +141,7 @@ const writeSpec: Step<CreateContext> = {
     const { spec, user, mapped, target } = await buildContainerSpec(deps, record, { rootfs, imageSources }, signal);
     ctx.target = target;
     ctx.ociSpec = mapVolumes(volumesFolder(ctx), spec, mapped, owner?.userNamespace ?? '');
-    deps.containers.put({ ...deps.containers.get(id), user });
+    ctx.user = user;
   },
   undo: releaseVolumes,
 };
@@ -157,11 +158,12 @@ export function volumesFolder({ deps, id }: Pick<ContainerContext, 'deps'> & { r
 
 const createUnderMonitor: Step<CreateContext> = {
   name: 'create under monitor',
-  async run({ deps, id, ociSpec, target }, signal) {
+  async run({ deps, id, ociSpec, user, target }, signal) {
     if (!ociSpec) throw new BerthError('internal', `container ${id} has no spec`);
     if (deps.containers.get(id).restoreFrom !== undefined) {
       // Its processes come back when it is started, and need its volumes then.
       deps.runtime.prepareRestore(id, ociSpec);
+      deps.containers.put({ ...deps.containers.get(id), user });
       return;
     }
     const targetEnded = (): boolean => target !== undefined && !isSameProcess(target.pid, target.startTime);
@@ -170,7 +172,7 @@ const createUnderMonitor: Step<CreateContext> = {
     const { init, monitor } = await deps.runtime.create(request, signal).catch((err: unknown) => {
       throw targetEnded() ? because('precondition', problem, err) : err;
     });
-    deps.containers.put({ ...deps.containers.get(id), init, monitor });
+    deps.containers.put({ ...deps.containers.get(id), user, init, monitor });
     // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
     if (targetEnded()) throw new BerthError('precondition', problem);
     releaseVolumes({ deps, id });

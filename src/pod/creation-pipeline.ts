@@ -150,9 +150,9 @@ function keepAsUnknown<R extends Creating, C extends Subject>(
 
 function noting(journal: Journal, onStep: (step: string) => void): Journal {
   return {
-    begin(step) {
+    begin(step, mayWait) {
       onStep(step);
-      journal.begin(step);
+      journal.begin(step, mayWait);
     },
     end: (step, outcome, durationMs) => journal.end(step, outcome, durationMs),
     undone: (step, durationMs) => journal.undone(step, durationMs),

@@ -41,7 +41,7 @@ export class ObservedJournals implements Journals {
     const kept = this.#kept.open(pipeline, subject);
     return {
       around: this.#around(pipeline, subject),
-      begin: (step) => kept.begin(step),
+      begin: (step, mayWait) => kept.begin(step, mayWait),
       end: (step, outcome, durationMs) => {
         this.#attempt(subject, () => kept.end(step, outcome, durationMs));
         this.#meter.step(pipeline, step, outcome, durationMs / 1000);

@@ -12,7 +12,7 @@ import { checkLimits } from '../runtime/check-limits.ts';
 import type { Handler } from '../runtime/handler.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
-import { type NamespaceKind, type NamespaceRequest, unpinNamespaces } from '../sys/namespaces.ts';
+import { type NamespaceKind, type NamespaceRequest, type PauseProcess, unpinNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
@@ -48,6 +48,13 @@ export interface SandboxContext {
   readonly id: SandboxId;
 }
 
+interface RunContext extends SandboxContext {
+  /** Begun by one step, and awaited by another. */
+  pausing?: Promise<PauseProcess>;
+  /** Found out by one step, and recorded by the last. */
+  ips?: readonly string[];
+}
+
 /**
  * Brings up a pod sandbox, for a client to claim; tells each step that it comes to. See makeUnclaimed() for what becomes
  * of it when it fails.
@@ -80,8 +87,7 @@ const makeCgroup: Step<SandboxContext> = {
   async run({ deps, id }, signal) {
     const { spec } = deps.sandboxes.get(id);
     const limits = spec.resources && { resources: limitsOnHost(deps, podLimits(spec)) };
-    const cgroup = await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id, ...limits }, signal);
-    deps.sandboxes.put({ ...deps.sandboxes.get(id), cgroup });
+    await deps.cgroups.createSandbox({ parent: spec.cgroupParent, sandboxId: id, ...limits }, signal);
   },
   undo: removeSandboxCgroup,
 };
@@ -102,31 +108,46 @@ export async function removeSandboxCgroup({ deps, id }: SandboxContext): Promise
   }
 }
 
-const makeNamespaces: Step<SandboxContext> = {
+// It is through as soon as a network can be attached; the pause process, and its way into the cgroup, come meanwhile.
+const makeNamespaces: Step<RunContext> = {
   name: 'make namespaces and pause',
-  async run({ deps, id }, signal) {
+  async run(ctx, signal) {
+    const { deps, id } = ctx;
     const { spec, hostname, cgroup } = deps.sandboxes.get(id);
     const kinds = namespaceKinds(spec);
-    const pause = await deps.namespaces.make(
-      {
-        pausePath: deps.pausePath,
-        pauseArgs: [id],
+    const request = {
+      pausePath: deps.pausePath,
+      pauseArgs: [id],
+      kinds,
+      userNamespace: spec.security.namespaces.user,
+      hostname: kinds.includes('uts') ? hostname : '',
+      sysctls: deps.security.defaultSysctls.with(spec.sysctls, {
         kinds,
-        userNamespace: spec.security.namespaces.user,
-        hostname: kinds.includes('uts') ? hostname : '',
-        sysctls: deps.security.defaultSysctls.with(spec.sysctls, {
-          kinds,
-          hasUserNamespace: spec.security.namespaces.user !== undefined,
-        }),
-        pinDir: sandboxPaths(deps, id).namespaces,
-        ...(cgroup ? placement(deps.cgroups.threadPlacement(cgroup)) : {}),
-      },
-      signal,
-    );
+        hasUserNamespace: spec.security.namespaces.user !== undefined,
+      }),
+      pinDir: sandboxPaths(deps, id).namespaces,
+      ...(cgroup ? placement(deps.cgroups.threadPlacement(cgroup)) : {}),
+    };
+    const pinned = Promise.withResolvers<void>();
+    ctx.pausing = deps.namespaces.make(request, signal, pinned.resolve);
+    await Promise.race([pinned.promise, ctx.pausing]);
+  },
+  async undo(ctx) {
+    // One that failed has left nothing, and is told by the step that waits for it.
+    await ctx.pausing?.catch(() => {});
+    await endPause(ctx);
+  },
+};
+
+const placePause: Step<RunContext> = {
+  name: 'place pause',
+  async run({ deps, id, pausing }, signal) {
+    const pause = await pausing;
+    if (!pause) throw new BerthError('internal', `sandbox ${id} has no pause process`);
     deps.sandboxes.put({ ...deps.sandboxes.get(id), pause });
+    const { cgroup } = deps.sandboxes.get(id);
     if (cgroup) await deps.cgroups.addProcess(cgroup, pause.pid, signal);
   },
-  undo: endPause,
 };
 
 // A pause that is born in its cgroup costs a millisecond; one that is moved there costs twenty.
@@ -147,6 +168,7 @@ export async function endPause({ deps, id }: SandboxContext): Promise<void> {
 
 const writeFiles: Step<SandboxContext> = {
   name: 'write files',
+  isBeside: true,
   run({ deps, id }) {
     const { spec, hostname } = deps.sandboxes.get(id);
     writeSandboxFiles(sandboxPaths(deps, id), spec, hostname, filesLabel(deps, id));
@@ -159,16 +181,19 @@ function filesLabel(deps: PodDeps, id: SandboxId): string | undefined {
   return selinuxLabels(deps, sandbox, sandbox.spec.security)?.files;
 }
 
-const attachNetwork: Step<SandboxContext> = {
+const attachNetwork: Step<RunContext> = {
   name: 'attach network',
-  async run({ deps, id }, signal) {
+  // Most of it is waiting for the plugins. It comes after the other, because its undo needs the namespace.
+  isBeside: true,
+  async run(ctx, signal) {
+    const { deps, id } = ctx;
     const record = deps.sandboxes.get(id);
     let ips: readonly string[] = [];
     if (ownsNetwork(record)) {
       warnOfBoundPorts(record, deps.log);
       const result = await deps.cni.add(cniAttachment(deps, record), signal);
       ips = result.ips.map((ip) => ip.address);
-      deps.sandboxes.put({ ...deps.sandboxes.get(id), ips });
+      ctx.ips = ips;
     }
     const paths = sandboxPaths(deps, id);
     writeHosts(paths, record.spec, record.hostname, ips);
@@ -199,22 +224,23 @@ export async function networkProblem({ deps, id }: SandboxContext, signal: Abort
   }
 }
 
-const markReady: Step<SandboxContext> = {
+const markReady: Step<RunContext> = {
   name: 'mark ready',
-  run: ({ deps, id }) => deps.sandboxes.put({ ...deps.sandboxes.get(id), state: 'ready' }),
+  run: ({ deps, id, ips = [] }) => deps.sandboxes.put({ ...deps.sandboxes.get(id), ips, state: 'ready' }),
 };
 
 /** RunPodSandbox, in order. The undo of each is also what a restart runs for a sandbox that was half made. */
-export const runSandboxSteps: readonly Step<SandboxContext>[] = [
+export const runSandboxSteps: readonly Step<RunContext>[] = [
   makeFolders,
   makeCgroup,
   makeNamespaces,
   writeFiles,
+  placePause,
   attachNetwork,
   markReady,
 ];
 
-const pipeline: CreationPipeline<SandboxRecord, SandboxContext> = {
+const pipeline: CreationPipeline<SandboxRecord, RunContext> = {
   name: RUN_SANDBOX,
   kind: 'sandbox',
   steps: runSandboxSteps,
@@ -245,7 +271,7 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
     handler: handler.name,
     hostname: chooseHostname(spec, id),
     pause: undefined,
-    cgroup: undefined,
+    cgroup: deps.cgroups.sandboxCgroup(spec.cgroupParent, id),
     selinuxLevel: newSelinuxLevel(deps),
     ips: [],
   };

@@ -106,10 +106,14 @@ export class JournalTable {
     const positions = new Map<string, number>();
     const positionOf = (step: string): number => positions.get(step) ?? -1;
     return {
-      begin: (step) => {
+      begin: (step, mayWait) => {
+        const isFirst = positions.size === 0;
         positions.set(step, positions.size);
         const beganAtUs = this.#clock.nowUs();
-        this.#write(pipeline, subject, () => this.#begin.run(subject, pipeline, positionOf(step), step, beganAtUs));
+        const write = () => this.#begin.run(subject, pipeline, positionOf(step), step, beganAtUs);
+        // From the first note on the pipeline is known as one that was begun.
+        if (mayWait && !isFirst) this.#note(pipeline, subject, write);
+        else this.#write(pipeline, subject, write);
       },
       end: (step, outcome, durationMs) => {
         const write = () => this.#end.run(outcome, durationMs, subject, pipeline, positionOf(step));

@@ -145,9 +145,9 @@ suite('Store', () => {
     ];
     await assert.rejects(runSteps(failing, null, never, journal('undone')));
     const dying = journal('died');
-    dying.begin('one');
+    dying.begin('one', true);
     dying.end('one', 'ok', 1.5);
-    dying.begin('two');
+    dying.begin('two', false);
     reopen();
     assert.deepEqual(store.journal.unfinished(), [
       { pipeline: 'Run', subject: 'undone', begun: [] },
@@ -168,11 +168,26 @@ suite('Store', () => {
     );
   });
 
+  test('a step that may wait is noted with the next one that may not; the first never waits', () => {
+    const journal = store.journal.open('Run', 'died');
+    for (const [step, mayWait] of [
+      ['one', true],
+      ['two', true],
+      ['three', false],
+      ['four', true],
+    ] as const)
+      journal.begin(step, mayWait);
+    reopen();
+    assert.deepEqual(store.journal.unfinished(), [
+      { pipeline: 'Run', subject: 'died', begun: ['one', 'two', 'three'] },
+    ]);
+  });
+
   test('a journal that was not forgotten with its pod goes with the next start', () => {
     store.sandboxes.put(record('a'));
     for (const id of ['a', 'gone', 'begun']) {
       const journal = store.journal.open('Run', id);
-      journal.begin('first');
+      journal.begin('first', false);
       journal.end('first', 'ok', 1);
       if (id !== 'begun') store.journal.finish('Run', id);
     }
@@ -183,7 +198,7 @@ suite('Store', () => {
 
   test('a full disk keeps no daemon from its start, whatever could be forgotten', () => {
     const journal = store.journal.open('Run', 'gone');
-    journal.begin('first');
+    journal.begin('first', false);
     journal.end('first', 'ok', 1);
     store.journal.finish('Run', 'gone');
     store.close();
@@ -215,11 +230,11 @@ suite('Store', () => {
   test('a pipeline that is opened again starts anew', () => {
     const first = store.journal.open('Stop', 'a');
     for (const step of ['one', 'two']) {
-      first.begin(step);
+      first.begin(step, false);
       first.end(step, 'ok', 1);
     }
     store.journal.finish('Stop', 'a');
-    store.journal.open('Stop', 'a').begin('one');
+    store.journal.open('Stop', 'a').begin('one', false);
     assert.deepEqual(store.journal.unfinished(), [{ pipeline: 'Stop', subject: 'a', begun: ['one'] }]);
     assert.deepEqual(
       store.journal.times('a').map(({ step, outcome }) => [step, outcome]),
@@ -397,7 +412,7 @@ suite('Store', () => {
     const busy = { kind: 'unavailable', message: 'write sandboxes a' };
     assert.throws(() => store.sandboxes.put(record('a')), busy);
     assert.throws(() => store.transaction(() => store.sandboxes.put(record('a'))), { kind: 'unavailable' });
-    assert.throws(() => store.journal.open('Run', 'a').begin('one'), {
+    assert.throws(() => store.journal.open('Run', 'a').begin('one', false), {
       kind: 'unavailable',
       message: /journal of Run on a/,
     });

@@ -69,6 +69,8 @@ export const MADE_SOCKET = 1;
 /** What the worker thread answers to a request. Errors lose their class on the way between threads. */
 export type WorkerAnswer =
   | { readonly pause: PauseProcess }
+  /** Comes before the pause: the namespaces that need no process are there. */
+  | { readonly pinned: true }
   | { readonly fd: number }
   | { readonly kind: ErrorKind; readonly message: string; readonly errno?: string; readonly call?: string };
 

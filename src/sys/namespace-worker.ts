@@ -50,7 +50,9 @@ function serve(port: threads.MessagePort, made: Made): void {
   setTimeout(collectGarbage, SETTLE_MS).unref();
   port.on('message', (request: NamespaceRequest | SocketRequest) => {
     port.postMessage(
-      'netns' in request ? answerSocket(request, descriptors, made) : answer(request, descriptors, made),
+      'netns' in request
+        ? answerSocket(request, descriptors, made)
+        : answer(request, descriptors, made, () => port.postMessage({ pinned: true } satisfies WorkerAnswer)),
     );
   });
 }
@@ -76,10 +78,10 @@ interface Descriptors {
   readonly emptyRoot: number;
 }
 
-function answer(request: NamespaceRequest, descriptors: Descriptors, made: Made): WorkerAnswer {
+function answer(request: NamespaceRequest, descriptors: Descriptors, made: Made, onPinned: () => void): WorkerAnswer {
   const { originals, emptyRoot } = descriptors;
   try {
-    return { pause: make(request, emptyRoot, made) };
+    return { pause: make(request, emptyRoot, made, onPinned) };
   } catch (err) {
     return toAnswer(err);
   } finally {
@@ -95,12 +97,12 @@ function toAnswer(err: unknown): WorkerAnswer {
 }
 
 /** Makes everything, or takes back what it had made. */
-function make(request: NamespaceRequest, emptyRoot: number, made: Made): PauseProcess {
+function make(request: NamespaceRequest, emptyRoot: number, made: Made, onPinned: () => void): PauseProcess {
   const pins = new Pins(request.pinDir);
   try {
     const pid = request.userNamespace
       ? makeInUserNamespace(request, request.userNamespace, pins, emptyRoot, made)
-      : makeOnHost(request, pins, emptyRoot, made);
+      : makeOnHost(request, pins, emptyRoot, made, onPinned);
     const startTime = readProcessStartTime(pid);
     if (startTime === undefined) throw new BerthError('internal', `pause process ${pid} is gone`);
     return { pid, startTime };
@@ -112,10 +114,17 @@ function make(request: NamespaceRequest, emptyRoot: number, made: Made): PausePr
   }
 }
 
-function makeOnHost(request: NamespaceRequest, pins: Pins, emptyRoot: number, made: Made): number {
+function makeOnHost(
+  request: NamespaceRequest,
+  pins: Pins,
+  emptyRoot: number,
+  made: Made,
+  onPinned: () => void,
+): number {
   unshare(request.kinds);
   configure(request);
   for (const kind of request.kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
+  onPinned();
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
   const { pid, isInCgroup } = spawnPause(request, [emptyRoot]);
   Atomics.store(made, MADE_PROCESS, pid);

@@ -58,17 +58,19 @@ export class NamespaceMaker {
   /**
    * Makes namespaces: host name, loopback and sysctls set, pinned, held by a new pause process, which is a child of
    * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is left. Throws `invalid` for a bad host name or
-   * sysctl, and a `SyscallError` that names the call when the kernel refuses.
+   * sysctl, and a `SyscallError` that names the call when the kernel refuses. Calls `onPinned` as soon as the network,
+   * IPC and UTS namespaces can be used, before there is a pause process; not with a user namespace, which needs one.
    */
-  async make(request: NamespaceRequest, signal: AbortSignal): Promise<PauseProcess> {
+  async make(request: NamespaceRequest, signal: AbortSignal, onPinned: () => void = () => {}): Promise<PauseProcess> {
     checkNamespaceRequest(request);
     return await this.#turns.withKey('worker', signal, async () => {
       if (this.#closed) throw new BerthError('unavailable', 'make namespaces: the daemon is stopping');
-      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, async (made) => {
+      const takeBack = async (made: Made): Promise<void> => {
         const pid = Atomics.load(made, MADE_PROCESS);
         if (pid !== 0) await killChild(pid);
         unpin(request.pinDir, ['user', ...request.kinds]);
-      });
+      };
+      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, takeBack, onPinned);
       if (!('pause' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
       const { pause } = answer;
       if (!signal.aborted) return pause;
@@ -110,7 +112,8 @@ export class NamespaceMaker {
     request: NamespaceRequest | SocketRequest,
     what: string,
     takeBack: (made: Made) => Promise<void> | void,
-  ): Promise<Exclude<WorkerAnswer, { kind: unknown }>> {
+    onPinned: () => void = () => {},
+  ): Promise<LastAnswer> {
     this.#running ??= this.#startWorker();
     const running = this.#running;
     const { worker } = running;
@@ -118,7 +121,7 @@ export class NamespaceMaker {
     using deadline = withDeadline(what, this.#timeoutMs);
     worker.ref();
     try {
-      const answered = nextAnswer(worker, what, deadline);
+      const answered = lastAnswer(worker, what, deadline, onPinned);
       worker.postMessage(request);
       return fromAnswer(await answered);
     } catch (err) {
@@ -174,28 +177,40 @@ class WorkerFailure extends Error {
   }
 }
 
-async function nextAnswer(worker: Worker, what: string, deadline: AbortSignal): Promise<WorkerAnswer> {
-  const { promise, resolve, reject } = Promise.withResolvers<WorkerAnswer>();
+/** What a request ends with when it went well. */
+type LastAnswer = Exclude<WorkerAnswer, { kind: unknown } | { pinned: true }>;
+
+async function lastAnswer(
+  worker: Worker,
+  what: string,
+  deadline: AbortSignal,
+  onPinned: () => void,
+): Promise<Exclude<WorkerAnswer, { pinned: true }>> {
+  const { promise, resolve, reject } = Promise.withResolvers<Exclude<WorkerAnswer, { pinned: true }>>();
+  const onMessage = (answer: WorkerAnswer): void => {
+    if ('pinned' in answer) onPinned();
+    else resolve(answer);
+  };
   const fail = (failure: unknown): void => reject(new WorkerFailure(failure));
   const onError = (cause: unknown): void =>
     fail(new BerthError('internal', `${what}: the worker thread failed`, { cause }));
   const onExit = (code: number): void => onError(new Error(`exit code ${code}`));
   const onDeadline = (): void => fail(deadline.reason);
-  worker.once('message', resolve);
+  worker.on('message', onMessage);
   worker.once('error', onError);
   worker.once('exit', onExit);
   deadline.addEventListener('abort', onDeadline, { once: true });
   try {
     return await promise;
   } finally {
-    worker.off('message', resolve);
+    worker.off('message', onMessage);
     worker.off('error', onError);
     worker.off('exit', onExit);
     deadline.removeEventListener('abort', onDeadline);
   }
 }
 
-function fromAnswer(answer: WorkerAnswer): Exclude<WorkerAnswer, { kind: unknown }> {
+function fromAnswer(answer: Exclude<WorkerAnswer, { pinned: true }>): LastAnswer {
   if (!('kind' in answer)) return answer;
   const { kind, message, errno, call } = answer;
   if (errno !== undefined && call !== undefined) throw new SyscallError(kind, message, { errno, call });

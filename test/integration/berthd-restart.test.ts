@@ -177,7 +177,14 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
     await lab.removePod(pod);
   });
 
-  for (const step of ['make folders', 'make cgroup', 'make namespaces and pause', 'attach network', 'mark ready']) {
+  for (const step of [
+    'make folders',
+    'make cgroup',
+    'make namespaces and pause',
+    'place pause',
+    'attach network',
+    'mark ready',
+  ]) {
     for (const count of [1, 5]) {
       test(`killed in the middle of ${AT_ONCE} RunPodSandbox, as ${count} came past "${step}"`, async () => {
         const lasting = await lab.runPod();

@@ -129,14 +129,14 @@ suite('hot path', { timeout: 200_000 }, () => {
     assert.deepEqual(
       { run, create, start, exec, stop, remove, stopPod, removePod },
       {
-        run: { started: plugins, verbs: [], transactions: 12 },
-        create: { started: { conmon: 1 }, verbs: ['create'], transactions: 9 },
+        run: { started: plugins, verbs: [], transactions: 8 },
+        create: { started: { conmon: 1 }, verbs: ['create'], transactions: 7 },
         start: { started: { counted: 1 }, verbs: ['start'], transactions: 4 },
         exec: { started: { 'exec-monitor': 1 }, verbs: ['exec'], transactions: 0 },
         stop: { started: {}, verbs: [], transactions: 1 },
-        remove: { started: { counted: 1 }, verbs: ['delete'], transactions: 4 },
-        stopPod: { started: plugins, verbs: [], transactions: 9 },
-        removePod: { started: {}, verbs: [], transactions: 5 },
+        remove: { started: { counted: 1 }, verbs: ['delete'], transactions: 3 },
+        stopPod: { started: plugins, verbs: [], transactions: 4 },
+        removePod: { started: {}, verbs: [], transactions: 3 },
       },
     );
   });

@@ -92,6 +92,17 @@ test('a pod gets its own namespaces, pinned and held by its pause process', asyn
   assert.deepEqual(readdirSync(req.pinDir), []);
 });
 
+test('it tells as soon as namespaces can be used, before there is a pause process', async () => {
+  const req = request(['net', 'ipc', 'uts']);
+  const pinned = Promise.withResolvers<string[]>();
+  const making = maker.make(req, never, () => pinned.resolve(readdirSync(req.pinDir)));
+  assert.deepEqual((await Promise.race([pinned.promise, making.then(() => [])])).toSorted(), ['ipc', 'net', 'uts']);
+  await end(await making);
+  unpinNamespaces(req.pinDir);
+  const wrong = maker.make({ ...request(['net']), pausePath: join(base, 'missing') }, never, () => {});
+  await assert.rejects(wrong, { kind: 'notFound' });
+});
+
 test('loopback is up, and only loopback is there', async () => {
   const req = request(['net']);
   const pause = await maker.make(req, never);
