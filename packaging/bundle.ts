@@ -7,6 +7,8 @@ import { build } from 'esbuild';
 export interface Bundle {
   /** The npm packages whose code is in it, by name. */
   readonly packages: readonly string[];
+  /** The names of its files. */
+  readonly files: readonly string[];
 }
 
 /** Packages that stay folders of their own: two with native code, and one of which parts are loaded by their paths. */
@@ -58,7 +60,10 @@ export async function bundle(top: string, folder: string): Promise<Bundle> {
   });
   const inputs = Object.keys(metafile.inputs);
   const packages = inputs.flatMap((path) => /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1] ?? []);
-  return { packages: [...new Set(packages)].sort() };
+  return {
+    packages: [...new Set(packages)].sort(),
+    files: Object.keys(metafile.outputs).map((path) => basename(path)),
+  };
 }
 
 /** Name, version and such of an npm package, or of Berth for the folder of the checkout. */

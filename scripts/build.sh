@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes dist: the JavaScript of src and proto/gen, and the programs of native. Does only what changed since last time,
-# and first gets what is missing for it: the npm packages, and as root Debian's C compiler.
+# Makes dist: the program of src and proto/gen, bundled into few files, and the programs of native. Does only what changed
+# since last time, and first gets what is missing for it: the npm packages, and as root Debian's C compiler.
 set -eu
 cd "$(dirname "$0")/.."
 node=$PWD/node_modules/.bin/node
@@ -9,18 +9,13 @@ node=$PWD/node_modules/.bin/node
 mkdir -p dist/native
 
 # The stamp holds the time at which a build that succeeded began. A folder changes when a file in it goes away.
-compile() {
-  [ -e dist/.stamp ] && [ -z "$(find src proto/gen tsconfig.json tsconfig.build.json package-lock.json \
-    -newer dist/.stamp -print -quit)" ] && return 0
-  touch dist/.stamp.next
-  # Told no place, tsc leaves compiled code of its own in /tmp.
-  NODE_COMPILE_CACHE=$PWD/dist/.compile-cache "$node" node_modules/typescript/bin/tsc -p tsconfig.build.json || return 1
-  # tsc leaves the output of sources that are gone.
-  find dist/src dist/proto -name '*.js' | while read -r output; do
-    source=${output#dist/}
-    [ -e "${source%.js}.ts" ] || rm -f "$output" "$output.map"
-  done
-  mv dist/.stamp.next dist/.stamp
+bundle() {
+  [ -e dist/bundle/.stamp ] && [ -z "$(find src proto/gen packaging/bundle.ts scripts/bundle.ts package-lock.json \
+    -newer dist/bundle/.stamp -print -quit)" ] && return 0
+  mkdir -p dist/bundle
+  touch dist/bundle/.stamp.next
+  "$node" scripts/bundle.ts dist/bundle/src || return 1
+  mv dist/bundle/.stamp.next dist/bundle/.stamp
 }
 
 native() {
@@ -34,4 +29,4 @@ native() {
 
 native pause
 native exec-monitor
-compile
+bundle

@@ -21,7 +21,7 @@ if [ "$(id -u)" != 0 ]; then
   echo 'down: needs root; run: sudo npm run down' >&2
   exit 1
 fi
-if [ ! -x node_modules/.bin/node ] || [ ! -e dist/src/main.js ]; then
+if [ ! -x node_modules/.bin/node ] || [ ! -e dist/bundle/src/main.js ]; then
   scripts/npm-packages.sh
   scripts/build.sh
 fi

@@ -76,7 +76,9 @@ export function berthdPids(): number[] {
     if (!/^\d+$/.test(name)) return [];
     try {
       const words = readFileSync(`/proc/${name}/cmdline`, 'utf8').split('\0');
-      return words.some((word) => word.endsWith('/dist/src/main.js')) && words.includes(CONFIG) ? [Number(name)] : [];
+      return words.some((word) => word.endsWith('/dist/bundle/src/main.js')) && words.includes(CONFIG)
+        ? [Number(name)]
+        : [];
     } catch {
       return [];
     }

@@ -23,8 +23,16 @@ export function probeOverlay(folder: string, flags: readonly string[]): void {
     for (const name of ['base/hidden', 'base/opaque/hidden']) writeFileSync(at(name), '');
     markTop(at('top'));
     const upper = { upperDir: at('upper'), workDir: at('work') };
-    const data = overlayOptions({ lowers: [at('top'), at('base')], upper, flags });
-    mount({ source: 'overlay', target: at('merged'), type: 'overlay', data });
+    const overlay = (...more: string[]): void => {
+      const data = overlayOptions({ lowers: [at('top'), at('base')], upper, flags: [...flags, ...more] });
+      mount({ source: 'overlay', target: at('merged'), type: 'overlay', data });
+    };
+    try {
+      // Or its end would write out all that the file system has in memory (overlayfs.rst, "Volatile mount"; Linux 5.10).
+      overlay('volatile');
+    } catch {
+      overlay();
+    }
     writeFileSync(at('merged/written'), '');
     const seen = [...readdirSync(at('merged')), ...readdirSync(at('merged/opaque'))].sort().join();
     if (seen !== 'opaque,written' || !existsSync(at('upper/written'))) {

@@ -441,6 +441,34 @@ suite('Store', () => {
     }
   });
 
+  test('after a stop only the log is made longer, by what is no record, and killed then it is read as before', () => {
+    store.sandboxes.put(record('a'));
+    store.close();
+    utimesSync(join(root, 'berth.db'), 1, 1);
+    store = Store.open(root, systemClock);
+    assert.equal(statSync(join(root, 'berth.db')).mtimeMs, 1_000, 'the database is not written to');
+    const log = join(root, 'berth.db-wal');
+    const { size } = statSync(log);
+    assert.ok(size >= 8 * 2 ** 20);
+    const killed = (): unknown[] => {
+      const folder = mkdtempSync(join(tmpdir(), 'berth-store-killed-'));
+      try {
+        for (const end of ['', '-wal']) copyFileSync(join(root, `berth.db${end}`), join(folder, `berth.db${end}`));
+        const next = Store.open(folder, systemClock);
+        assert.deepEqual(next.mended, []);
+        const records = next.sandboxes.all();
+        next.close();
+        return records;
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    };
+    assert.deepEqual(killed(), [record('a')]);
+    store.sandboxes.put(record('b'));
+    assert.deepEqual(killed(), [record('a'), record('b')]);
+    assert.equal(statSync(log).size, size, 'what is written takes the room that is there');
+  });
+
   test('a full disk is told apart from a bug', () => {
     const full = storeError('write', new Database.SqliteError('database or disk is full', 'SQLITE_FULL'));
     const busy = storeError('write', new Database.SqliteError('locked', 'SQLITE_BUSY_SNAPSHOT'));

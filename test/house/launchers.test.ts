@@ -8,8 +8,8 @@ import { fileURLToPath } from 'node:url';
 
 const bin = fileURLToPath(new URL('../../bin', import.meta.url));
 const programs: readonly [name: string, main: string][] = [
-  ['berthd', 'dist/src/main.js'],
-  ['berth', 'dist/src/cli/main.js'],
+  ['berthd', 'dist/bundle/src/main.js'],
+  ['berth', 'dist/bundle/src/cli.js'],
 ];
 
 /** A checkout with the launchers, a `node` in its own PATH folder that claims a version, and nothing else. */
