@@ -24,7 +24,11 @@ export interface ProgramParts {
  * Puts the program into a folder of the tree, complete: the bundled code, the native programs and modules, Node and two
  * start scripts in bin/. It runs wherever that folder is. Needs the checkout to be built.
  */
-export async function addProgram(tree: Tree, folder: string, { top, version }: ProgramParts): Promise<Bundle> {
+export async function addProgram(
+  tree: Tree,
+  folder: string,
+  { top, version }: ProgramParts,
+): Promise<Pick<Bundle, 'packages'>> {
   const made = await bundle(top, join(tree.top, folder, 'dist/src'));
   for (const name of ['berthd', 'berth']) tree.copy(join(top, 'packaging/bin', name), join(folder, 'bin', name), true);
   for (const name of ['pause', 'exec-monitor'])
