@@ -1,5 +1,6 @@
 /** berthd: reads flags and configuration, starts the daemon, reloads on SIGHUP, stops on SIGTERM. */
 
+import { writeFileSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 
 import { describe } from './base/errors.ts';
@@ -24,6 +25,15 @@ function readConfig({ config, ...overrides }: Flags): Config {
   return loadConfig({ ...(config !== undefined ? { file: config } : {}), overrides });
 }
 
+/** In ps, top and the kernel's lines, where Node's first thread is called MainThread. */
+function showOwnName(): void {
+  try {
+    writeFileSync('/proc/self/comm', 'berthd');
+  } catch {
+    // A name for people, and nothing else.
+  }
+}
+
 async function main(): Promise<number> {
   const version = readOwnVersion();
   const flags = parseFlags(process.argv.slice(2), version);
@@ -41,6 +51,7 @@ async function main(): Promise<number> {
     return 1;
   }
   process.umask(0o022);
+  showOwnName();
   keepMemoryPrivate();
   const log = createLogger(config.log.level, config.log.format);
   try {

@@ -90,7 +90,7 @@ export class DoctorFindings {
           severity: 'warning',
           subject: `RuntimeClass ${name}`,
           message: `its pods cannot run on this node: the handler ${JSON.stringify(handler)} ${isKnown ? 'does not work' : 'is not configured'} here`,
-          remedy: `add [runtime.handlers.${handler}] to /etc/berth/berth.toml, or keep the class away from this node by its scheduling.nodeSelector`,
+          remedy: `${isKnown ? `mend runtime.handlers.${handler}, as said above` : `add [runtime.handlers.${handler}] to /etc/berth/berth.toml`}, or keep the class away from this node by its scheduling.nodeSelector`,
         };
       });
     if (cluster.problem === '') return found;

@@ -35,6 +35,12 @@ suite('programs', () => {
       'warning runtime.handlers.runc apt-get install --only-upgrade runc',
       'warning runtime.handlers.crun apt-get install crun, then systemctl restart berthd; or name another path in [runtime.handlers.crun]',
     ]);
+    const spare = [
+      handler('runc', 'runc version 1.1.5'),
+      { name: 'crun', error: 'crun is not installed', isSpare: true },
+    ];
+    assert.equal(handlerFindings(spare, 'runc').at(-1)?.severity, 'info');
+    assert.equal(handlerFindings(spare, 'crun').at(-1)?.severity, 'error');
     assert.match(shown('crun').join(), /error runtime\.handlers\.crun/);
     assert.equal(handlerFindings(statuses.slice(1), '')[0]?.severity, 'error');
   });

@@ -54,13 +54,18 @@ export function handlerFindings(statuses: readonly HandlerStatus[], defaultName:
     const meaning = isDefault ? 'no pod can run its containers' : 'pods that ask for it by name are refused';
     return [
       {
-        severity: isDefault ? 'error' : 'warning',
+        severity: isDefault ? 'error' : severityOf(status),
         subject,
         message: `${status.error}: ${meaning}`,
         remedy: `${installing(status.name)}, then systemctl restart berthd; or name another path in [runtime.handlers.${status.name}]`,
       },
     ];
   });
+}
+
+/** Nobody has asked for a runtime that is merely not installed, while another one is. */
+function severityOf({ isSpare }: { readonly isSpare?: boolean }): 'info' | 'warning' {
+  return isSpare === true ? 'info' : 'warning';
 }
 
 /** Only what Debian has packages of, under these names; a handler of another name is no program's name. */

@@ -14,6 +14,8 @@ export type HandlerStatus = { readonly name: string; readonly handler: Handler }
 interface BrokenHandler {
   readonly name: string;
   readonly error: string;
+  /** One of those that nobody need configure, and its program is not there: whoever has one of them needs no other. */
+  readonly isSpare?: boolean;
 }
 
 /** A handler as the configuration has it. */
@@ -74,8 +76,9 @@ export class Handlers {
     }
     const statuses = await Promise.all(configured.map(([name, config]) => probeHandler(name, config, deps, signal)));
     for (const status of statuses) {
-      if ('error' in status)
-        deps.log.warn({ handler: status.name, reason: status.error }, 'runtime handler cannot be used');
+      if (!('error' in status)) continue;
+      const level = status.isSpare === true && status.name !== deps.defaultRuntime ? 'info' : 'warn';
+      deps.log[level]({ handler: status.name, reason: status.error }, 'runtime handler cannot be used');
     }
     const chosen = deps.defaultRuntime === AUTO ? await chooseDefault(statuses, deps, signal) : deps.defaultRuntime;
     return new Handlers(statuses, chosen);
@@ -156,7 +159,8 @@ async function probeHandler(
     return { name, handler };
   } catch (err) {
     signal.throwIfAborted();
-    return { name, error: describe(err) };
+    const isMissing = err instanceof BerthError && err.kind === 'notFound';
+    return { name, error: describe(err), isSpare: isMissing && AUTO_ORDER.includes(name) && config.path === name };
   }
 }
 
