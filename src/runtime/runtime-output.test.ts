@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 
 import fc from 'fast-check';
 
-import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
+import { refusedLimit, runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
 
 describe('runtimeMessage', () => {
   it("takes the errors out of a runtime's JSON", () => {
@@ -51,4 +51,14 @@ describe('what messages say', () => {
     const message = 'error mounting "/x" to rootfs: no such file or directory';
     assert.deepEqual([saysNoContainer(message), saysNoCommand(message)], [false, false]);
   });
+});
+
+describe('the limit that was refused', () => {
+  const refusals: readonly (readonly [message: string, limit: string | undefined])[] = [
+    ['failed to write "4000" to cpuset.cpus: numerical result out of range', 'cpuset_cpus'],
+    ['write to file `memory.max`: Device or resource busy', 'memory_limit_in_bytes'],
+    ['the requested cgroup controller `nothing` is not available', 'unified'],
+    ['container does not exist', undefined],
+  ];
+  for (const [message, limit] of refusals) it(message, () => assert.equal(refusedLimit(message), limit));
 });

@@ -38,7 +38,8 @@ const LIMIT_FILES: readonly (readonly [RegExp, string])[] = [
   [/memory\.(memsw|swap)/, 'memory_swap_limit_in_bytes'],
   [/memory\.(limit_in_bytes|max)/, 'memory_limit_in_bytes'],
   [/hugetlb\./, 'hugepage_limits'],
-  [/unified/, 'unified'],
+  // crun's words for a key whose controller the kernel lacks, or does not know.
+  [/unified|requested cgroup controller/, 'unified'],
   [/cpu\.cfs_period/, 'cpu_period'],
   [/cpu\.(cfs_quota|max)/, 'cpu_quota'],
   [/cpu\.(shares|weight)/, 'cpu_shares'],
@@ -50,7 +51,7 @@ const LIMIT_FILES: readonly (readonly [RegExp, string])[] = [
  */
 export function refusedLimit(message: string): string | undefined {
   if (/memory limit could be too low|container init was OOM-killed/.test(message)) return 'memory_limit_in_bytes';
-  if (!/writ|open|set|invalid|unified/i.test(message)) return undefined;
+  if (!/writ|open|set|invalid|unified|requested/i.test(message)) return undefined;
   return LIMIT_FILES.find(([file]) => file.test(message))?.[1];
 }
 

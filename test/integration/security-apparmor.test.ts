@@ -106,8 +106,9 @@ for (const handler of ['runc', 'crun'] as const) {
       const missing = await lab.refused(pod, secured({ apparmor: local }));
       assert.equal(missing.code, status.FAILED_PRECONDITION);
       assert.match(missing.details, /AppArmor profile berth-test-no-tmp is not loaded/);
+      // Without signals nobody ends what it confines, the runtime neither.
       const profile =
-        'profile berth-test-no-tmp flags=(attach_disconnected) { file, capability, network, deny /tmp/** w, }';
+        'profile berth-test-no-tmp flags=(attach_disconnected) { file, capability, network, signal, deny /tmp/** w, }';
       execFileSync('apparmor_parser', ['--replace'], { input: profile, stdio: ['pipe', 'ignore', 'ignore'] });
       try {
         assert.equal(await confinement({ apparmor: local }), 'berth-test-no-tmp (enforce)');
