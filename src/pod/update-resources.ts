@@ -140,9 +140,10 @@ async function setLimits(
   signal: AbortSignal,
 ): Promise<void> {
   const { cpuQuotaUs, ...others } = update;
-  // crun 1.8 cannot write the -1 that lifts a quota on v1.
-  const lift = deps.host.cgroupVersion === 1 && cpuQuotaUs !== undefined && cpuQuotaUs < 0;
-  const limits = toOciResources({ ...(lift ? others : update), hugepageLimits: [] }, deps.host);
+  // crun 1.8 cannot write the -1 that lifts a quota on v1, and passes over it on v2; runc needs it there for systemd.
+  const lift = cpuQuotaUs !== undefined && cpuQuotaUs < 0;
+  const given = lift && deps.host.cgroupVersion === 1 ? others : update;
+  const limits = toOciResources({ ...given, hugepageLimits: [] }, deps.host);
   const handler = deps.handlers.get(record.handler);
   const cgroup = cgroupOf(deps, record);
   const pages = limitsOnHost(deps, mergeResources(record.resources, update));

@@ -137,7 +137,7 @@ export interface ContainerCgroup {
    * `precondition` for a limit below what the container uses.
    */
   limitHugepages(limits: readonly HugepageLimit[]): () => void;
-  /** Takes away a v1 cgroup's limit on processor time. */
+  /** Takes away the limit on processor time. */
   liftCpuQuota(): void;
   /** All processes in the cgroup and below; empty when it is gone. */
   pids(): number[];

@@ -59,7 +59,9 @@ export class ContainerCgroupFiles implements ContainerCgroup {
   }
 
   liftCpuQuota(): void {
-    this.#tree.write(this.path, 'cpu', 'cpu.cfs_quota_us', '-1');
+    // The period stays as it is.
+    if (this.#tree.mode === 'v2') this.#tree.write(this.path, 'cpu', 'cpu.max', 'max');
+    else this.#tree.write(this.path, 'cpu', 'cpu.cfs_quota_us', '-1');
   }
 
   pids(): number[] {
