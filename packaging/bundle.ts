@@ -14,8 +14,12 @@ export interface Bundle {
 /** Packages that stay folders of their own: two with native code, and one of which parts are loaded by their paths. */
 export const SEPARATE_PACKAGES: readonly string[] = ['koffi', 'better-sqlite3', 'undici'];
 
-/** Where the two programs begin. */
-const PROGRAMS: Readonly<Record<string, string>> = { main: 'src/main.ts', cli: 'src/cli/main.ts' };
+/** Where programs begin: the two, and the process that berthd has work on the disk done by. */
+const PROGRAMS: Readonly<Record<string, string>> = {
+  main: 'src/main.ts',
+  cli: 'src/cli/main.ts',
+  'disk-program': 'src/image/disk-program.ts',
+};
 
 /** Programs and threads. A thread is started by the name of its file, beside the code that starts it. */
 function findEntries(top: string): Record<string, string> {

@@ -159,17 +159,38 @@ async function removeImage({ connection, disk }: PullingDaemon, image: string): 
 }
 
 /**
- * Memory of a process with the files that it has mapped. Not its proportional set: to read that holds a lock on the whole
- * address space (mmap_lock), for which the event loop that is measured would wait.
+ * Memory of a process with the files that it has mapped, and what its disk process has of its own: that runs the same
+ * Node, whose file is in memory once. Not its proportional set: to read that holds a lock on the whole address space
+ * (mmap_lock), for which the event loop that is measured would wait.
  */
 function residentBytes(pid: number): number {
-  const [, kilobytes = '0'] = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
-  return Number(kilobytes) * 1024;
+  return kilobytes(pid, 'VmRSS') * 1024 + sum(diskProcesses(pid).map((child) => kilobytes(child, 'RssAnon') * 1024));
 }
 
-/** Processor time of a process and of those of its children that have ended (peers inflate in children). */
+function kilobytes(pid: number, field: string): number {
+  try {
+    const [, found = '0'] =
+      new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+    return Number(found);
+  } catch {
+    return 0;
+  }
+}
+
+/** Processor time of a process, of those of its children that have ended (peers inflate in children), and of its disk process. */
 function busyMs(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return processBusyMs(pid) + (Number(fields[13]) + Number(fields[14])) * 10;
+  const ended = (Number(fields[13]) + Number(fields[14])) * 10;
+  return processBusyMs(pid) + ended + sum(diskProcesses(pid).map(processBusyMs));
+}
+
+/** Berth unpacks in a process of its own, which outlives the pull by some seconds. */
+function diskProcesses(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  return children.filter((child) => readFileSync(`/proc/${child}/comm`, 'utf8') === 'berth-disk\n');
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
 }

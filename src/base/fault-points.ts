@@ -15,6 +15,8 @@ import { BerthError, type ErrorKind } from './errors.ts';
 
 /** The environment variable that names the folder of a test's faults. Where it is not set, nothing is disturbed. */
 export const FAULTS_VARIABLE = 'BERTH_FAULTS';
+/** Set for a process that does a part of another's work: that one is killed with it. */
+const VICTIM_VARIABLE = 'BERTH_FAULTS_VICTIM';
 
 /**
  * When a fault strikes: in place of the work, while it goes on, or when it is done and its answer is not given yet.
@@ -182,7 +184,15 @@ function rewrite(file: string, fault: Fault): void {
   else unlinkSync(next);
 }
 
+/** What a process that does a part of this one's work needs, so that faults strike there too; nothing without faults. */
+export function faultsForChild(environment: NodeJS.ProcessEnv): Readonly<Record<string, string>> {
+  const folder = environment[FAULTS_VARIABLE];
+  return folder === undefined ? {} : { [FAULTS_VARIABLE]: folder, [VICTIM_VARIABLE]: String(process.pid) };
+}
+
 // Nothing of this process runs any more when the call returns.
 function die(): void {
+  const victim = process.env[VICTIM_VARIABLE];
+  if (victim !== undefined) process.kill(Number(victim), 'SIGKILL');
   process.kill(process.pid, 'SIGKILL');
 }

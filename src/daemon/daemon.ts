@@ -16,6 +16,7 @@ import { parseAddress } from '../config/check-value.ts';
 import { type ConfigChanges, compareConfigs, inForce } from '../config/compare-configs.ts';
 import type { Config } from '../config/load-config.ts';
 import { readArchive } from '../image/archive.ts';
+import { DiskProcess } from '../image/disk-process.ts';
 import { ImageFilesystems } from '../image/disk-usage.ts';
 import { DiskWorkers } from '../image/disk-workers.ts';
 import { ImageMounts } from '../image/image-mounts.ts';
@@ -218,7 +219,7 @@ export class Daemon {
       }),
     );
     const { root } = config;
-    const disk = this.#own('disk workers', new DiskWorkers());
+    const disk = this.#own('disk workers', new DiskWorkers({ process: new DiskProcess({ processes, log }) }));
     const layers = this.#own(
       'layers',
       new LayerStore({

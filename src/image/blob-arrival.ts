@@ -17,6 +17,13 @@ const COMING = 0;
 const WHOLE = 1;
 const FAILED = 2;
 
+/** How far a blob has come at some time. */
+export interface Arrived {
+  readonly bytes: number;
+  /** Undefined while more comes; else whether it is whole. */
+  readonly isWhole: boolean | undefined;
+}
+
 /** How long a reader waits before it looks whether it is still wanted. */
 const LOOK_MS = 100;
 
@@ -36,6 +43,13 @@ export class BlobArrival {
   end(isWhole: boolean): void {
     Atomics.store(this.#numbers, STATE, isWhole ? WHOLE : FAILED);
     this.#changed();
+  }
+
+  /** Both at once, as it was told of elsewhere. */
+  take({ bytes, isWhole }: Arrived): void {
+    Atomics.store(this.#bytes, AVAILABLE, BigInt(bytes));
+    if (isWhole === undefined) this.#changed();
+    else this.end(isWhole);
   }
 
   #changed(): void {
@@ -59,6 +73,20 @@ export function waitForArrival(shared: SharedArrival, position: number, throwIfC
     if (state === FAILED) throw new BerthError('cancelled', 'the download that is unpacked meanwhile has failed');
     if (state === WHOLE || (state === COMING && available > position)) return available;
     Atomics.wait(numbers, CHANGES, changes, LOOK_MS);
+  }
+}
+
+/** How far a blob has come, now and whenever that changes, until no more comes. For who has an event loop. */
+export async function* followArrival(shared: SharedArrival): AsyncGenerator<Arrived, void, undefined> {
+  const numbers = new Int32Array(shared);
+  const bytes = new BigInt64Array(shared);
+  for (;;) {
+    const changes = Atomics.load(numbers, CHANGES);
+    const state = Atomics.load(numbers, STATE);
+    const isWhole = state === COMING ? undefined : state === WHOLE;
+    yield { bytes: Number(Atomics.load(bytes, AVAILABLE)), isWhole };
+    if (isWhole !== undefined) return;
+    await Atomics.waitAsync(numbers, CHANGES, changes).value;
   }
 }
 

@@ -16,6 +16,7 @@ import type { Digest } from './digest.ts';
 import { finishDigest, hashFor } from './digest.ts';
 import { JoinedWork } from './joined-work.ts';
 import type { Descriptor } from './manifest.ts';
+import { Slots } from './parallel.ts';
 import { RegistryError } from './registry-error.ts';
 
 /** A blob's bytes from a position in it. */
@@ -58,6 +59,7 @@ const KEEP_UNUSED_MS = 60 * 60 * 1000;
 const WRITE_BYTES = 1024 * 1024;
 /** What came over a slow line shall be seen, unpacked, and still be there after a crash. */
 const WRITE_MS = 1000;
+const NEVER = new AbortController().signal;
 const KEPT = /^sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.partial)?$/;
 
 /** The folder of blobs in flight. */
@@ -70,6 +72,8 @@ export class BlobIngest {
   readonly #growing = new Set<string>();
   /** One that was abandoned may still wind up when the next one begins. */
   readonly #locks = new KeyedLock();
+  /** One write at a time: more make no disk faster, and their threads take the processors of who serves. */
+  readonly #writes = new Slots(1);
   #sweeper: NodeJS.Timeout | undefined;
 
   constructor(dir: string) {
@@ -170,7 +174,7 @@ export class BlobIngest {
         for (const observer of download.observers) observer.reached(blob.size);
         return;
       }
-      const writer = await PartialBlob.open(partial, blob, download, signal);
+      const writer = await PartialBlob.open(partial, { blob, download, writes: this.#writes }, signal);
       try {
         if (!(await writer.isWhole())) {
           await source(
@@ -233,27 +237,37 @@ async function isWhole(file: string, blob: Descriptor, signal: AbortSignal): Pro
   return finishDigest(blob.digest, hash) === blob.digest;
 }
 
+/** What a blob's file is written with. */
+interface PartialParts {
+  readonly blob: Descriptor;
+  readonly download: Download;
+  readonly writes: Slots;
+}
+
 /** A blob's file while it grows. It is only added to, so that others can read what is there, unless it starts anew. */
 class PartialBlob {
   readonly #handle: FileHandle;
   readonly #blob: Descriptor;
   readonly #download: Download;
+  readonly #writes: Slots;
   #arrival = new BlobArrival();
   #hash: ReturnType<typeof hashFor>;
   #bytes = 0;
   #ended = false;
 
-  private constructor(handle: FileHandle, blob: Descriptor, download: Download) {
+  private constructor(handle: FileHandle, { blob, download, writes }: PartialParts) {
     this.#handle = handle;
+    this.#writes = writes;
     this.#blob = blob;
     this.#download = download;
     this.#hash = hashFor(blob.digest);
   }
 
   /** Opens it and takes in what an earlier pull left. */
-  static async open(file: string, blob: Descriptor, download: Download, signal: AbortSignal): Promise<PartialBlob> {
+  static async open(file: string, parts: PartialParts, signal: AbortSignal): Promise<PartialBlob> {
+    const { blob, download } = parts;
     const handle = await open(file, 'a', 0o600);
-    const partial = new PartialBlob(handle, blob, download);
+    const partial = new PartialBlob(handle, parts);
     try {
       // More than there should be cannot be the beginning of it.
       if ((await handle.stat()).size > blob.size) await handle.truncate();
@@ -294,7 +308,7 @@ class PartialBlob {
     let pendingBytes = 0;
     let writtenAtMs = performance.now();
     const write = async (): Promise<void> => {
-      await writeAll(this.#handle, pending);
+      await this.#writes.run(NEVER, () => writeAll(this.#handle, pending));
       for (const chunk of pending.splice(0)) this.#take(chunk);
       pendingBytes = 0;
       writtenAtMs = performance.now();

@@ -7,7 +7,7 @@ import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
 import type { UpperChanges } from './upper-changes.ts';
 import type { ArchiveEntry } from './write-archive.ts';
 
-/** What the disk threads do: everything that keeps a thread busy for more than a moment. Request and answer of each. */
+/** What disk workers do: everything that keeps a thread busy for more than a moment. Request and answer of each. */
 export interface DiskJobs {
   /** Unpacks a layer; the target folder is gone when it fails. */
   readonly unpack: { readonly request: UnpackRequest; readonly answer: UnpackedLayer };
@@ -42,6 +42,20 @@ export interface DiskJobs {
   };
   /** Writes the file system of a folder to stable storage. */
   readonly sync: { readonly request: string; readonly answer: undefined };
+}
+
+/** Where jobs are done. */
+export interface DiskPlace {
+  /** Does a job; when the signal aborts, it stops at its next step, takes back what it made, and fails as `cancelled`. */
+  ask<K extends keyof DiskJobs>(
+    job: K,
+    request: DiskJobs[K]['request'],
+    signal: AbortSignal,
+  ): Promise<DiskJobs[K]['answer']>;
+  /** Makes ready for jobs to come, where that takes a while. */
+  prepare?(): void;
+  /** Waits for jobs that are being done, and ends what does them. */
+  close(): Promise<void>;
 }
 
 /** What a thread is sent; the first element of `cancelled` turns 1 when nobody wants the answer. */

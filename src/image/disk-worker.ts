@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
+import { parentPort, workerData } from 'node:worker_threads';
 
 import { BerthError, describe, kindOf } from '../base/errors.ts';
 import { closeFd, openat2, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS } from '../sys/at.ts';
@@ -17,13 +17,6 @@ import { treeUsage } from './tree-usage.ts';
 import { unpackLayer } from './unpack-layer.ts';
 import { upperChanges } from './upper-changes.ts';
 import { writeArchive } from './write-archive.ts';
-
-/**
- * No more: threads share the locks of malloc(3) and of the address space, and one that has such a lock and does not get a
- * processor holds up the first thread, whatever nice value that has. With 10 it was held up for half a second on a machine
- * with much else to do, three times as long as with this one.
- */
-const NICE = 5;
 
 type Answer = DiskJobs[keyof DiskJobs]['answer'];
 
@@ -117,7 +110,8 @@ function syncFolder(path: string): void {
 }
 
 // Programs that start pods come first when there are fewer processors than work.
-setThreadNice(NICE);
+const nice: unknown = workerData;
+if (typeof nice === 'number') setThreadNice(nice);
 
 parentPort?.on('message', (message: DiskRequest) => {
   perform(message).then(

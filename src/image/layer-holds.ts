@@ -6,6 +6,8 @@ import type { LayerCompression } from './media-types.ts';
 /** What the registry half needs of the layer store. */
 export interface LayerFolders {
   has(diffId: string): boolean;
+  /** Says that layers will be unpacked soon. */
+  prepare(): void;
   unpack(
     source: {
       readonly path: string;

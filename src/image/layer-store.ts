@@ -162,6 +162,11 @@ export class LayerStore {
     }
   }
 
+  /** Says that layers will be unpacked soon. */
+  prepare(): void {
+    this.#deps.workers.prepare();
+  }
+
   /**
    * Unpacks a blob into its own folder, unless it is here; two who bring the same blob share the work. Whoever brings
    * another one does not wait for theirs, which may be slow or broken: the first that is unpacked counts. Verifies that it

@@ -71,6 +71,7 @@ export async function pullImage(
       const root = await findRoot({ ...deps, source }, reference, deps.present.digestsOf(request), signal);
       const present = deps.present.led(request, root.digest);
       if (present) return { present };
+      deps.layers.prepare();
       return { image: await at(resolve, () => resolveImage({ ...deps, source }, reference, root, signal)) };
     });
     if (found.present) return found.present;

@@ -19,6 +19,8 @@ export class MemoryLayers implements LayerFolders {
     return this.layers.has(diffId);
   }
 
+  prepare(): void {}
+
   async unpack(source: Parameters<LayerFolders['unpack']>[0], diffId: string, signal: AbortSignal) {
     if (source.arrival) throw new BerthError('cancelled', 'no thread is free to follow a download');
     this.calls.push(`unpack ${diffId}`);

@@ -8,11 +8,14 @@ import { join } from 'node:path';
 
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLogger } from '../../src/base/log.ts';
+import { silentMeter } from '../../src/base/meter.ts';
+import { DiskProcess } from '../../src/image/disk-process.ts';
 import { DiskWorkers } from '../../src/image/disk-workers.ts';
 import { type LayerRow, type LayerRows, LayerStore } from '../../src/image/layer-store.ts';
 import { Snapshots } from '../../src/image/snapshots.ts';
 import { defaultTarLimits, type TarLimits } from '../../src/image/tar-reader.ts';
 import type { DevicePolicy } from '../../src/image/unpack-layer.ts';
+import { Processes } from '../../src/proc/processes.ts';
 
 const never = new AbortController().signal;
 
@@ -38,14 +41,15 @@ export class LayerLab {
   readonly base: string;
   readonly root: string;
   readonly rows = new MemoryRows();
-  readonly workers = new DiskWorkers({ threads: 2 });
+  readonly workers: DiskWorkers;
   layers: LayerStore;
   snapshots: Snapshots;
   #blobs = 0;
 
   readonly #devices: DevicePolicy;
 
-  private constructor(base: string, root: string, limits: TarLimits, devices: DevicePolicy) {
+  private constructor(base: string, root: string, limits: TarLimits, devices: DevicePolicy, process?: DiskProcess) {
+    this.workers = new DiskWorkers({ threads: 2, process });
     this.base = base;
     this.root = root;
     this.#devices = devices;
@@ -58,10 +62,15 @@ export class LayerLab {
     limits?: Partial<TarLimits>;
     base?: string;
     devices?: DevicePolicy;
+    /** Where layers are unpacked; threads of this process if not said. */
+    place?: 'threads' | 'process';
   }): Promise<LayerLab> {
     const base = options?.base ?? (await mkdtemp(join(tmpdir(), 'berth-image-lab-')));
     const limits = { ...defaultTarLimits, ...options?.limits };
-    const lab = new LayerLab(base, join(base, options?.name ?? 'root'), limits, options?.devices ?? 'allow');
+    const root = join(base, options?.name ?? 'root');
+    const processes = new Processes({ log: silentLogger, meter: silentMeter });
+    const disk = options?.place === 'process' ? new DiskProcess({ processes, log: silentLogger }) : undefined;
+    const lab = new LayerLab(base, root, limits, options?.devices ?? 'allow', disk);
     await lab.start();
     return lab;
   }

@@ -362,8 +362,8 @@ function difference(before: Stock, after: Stock): Stock {
   const left: Record<string, readonly string[]> = {};
   for (const [kind, items] of Object.entries(after)) {
     const known = new Set(before[kind]);
-    // A berthd that was started again is no leftover.
-    const added = items.filter((item) => !known.has(item) && !/berthd|src\/main/.test(item));
+    // A berthd that was started again is no leftover, nor what it keeps for its next pull.
+    const added = items.filter((item) => !known.has(item) && !/berthd|berth-disk|src\/main/.test(item));
     if (added.length > 0) left[kind] = added;
   }
   return left;
@@ -383,8 +383,7 @@ function descriptorsOf(pid: number): string[] {
   return readdirSync(folder).flatMap((fd) => {
     try {
       const target = readlinkSync(join(folder, fd));
-      const isPidfd =
-        target === 'anon_inode:[pidfd]' && !/^Pid:\t-1$/m.test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'));
+      const isPidfd = target === 'anon_inode:[pidfd]' && isOfPod(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'));
       return isPidfd || /^\/(?!memfd:).* \(deleted\)$|\/(sandboxes|containers|snapshots|ingest|exits\/.)/.test(target)
         ? [`${fd} ${target}`]
         : [];
@@ -392,6 +391,12 @@ function descriptorsOf(pid: number): string[] {
       return [];
     }
   });
+}
+
+/** By what /proc tells of a pidfd: that of a process which is there, and not the one that unpacks. */
+function isOfPod(fdinfo: string): boolean {
+  const [, pid] = /^Pid:\t(\d+)$/m.exec(fdinfo) ?? [];
+  return pid !== undefined && readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'berth-disk\n';
 }
 
 function isStep(place: string): boolean {

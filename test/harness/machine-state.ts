@@ -90,7 +90,8 @@ function readProcesses(): string[] {
 }
 
 function isOurs(words: readonly string[]): boolean {
-  const ours = /(^|\/)(conmon|exec-monitor|runc|crun|pause|berthd|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
+  const ours =
+    /(^|\/)(conmon|exec-monitor|runc|crun|pause|berthd|berth-disk|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
   return words.slice(0, 4).some((word) => ours.test(word));
 }
 

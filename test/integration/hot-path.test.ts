@@ -19,6 +19,7 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
+import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const COUNT_SYNCS = fileURLToPath(new URL('../fixtures/count-syncs.c', import.meta.url));
@@ -83,6 +84,12 @@ suite('hot path', { timeout: 200_000 }, () => {
     return new Map([...found].map(([, program = '', count]) => [program, Number(count)]));
   }
 
+  function hasDiskProcess(): boolean {
+    const { pid } = lab.berthd;
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+    return children.some((child) => /^berth-disk$|^node$/m.test(readFileSync(`/proc/${child}/comm`, 'utf8')));
+  }
+
   function traceLines(): string[] {
     const lines = readFileSync(trace, 'utf8').split('\n').filter(Boolean);
     return lines.map((line) => /(?:^| )(create|start|exec|delete|kill|state|features)(?: |$)/.exec(line)?.[1] ?? line);
@@ -109,6 +116,8 @@ suite('hot path', { timeout: 200_000 }, () => {
   test('of a pod with one container: programs, transactions, and no wait for the disk', async () => {
     // Seals, compiles and remembers what only the first one does.
     await lab.removePod(await podWithContainer());
+    // Programs count when they end, and this one has loaded the image.
+    await eventually('the process for work on the disk has ended', () => !hasDiskProcess() || undefined);
     const syncsBefore = syncCount();
 
     const config = lab.podConfig();

@@ -1,0 +1,211 @@
+import assert from 'node:assert/strict';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { getPriority, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+
+import { isKind } from '../base/errors.ts';
+import { silentLogger } from '../base/log.ts';
+import { silentMeter } from '../base/meter.ts';
+import type { ChildProcess } from '../proc/command.ts';
+import { Processes } from '../proc/processes.ts';
+import { DiskProcess, LostJobError } from './disk-process.ts';
+import { DiskWorkers } from './disk-workers.ts';
+import { streamArchive } from './stream-archive.ts';
+import { defaultTarLimits } from './tar-reader.ts';
+
+const never = new AbortController().signal;
+const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
+
+describe('disk process', { timeout: 240_000 }, () => {
+  let folder: string;
+  let processes: Processes;
+  let children: ChildProcess[];
+  let workers: DiskWorkers;
+  const open = (idleMs?: number): DiskWorkers => {
+    const start: Processes['start'] = (cmd) => {
+      const child = processes.start(cmd);
+      children.push(child);
+      return child;
+    };
+    return new DiskWorkers({
+      threads: 2,
+      process: new DiskProcess({ processes: { start }, log: silentLogger, idleMs }),
+    });
+  };
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'berth-disk-process-'));
+    processes = new Processes({ log: silentLogger, meter: silentMeter });
+    children = [];
+    workers = open();
+  });
+  afterEach(async () => {
+    await workers.close();
+    assert.equal(processes.running, 0);
+    await processes.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  const digest = (name: string, signal = never) => workers.run('digest', { folder, name }, signal);
+  /** A file that takes an hour to read. */
+  const writeEndless = (name: string): void => {
+    writeFileSync(join(folder, name), '');
+    truncateSync(join(folder, name), 2 ** 42);
+  };
+  /** Resolves when the first, second, ... child has this file open, that is when it is at work on it. */
+  const opened = async (at: number, path: string): Promise<void> => {
+    while (!openFiles(children[at]).includes(path)) await new Promise((resolve) => setTimeout(resolve, 2));
+  };
+
+  it('does the jobs that take long, and gives way to everybody', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    assert.equal(await digest('empty'), EMPTY);
+    await assert.rejects(digest('none'), (err) => err instanceof Error && !(err instanceof LostJobError));
+    const [child] = children;
+    assert.ok(child);
+    const nices = readdirSync(`/proc/${child.pid}/task`).map((tid) => getPriority(Number(tid)));
+    assert.deepEqual([...new Set(nices)], [getPriority(0) + 10]);
+    assert.equal(readFileSync(`/proc/${child.pid}/comm`, 'utf8'), 'berth-disk\n');
+    mkdirSync(join(folder, 'tree'));
+    await workers.run('remove', join(folder, 'tree'));
+    assert.equal(existsSync(join(folder, 'tree')), false);
+    assert.equal(children.length, 1);
+  });
+
+  it('has no descriptor of this process but its three pipes', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    writeFileSync(join(folder, 'secret'), '');
+    const secret = await import('node:fs/promises').then(({ open: openFile }) => openFile(join(folder, 'secret')));
+    await digest('empty');
+    const files = openFiles(children[0]).filter((target) => !target.startsWith('anon_inode:'));
+    await secret.close();
+    const own = readdirSync('/proc/self/fd').map((fd) => linkOrNothing(`/proc/self/fd/${fd}`));
+    const sockets = files.filter((target) => target.startsWith('socket:'));
+    assert.deepEqual(
+      files.filter((target) => target.startsWith('/') && target !== '/dev/null'),
+      [],
+    );
+    assert.deepEqual(sockets, []);
+    assert.equal(files.filter((target) => own.includes(target) && target.startsWith('pipe:')).length, 3);
+  });
+
+  it('begins a job anew when the process is killed, and gives up when that comes again', async () => {
+    writeEndless('endless');
+    const work = digest('endless');
+    await opened(0, join(folder, 'endless'));
+    children[0]?.kill('SIGKILL');
+    await opened(1, join(folder, 'endless'));
+    children[1]?.kill('SIGKILL');
+    await assert.rejects(work, (err) => {
+      assert.ok(err instanceof LostJobError);
+      assert.equal(err.message, 'digest: the process for work on the disk was ended by SIGKILL');
+      return true;
+    });
+    writeFileSync(join(folder, 'empty'), '');
+    assert.equal(await digest('empty'), EMPTY, 'the next job has a process again');
+    assert.equal(children.length, 3);
+  });
+
+  it('removes what a killed process was making', async () => {
+    const archive = join(folder, 'archive.tar');
+    const target = join(folder, 'target');
+    // A file of 4 GB, of which nothing is there but its header: a pax header gives what octal digits cannot.
+    const { tarBytes } = await import('../../test/fakes/tar-bytes.ts');
+    const bytes = tarBytes([{ name: 'large', data: Buffer.alloc(0) }]);
+    bytes.write('77777777777\0', 124, 'latin1');
+    bytes.write('        ', 148, 'latin1');
+    const sum = bytes.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+    bytes.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+    writeFileSync(archive, bytes.subarray(0, 512));
+    truncateSync(archive, 2 ** 34);
+    const left = new AbortController();
+    const work = workers.run('extract', { archive, target, limits: defaultTarLimits }, left.signal);
+    while (!existsSync(target)) await new Promise((resolve) => setTimeout(resolve, 2));
+    left.abort(new Error('nobody waits'));
+    children[0]?.kill('SIGKILL');
+    await assert.rejects(work, /nobody waits/);
+    assert.equal(existsSync(target), false);
+  });
+
+  it('stops at once when nobody wants the answer', async () => {
+    writeEndless('endless');
+    const left = new AbortController();
+    const work = digest('endless', left.signal);
+    await opened(0, join(folder, 'endless'));
+    left.abort(new Error('the client left'));
+    await assert.rejects(work, /the client left/);
+    while (openFiles(children[0]).includes(join(folder, 'endless')))
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    assert.equal(children.length, 1);
+  });
+
+  it('ends when there was nothing to do for a while, and starts again', async () => {
+    await workers.close();
+    workers = open(1);
+    writeFileSync(join(folder, 'empty'), '');
+    workers.prepare();
+    assert.equal((await children[0]?.exited)?.exitCode, 0);
+    assert.equal(await digest('empty'), EMPTY);
+    assert.equal((await children[1]?.exited)?.exitCode, 0);
+    assert.equal(children.length, 2);
+  });
+
+  it('ends with its jobs when it is closed', async () => {
+    writeEndless('endless');
+    const work = digest('endless');
+    await opened(0, join(folder, 'endless'));
+    const closed = workers.close();
+    await assert.rejects(work, (err) => isKind(err, 'cancelled'));
+    await closed;
+    assert.equal((await children[0]?.exited)?.exitCode, 0);
+    await assert.rejects(digest('endless'), (err) => isKind(err, 'cancelled'));
+  });
+
+  it('ends at once when its input does, whatever it is at', async () => {
+    writeEndless('endless');
+    const work = digest('endless');
+    work.catch(() => {});
+    await opened(0, join(folder, 'endless'));
+    children[0]?.stdin?.destroy();
+    assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
+    await opened(1, join(folder, 'endless'));
+    await workers.close();
+    await assert.rejects(work, (err) => isKind(err, 'cancelled'));
+  });
+
+  it('writes an archive into a descriptor of this process', async () => {
+    const parts: Buffer[] = [];
+    for await (const part of streamArchive(workers, [{ name: 'a', bytes: Buffer.alloc(300_000, 'x') }], never))
+      parts.push(part);
+    const tar = Buffer.concat(parts);
+    assert.equal(tar.subarray(512, 300_512).toString(), 'x'.repeat(300_000));
+  });
+});
+
+function openFiles(child: ChildProcess | undefined): string[] {
+  if (!child) return [];
+  try {
+    const names = readdirSync(`/proc/${child.pid}/fd`);
+    return names.map((fd) => linkOrNothing(`/proc/${child.pid}/fd/${fd}`));
+  } catch {
+    return [];
+  }
+}
+
+function linkOrNothing(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
+}
