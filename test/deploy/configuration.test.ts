@@ -140,7 +140,7 @@ test('the settings of the kernel exist, and are what berth doctor wants', (t) =>
 test('crictl.yaml and the default of berthd name the same socket', () => {
   const { listen } = loadConfig({ defaultFile: '/nowhere/berth.toml' });
   const crictl = load(read('crictl.yaml'));
-  assert.deepEqual(crictl, { 'runtime-endpoint': listen, 'image-endpoint': listen, timeout: 30 });
+  assert.deepEqual(crictl, { 'runtime-endpoint': listen, timeout: 30 });
 });
 
 test('the AppArmor profile is the one that berthd loads, and its parser takes it', (t) => {
