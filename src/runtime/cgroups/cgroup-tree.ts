@@ -21,8 +21,8 @@ import { type CgroupMode, cgroupFile, cgroupOf, type Hierarchy, modeOf } from '.
 
 const write = promisify(writeFd);
 
-/** Controllers that limits of pods and containers use; the OCI runtimes hand down the same. */
-const DELEGATED = ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids'];
+/** Controllers that limits of pods and containers use, the last two by `unified` keys alone. */
+const DELEGATED = ['cpuset', 'cpu', 'io', 'memory', 'hugetlb', 'pids', 'rdma', 'misc'];
 /** What a container with a writable cgroup mount may make of folders before Berth stops looking. */
 const MAX_FOLDERS = 10_000;
 /** A process that was just killed keeps its cgroup busy until the kernel has taken it apart. */

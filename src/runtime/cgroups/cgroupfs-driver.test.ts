@@ -29,7 +29,7 @@ test('v2: makes parent and cgroup, hands missing controllers down', async () => 
   assert.equal(cgroups.mode, 'v2');
   assert.equal(
     readFileSync(join(root, 'cgroup.subtree_control'), 'utf8'),
-    '+pids',
+    '+misc',
     'the last of those that were missing',
   );
   assert.deepEqual(cgroups.procsFiles(cgroup), [join(root, 'pods/one/berth-abc/cgroup.procs')]);
