@@ -18,7 +18,7 @@ import { basename, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 
 import { makeCertificate } from '../fakes/certificates.ts';
-import { CgroupRoot } from './cgroup-root.ts';
+import { DRIVER, openCgroupRoot } from './cgroup-root.ts';
 import { mountSmallDisk, shareFolder, unmount } from './folder-mounts.ts';
 import { withOwnSettings } from './kernel-settings.ts';
 import type { PodList, PodStatus, StaticPod } from './pods.ts';
@@ -60,7 +60,7 @@ export class TestKubelet implements AsyncDisposable {
   readonly #manifests = join(this.root, 'manifests');
   readonly #data = join(this.root, 'data');
   readonly #certificate = makeCertificate(this.root, NODE);
-  readonly #cgroups = new CgroupRoot(basename(this.root));
+  readonly #cgroups = openCgroupRoot(basename(this.root));
   #port = 0;
   #keptLog: string | undefined;
   #process: ChildProcess | undefined;
@@ -77,9 +77,9 @@ export class TestKubelet implements AsyncDisposable {
     return join(this.#data, 'pods');
   }
 
-  /** The cgroup below which all its pods are. */
-  get cgroupRoot(): string {
-    return this.#cgroups.path;
+  /** Below which cgroup its pods are, by their QoS. */
+  get podsCgroup(): string {
+    return this.#cgroups.pods;
   }
 
   get url(): string {
@@ -145,9 +145,9 @@ export class TestKubelet implements AsyncDisposable {
     for (const file of readdirSync(this.#manifests)) rmSync(join(this.#manifests, file));
     await until('all pods to be gone', CLEAN_TIMEOUT_MS, async () => {
       if ((await this.pods()).length > 0) return undefined;
-      return this.#folders().length === 0 && this.#cgroups.pods().length === 0 ? true : undefined;
+      return this.#folders().length === 0 && this.#cgroups.find().length === 0 ? true : undefined;
     }).catch((err: unknown) => {
-      const left = [...this.#folders(), ...this.#cgroups.pods()];
+      const left = [...this.#folders(), ...this.#cgroups.find()];
       throw new Error(`of removed pods the kubelet leaves ${left.join(', ') || 'entries in /pods'}`, { cause: err });
     });
   }
@@ -257,7 +257,7 @@ export class TestKubelet implements AsyncDisposable {
       tlsPrivateKeyFile: this.#certificate.key,
       authentication: { anonymous: { enabled: true }, webhook: { enabled: false } },
       authorization: { mode: 'AlwaysAllow' },
-      cgroupDriver: 'cgroupfs',
+      cgroupDriver: DRIVER,
       cgroupRoot: this.#cgroups.path,
       enforceNodeAllocatable: ['pods'],
       podLogsDir: join(this.root, 'logs'),

@@ -103,7 +103,8 @@ suite('volumes, resources and identities of pods', () => {
     const pod = await lab.ready('limited');
     const id = container(pod)?.containerID?.replace(/^.*:\/\//, '') ?? '';
     const cgroups = readFileSync(`/proc/${await lab.pid(id)}/cgroup`, 'utf8');
-    assert.match(cgroups, new RegExp(`${lab.kubelet.cgroupRoot}/kubepods/burstable/pod[^/]+/berth-${id}`));
+    const { podsCgroup } = lab.kubelet;
+    assert.match(cgroups, new RegExp(`${podsCgroup}/(kubepods-)?burstable(\\.slice)?/[^/]*pod[^/]+/berth-${id}`));
     if (cgroups.includes('memory:')) {
       const [, path = ''] = /^\d+:memory:(.*)$/m.exec(cgroups) ?? [];
       const folder = `/sys/fs/cgroup/memory${path}`;
