@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, suite, test } from 'node:test';
 
+import { RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { container, IMAGE, KubeletLab } from './kubelet-lab.ts';
 
 suite('volumes, resources and identities of pods', () => {
@@ -212,7 +213,10 @@ suite('volumes, resources and identities of pods', () => {
     lab.drop('mighty');
   });
 
-  test('a pod with users of its own', async () => {
+  test('a pod with users of its own', async (context) => {
+    const { runtimeHandlers } = await lab.berthd.call(runtime.status, { verbose: false });
+    if (!runtimeHandlers.some(({ name, features }) => name === '' && features?.userNamespaces))
+      return context.skip('the runtime, or a kernel before 6.3, has no user namespaces for pods');
     lab.run('mapped', [{ volumeMounts: [{ name: 'data', mountPath: '/data' }] }], {
       hostUsers: false,
       volumes: [{ name: 'data', emptyDir: {} }],

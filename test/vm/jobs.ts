@@ -57,6 +57,16 @@ export const JOBS: readonly Job[] = [
   },
   { name: 'critest', phases: [`exec sh ${job('critest.sh')}`], minutes: 40, isShort: false },
   {
+    name: 'kubelet',
+    // Those in which the cgroup driver and cgroup v2 have a part.
+    phases: [
+      `export KUBELET_BIN=${CHECKOUT}/vm/kubelet
+       exec node test/kubelet/run.ts --output ${RESULTS}/kubelet pods-parts stats cluster`,
+    ],
+    minutes: 60,
+    isShort: false,
+  },
+  {
     name: 'reboot',
     phases: [tests('reboot-before', job('reboot-before.test.ts')), tests('reboot-after', job('reboot-after.test.ts'))],
     minutes: 5,

@@ -19,6 +19,7 @@ import { join } from 'node:path';
 
 import { findSuite } from '../critest/suite.ts';
 import { buildBusyboxLayout } from '../fakes/images.ts';
+import { findKubelet } from '../kubelet/find-kubelet.ts';
 import { findBaseImage } from './base-image.ts';
 import { makeCheckoutDisk } from './checkout-disk.ts';
 import { INSTALL, type Job, RESULTS, shellCommand } from './jobs.ts';
@@ -135,11 +136,20 @@ async function prepare(
   const settings = join(work, 'settings');
   writeFileSync(settings, `RUNTIME='${runtime ?? ''}'\nIMAGE='${IMAGE}'\n`);
   extra.set('vm/layout', layout).set('vm/settings', settings);
-  if (!jobs.some(({ name }) => name === 'critest')) return { extra, skipped: [] };
-  const suite = await findSuite();
-  if ('missing' in suite)
-    return { extra, skipped: [{ name: 'critest', result: 'skip', problem: suite.missing, seconds: 0 }] };
-  return { extra: extra.set('vm/critest', suite.critest), skipped: [] };
+  const skipped: Outcome[] = [];
+  /** What a job needs that is not part of the checkout. */
+  const bring = async (job: string, find: () => Promise<{ program: string } | { missing: string }>): Promise<void> => {
+    if (!jobs.some(({ name }) => name === job)) return;
+    const found = await find();
+    if ('program' in found) extra.set(`vm/${job}`, found.program);
+    else skipped.push({ name: job, result: 'skip', problem: found.missing, seconds: 0 });
+  };
+  await bring('critest', async () => {
+    const suite = await findSuite();
+    return 'missing' in suite ? suite : { program: suite.critest };
+  });
+  await bring('kubelet', async () => await findKubelet(undefined));
+  return { extra, skipped };
 }
 
 /** Runs all phases of a job; its output goes to a file, and is shown when it fails. */
