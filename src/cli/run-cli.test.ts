@@ -205,6 +205,18 @@ suite('the check of configuration and node', () => {
     const answer = JSON.parse(out) as { running: string; findings: unknown };
     assert.deepEqual([exitCode, answer.running, answer.findings], [1, 'x = 1\n', findings]);
   });
+
+  test('says of a broken file whether a berthd runs that goes on', async () => {
+    const running = node().on(AdminService.checkConfig, () => ({ configText: 'x = 1\n', findings: [] }));
+    const broken = [...args, '--config', '/no/such'];
+    const [beside, alone] = [await runWith(running, ...broken), await runWith(unavailable(), ...broken)];
+    assert.deepEqual([beside.exitCode, alone.exitCode], [1, 1]);
+    assert.match(
+      beside.err,
+      /does not exist.*\n {2}the running berthd goes on with what it has; berthd will not start/,
+    );
+    assert.match(alone.err, /\n {2}berthd will not start with it/);
+  });
 });
 
 suite('what is there', () => {

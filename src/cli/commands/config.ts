@@ -6,7 +6,7 @@ import { samplePath } from '../../base/own-files.ts';
 import { ConfigError } from '../../config/config-problems.ts';
 import { configObject, describeConfig } from '../../config/describe-config.ts';
 import { type Config, loadConfig } from '../../config/load-config.ts';
-import { CliError } from '../cli-error.ts';
+import { CliError, reworded } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
 import { type ShownFinding, showFindings } from './findings.ts';
@@ -17,7 +17,7 @@ import { type ShownFinding, showFindings } from './findings.ts';
  */
 export async function checkConfig(session: Session, { config: file }: { config?: string }): Promise<number> {
   const { output } = session;
-  const config = readConfig(file);
+  const config = await readConfigBeside(session, file);
   const text = describeConfig(config);
   const running = await askDaemon(session);
   const findings: readonly ShownFinding[] = running?.findings ?? (await session.checkNode(config));
@@ -42,6 +42,17 @@ export function readConfig(file: string | undefined): Config {
   } catch (err) {
     if (err instanceof BerthError) throw wrongConfig(err);
     throw err;
+  }
+}
+
+/** The same; a berthd that runs does not end for a file that it would not start with, and that is said. */
+async function readConfigBeside(session: Session, file: string | undefined): Promise<Config> {
+  try {
+    return readConfig(file);
+  } catch (err) {
+    const running = await askDaemon(session).catch(() => undefined);
+    if (!(err instanceof CliError) || !running) throw err;
+    throw reworded(err, err.message, `the running berthd goes on with what it has; ${err.hint}`);
   }
 }
 

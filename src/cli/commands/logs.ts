@@ -1,4 +1,5 @@
 import { open, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { ContainerState, ContainerStatusRequest, RuntimeServiceService } from '../../../proto/gen/cri/api.ts';
@@ -76,7 +77,9 @@ async function openLog(path: string): Promise<LogFile> {
 
 function unreadable(path: string, err: unknown): CliError {
   const why = err instanceof Error ? err.message : String(err);
-  return new CliError(`cannot read ${path}: ${why}`, 'run it on the node, as root');
+  const isGone = err instanceof Error && 'code' in err && err.code === 'ENOENT';
+  const hint = isGone ? `it is not on this machine, or was rotated or removed: see ${dirname(path)}` : 'run it as root';
+  return new CliError(`cannot read ${path}: ${why}`, hint);
 }
 
 async function findSuccessor(path: string, file: LogFile): Promise<LogFile | undefined> {
