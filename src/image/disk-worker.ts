@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto';
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import * as threads from 'node:worker_threads';
 
 import { BerthError, describe, kindOf } from '../base/errors.ts';
 import { closeFd, openat2, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS } from '../sys/at.ts';
@@ -110,8 +110,8 @@ function syncFolder(path: string): void {
 }
 
 // Programs that start pods come first when there are fewer processors than work.
-const nice: unknown = workerData;
-if (typeof nice === 'number') setThreadNice(nice);
+const { parentPort, workerData }: { parentPort: threads.MessagePort | null; workerData: unknown } = threads;
+if (typeof workerData === 'number') setThreadNice(workerData);
 
 parentPort?.on('message', (message: DiskRequest) => {
   perform(message).then(
