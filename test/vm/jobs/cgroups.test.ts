@@ -98,6 +98,31 @@ suite('cgroup v2', { skip: existsSync(`${ROOT}/cgroup.controllers`) ? false : 't
       await node.removePod(pod);
     });
 
+    test(`processors, huge pages, swap and protected memory (${handler})`, async () => {
+      node.handler = handler;
+      const pod = await runPod();
+      const id = await node.start(pod, {
+        linux: {
+          resources: {
+            memoryLimitInBytes: 32n * MIB,
+            memorySwapLimitInBytes: 48n * MIB,
+            cpusetCpus: '0',
+            cpusetMems: '0',
+            hugepageLimits: [{ pageSize: '2MB', limit: 4n * MIB }],
+            unified: { 'memory.low': String(8n * MIB) },
+          },
+        },
+      });
+      const limit = (file: string): string => read(cgroupOf(id), file);
+      if (isSystemd) command('systemctl', 'daemon-reload');
+      assert.equal(limit('memory.swap.max'), String(16n * MIB));
+      assert.equal(limit('memory.low'), String(8n * MIB));
+      assert.deepEqual([limit('cpuset.cpus'), limit('cpuset.mems')], ['0', '0']);
+      assert.equal(limit('hugetlb.2MB.max'), String(4n * MIB));
+      assert.equal(limit('pids.max'), 'max', "systemd's own limit for a scope does not count");
+      await node.removePod(pod);
+    });
+
     test(`the OOM killer's work is always noticed (${handler})`, async () => {
       node.handler = handler;
       const pod = await runPod();
