@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 
@@ -116,10 +117,9 @@ export class DiskWorkers {
       try {
         return await place.ask(job, request, signal);
       } catch (err) {
-        if (!(err instanceof LostJobError)) throw err;
-        // Whoever made it cannot take it back any more.
-        await this.#takeBack(job, request, signal);
-        if (left <= 0 || signal.aborted) throw err;
+        // A process that was lost, or a thread that ran out of memory, cannot take back what it made.
+        await this.#takeBack(job, request, signal).catch(() => {});
+        if (!(err instanceof LostJobError) || left <= 0 || signal.aborted) throw err;
       }
     }
   }
@@ -131,7 +131,8 @@ export class DiskWorkers {
   ): Promise<void> {
     const isUnpack = isOf('unpack', job, request);
     if (isUnpack && request.frame !== undefined) await rm(request.frame, { force: true });
-    if (isUnpack || isOf('extract', job, request)) await this.#threads.ask('remove', request.target, signal);
+    if (!isUnpack && !isOf('extract', job, request)) return;
+    if (existsSync(request.target)) await this.#threads.ask('remove', request.target, signal);
   }
 }
 
