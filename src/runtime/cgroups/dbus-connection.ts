@@ -45,6 +45,7 @@ export class DbusConnection {
   readonly #socket: Socket;
   readonly #calls = new Map<number, { readonly member: string; settle: PromiseWithResolvers<readonly DbusValue[]> }>();
   readonly #listeners = new Set<(message: DbusMessage) => void>();
+  readonly #endListeners = new Set<(reason: BerthError) => void>();
   #received: Buffer = Buffer.alloc(0);
   #serial = 0;
   #failure: BerthError | undefined;
@@ -91,13 +92,20 @@ export class DbusConnection {
     return () => this.#listeners.delete(listener);
   }
 
+  /** Hears why the connection ended, until the returned function is called; at once when it has. */
+  onEnd(listener: (reason: BerthError) => void): () => void {
+    if (this.#failure) listener(this.#failure);
+    this.#endListeners.add(listener);
+    return () => this.#endListeners.delete(listener);
+  }
+
   /** Asks the bus for signals (D-Bus specification, "Match rules"). */
   async match(rule: string, signal: AbortSignal): Promise<void> {
     await this.call({ ...BUS, member: 'AddMatch', signature: 's', body: [rule] }, signal);
   }
 
-  close(): void {
-    this.#fail(new BerthError('unavailable', 'the connection to D-Bus was closed'));
+  close(reason = new BerthError('unavailable', 'the connection to D-Bus was closed')): void {
+    this.#fail(reason);
   }
 
   #onData(chunk: Buffer): void {
@@ -135,6 +143,7 @@ export class DbusConnection {
     this.#failure = reason;
     this.#socket.destroy();
     for (const { settle } of this.#calls.values()) settle.reject(reason);
+    for (const listener of this.#endListeners) listener(reason);
   }
 }
 
