@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
+import { patient } from '../harness/patience.ts';
 import { BENCHMARK_IMAGE } from './images.ts';
 import type { Options, Variant } from './options.ts';
 import { type Outcome, readOutcome } from './report.ts';
@@ -91,7 +92,7 @@ export async function runSuite(
     detached: true,
   });
   closeSync(output);
-  await ended(child, AbortSignal.any([signal, AbortSignal.timeout(RUN_TIMEOUT_MS)]));
+  await ended(child, AbortSignal.any([signal, AbortSignal.timeout(patient(RUN_TIMEOUT_MS))]));
   if (existsSync(report)) return readOutcome(report);
   const words = readFileSync(log, 'utf8').trimEnd().split('\n').slice(-20).join('\n');
   throw new Error(`critest ended with ${child.exitCode ?? child.signalCode} and wrote no report:\n${words}`);

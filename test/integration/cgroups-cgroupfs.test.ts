@@ -10,6 +10,7 @@ import { xattrMarks } from '../../src/runtime/cgroups/cgroup-marks.ts';
 import { CgroupTree } from '../../src/runtime/cgroups/cgroup-tree.ts';
 import { CgroupfsDriver } from '../../src/runtime/cgroups/cgroupfs-driver.ts';
 import { cgroupFile, cgroupOf, readHierarchies } from '../../src/runtime/cgroups/hierarchies.ts';
+import { patient } from '../harness/patience.ts';
 import { makeBundle } from './oci-bundle.ts';
 
 // The cgroupfs driver on the hierarchies that this machine really has. Needs root.
@@ -104,9 +105,10 @@ test('killAll ends what is in the cgroup and below', async () => {
   await cgroups.createSandbox({ parent: top, sandboxId: 'killed' });
   const inner = `${cgroup.path}/inner`;
   const tree = new CgroupTree(hierarchies, xattrMarks);
-  tree.make(inner);
   const processes = [startProcess('sleep', '60'), startProcess('sleep', '60')];
+  // Before the inner one is made: a cgroup of v2 that hands controllers down takes no processes.
   await tree.addProcess(cgroup.path, processes[0]?.pid ?? 0);
+  tree.make(inner);
   await tree.addProcess(inner, processes[1]?.pid ?? 0);
   assert.deepEqual(container.pids().sort(), processes.map(({ pid }) => pid).sort());
   const ended = processes.map((child) => once(child, 'exit'));
@@ -135,7 +137,7 @@ test('runc puts its container where Berth looks for it, in every hierarchy, and 
     assert.equal(container.pids().length, 1);
     assert.equal(container.oomKills(), 0);
     runc('start', id);
-    const deadline = Date.now() + 20_000;
+    const deadline = Date.now() + patient(20_000);
     // No event to wait for here: the count is what is tested.
     while (container.oomKills() === 0 && Date.now() < deadline) await new Promise(setImmediate);
     assert.equal(container.oomKills(), 1);

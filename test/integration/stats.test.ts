@@ -78,7 +78,12 @@ function loseCgroup(pid: number, containerId: string): void {
     const [folder] = globSync(join(mountPoint, `**/berth-${containerId}*`));
     if (folder === undefined) continue;
     writeFileSync(join(mountPoint, 'cgroup.procs'), String(pid));
-    rmdirSync(folder);
+    try {
+      rmdirSync(folder);
+    } catch (err) {
+      // A scope that is empty systemd removes by itself.
+      if (!(err instanceof Error && 'code' in err && err.code === 'ENOENT')) throw err;
+    }
   }
 }
 

@@ -7,6 +7,7 @@ import { after, afterEach, before, suite, test } from 'node:test';
 
 import { ImageServiceService as imageService, ListImagesRequest } from '../../proto/gen/cri/api.ts';
 import { buildBusyboxLayout, pushLayout, startRegistry } from '../fakes/images.ts';
+import { patient } from '../harness/patience.ts';
 import { TestApiServer } from './api-server.ts';
 import { unmount } from './folder-mounts.ts';
 import { kubeletMinor, NODE } from './kubelet.ts';
@@ -64,7 +65,9 @@ suite('pods of an API server', () => {
     await lab.remove('classy');
   });
 
-  test('ConfigMaps and Secrets as files and variables; changes arrive in the files', { timeout: 240_000 }, async () => {
+  test('ConfigMaps and Secrets as files and variables; changes arrive in the files', {
+    timeout: patient(240_000),
+  }, async () => {
     api.put('configmaps', { metadata: { name: 'settings', namespace: 'default' }, data: { word: 'first' } });
     const secret = Buffer.from('hidden').toString('base64');
     api.put('secrets', { metadata: { name: 'keys', namespace: 'default' }, type: 'Opaque', data: { key: secret } });
@@ -239,7 +242,7 @@ suite('a full disk', () => {
   });
   afterEach((test) => lab.afterTest(test));
 
-  test('the pod that fills it is evicted, another one goes on', { timeout: 240_000 }, async () => {
+  test('the pod that fills it is evicted, another one goes on', { timeout: patient(240_000) }, async () => {
     lab.run('modest', [{}]);
     const before = await lab.ready('modest');
     const command = ['sh', '-c', 'head -c 50000000 /dev/zero > /data/big; exec sleep 1000'];
@@ -254,7 +257,7 @@ suite('a full disk', () => {
     await lab.remove('filling');
   });
 
-  test('a pod that takes more than its limit of the disk is evicted', { timeout: 240_000 }, async () => {
+  test('a pod that takes more than its limit of the disk is evicted', { timeout: patient(240_000) }, async () => {
     // Its writable layer is berthd's: this is what ListContainerStats says of it.
     const command = ['sh', '-c', 'head -c 9000000 /dev/zero > /big; exec sleep 1000'];
     await until('the disk to be free', 60_000, () => {
@@ -281,7 +284,7 @@ suite('a full disk of images', () => {
   after(() => lab[Symbol.asyncDispose]());
   afterEach((test) => lab.afterTest(test));
 
-  test('images that nobody uses are removed at once', { timeout: 120_000 }, async () => {
+  test('images that nobody uses are removed at once', { timeout: patient(120_000) }, async () => {
     await until('no image to be there', 60_000, async () => {
       const { images } = await lab.berthd.call(imageService.listImages, ListImagesRequest.create());
       return images.length === 0 ? true : undefined;

@@ -6,6 +6,7 @@ import { after, afterEach, before, suite, test } from 'node:test';
 
 import { ImageServiceService as images, ListImagesRequest } from '../../proto/gen/cri/api.ts';
 import { buildBusyboxLayout, pushLayout, startRegistry, type TestRegistry } from '../fakes/images.ts';
+import { patient } from '../harness/patience.ts';
 import { kubeletMinor } from './kubelet.ts';
 import { container, IMAGE, KubeletLab } from './kubelet-lab.ts';
 import { until } from './until.ts';
@@ -55,7 +56,7 @@ suite('images', () => {
     assert.equal(await lab.output('pulled', 'cat', '/www/index.html'), 'first');
   });
 
-  test('an image as a volume', { timeout: 200_000 }, async (context) => {
+  test('an image as a volume', { timeout: patient(200_000) }, async (context) => {
     if (minor < 31) return context.skip(`the kubelet is 1.${minor}: it has no image volumes`);
     const reference = await push('data:1', 'from an image\n');
     lab.run('image-volume', [{ volumeMounts: [{ name: 'data', mountPath: '/data', readOnly: true }] }], {
@@ -68,7 +69,7 @@ suite('images', () => {
 
   // The kubelet looks at images every five minutes.
   test('images that no container uses are removed when the disk is full, others stay', {
-    timeout: 500_000,
+    timeout: patient(500_000),
   }, async () => {
     const list = async (): Promise<string[]> => {
       const { images: found } = await lab.berthd.call(images.listImages, ListImagesRequest.create());

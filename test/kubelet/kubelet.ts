@@ -18,6 +18,7 @@ import { basename, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 
 import { makeCertificate } from '../fakes/certificates.ts';
+import { patient } from '../harness/patience.ts';
 import { DRIVER, openCgroupRoot } from './cgroup-root.ts';
 import { mountSmallDisk, shareFolder, unmount } from './folder-mounts.ts';
 import { withOwnSettings } from './kernel-settings.ts';
@@ -121,7 +122,7 @@ export class TestKubelet implements AsyncDisposable {
     const { promise, resolve } = Promise.withResolvers<void>();
     child.once('exit', () => resolve());
     child.kill(signal);
-    const timer = setTimeout(() => child.kill('SIGKILL'), END_TIMEOUT_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), patient(END_TIMEOUT_MS));
     await promise;
     clearTimeout(timer);
   }
@@ -178,7 +179,7 @@ export class TestKubelet implements AsyncDisposable {
   /** What a path of its API answers. */
   async get(path: string, method = 'GET'): Promise<ApiAnswer> {
     const { promise, resolve, reject } = Promise.withResolvers<ApiAnswer>();
-    const sent = request(`${this.url}${path}`, { ca: this.authority, method, timeout: 30_000 }, (response) => {
+    const sent = request(`${this.url}${path}`, { ca: this.authority, method, timeout: patient(30_000) }, (response) => {
       text(response).then((body) => resolve({ status: response.statusCode ?? 0, text: body }), reject);
     });
     sent.once('error', reject).once('timeout', () => sent.destroy(new Error(`${path}: no answer in time`)));
@@ -287,7 +288,7 @@ export class TestKubelet implements AsyncDisposable {
 /** The kubelet's minor version: 36 of v1.36.3. */
 export async function kubeletMinor(): Promise<number> {
   const program = process.env['KUBELET_BIN'] ?? assert.fail('KUBELET_BIN is not set');
-  const child = spawn(program, ['--version'], { stdio: ['ignore', 'pipe', 'inherit'], timeout: 30_000 });
+  const child = spawn(program, ['--version'], { stdio: ['ignore', 'pipe', 'inherit'], timeout: patient(30_000) });
   const said = await text(child.stdout);
   return Number(/v1\.(\d+)\./.exec(said)?.[1] ?? assert.fail(`no version: ${said}`));
 }

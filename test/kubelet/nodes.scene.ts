@@ -4,6 +4,7 @@ import { availableParallelism } from 'node:os';
 import { after, afterEach, before, suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
+import { patient } from '../harness/patience.ts';
 import { container, KubeletLab } from './kubelet-lab.ts';
 import { until } from './until.ts';
 
@@ -28,7 +29,7 @@ suite("a node with deploy's configuration", () => {
     lab.drop('plain');
   });
 
-  test(`${PODS} pods at once start, are told apart, and go at once`, { timeout: 400_000 }, async () => {
+  test(`${PODS} pods at once start, are told apart, and go at once`, { timeout: patient(400_000) }, async () => {
     const names = Array.from({ length: PODS }, (_, index) => `many-${index}`);
     for (const name of names) lab.run(name, [{ env: [{ name: 'OWN', value: name }] }]);
     const pods = await Promise.all(names.map((name) => lab.pod(name, 'to be ready', isReady, 300_000)));

@@ -3,6 +3,7 @@ import { after, afterEach, before, suite, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
 import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { patient } from '../harness/patience.ts';
 import { container, KubeletLab } from './kubelet-lab.ts';
 import { holds } from './pods.ts';
 import { until } from './until.ts';
@@ -101,7 +102,7 @@ for (const evented of [false, true]) {
       await lab.remove('unlucky');
     });
 
-    test('what the kubelet no longer needs it removes by itself', { timeout: 200_000 }, async () => {
+    test('what the kubelet no longer needs it removes by itself', { timeout: patient(200_000) }, async () => {
       await until('only the steady pod to be there', 150_000, async () => {
         const { items } = await lab.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
         return items.every(({ metadata }) => metadata?.name.startsWith('steady')) ? true : undefined;

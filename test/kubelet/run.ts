@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { describe } from '../../src/base/errors.ts';
+import { patient } from '../harness/patience.ts';
 import { findKubelet } from './find-kubelet.ts';
 import { OUTPUT_VARIABLE } from './kubelet-lab.ts';
 import { PrivateMachine } from './private-machine.ts';
@@ -39,7 +40,12 @@ async function main(): Promise<number> {
   if (wanted.length === 0) throw new Error(`no scene is named so; there are: ${scenes.join(', ')}`);
   using machine = new PrivateMachine();
   const files = wanted.sort().map((name) => join(import.meta.dirname, name));
-  const words = ['--test', '--test-concurrency=1', `--test-timeout=${SCENE_TIMEOUT_MS}`, '--test-reporter=spec'];
+  const words = [
+    '--test',
+    '--test-concurrency=1',
+    `--test-timeout=${patient(SCENE_TIMEOUT_MS)}`,
+    '--test-reporter=spec',
+  ];
   const only = values.name === undefined ? [] : [`--test-name-pattern=${values.name}`];
   if (values.output !== undefined) mkdirSync(values.output, { recursive: true });
   const output = values.output === undefined ? {} : { [OUTPUT_VARIABLE]: resolve(values.output) };
