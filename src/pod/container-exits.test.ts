@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { BerthError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { silentLogger } from '../base/log.ts';
@@ -26,6 +27,10 @@ class Bench {
   isStoreBroken = false;
   stored: string[] = [];
   oomKills: () => number = () => 0;
+  unwatchedOomKills = 0;
+  /** Others of the pod that have ended, with their exit files. */
+  readonly siblings = new Map<string, SeenExit | undefined>();
+  readonly notedSiblings = new Set<string>();
   hasOomNote = false;
   readonly containers: RecordIndex<ContainerRecord>;
   readonly exits: ContainerExits;
@@ -60,18 +65,30 @@ class Bench {
       containers: this.containers,
       processes: { exitOf: () => this.init.promise },
       cgroups: {
-        container: () => ({ watchOomKills() {}, oomKillsAtEnd: () => this.oomKills(), killAll() {}, thaw() {} }),
+        container: () => ({
+          watchOomKills() {},
+          oomKills: () => this.oomKills(),
+          oomKillsAtEnd: () => this.oomKills(),
+          unwatchedOomKills: () => this.unwatchedOomKills,
+          killAll() {},
+          thaw() {},
+        }),
       },
       locks: new KeyedLock(),
       runtime: {
-        exits: { read: () => this.file },
-        bundles: { hasRunOutOfMemory: () => this.hasOomNote },
+        exits: { read: (id: string) => (id === this.id ? this.file : this.siblings.get(id)) },
+        bundles: { hasRunOutOfMemory: (id: string) => (id === this.id ? this.hasOomNote : this.notedSiblings.has(id)) },
         endExecs() {},
       },
     } as unknown as PodDeps;
     this.exits = new ContainerExits(deps, never, waits);
     this.stops = new ContainerStops(deps, this.exits, never);
     this.exits.follow(this.id);
+  }
+
+  addSibling(id: string, exitCode: number | undefined): void {
+    this.siblings.set(id, exitCode === undefined ? undefined : { exitCode, finishedAtUs: 9 });
+    this.containers.put({ ...this.containers.get(this.id), id: id as ContainerId, name: id });
   }
 
   get state(): string {
@@ -167,4 +184,36 @@ test('the OOM killer is known although systemd has removed the cgroup before the
     throw new Error('the cgroup is gone');
   };
   assert.equal(await bench.end(137), '137 OOMKilled');
+});
+
+test('a kill while no berthd ran is that of the only container that it can be', async () => {
+  const gap = (exitCode: number, kills: number, ...siblings: readonly (number | undefined)[]): Bench => {
+    const bench = new Bench();
+    bench.oomKills = () => {
+      throw new BerthError('notFound', 'the cgroup is gone');
+    };
+    bench.unwatchedOomKills = kills;
+    bench.file = { exitCode, finishedAtUs: 9 };
+    for (const [index, code] of siblings.entries()) bench.addSibling(`sibling-${index}`, code);
+    return bench;
+  };
+  const told = async (bench: Bench): Promise<string> => {
+    bench.exits.lookAtGap();
+    bench.init.resolve();
+    return await bench.ended();
+  };
+  assert.equal(await told(gap(137, 1)), '137 OOMKilled');
+  assert.equal(await told(gap(137, 0)), '137 Error', 'none was counted');
+  assert.equal(await told(gap(137, 1, 9, 0)), '137 OOMKilled', 'the others were not killed');
+  assert.equal(await told(gap(1, 1, 0)), '1 OOMKilled', 'a child of the only one that failed');
+  assert.equal(await told(gap(1, 1, 2)), '1 Error');
+  assert.equal(await told(gap(1, 1, 137)), '1 Error');
+  assert.equal(await told(gap(137, 2, 137)), '137 Error', 'either may have had both');
+  assert.equal(await told(gap(137, 1, undefined)), '137 Error', 'nobody knows how the other ended');
+  const noted = gap(137, 1, 137);
+  noted.notedSiblings.add('sibling-0');
+  assert.equal(await told(noted), '137 Error', 'the monitor of the other has seen it');
+  const there = gap(137, 1);
+  there.oomKills = () => 0;
+  assert.equal(await told(there), '137 Error', 'its own cgroup is there and knows');
 });

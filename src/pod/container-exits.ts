@@ -1,5 +1,5 @@
 import { raceSignal, sleep } from '../base/deadline.ts';
-import { describe } from '../base/errors.ts';
+import { describe, isKind } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { ExitClass } from '../base/meter.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
@@ -19,6 +19,8 @@ const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorM
 const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
+/** The code of a process that SIGKILL has ended. */
+const KILLED = 137;
 const MONITOR_LOST = 'the monitor was lost, and the exit code with it';
 
 /**
@@ -41,6 +43,24 @@ export class ContainerExits {
     deps.containers.watch((before, after) => {
       if (before && !(after && isAlive(after))) this.#wake(before.id);
     });
+  }
+
+  /**
+   * Looks which containers the OOM killer has ended while no berthd ran: once, before any is followed. systemd has removed
+   * their cgroups, and the count of what they were in is of all: it means the only one that failed, or that was killed.
+   */
+  lookAtGap(): void {
+    const parentOf = ({ sandboxId }: ContainerRecord) => this.#deps.sandboxes.find(sandboxId)?.spec.cgroupParent;
+    const ended = this.#deps.containers.all().filter((record) => isAlive(record) && !isInitAlive(record));
+    for (const [parent, records] of Map.groupBy(ended, parentOf)) {
+      if (parent === undefined) continue;
+      try {
+        const killed = this.#onlyOneKilled(records.filter((record) => this.#isWithoutCgroup(record)));
+        if (killed && this.#cgroupOf(killed).unwatchedOomKills() > 0) this.#outOfMemory.set(killed.id, true);
+      } catch (err) {
+        this.#deps.log.debug({ parent, err: describe(err) }, 'the OOM kills while no berthd ran are unknown');
+      }
+    }
   }
 
   /** Follows a live container's first process until it ends. Call it once per container and daemon. */
@@ -131,6 +151,27 @@ export class ContainerExits {
     }
   }
 
+  #isWithoutCgroup(record: ContainerRecord): boolean {
+    try {
+      this.#cgroupOf(record).oomKills();
+      return false;
+    } catch (err) {
+      return isKind(err, 'notFound');
+    }
+  }
+
+  #onlyOneKilled(records: readonly ContainerRecord[]): ContainerRecord | undefined {
+    const { exits, bundles } = this.#deps.runtime;
+    const codes = new Map(records.map((record) => [record, exits.read(record.id)?.exitCode]));
+    // The kills may be those of one whose code is still to come, or of one of which the monitor knows.
+    if (records.some((record) => codes.get(record) === undefined || bundles.hasRunOutOfMemory(record.id)))
+      return undefined;
+    const failed = records.filter((record) => codes.get(record) !== 0);
+    const killed = failed.filter((record) => codes.get(record) === KILLED);
+    const suspects = killed.length > 0 ? killed : failed;
+    return suspects.length === 1 ? suspects[0] : undefined;
+  }
+
   // Without a PID namespace of its own, the end of the first process does not end its children.
   #endStragglers(record: ContainerRecord): void {
     if (record.spec.security.namespaces.pid === 'container') return;
@@ -153,6 +194,10 @@ export function exitAtReboot({ runtime, clock }: PodDeps, record: ContainerRecor
   const atUs = endOf(record, seen, clock.nowUs());
   if (!seen) return unseenExit('the host was restarted while the container was there', atUs);
   return toExit(seen, runtime.bundles.hasRunOutOfMemory(record.id), atUs);
+}
+
+function isInitAlive({ init }: ContainerRecord): boolean {
+  return init !== undefined && isSameProcess(init.pid, init.startTime);
 }
 
 function isMonitorAlive({ monitor }: ContainerRecord): boolean {

@@ -76,6 +76,7 @@ export class Pods {
     const { sandboxes, containers, runtime } = this.#deps;
     runtime.exits.onExit = (id, exit) => this.#exits.onExitFile(id, exit);
     for (const sandbox of sandboxes.all()) this.#watch.follow(sandbox.id);
+    this.#exits.lookAtGap();
     for (const container of containers.all()) if (!container.restoreFrom) this.#exits.follow(container.id);
     runtime.start();
     // Beside the first requests: a plugin that hangs must not keep berthd from serving.

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 
 import { withDeadline } from '../../src/base/deadline.ts';
+import { xattrNotes } from '../../src/runtime/cgroups/cgroup-marks.ts';
 import { CgroupTree } from '../../src/runtime/cgroups/cgroup-tree.ts';
 import type { DbusValue } from '../../src/runtime/cgroups/dbus-codec.ts';
 import { SystemdDriver } from '../../src/runtime/cgroups/systemd-driver.ts';
@@ -48,7 +49,7 @@ beforeEach(async () => {
   const marks = { set: () => undefined, has: () => false };
   const tree = new CgroupTree([{ version: 2, controllers: [], name: '', mountPoint: cgroupRoot }], marks);
   manager = new SystemdManager(busSocket);
-  driver = new SystemdDriver(tree, manager);
+  driver = new SystemdDriver(tree, manager, xattrNotes);
 });
 
 afterEach(() => {
@@ -95,7 +96,7 @@ test('a slice that is missing is started first, and goes with the last that was 
   const made = new Set<string>();
   const marks = { set: (folder: string) => void made.add(folder), has: (folder: string) => made.has(folder) };
   const tree = new CgroupTree([{ version: 2, controllers: [], name: '', mountPoint: cgroupRoot }], marks);
-  driver = new SystemdDriver(tree, manager);
+  driver = new SystemdDriver(tree, manager, xattrNotes);
   mkdirSync(join(cgroupRoot, 'a.slice'));
   const [slice, parent] = ['/a.slice/a-b.slice/a-b-c.slice', 'a-b-c.slice'];
   const started = systemd.called('StartTransientUnit');

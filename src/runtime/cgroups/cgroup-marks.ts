@@ -15,7 +15,17 @@ export interface CgroupMarks {
   has(folder: string): boolean;
 }
 
+/** What Berth writes down at a cgroup, for the next berthd; it lives and goes with the cgroup, as a mark does. */
+export interface CgroupNotes {
+  /** Undefined when there is none, or nobody can tell. */
+  read(folder: string): string | undefined;
+  /** Without effect at a cgroup that is gone, or where the kernel keeps no notes: the next berthd then knows nothing. */
+  write(folder: string, text: string): void;
+}
+
 const ATTRIBUTE = 'trusted.berth.made';
+/** Of OomLedger. */
+const NOTE = 'trusted.berth.kills';
 const YES = Buffer.from('1');
 
 /** Marks by an extended attribute that only root may see; every cgroup file system has those (kernfs). */
@@ -29,6 +39,24 @@ export const xattrMarks: CgroupMarks = Object.freeze({
     } catch (err) {
       if (isErrno(err, 'ENOENT', 'ENODEV')) return false;
       throw wrap(`read mark of cgroup ${folder}`, err);
+    }
+  },
+});
+
+/** Notes by an extended attribute, as the marks. */
+export const xattrNotes: CgroupNotes = Object.freeze({
+  read(folder: string): string | undefined {
+    try {
+      return withFolder(folder, (fd) => fgetxattr(fd, NOTE))?.toString('utf8');
+    } catch {
+      return undefined;
+    }
+  },
+  write(folder: string, text: string): void {
+    try {
+      withFolder(folder, (fd) => fsetxattr(fd, NOTE, Buffer.from(text)));
+    } catch {
+      // How a container ended is told now, and not kept up by what may be of use later.
     }
   },
 });

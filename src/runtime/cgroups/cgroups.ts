@@ -130,6 +130,11 @@ export interface ContainerCgroup {
    * oomKills().
    */
   oomKillsAtEnd(hasFailed: boolean): number;
+  /**
+   * What the OOM killer did, before this berthd looked for the first time and after the last look of an earlier one, in
+   * all containers of this one's parent whose cgroups are gone: nobody can tell which of them.
+   */
+  unwatchedOomKills(): number;
   /** Memory that it uses now, in bytes; undefined when it is gone or the host does not count. */
   memoryUsageBytes(): number | undefined;
   /**

@@ -34,6 +34,10 @@ export class ContainerCgroupFiles implements ContainerCgroup {
     return this.#ledger?.atEnd(this.path, dirname(this.path), hasFailed) ?? this.oomKills();
   }
 
+  unwatchedOomKills(): number {
+    return this.#ledger?.unwatched(dirname(this.path)) ?? 0;
+  }
+
   oomKills(): number {
     const memory = this.#tree.withController('memory');
     if (!memory) return 0;

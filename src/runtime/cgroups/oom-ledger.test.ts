@@ -7,6 +7,7 @@ import { OomLedger } from './oom-ledger.ts';
 /** A slice with members, and what their memory.events say. */
 class Slice {
   total = 0;
+  note: string | undefined;
   readonly members = new Map<string, number>();
 
   get tree(): CgroupTree {
@@ -17,6 +18,16 @@ class Slice {
     return { read, childNames: () => [...this.members.keys()], exists: () => true } as unknown as CgroupTree;
   }
 
+  /** One that a berthd would have; the note outlives it. */
+  ledger(): OomLedger {
+    return new OomLedger(this.tree, {
+      read: () => this.note,
+      write: (_, text) => {
+        this.note = text;
+      },
+    });
+  }
+
   kill(name: string): void {
     this.total += 1;
     this.members.set(name, (this.members.get(name) ?? 0) + 1);
@@ -25,7 +36,7 @@ class Slice {
 
 test('a kill in a member that went before it was asked is found by the parent, once', () => {
   const slice = new Slice();
-  const ledger = new OomLedger(slice.tree);
+  const ledger = slice.ledger();
   for (const name of ['a', 'b', 'c']) slice.members.set(name, 0);
   ledger.open('/pod');
   slice.kill('a');
@@ -38,7 +49,7 @@ test('a kill in a member that went before it was asked is found by the parent, o
 
 test('kills of those that are there, or were asked in time, are not those of one that is gone', () => {
   const slice = new Slice();
-  const ledger = new OomLedger(slice.tree);
+  const ledger = slice.ledger();
   for (const name of ['a', 'b', 'c']) slice.members.set(name, 0);
   ledger.open('/pod');
   slice.kill('a');
@@ -55,7 +66,7 @@ test('kills of those that are there, or were asked in time, are not those of one
 
 test('what happened before anybody counted is nobody’s', () => {
   const slice = new Slice();
-  const ledger = new OomLedger(slice.tree);
+  const ledger = slice.ledger();
   slice.total = 7;
   slice.members.set('a', 0);
   assert.equal(ledger.atEnd('/pod/gone', '/pod', true), undefined, 'not opened');
@@ -66,7 +77,7 @@ test('what happened before anybody counted is nobody’s', () => {
 
 test('neither restarts nor pods that are gone make it grow', () => {
   const slice = new Slice();
-  const ledger = new OomLedger(slice.tree);
+  const ledger = slice.ledger();
   ledger.open('/pod');
   for (let round = 0; round < 100; round += 1) {
     const name = `container-${round}`;
@@ -85,11 +96,56 @@ test('neither restarts nor pods that are gone make it grow', () => {
     childNames: () => [],
     exists: (path: string) => there.has(path),
   };
-  const many = new OomLedger(pods as unknown as CgroupTree);
+  const many = new OomLedger(pods as unknown as CgroupTree, { read: () => undefined, write() {} });
   for (let round = 0; round < 1000; round += 1) {
     there.clear();
     there.add(`/pod-${round}`);
     many.open(`/pod-${round}`);
   }
   assert.ok(many.size.parents <= 64, String(many.size.parents));
+});
+
+test('kills while nobody looked are known by what an earlier ledger has noted, and are nobody’s later', () => {
+  const slice = new Slice();
+  for (const name of ['a', 'b', 'c', 'd']) slice.members.set(name, 0);
+  slice.total = 5;
+  const earlier = slice.ledger();
+  assert.equal(earlier.unwatched('/pod'), 0, 'nobody has looked before');
+  slice.kill('a');
+  assert.equal(earlier.atEnd('/pod/a', '/pod', true), 1);
+  slice.kill('b');
+  slice.members.delete('b');
+  assert.equal(earlier.atEnd('/pod/b', '/pod', true), 1);
+  slice.members.delete('a');
+  slice.kill('c');
+  assert.equal(slice.ledger().unwatched('/pod'), 0, 'c is there, and tells by itself');
+  slice.kill('c');
+  slice.members.delete('c');
+  const later = slice.ledger();
+  assert.equal(later.unwatched('/pod'), 2);
+  slice.members.delete('d');
+  assert.equal(later.atEnd('/pod/d', '/pod', true), 0);
+  assert.equal(slice.ledger().unwatched('/pod'), 0, 'told once');
+});
+
+test('a member that has ended and is still there is accounted for by the next ledger too', () => {
+  const slice = new Slice();
+  const earlier = slice.ledger();
+  earlier.open('/pod');
+  slice.kill('a');
+  assert.equal(earlier.atEnd('/pod/a', '/pod', true), 1);
+  const later = slice.ledger();
+  assert.equal(later.unwatched('/pod'), 0);
+  slice.members.delete('a');
+  assert.equal(later.atEnd('/pod/b', '/pod', true), 0);
+});
+
+test('a note that makes no sense is none', () => {
+  const slice = new Slice();
+  slice.total = 3;
+  for (const note of ['', 'x', '1 a', '-1', '1 a=b']) {
+    slice.note = note;
+    assert.equal(slice.ledger().unwatched('/pod'), 0, note);
+    assert.equal(slice.note, '3');
+  }
 });

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 
 import { BerthError } from '../../base/errors.ts';
-import { xattrMarks } from './cgroup-marks.ts';
+import { xattrMarks, xattrNotes } from './cgroup-marks.ts';
 import { CgroupTree } from './cgroup-tree.ts';
 import { CgroupfsDriver } from './cgroupfs-driver.ts';
 import type { CgroupDriver, Cgroups } from './cgroups.ts';
@@ -20,7 +20,7 @@ export function openCgroups(manager: CgroupDriver | 'auto'): Cgroups {
   const hierarchies = readHierarchies();
   const tree = new CgroupTree(hierarchies, xattrMarks);
   const driver = chooseDriver(manager, hierarchies, existsSync(SYSTEMD_MARK));
-  return driver === 'systemd' ? new SystemdDriver(tree, new SystemdManager()) : new CgroupfsDriver(tree);
+  return driver === 'systemd' ? new SystemdDriver(tree, new SystemdManager(), xattrNotes) : new CgroupfsDriver(tree);
 }
 
 /** Which driver a setting means on a host with these hierarchies. */

@@ -5,6 +5,7 @@ import { BerthError, isKind, wrap } from '../../base/errors.ts';
 import type { LinuxResources } from '../container-spec.ts';
 import { KernelFiles } from '../kernel-files.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
+import type { CgroupNotes } from './cgroup-marks.ts';
 import { normaliseSlice, sliceOf, slicePath } from './cgroup-parent.ts';
 import { type CgroupTree, readText } from './cgroup-tree.ts';
 import type {
@@ -18,8 +19,8 @@ import type {
 } from './cgroups.ts';
 import { ContainerCgroupFiles } from './container-cgroup.ts';
 import { FigureFiles } from './figure-files.ts';
-import type { CgroupMode } from './hierarchies.ts';
-import { OomLedger } from './oom-ledger.ts';
+import { type CgroupMode, cgroupFile } from './hierarchies.ts';
+import { type LedgerNotes, OomLedger } from './oom-ledger.ts';
 import { podLimitFiles, writeLimits } from './pod-limits.ts';
 import { NO_LIMIT, propertiesInForce, scopeAnnotations, sliceProperties } from './slice-properties.ts';
 import type { SystemdManager, UnitProperty } from './systemd-manager.ts';
@@ -52,11 +53,11 @@ export class SystemdDriver implements Cgroups {
   /** Sandboxes whose scope is still to come: their slices must not go. */
   readonly #coming = new Map<string, string>();
 
-  constructor(tree: CgroupTree, manager: SystemdManager) {
+  constructor(tree: CgroupTree, manager: SystemdManager, notes: CgroupNotes) {
     this.#tree = tree;
     this.#figures = new FigureFiles(tree, new KernelFiles());
     this.#manager = manager;
-    this.#ledger = tree.mode === 'v2' ? new OomLedger(tree) : undefined;
+    this.#ledger = tree.mode === 'v2' ? new OomLedger(tree, ledgerNotes(tree, notes)) : undefined;
   }
 
   get mode(): CgroupMode {
@@ -250,4 +251,22 @@ function scopeName(id: string): string {
 
 function scopePath(parent: string, id: string): string {
   return `${slicePath(normaliseSlice(parent, DEFAULT_SLICE))}/${scopeName(id)}`;
+}
+
+/** Of the hierarchy with the memory controller. */
+function ledgerNotes(tree: CgroupTree, notes: CgroupNotes): LedgerNotes {
+  const folderOf = (parent: string): string | undefined => {
+    const hierarchy = tree.withController('memory');
+    return hierarchy && cgroupFile(hierarchy, parent);
+  };
+  return {
+    read(parent) {
+      const folder = folderOf(parent);
+      return folder === undefined ? undefined : notes.read(folder);
+    },
+    write(parent, text) {
+      const folder = folderOf(parent);
+      if (folder !== undefined) notes.write(folder, text);
+    },
+  };
 }
