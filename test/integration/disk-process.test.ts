@@ -15,6 +15,7 @@ import { FakeRegistry, fakeImage } from '../fakes/registry.ts';
 import { tarBytes } from '../fakes/tar-bytes.ts';
 import { TestBerthd } from '../harness/berthd.ts';
 import { eventually } from '../harness/cri-lab.ts';
+import { listTree } from '../harness/list-tree.ts';
 import { isAlive } from '../harness/machine-state.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root';
@@ -96,7 +97,7 @@ suite('disk process of a berthd', { skip, timeout: 240_000 }, () => {
 
   function layerFiles(): string[] {
     const layers = join(berthd.root, 'image/layers');
-    return readdirSync(layers, { recursive: true, encoding: 'utf8' }).filter((name) => /\/diff\/f\d+$/.test(name));
+    return listTree(layers).filter((name) => /\/diff\/f\d+$/.test(name));
   }
 
   test('is apart from berthd: descriptors, priority, threads; in its cgroup', async () => {
