@@ -28,11 +28,13 @@ class Bench {
   stored: string[] = [];
   oomKills: () => number = () => 0;
   unwatchedOomKills = 0;
+  killAll: () => void = () => {};
   /** Others of the pod that have ended, with their exit files. */
   readonly siblings = new Map<string, SeenExit | undefined>();
   readonly notedSiblings = new Set<string>();
   hasOomNote = false;
   readonly containers: RecordIndex<ContainerRecord>;
+  readonly deps: PodDeps;
   readonly exits: ContainerExits;
   readonly stops: ContainerStops;
 
@@ -57,7 +59,7 @@ class Bench {
     };
     this.containers = new RecordIndex('container', store, [record]);
     const sandbox = { id: 'pod', name: 'pod', spec: { cgroupParent: '' } } as unknown as SandboxRecord;
-    const deps = {
+    this.deps = {
       log: silentLogger,
       meter: silentMeter,
       clock: { nowUs: () => 5, monotonicMs: () => 0 },
@@ -70,7 +72,7 @@ class Bench {
           oomKills: () => this.oomKills(),
           oomKillsAtEnd: () => this.oomKills(),
           unwatchedOomKills: () => this.unwatchedOomKills,
-          killAll() {},
+          killAll: () => this.killAll(),
           thaw() {},
         }),
       },
@@ -81,8 +83,8 @@ class Bench {
         endExecs() {},
       },
     } as unknown as PodDeps;
-    this.exits = new ContainerExits(deps, never, waits);
-    this.stops = new ContainerStops(deps, this.exits, never);
+    this.exits = new ContainerExits(this.deps, never, waits);
+    this.stops = new ContainerStops(this.deps, this.exits, never);
     this.exits.follow(this.id);
   }
 
@@ -141,6 +143,23 @@ test('a stop that cannot be done says why, to all who wait for it, and can be tr
   const again = bench.stops.stop(bench.id, 0, AbortSignal.timeout(5000));
   await bench.end(137);
   await again;
+});
+
+test('a container that takes no signal is killed by its cgroup, without a grace period that nobody told it of', async () => {
+  const bench = new Bench();
+  const asked: unknown[] = [];
+  const stops = new ContainerStops(bench.deps, bench.exits, never, (_pid, _startTime, signal) => {
+    asked.push(signal);
+    throw new BerthError('permission', 'pidfd_send_signal: EACCES');
+  });
+  bench.killAll = () => {
+    asked.push('cgroup');
+    bench.file = { exitCode: 137, finishedAtUs: 9 };
+    bench.init.resolve();
+  };
+  await stops.stop(bench.id, 3_600_000, AbortSignal.timeout(5000));
+  assert.equal(await bench.ended(), '137 Error');
+  assert.deepEqual(asked, [15, 9, 'cgroup']);
 });
 
 test('a monitor that lives is waited for; one that is lost takes the code with it', async () => {

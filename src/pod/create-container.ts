@@ -3,10 +3,11 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import { withDeadline } from '../base/deadline.ts';
-import { BerthError, because, invalid } from '../base/errors.ts';
+import { BerthError, because, describe, invalid, isKind } from '../base/errors.ts';
 import { type ContainerId, newContainerId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
 import type { SnapshotOwner } from '../image/snapshots.ts';
+import type { ContainerCgroup } from '../runtime/cgroups/cgroups.ts';
 import { checkLimits } from '../runtime/check-limits.ts';
 import type { CreateContainerRequest } from '../runtime/container-runtime.ts';
 import type { ContainerSpec } from '../runtime/container-spec.ts';
@@ -207,11 +208,11 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   // Before the runtime: one that is only beginning would have it make again what it has deleted.
   if (!record.monitor) await endUnknownMonitors(deps, id, signal);
   const handler = deps.handlers.find(record.handler);
-  const isDone = handler !== undefined && (await deleteInRuntime(deps, handler, id, signal));
+  const kill = async () => await killContainer(deps, cgroup, record.init, signal);
+  const isDone = handler !== undefined && (await deleteInRuntime(deps, handler, record, kill, signal));
   if (!isDone)
     deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
-  cgroup.killAll();
-  await endProcess(deps, record.init, signal);
+  await kill();
   await endProcess(deps, record.monitor, signal);
   await cgroup.remove(signal);
   if (!isDone) {
@@ -221,14 +222,45 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   deps.runtime.forget(id);
 }
 
-/** False when the runtime's program is missing: what it would have done is done without it, and the pod can go. */
-async function deleteInRuntime(deps: PodDeps, handler: Handler, id: string, signal: AbortSignal): Promise<boolean> {
+/**
+ * False when the runtime's program is missing: what it would have done is done without it, and the pod can go. A runtime
+ * may be denied to kill (AppArmor knows whose signals a profile takes, and runc may have a profile of its own): what it
+ * could not end `kill` ends, and it is asked once more.
+ */
+async function deleteInRuntime(
+  deps: PodDeps,
+  handler: Handler,
+  { id, init }: ContainerRecord,
+  kill: () => Promise<void>,
+  signal: AbortSignal,
+): Promise<boolean> {
   try {
     await deps.runtime.deleteContainer(handler, id, signal);
     return true;
   } catch (err) {
-    if (existsSync(handler.path)) throw err;
-    return false;
+    if (!existsSync(handler.path)) return false;
+    if (signal.aborted || !init || !isSameProcess(init.pid, init.startTime)) throw err;
+    deps.log.warn({ container: id, err: describe(err) }, 'the runtime did not end the container; killing it without');
+  }
+  await kill();
+  await deps.runtime.deleteContainer(handler, id, signal);
+  return true;
+}
+
+/** Kills all that is in a container's cgroup, and waits for the end of its first process. */
+async function killContainer(
+  deps: PodDeps,
+  cgroup: ContainerCgroup,
+  init: ProcessIdentity | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  cgroup.killAll();
+  try {
+    await endProcess(deps, init, signal);
+  } catch (err) {
+    // Signals are denied by whoever's profile; that of the kernel, which kills a cgroup of v2, is not.
+    if (!init || !isKind(err, 'permission')) throw err;
+    await deps.processes.exitOf(init.pid, init.startTime, signal);
   }
 }
 

@@ -1,5 +1,6 @@
 import { raceSignal } from '../base/deadline.ts';
-import { describe } from '../base/errors.ts';
+import { describe, isKind } from '../base/errors.ts';
+import type { ContainerCgroup } from '../runtime/cgroups/cgroups.ts';
 import { killProcess } from '../sys/process.ts';
 import { type ContainerExits, isAlive } from './container-exits.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -32,9 +33,11 @@ export class ContainerStops {
   readonly #deps: PodDeps;
   readonly #exits: ContainerExits;
   readonly #shutdown: AbortSignal;
+  readonly #send: typeof killProcess;
   readonly #stops = new Map<string, Stop>();
 
-  constructor(deps: PodDeps, exits: ContainerExits, shutdown: AbortSignal) {
+  constructor(deps: PodDeps, exits: ContainerExits, shutdown: AbortSignal, send = killProcess) {
+    this.#send = send;
     this.#deps = deps;
     this.#exits = exits;
     this.#shutdown = shutdown;
@@ -80,8 +83,7 @@ export class ContainerStops {
   }
 
   async #run(record: ContainerRecord, graceOver: AbortSignal): Promise<void> {
-    if (!graceOver.aborted) {
-      this.#signal(record, record.stopSignal);
+    if (!graceOver.aborted && this.#ask(record)) {
       // Whoever pauses it holds its lock, and lets it go on; otherwise it was left paused, and nobody else will.
       if (!this.#deps.locks.isHeld(record.id)) this.#thaw(record);
       const grace = AbortSignal.any([graceOver, this.#shutdown]);
@@ -95,7 +97,7 @@ export class ContainerStops {
     for (let waitMs = FIRST_KILL_WAIT_MS; ; waitMs = Math.min(waitMs * 2, LONGEST_KILL_WAIT_MS)) {
       const now = this.#deps.containers.find(record.id);
       if (!now || !isAlive(now)) return;
-      this.#signal(now, 'SIGKILL');
+      this.#forceEnd(now);
       this.#thaw(now);
       const pause = AbortSignal.any([AbortSignal.timeout(waitMs), this.#shutdown]);
       await this.#exits.ended(record.id, pause).catch(() => this.#shutdown.throwIfAborted());
@@ -109,15 +111,47 @@ export class ContainerStops {
     }
   }
 
-  #thaw({ id, sandboxId }: ContainerRecord): void {
+  /** False when the container cannot be asked to end, by nobody: a grace period would be lost time. */
+  #ask(record: ContainerRecord): boolean {
     try {
-      this.#deps.cgroups.container(this.#deps.sandboxes.get(sandboxId).spec.cgroupParent, id).thaw();
+      this.#signal(record, record.stopSignal);
+      return true;
     } catch (err) {
-      this.#deps.log.warn({ container: id, err: describe(err) }, 'it cannot be told whether the container is paused');
+      if (!isKind(err, 'permission')) throw err;
+      this.#deps.log.warn(
+        { container: record.id, err: describe(err) },
+        'the container takes no signal from berthd, so it is killed at once: does its AppArmor profile allow any?',
+      );
+      return false;
     }
   }
 
+  // The kernel asks no profile when it kills a cgroup (v2); by v1 the signals are denied again, which is then told.
+  #forceEnd(record: ContainerRecord): void {
+    try {
+      this.#signal(record, 'SIGKILL');
+    } catch (err) {
+      if (!isKind(err, 'permission')) throw err;
+      this.#cgroupOf(record).killAll();
+    }
+  }
+
+  #thaw(record: ContainerRecord): void {
+    try {
+      this.#cgroupOf(record).thaw();
+    } catch (err) {
+      this.#deps.log.warn(
+        { container: record.id, err: describe(err) },
+        'it cannot be told whether the container is paused',
+      );
+    }
+  }
+
+  #cgroupOf({ id, sandboxId }: ContainerRecord): ContainerCgroup {
+    return this.#deps.cgroups.container(this.#deps.sandboxes.get(sandboxId).spec.cgroupParent, id);
+  }
+
   #signal(record: ContainerRecord, name: string): void {
-    if (record.init) killProcess(record.init.pid, record.init.startTime, signalNumber(name));
+    if (record.init) this.#send(record.init.pid, record.init.startTime, signalNumber(name));
   }
 }

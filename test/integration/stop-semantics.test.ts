@@ -1,6 +1,9 @@
 /** How stops behave that meet each other, or a container that does not care: facts of the peers that clients rely on. */
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import {
@@ -9,6 +12,7 @@ import {
   NamespaceMode,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { findProgram } from '../../src/runtime/handlers.ts';
 import { type ContainerFields, eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
@@ -101,5 +105,45 @@ suite('stops', { timeout: 120_000 }, () => {
     await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, 15_000);
     assert.deepEqual(pids.filter(isAlive), []);
     for (const id of stubborn) assert.equal((await lab.status(id)).exitCode, 137);
+  });
+});
+
+suite('a runtime that may not kill', { timeout: 120_000 }, () => {
+  let folder: string;
+  let lab: PodLab;
+  before(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'berth-denied-'));
+    const wrapper = join(folder, 'denied-runc');
+    // As a profile of AppArmor does it, to runc and not to berthd: the container's user is not the runtime's.
+    const denied = 'setpriv --bounding-set=-kill --inh-caps=-kill';
+    const runc = findProgram('runc');
+    writeFileSync(
+      wrapper,
+      `#!/bin/sh\ncase " $* " in *" delete "*) exec ${denied} ${runc} "$@";; esac\nexec ${runc} "$@"\n`,
+      {
+        mode: 0o755,
+      },
+    );
+    lab = await PodLab.start({
+      config: `[runtime]\ndefault_runtime = "denied"\n[runtime.handlers.denied]\npath = "${wrapper}"`,
+    });
+  });
+  afterEach(async (t) => await lab.afterTest(t));
+  after(async () => {
+    await lab.close();
+    rmSync(folder, { recursive: true });
+  });
+
+  test('is helped: what runs is killed for it, and removed', async () => {
+    const pod = await lab.runPod();
+    const id = await lab.start(pod, {
+      ...script(NEVER_ENDS),
+      linux: { securityContext: { runAsUser: { value: 1000n } } },
+    });
+    const { pid } = await lab.info(id);
+    await lab.berthd.call(runtime.removeContainer, { containerId: id });
+    await eventually('its process has ended', () => !isAlive(pid) || undefined);
+    const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create());
+    assert.deepEqual(containers, []);
   });
 });
