@@ -4,6 +4,7 @@ import { join } from 'node:path';
 
 import type { Logger } from '../base/log.ts';
 import { hasCapability } from '../sys/capabilities.ts';
+import { type Hierarchy, modeOf, readHierarchies } from './cgroups/hierarchies.ts';
 import { readHugepageSizes } from './hugepage-sizes.ts';
 
 /** What this machine allows, as far as a container's config.json depends on it. Read once, at start. */
@@ -26,16 +27,21 @@ export interface HostFacts {
   readonly kernelMapsIds: boolean;
 }
 
-const CGROUP_ROOT = '/sys/fs/cgroup';
-
-/** Asks the kernel. Logs a warning when a missing capability will make containers differ from what is asked for. */
-export function readHostFacts(log: Logger): HostFacts {
-  const cgroupVersion = existsSync(join(CGROUP_ROOT, 'cgroup.controllers')) ? 2 : 1;
+/**
+ * Asks the kernel. Logs a warning when a missing capability will make containers differ from what is asked for. Of cgroups
+ * only what is mounted counts: a folder where a hierarchy might be is none, whatever a runtime has put into it.
+ */
+export function readHostFacts(log: Logger, hierarchies: readonly Hierarchy[] = readHierarchies()): HostFacts {
+  const [unified] = modeOf(hierarchies) === 'v2' ? hierarchies : [];
+  const placeOf = (controller: string) =>
+    hierarchies.find(({ controllers }) => controllers.includes(controller))?.mountPoint;
+  const memory = placeOf('memory');
   return {
-    cgroupVersion,
-    swapAccounting: cgroupVersion === 2 ? hasSwapV2() : existsSync(`${CGROUP_ROOT}/memory/memory.memsw.limit_in_bytes`),
-    hugepageSizes:
-      cgroupVersion === 2 ? hugepageSizesV2() : hugepageSizesIn(`${CGROUP_ROOT}/hugetlb`, 'limit_in_bytes'),
+    cgroupVersion: unified ? 2 : 1,
+    swapAccounting: unified
+      ? hasSwapV2(unified.mountPoint)
+      : memory !== undefined && existsSync(join(memory, 'memory.memsw.limit_in_bytes')),
+    hugepageSizes: unified ? hugepageSizesV2(unified.mountPoint) : hugepageSizesIn(placeOf('hugetlb')),
     kernelHugepageSizes: readHugepageSizes(),
     oomScoreAdjFloor: readOomScoreAdjFloor(log),
     rlimitCeilings: readRlimitCeilings(),
@@ -99,31 +105,19 @@ function readOomScoreAdjFloor(log: Logger): number {
 }
 
 // The root cgroup has no memory.swap.max, so any child tells.
-function hasSwapV2(): boolean {
-  return firstChildWithMemory('memory.swap.max') !== undefined;
+function hasSwapV2(root: string): boolean {
+  return readdirSync(root, { withFileTypes: true }).some(
+    (entry) => entry.isDirectory() && existsSync(join(root, entry.name, 'memory.swap.max')),
+  );
 }
 
 // The root has a controller that nobody has handed down yet: the OCI runtimes do, for the container that needs it.
-function hugepageSizesV2(): string[] {
-  const controllers = readFileSync(join(CGROUP_ROOT, 'cgroup.controllers'), 'utf8').trim().split(' ');
+function hugepageSizesV2(root: string): string[] {
+  const controllers = readFileSync(join(root, 'cgroup.controllers'), 'utf8').trim().split(' ');
   return controllers.includes('hugetlb') ? readHugepageSizes() : [];
 }
 
-function hugepageSizesIn(folder: string, suffix: string): string[] {
-  const pattern = new RegExp(`^hugetlb\\.([0-9]+[KMG]B)\\.${suffix}$`);
-  try {
-    return readdirSync(folder).flatMap((name) => pattern.exec(name)?.[1] ?? []);
-  } catch {
-    return [];
-  }
-}
-
-function firstChildWithMemory(file: string): string | undefined {
-  return childCgroups().find((child) => existsSync(join(child, file)));
-}
-
-function childCgroups(): string[] {
-  return readdirSync(CGROUP_ROOT, { withFileTypes: true })
-    .filter((entry) => entry.isDirectory())
-    .map((entry) => join(CGROUP_ROOT, entry.name));
+function hugepageSizesIn(folder: string | undefined): string[] {
+  if (folder === undefined) return [];
+  return readdirSync(folder).flatMap((name) => /^hugetlb\.([0-9]+[KMG]B)\.limit_in_bytes$/.exec(name)?.[1] ?? []);
 }

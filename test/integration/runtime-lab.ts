@@ -18,6 +18,7 @@ import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { type BundlePaths, Bundles } from '../../src/runtime/bundle.ts';
+import { modeOf, readHierarchies } from '../../src/runtime/cgroups/hierarchies.ts';
 import type { ContainerSpec, MountSpec } from '../../src/runtime/container-spec.ts';
 import { Execs } from '../../src/runtime/exec.ts';
 import type { ExecRequest } from '../../src/runtime/exec-process.ts';
@@ -251,10 +252,12 @@ const HUGETLB = '/sys/fs/cgroup/hugetlb';
 
 /** Mounts what crun wants on hybrid hosts, for as long as the result lives; undefined where that is impossible. */
 export function mountHugetlb(): AsyncDisposable | undefined {
-  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || existsSync(HUGETLB))
+  const hierarchies = readHierarchies();
+  if (modeOf(hierarchies) === 'v2' || hierarchies.some(({ mountPoint }) => mountPoint === HUGETLB))
     return { async [Symbol.asyncDispose]() {} };
   try {
-    mkdirSync(HUGETLB);
+    // What is there and not mounted is left of a test that was killed.
+    mkdirSync(HUGETLB, { recursive: true });
     execFileSync('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'hugetlb', HUGETLB], { stdio: 'ignore' });
   } catch {
     if (existsSync(HUGETLB)) rmdirSync(HUGETLB);
