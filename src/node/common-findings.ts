@@ -22,6 +22,7 @@ import { SYSTEM_BUS } from '../runtime/cgroups/systemd-manager.ts';
 import type { HookFolders } from '../runtime/hooks/hook-folders.ts';
 import type { HostFacts } from '../runtime/host-facts.ts';
 import { configFile, containerFindings } from './container-findings.ts';
+import { exposureFindings } from './exposure-findings.ts';
 import type { Finding } from './finding.ts';
 import { folderFindings } from './folder-findings.ts';
 import { kernelFindings, readKernelFacts } from './kernel-findings.ts';
@@ -61,7 +62,7 @@ export async function commonFindings(config: Config, parts: CommonParts, signal:
     ...(await registryFindings(config, parts.holdsOlderRegistries === true, parts.olderFiles)),
     ...(await policyFindings(config, parts.olderFiles)),
     ...(await authFindings(config)),
-    ...streamFindings(config),
+    ...exposureFindings(config),
     ...addressFindings(config),
     ...pauseFindings(config),
     ...(await leftOutFindings(parts)),
@@ -240,20 +241,6 @@ function pauseFindings({ image, sources }: Config): Finding[] {
       subject: `image.pause_image ${image.pauseImage}`,
       message: 'has no effect: the program that holds the namespaces of pods is built in, and needs no image',
       remedy: `take it out of ${configFile(sources)}; an image that must stay on the node belongs into image.pinned_images`,
-    },
-  ];
-}
-
-// The kubelet, which passes streams on, is on this node, so that others have no need to connect.
-function streamFindings({ stream }: Config): Finding[] {
-  const host = parseAddress(stream.listen)?.host ?? '';
-  if (stream.tlsCert !== '' || host === 'localhost' || host === '::1' || host.startsWith('127.')) return [];
-  return [
-    {
-      severity: 'warning',
-      subject: `stream.listen ${stream.listen}`,
-      message: 'what people type into containers and read there goes over the network in the clear',
-      remedy: 'listen on 127.0.0.1, or set stream.tls_cert and stream.tls_key',
     },
   ];
 }

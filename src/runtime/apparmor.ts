@@ -35,7 +35,7 @@ export class AppArmor {
     this.#deps = deps;
     const { enabled, loaded } = deps.files ?? { enabled: ENABLED, loaded: LOADED };
     this.#loaded = loaded;
-    this.isEnabled = isEnabled(enabled);
+    this.isEnabled = isAppArmorEnabled(enabled);
   }
 
   /** Loads the built-in profile, so that the first container does not wait for it. Never throws. */
@@ -111,7 +111,8 @@ export function parseProfiles(text: string): Set<string> {
   return new Set(text.split('\n').flatMap((line) => /^(.+) \([a-z]+\)$/.exec(line)?.[1] ?? []));
 }
 
-function isEnabled(file: string): boolean {
+/** Whether the kernel has AppArmor, and it is on; `file` is its parameter. */
+export function isAppArmorEnabled(file = ENABLED): boolean {
   try {
     return readFileSync(file, 'utf8').startsWith('Y');
   } catch {
