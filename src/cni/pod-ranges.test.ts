@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,15 +12,19 @@ const never = new AbortController().signal;
 const NAME = '10-berth-pods.conflist';
 
 let dir: string;
+let notes: string;
 beforeEach(() => {
+  notes = mkdtempSync(join(tmpdir(), 'berth-ranges-notes-'));
   dir = mkdtempSync(join(tmpdir(), 'berth-ranges-'));
 });
-afterEach(() => rmSync(dir, { recursive: true }));
+afterEach(() => {
+  for (const folder of [dir, notes]) rmSync(folder, { recursive: true });
+});
 
 function open(content: unknown): PodRanges {
   const template = join(dir, 'template');
   writeFileSync(template, typeof content === 'string' ? content : JSON.stringify(content));
-  return new PodRanges({ confDir: () => dir, template, log });
+  return new PodRanges({ confDir: () => dir, template, noteFile: join(notes, 'net', 'written.sha256'), log });
 }
 
 const bridge = {
@@ -78,13 +83,32 @@ test('a template that makes no network leaves what is there, and is named', asyn
       kind: 'precondition',
       message: /^cni\.conf_template: .*template/,
     });
-  const missing = new PodRanges({ confDir: () => dir, template: join(dir, 'nowhere'), log });
+  const missing = new PodRanges({
+    confDir: () => dir,
+    template: join(dir, 'nowhere'),
+    noteFile: join(notes, 'note'),
+    log,
+  });
   await assert.rejects(missing.write('pod_cidr', ['10.2.0.0/24'], never), { kind: 'precondition' });
   assert.equal(written().plugins[0]?.about, '10.1.0.0/24');
 });
 
 test('without a template, or without ranges, nothing is written', async () => {
-  await new PodRanges({ confDir: () => dir, template: '', log }).write('pod_cidr', ['10.1.0.0/24'], never);
+  await new PodRanges({ confDir: () => dir, template: '', noteFile: join(notes, 'note'), log }).write(
+    'pod_cidr',
+    ['10.1.0.0/24'],
+    never,
+  );
   await open(bridge).write('pod_cidr', [], never);
   assert.deepEqual(readdirSync(dir), ['template']);
+});
+
+test('what was written is noted, so that a purge can tell it from what its owner has changed', async () => {
+  await open(bridge).write('pod_cidr', ['10.1.0.0/24'], never);
+  const check = () => spawnSync('sha256sum', ['--check', '--status', join(notes, 'net', 'written.sha256')]).status;
+  assert.equal(check(), 0);
+  await open(bridge).write('pod_cidr', ['10.2.0.0/24'], never);
+  assert.equal(check(), 0);
+  writeFileSync(join(dir, NAME), '{}');
+  assert.equal(check(), 1);
 });

@@ -1,6 +1,7 @@
-import { readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 import { because, describe, invalid, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
@@ -16,16 +17,25 @@ const RANGES_LIMIT = 2;
 /** What stands for what in a template; whoever needs another form writes the configuration himself. */
 type Placeholder = '{{POD_CIDR}}' | '{{POD_CIDRS}}' | '{{POD_RANGES}}' | '{{POD_ROUTES}}';
 
+/** What the configuration is made from, and where it goes. */
+export interface PodRangesParts {
+  readonly confDir: () => string;
+  readonly template: string;
+  /** Where it is noted what was written, as sha256sum(1) does: who purges Berth takes that away, unless it was changed. */
+  readonly noteFile: string;
+  readonly log: Logger;
+}
+
 /**
  * The network configuration that is made from the node's addresses for pods: a template, whose placeholders are filled
  * when the kubelet or the cluster names the ranges.
  */
 export class PodRanges {
-  readonly #parts: { readonly confDir: () => string; readonly template: string; readonly log: Logger };
+  readonly #parts: PodRangesParts;
   readonly #lock = new KeyedLock();
 
   /** Without a template ('') nothing is ever written. */
-  constructor(parts: { readonly confDir: () => string; readonly template: string; readonly log: Logger }) {
+  constructor(parts: PodRangesParts) {
     this.#parts = parts;
   }
 
@@ -35,7 +45,7 @@ export class PodRanges {
    */
   async write(field: string, ranges: readonly string[], signal: AbortSignal): Promise<void> {
     checkPodRanges(field, ranges);
-    const { confDir, template, log } = this.#parts;
+    const { confDir, template, noteFile, log } = this.#parts;
     if (template === '') {
       log.info(
         { ranges },
@@ -51,6 +61,9 @@ export class PodRanges {
       const next = `${file}.next`;
       try {
         await writeFile(next, text, { mode: 0o644 });
+        // The note first: it fits only what is written then.
+        await mkdir(dirname(noteFile), { recursive: true });
+        await writeFile(noteFile, `${createHash('sha256').update(text).digest('hex')}  ${file}\n`, { mode: 0o600 });
         await rename(next, file);
       } catch (err) {
         await rm(next, { force: true });

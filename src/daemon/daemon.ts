@@ -184,6 +184,7 @@ export class Daemon {
     const podRanges = new PodRanges({
       confDir: () => this.#config.cni.confDir,
       template: config.cni.confTemplate,
+      noteFile: join(config.cni.cacheDir, 'written.sha256'),
       log,
     });
     const cluster = this.#joinCluster(podRanges);

@@ -177,7 +177,10 @@ suite('package', { timeout: 1_800_000 }, () => {
       const kept = await node.try('dpkg -P berth');
       assert.notEqual(kept.code, 0);
       assert.match(kept.output, /umount \/var\/lib\/berth\/foreign/);
+      const [made, note] = ['/etc/cni/net.d/10-berth-pods.conflist', '/var/lib/berth/cni/written.sha256'];
+      await node.run(`mkdir -p /var/lib/berth/cni; echo '{}' > ${made}; sha256sum ${made} > ${note}`);
       await node.run('umount /var/lib/berth/foreign; dpkg -P berth');
+      assert.notEqual((await node.try(`ls ${made}`)).code, 0, 'what berthd made, and nobody changed');
       assert.equal(await node.run('ls -A /var/lib/berth; ls -d /run/berth /etc/berth 2>/dev/null || true'), '');
       await node.end();
       assert.deepEqual(
