@@ -22,6 +22,12 @@ export interface RestoreWish {
   readonly containers: readonly ContainerSpec[];
 }
 
+/** The pod that a checkpoint has become, its containers in the order of the request. */
+export interface RestoredPod {
+  readonly sandbox: SandboxRecord;
+  readonly containers: readonly ContainerRecord[];
+}
+
 /** Checkpoint and restore of containers and pods. Work that was begun goes on when its client leaves. */
 export class PodCheckpoints {
   readonly #deps: PodDeps;
@@ -63,17 +69,16 @@ export class PodCheckpoints {
 
   /**
    * Makes a pod from a checkpoint; its containers go on where they were when each is started. Throws `invalid` when the
-   * containers are not those of the checkpoint; whatever was made by then is removed.
+   * containers are not those of the checkpoint; whatever was made by then is removed. A request that is repeated gets the
+   * pod that it has made, for an answer may be lost, until one of its containers is started; then, and for a pod that is
+   * another, it throws `alreadyExists`.
    */
-  async restorePod(
-    wish: RestoreWish,
-    signal: AbortSignal,
-  ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
+  async restorePod(wish: RestoreWish, signal: AbortSignal): Promise<RestoredPod> {
     const archives = archivesOf(wish);
     const name = sandboxName(wish.sandbox);
     const known = this.#deps.sandboxes.findByName(name);
     // One that is being made was begun for a client that has left: this one goes on with it.
-    if (known && known.state !== 'creating') throw new BerthError('alreadyExists', `sandbox ${name} is there already`);
+    if (known && known.state !== 'creating') return await this.#restoredBefore(known, wish, archives, signal);
     const leave = this.#enter(name);
     try {
       return await this.#restore(wish, archives, leave, signal);
@@ -82,20 +87,48 @@ export class PodCheckpoints {
     }
   }
 
+  // What is there is compared once more where it would be made; nothing is taken away when it is something else.
+  async #restoredBefore(
+    known: SandboxRecord,
+    wish: RestoreWish,
+    archives: ReadonlyMap<string, string>,
+    signal: AbortSignal,
+  ): Promise<RestoredPod> {
+    const own = this.#deps.containers.all().filter(({ sandboxId }) => sandboxId === known.id);
+    const isWhole =
+      own.length === archives.size &&
+      own.every(({ spec, state, restoreFrom }) => archives.has(spec.name) && state === 'created' && restoreFrom);
+    if (!isWhole) {
+      const problem = 'and is not, or not any more, what this request would make; remove it first';
+      throw new BerthError('alreadyExists', `sandbox ${known.name} is there as ${known.id}, ${problem}`);
+    }
+    const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
+    return { sandbox, containers: await this.#createContainers(sandbox, wish, archives, signal) };
+  }
+
+  async #createContainers(
+    { id }: SandboxRecord,
+    { containers }: RestoreWish,
+    archives: ReadonlyMap<string, string>,
+    signal: AbortSignal,
+  ): Promise<ContainerRecord[]> {
+    const made: ContainerRecord[] = [];
+    for (const spec of containers) {
+      const image = { ...spec.image, reference: archives.get(spec.name) ?? '' };
+      made.push(await this.#pods.createContainer(id, { ...spec, image }, signal));
+    }
+    return made;
+  }
+
   async #restore(
     wish: RestoreWish,
     archives: ReadonlyMap<string, string>,
     leave: () => number,
     signal: AbortSignal,
-  ): Promise<{ readonly sandbox: SandboxRecord; readonly containers: readonly ContainerRecord[] }> {
+  ): Promise<RestoredPod> {
     const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
     try {
-      const containers: ContainerRecord[] = [];
-      for (const spec of wish.containers) {
-        const image = { ...spec.image, reference: archives.get(spec.name) ?? '' };
-        containers.push(await this.#pods.createContainer(sandbox.id, { ...spec, image }, signal));
-      }
-      return { sandbox, containers };
+      return { sandbox, containers: await this.#createContainers(sandbox, wish, archives, signal) };
     } catch (err) {
       // Who leaves takes nothing from another client that has asked for the same pod meanwhile.
       if (leave() > 0 && signal.aborted) throw err;

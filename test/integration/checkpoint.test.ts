@@ -25,6 +25,7 @@ import {
   CheckpointContainerRequest,
   CheckpointPodRequest,
   ContainerState,
+  PodSandboxState,
   RestorePodRequest,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
@@ -294,11 +295,22 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
       answer.restoredContainers.map(({ name }) => name),
       ['a', 'b'],
     );
+    assert.deepEqual(
+      await lab.berthd.call(runtime.restorePod, request),
+      answer,
+      'an answer that was lost is given again',
+    );
+    const other = RestorePodRequest.create({ ...request, config: { ...again, hostname: 'other' } });
+    assert.equal((await lab.berthd.fails(runtime.restorePod, other)).code, status.ALREADY_EXISTS);
     for (const { containerId } of answer.restoredContainers) {
       assert.equal((await lab.status(containerId)).state, ContainerState.CONTAINER_CREATED);
       await lab.berthd.call(runtime.startContainer, { containerId });
       assert.equal(await lab.exec(containerId, 'echo', 'alive'), 'alive');
+      const late = await lab.berthd.fails(runtime.restorePod, request);
+      assert.equal(late.code, status.ALREADY_EXISTS);
+      assert.match(late.details, /is there as .* remove it first/);
     }
+    assert.equal((await lab.podStatus(answer.podSandboxId)).status?.state, PodSandboxState.SANDBOX_READY);
   });
 
   test('what cannot be is refused by field, and changes nothing', async () => {
