@@ -220,7 +220,10 @@ export class Daemon {
       }),
     );
     const { root } = config;
-    const disk = this.#own('disk workers', new DiskWorkers({ process: new DiskProcess({ processes, log }) }));
+    const disk = this.#own(
+      'disk workers',
+      new DiskWorkers({ process: new DiskProcess({ processes, log, version: this.#version }) }),
+    );
     const layers = this.#own(
       'layers',
       new LayerStore({

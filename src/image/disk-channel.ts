@@ -24,8 +24,11 @@ export type ToDisk =
   | { readonly cancel: number }
   | { readonly arrived: Arrived; readonly id: number };
 
-/** What it hears; the first word, without a job, is that the process is there. */
-export interface FromDisk {
+/** What it hears. The first word is that the process is there, and which berth it is of; it has orders only then. */
+export type FromDisk = { readonly version: string } | DiskReply;
+
+/** How a job has ended. */
+export interface DiskReply {
   readonly id: number;
   readonly answer: DiskAnswer;
 }

@@ -46,11 +46,15 @@ export interface DiskJobs {
 
 /** Where jobs are done. */
 export interface DiskPlace {
-  /** Does a job; when the signal aborts, it stops at its next step, takes back what it made, and fails as `cancelled`. */
+  /**
+   * Does a job; when the signal aborts, it stops at its next step, takes back what it made, and fails as `cancelled`.
+   * With `alone`, no other job's end takes this one along.
+   */
   ask<K extends keyof DiskJobs>(
     job: K,
     request: DiskJobs[K]['request'],
     signal: AbortSignal,
+    alone?: boolean,
   ): Promise<DiskJobs[K]['answer']>;
   /** Makes ready for jobs to come, where that takes a while. */
   prepare?(): void;

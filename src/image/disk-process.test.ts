@@ -17,10 +17,13 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { isKind } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
-import type { ChildProcess } from '../proc/command.ts';
+import { readOwnVersion } from '../base/own-version.ts';
+import type { ChildProcess, StartCommand } from '../proc/command.ts';
 import { Processes } from '../proc/processes.ts';
-import { DiskProcess, LostJobError } from './disk-process.ts';
+import { encodeFrame } from './disk-channel.ts';
+import { DiskProcess } from './disk-process.ts';
 import { DiskWorkers } from './disk-workers.ts';
+import { LostJobError } from './running-disk-process.ts';
 import { streamArchive } from './stream-archive.ts';
 import { defaultTarLimits } from './tar-reader.ts';
 
@@ -32,16 +35,18 @@ describe('disk process', { timeout: 240_000 }, () => {
   let processes: Processes;
   let children: ChildProcess[];
   let workers: DiskWorkers;
-  const open = (idleMs?: number): DiskWorkers => {
+  /** `instead` is what is started in place of the program. */
+  const open = (
+    options: { idleMs?: number; startTimeoutMs?: number } = {},
+    instead: (cmd: StartCommand) => StartCommand = (cmd) => cmd,
+  ): DiskWorkers => {
     const start: Processes['start'] = (cmd) => {
-      const child = processes.start(cmd);
+      const child = processes.start(instead(cmd));
       children.push(child);
       return child;
     };
-    return new DiskWorkers({
-      threads: 2,
-      process: new DiskProcess({ processes: { start }, log: silentLogger, idleMs }),
-    });
+    const process = { processes: { start }, log: silentLogger, version: readOwnVersion(), ...options };
+    return new DiskWorkers({ threads: 3, process: new DiskProcess(process) });
   };
   beforeEach(() => {
     folder = mkdtempSync(join(tmpdir(), 'berth-disk-process-'));
@@ -74,7 +79,7 @@ describe('disk process', { timeout: 240_000 }, () => {
     const [child] = children;
     assert.ok(child);
     const nices = readdirSync(`/proc/${child.pid}/task`).map((tid) => getPriority(Number(tid)));
-    assert.deepEqual([...new Set(nices)], [getPriority(0) + 10]);
+    assert.deepEqual([...new Set(nices)], [Math.max(getPriority(0), 10)]);
     assert.equal(readFileSync(`/proc/${child.pid}/comm`, 'utf8'), 'berth-disk\n');
     mkdirSync(join(folder, 'tree'));
     await workers.run('remove', join(folder, 'tree'));
@@ -116,6 +121,100 @@ describe('disk process', { timeout: 240_000 }, () => {
     assert.equal(children.length, 3);
   });
 
+  it('does not have a job fail that was lost with another one', async () => {
+    writeEndless('deadly');
+    writeEndless('innocent');
+    const deadly = digest('deadly');
+    const left = new AbortController();
+    const innocent = digest('innocent', left.signal);
+    const failed = assert.rejects(innocent, /the client left/);
+    await Promise.all([opened(0, join(folder, 'deadly')), opened(0, join(folder, 'innocent'))]);
+    children[0]?.kill('SIGKILL');
+    const holders = async (name: string): Promise<ChildProcess[]> => {
+      for (;;) {
+        const found = children.slice(1).filter((child) => openFiles(child).includes(join(folder, name)));
+        if (found.length > 0) return found;
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+    };
+    const [own] = await holders('deadly');
+    const [other] = await holders('innocent');
+    assert.ok(own && other && own !== other, 'each has a process of its own');
+    own.kill('SIGKILL');
+    await assert.rejects(deadly, LostJobError);
+    assert.deepEqual(await holders('innocent'), [other], 'it is where it was');
+    left.abort(new Error('the client left'));
+    await failed;
+    assert.equal((await other.exited).exitCode, 0, 'nobody else has that process');
+    assert.equal(children.length, 3);
+  });
+
+  it('has threads do the work where there is no process', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    await workers.close();
+    workers = open({}, () => {
+      throw new Error('no more processes');
+    });
+    workers.prepare();
+    assert.equal(await digest('empty'), EMPTY);
+    await workers.close();
+    workers = open({}, (cmd) => ({ ...cmd, args: [join(folder, 'gone.js')] }));
+    assert.equal(await digest('empty'), EMPTY);
+    assert.equal((await children[0]?.exited)?.exitCode, 1);
+  });
+
+  it('gives nothing to a process of another berth', async () => {
+    writeFileSync(join(folder, 'words'), encodeFrame({ version: '0.0.0' }));
+    await workers.close();
+    workers = open({}, (cmd) => ({
+      ...cmd,
+      path: '/bin/sh',
+      args: ['-c', `cat ${folder}/words; cat > ${folder}/heard`],
+    }));
+    await assert.rejects(digest('words'), (err) => {
+      assert.ok(isKind(err, 'unavailable') && err instanceof Error, String(err));
+      assert.match(err.message, /^berth on the disk is 0\.0\.0, and the berthd that runs .+: it must be restarted$/);
+      return true;
+    });
+    await children[0]?.exited;
+    const heard = join(folder, 'heard');
+    assert.equal(existsSync(heard) ? readFileSync(heard, 'utf8') : '', '');
+  });
+
+  it('hears the first word of a process also when it stood still itself meanwhile', async () => {
+    writeFileSync(join(folder, 'words'), encodeFrame({ version: readOwnVersion() }));
+    const said = join(folder, 'said');
+    await workers.close();
+    const script = `cat ${folder}/words; echo > ${said}; cat > /dev/null`;
+    workers = open({ startTimeoutMs: 1 }, (cmd) => ({ ...cmd, path: '/bin/sh', args: ['-c', script] }));
+    workers.prepare();
+    const still = new Int32Array(new SharedArrayBuffer(4));
+    while (!existsSync(said)) Atomics.wait(still, 0, 0, 5);
+    Atomics.wait(still, 0, 0, 5);
+    for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setTimeout(resolve, 1));
+    await workers.close();
+    assert.notEqual((await children[0]?.exited)?.signal, 'SIGKILL');
+  });
+
+  it('gives up a process that says nothing, and does its work', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    await workers.close();
+    workers = open({ startTimeoutMs: 20 }, (cmd) => ({ ...cmd, path: '/bin/sh', args: ['-c', 'cat > /dev/null'] }));
+    assert.equal(await digest('empty'), EMPTY);
+    assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
+  });
+
+  it('does not come before what berthd is', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    await workers.close();
+    workers = open({}, (cmd) => ({ ...cmd, path: '/usr/bin/nice', args: ['-n', '15', cmd.path, ...cmd.args] }));
+    assert.equal(await digest('empty'), EMPTY);
+    const [child] = children;
+    assert.ok(child);
+    const nices = readdirSync(`/proc/${child.pid}/task`).map((tid) => getPriority(Number(tid)));
+    assert.ok(Math.min(...nices) >= Math.min(19, getPriority(0) + 15), nices.join());
+  });
+
   it('removes what a killed process was making', async () => {
     const archive = join(folder, 'archive.tar');
     const target = join(folder, 'target');
@@ -151,7 +250,7 @@ describe('disk process', { timeout: 240_000 }, () => {
 
   it('ends when there was nothing to do for a while, and starts again', async () => {
     await workers.close();
-    workers = open(1);
+    workers = open({ idleMs: 1 });
     writeFileSync(join(folder, 'empty'), '');
     workers.prepare();
     assert.equal((await children[0]?.exited)?.exitCode, 0);

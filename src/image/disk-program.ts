@@ -4,11 +4,19 @@
  */
 
 import { closeSync, constants, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { setPriority } from 'node:os';
+import { getPriority, setPriority } from 'node:os';
 
 import { BerthError, describe, kindOf } from '../base/errors.ts';
+import { readOwnVersion } from '../base/own-version.ts';
 import { BlobArrival } from './blob-arrival.ts';
-import { type DiskOrder, encodeFrame, FrameReader, type FromDisk, type ToDisk } from './disk-channel.ts';
+import {
+  type DiskOrder,
+  type DiskReply,
+  encodeFrame,
+  FrameReader,
+  type FromDisk,
+  type ToDisk,
+} from './disk-channel.ts';
 import type { DiskJobs } from './disk-jobs.ts';
 import { DiskThreads } from './disk-threads.ts';
 
@@ -55,8 +63,12 @@ function take(message: ToDisk): void {
   }
 }
 
-function reply(message: FromDisk): void {
+function reply(message: DiskReply): void {
   jobs.delete(message.id);
+  say(message);
+}
+
+function say(message: FromDisk): void {
   process.stdout.write(encodeFrame(message));
 }
 
@@ -74,11 +86,11 @@ function letGoFirst(): void {
 
 process.title = 'berth-disk';
 process.umask(0o022);
-// Those of V8 are there already; the rest take after the first.
-for (const tid of readdirSync('/proc/self/task')) setPriority(Number(tid), NICE);
+// Those of V8 are there already; the rest take after the first. Only a privileged process may come before what it was.
+for (const tid of readdirSync('/proc/self/task').map(Number)) if (getPriority(tid) < NICE) setPriority(tid, NICE);
 letGoFirst();
 const messages = new FrameReader<ToDisk>();
 process.stdout.on('error', end);
 process.stdin.on('data', (part: Buffer) => messages.add(part).forEach(take));
 process.stdin.on('end', end);
-reply({ id: 0, answer: { answer: undefined } });
+say({ version: readOwnVersion() });

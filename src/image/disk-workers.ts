@@ -4,9 +4,9 @@ import { availableParallelism } from 'node:os';
 
 import { BerthError } from '../base/errors.ts';
 import type { DiskJobs, DiskPlace } from './disk-jobs.ts';
-import { LostJobError } from './disk-process.ts';
 import { DiskThreads } from './disk-threads.ts';
 import { Slots } from './parallel.ts';
+import { LostJobError, NoDiskProcessError } from './running-disk-process.ts';
 
 /** More at once than this do not make a disk faster. */
 const MAX_AT_ONCE = 8;
@@ -15,8 +15,6 @@ const MAX_AT_ONCE = 8;
  * and one that has such a lock and does not get a processor holds that up, whatever nice value it has.
  */
 const NICE = 5;
-/** A job that was lost with its process is begun once more: what ended that need not have been this job. */
-const TRIES = 2;
 
 /** Jobs that take long, or that read what strangers have made. The others are short, and begin without a process. */
 const inProcess: ReadonlySet<keyof DiskJobs> = Object.freeze(
@@ -111,16 +109,34 @@ export class DiskWorkers {
     signal: AbortSignal,
   ): Promise<DiskJobs[K]['answer']> {
     if (this.#closing.signal.aborted) throw new BerthError('cancelled', `${job}: the daemon is stopping`);
-    const place = inProcess.has(job) ? (this.#process ?? this.#threads) : this.#threads;
-    // What an archive's reader has got of it cannot be taken back.
-    for (let left = job === 'archive' ? 0 : TRIES - 1; ; left -= 1) {
+    const process = inProcess.has(job) ? this.#process : undefined;
+    if (!process) return await this.#askOne(this.#threads, job, request, signal);
+    for (let alone = false; ; alone = true) {
       try {
-        return await place.ask(job, request, signal);
+        return await this.#askOne(process, job, request, signal, alone);
       } catch (err) {
-        // A process that was lost, or a thread that ran out of memory, cannot take back what it made.
-        await this.#takeBack(job, request, signal).catch(() => {});
-        if (!(err instanceof LostJobError) || left <= 0 || signal.aborted) throw err;
+        if (signal.aborted) throw err;
+        // Better beside the first thread than not at all.
+        if (err instanceof NoDiskProcessError) return await this.#askOne(this.#threads, job, request, signal);
+        // What an archive's reader has got of it cannot be taken back. Nor is a job innocent that was alone.
+        if (!(err instanceof LostJobError) || job === 'archive' || alone) throw err;
       }
+    }
+  }
+
+  async #askOne<K extends keyof DiskJobs>(
+    place: DiskPlace,
+    job: K,
+    request: DiskJobs[K]['request'],
+    signal: AbortSignal,
+    alone = false,
+  ): Promise<DiskJobs[K]['answer']> {
+    try {
+      return await place.ask(job, request, signal, alone);
+    } catch (err) {
+      // A process that was lost, or a thread that ran out of memory, cannot take back what it made.
+      await this.#takeBack(job, request, signal).catch(() => {});
+      throw err;
     }
   }
 

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { systemClock } from '../../src/base/clock.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
+import { readOwnVersion } from '../../src/base/own-version.ts';
 import { DiskProcess } from '../../src/image/disk-process.ts';
 import { DiskWorkers } from '../../src/image/disk-workers.ts';
 import { type LayerRow, type LayerRows, LayerStore } from '../../src/image/layer-store.ts';
@@ -69,7 +70,10 @@ export class LayerLab {
     const limits = { ...defaultTarLimits, ...options?.limits };
     const root = join(base, options?.name ?? 'root');
     const processes = new Processes({ log: silentLogger, meter: silentMeter });
-    const disk = options?.place === 'process' ? new DiskProcess({ processes, log: silentLogger }) : undefined;
+    const disk =
+      options?.place === 'process'
+        ? new DiskProcess({ processes, log: silentLogger, version: readOwnVersion() })
+        : undefined;
     const lab = new LayerLab(base, root, limits, options?.devices ?? 'allow', disk);
     await lab.start();
     return lab;

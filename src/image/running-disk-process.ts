@@ -1,0 +1,188 @@
+import { raceSignal } from '../base/deadline.ts';
+import { BerthError, describe } from '../base/errors.ts';
+import type { Logger } from '../base/log.ts';
+import type { ChildProcess } from '../proc/command.ts';
+import { followArrival, type SharedArrival } from './blob-arrival.ts';
+import { encodeFrame, FrameReader, type FromDisk, type ToDisk } from './disk-channel.ts';
+import type { DiskAnswer, DiskJobs } from './disk-jobs.ts';
+
+/** The end of what it said tells why it ended. */
+const KEPT_WORDS = 2_000;
+const END_GRACE_MS = 1_000;
+
+/** A job that was lost because the process that did it has ended. What it made is still there. */
+export class LostJobError extends BerthError {
+  override readonly name = 'LostJobError';
+
+  constructor(job: string, how: string) {
+    super('internal', `${job}: the process for work on the disk ${how}`);
+  }
+}
+
+/** There is no process that could do a job, which has not been begun. */
+export class NoDiskProcessError extends BerthError {
+  override readonly name = 'NoDiskProcessError';
+
+  constructor(problem: string, options?: { cause: unknown }) {
+    super('unavailable', `the process for work on the disk ${problem}`, options);
+  }
+}
+
+interface Asked {
+  readonly job: string;
+  readonly settle: PromiseWithResolvers<DiskAnswer>;
+}
+
+/** A process for work on the disk, from its start to its end. */
+export class RunningDiskProcess {
+  readonly #child: ChildProcess;
+  readonly #log: Logger;
+  readonly #version: string;
+  /** Settled with its first word. */
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #asked = new Map<number, Asked>();
+  readonly #answers = new FrameReader<FromDisk>();
+  readonly #start: NodeJS.Timeout;
+  #lastId = 0;
+  #words = '';
+  #isReady = false;
+  hasEnded = false;
+
+  constructor(child: ChildProcess, options: { log: Logger; version: string; startTimeoutMs: number }) {
+    this.#child = child;
+    this.#log = options.log;
+    this.#version = options.version;
+    this.#ready.promise.catch(() => {});
+    child.stdin?.on('error', () => {});
+    child.stderr?.on('data', (part: Buffer) => {
+      this.#words = (this.#words + part.toString('utf8')).slice(-KEPT_WORDS);
+    });
+    child.stdout?.on('data', (part: Buffer) => this.#hear(part));
+    // After the last of its answers, as opposed to its end.
+    child.stdout?.on('close', () => void this.#lose());
+    const { startTimeoutMs } = options;
+    // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
+    this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
+  }
+
+  /** How many jobs it is at. */
+  get jobs(): number {
+    return this.#asked.size;
+  }
+
+  /**
+   * Throws a `LostJobError` when the process ends before it answers, a `NoDiskProcessError` when it ends before it has
+   * begun, `unavailable` when it is of another version.
+   */
+  async ask<K extends keyof DiskJobs>(
+    job: K,
+    request: DiskJobs[K]['request'],
+    signal: AbortSignal,
+  ): Promise<DiskAnswer> {
+    this.#lastId += 1;
+    const id = this.#lastId;
+    const settle = Promise.withResolvers<DiskAnswer>();
+    this.#asked.set(id, { job, settle });
+    const cancel = (): void => this.#say({ cancel: id });
+    try {
+      await raceSignal(this.#ready.promise, signal);
+      const { arrival, descriptor, plain } = separate(job, request);
+      this.#say({ order: { id, job, request: plain, follows: arrival !== undefined, descriptor } });
+      signal.addEventListener('abort', cancel, { once: true });
+      if (arrival) void this.#follow(id, arrival);
+      return await settle.promise;
+    } finally {
+      this.#asked.delete(id);
+      signal.removeEventListener('abort', cancel);
+    }
+  }
+
+  /** Ends a process that has no jobs. Never rejects. */
+  async end(graceMs: number): Promise<void> {
+    this.hasEnded = true;
+    this.#child.stdin?.end();
+    const timer = setTimeout(() => void this.#child.terminate(END_GRACE_MS).catch(() => {}), graceMs);
+    await this.#child.exited.catch(() => {});
+    clearTimeout(timer);
+  }
+
+  async #follow(id: number, arrival: SharedArrival): Promise<void> {
+    for await (const arrived of followArrival(arrival)) {
+      if (!this.#asked.has(id)) return;
+      this.#say({ id, arrived });
+    }
+  }
+
+  #say(message: ToDisk): void {
+    if (!this.hasEnded) this.#child.stdin?.write(encodeFrame(message));
+  }
+
+  #hear(part: Buffer): void {
+    clearTimeout(this.#start);
+    try {
+      for (const message of this.#answers.add(part)) {
+        if ('version' in message) this.#meet(message.version);
+        else if (this.#isReady) this.#asked.get(message.id)?.settle.resolve(message.answer);
+        else this.#meet('an older version');
+      }
+    } catch (err) {
+      this.#words = describe(err);
+      this.#child.kill('SIGKILL');
+    }
+  }
+
+  /** Its messages are those of its own version. */
+  #meet(version: string): void {
+    if (version === this.#version) {
+      this.#isReady = true;
+      this.#ready.resolve();
+      return;
+    }
+    const problem = `berth on the disk is ${version}, and the berthd that runs ${this.#version}: it must be restarted`;
+    this.#ready.reject(new BerthError('unavailable', problem));
+    this.#words = problem;
+    this.hasEnded = true;
+    this.#child.kill('SIGKILL');
+  }
+
+  #giveUp(startTimeoutMs: number): void {
+    if (this.#isReady || this.hasEnded) return;
+    this.#words = `it did not start within ${startTimeoutMs / 1000} s`;
+    this.#child.kill('SIGKILL');
+  }
+
+  async #lose(): Promise<void> {
+    clearTimeout(this.#start);
+    const wasEnding = this.hasEnded;
+    this.hasEnded = true;
+    const status = await this.#child.exited.catch(() => undefined);
+    if (wasEnding && this.#asked.size === 0) return;
+    const how = status?.signal ? `was ended by ${status.signal}` : `ended with ${status?.exitCode ?? 'no exit code'}`;
+    const jobs = [...this.#asked.values()].map(({ job }) => job);
+    const words = this.#words.trim();
+    this.#log.warn({ jobs, how, words }, 'the process for work on the disk has ended');
+    if (!this.#isReady) this.#ready.reject(new NoDiskProcessError(`${how} as it started${words && `: ${words}`}`));
+    else for (const { job, settle } of this.#asked.values()) settle.reject(new LostJobError(job, how));
+  }
+}
+
+/** A request without what another process cannot have. */
+function separate<K extends keyof DiskJobs>(
+  job: K,
+  request: DiskJobs[K]['request'],
+): {
+  readonly arrival: SharedArrival | undefined;
+  readonly descriptor: string | undefined;
+  readonly plain: DiskJobs[keyof DiskJobs]['request'];
+} {
+  if (job === 'unpack') {
+    const { blob, ...rest } = request as DiskJobs['unpack']['request'];
+    const { arrival, ...plain } = blob;
+    return { arrival, descriptor: undefined, plain: { ...rest, blob: plain } };
+  }
+  if (job === 'archive') {
+    const { fd } = request as DiskJobs['archive']['request'];
+    return { arrival: undefined, descriptor: `/proc/${process.pid}/fd/${fd}`, plain: request };
+  }
+  return { arrival: undefined, descriptor: undefined, plain: request };
+}
