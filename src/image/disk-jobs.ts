@@ -1,7 +1,7 @@
 import type { ErrorKind } from '../base/errors.ts';
 import type { KeptLayer, LayerCheck } from './assemble-layer.ts';
 import type { ExtractedMember, ExtractRequest } from './extract-archive.ts';
-import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
+import type { DescribeRequest, ImplyingLayer, InheritedFolders } from './inherited-folders.ts';
 import type { TreeWalk } from './tree-usage.ts';
 import type { UnpackedLayer, UnpackRequest } from './unpack-layer.ts';
 import type { UpperChanges } from './upper-changes.ts';
@@ -29,10 +29,10 @@ export interface DiskJobs {
   /** What groups of trees take on disk; those of a group together. */
   readonly usage: { readonly request: readonly (readonly string[])[]; readonly answer: readonly TreeWalk[] };
   /** What the folders of an image inherit from each other's layers. */
-  readonly inherit: { readonly request: readonly ImplyingLayer[]; readonly answer: readonly InheritedFolder[] };
+  readonly inherit: { readonly request: readonly ImplyingLayer[]; readonly answer: InheritedFolders };
   /** Has folders of a mounted snapshot look as they should. */
   readonly describe: {
-    readonly request: { readonly rootfs: string; readonly folders: readonly InheritedFolder[] };
+    readonly request: DescribeRequest;
     readonly answer: undefined;
   };
   /** What a container did to its image's files. */

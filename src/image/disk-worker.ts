@@ -48,7 +48,7 @@ async function perform(message: DiskRequest): Promise<Answer> {
     case 'inherit':
       return inheritedFolders(request);
     case 'describe':
-      describeFolders(request.rootfs, request.folders);
+      describeFolders(request);
       return undefined;
     case 'changes':
       return upperChanges(request);

@@ -146,7 +146,8 @@ export class DiskWorkers {
     signal: AbortSignal,
   ): Promise<void> {
     const isUnpack = isOf('unpack', job, request);
-    if (isUnpack && request.frame !== undefined) await rm(request.frame, { force: true });
+    const beside = isUnpack ? [request.frame, request.implied] : [];
+    for (const file of beside) if (file !== undefined) await rm(file, { force: true });
     if (!isUnpack && !isOf('extract', job, request)) return;
     if (existsSync(request.target)) await this.#threads.ask('remove', request.target, signal);
   }

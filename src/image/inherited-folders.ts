@@ -6,6 +6,7 @@
 
 import { constants, fchmodSync } from 'node:fs';
 
+import { type IdMapping, toHostId } from '../base/id-mapping.ts';
 import {
   AT_FDCWD,
   closeFd,
@@ -19,19 +20,33 @@ import {
   RESOLVE_NO_SYMLINKS,
 } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
+import { readInnerImplied } from './implied-folders.ts';
 import { isWhiteout, kernelName } from './layer-root.ts';
 
 const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY, S_IFDIR, S_IFMT } = constants;
 const resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
 
-/** A layer's tree, and the folders in it that it does not describe. */
+/** A layer's tree, and the file of the folders in it that it does not describe (implied-folders.ts). */
 export interface ImplyingLayer {
   readonly diff: string;
-  readonly implied: readonly string[];
+  readonly implied: string;
 }
 
-/** How a folder must look, because a lower layer describes it so. Names have one character per byte. */
-export interface InheritedFolder {
+/**
+ * How folders must look because lower layers describe them so: for each its mode, owner and group, with a space between,
+ * and its path, ended by a NUL. In memory that threads share: there may be many, and only threads look at them.
+ */
+export type InheritedFolders = Uint8Array<SharedArrayBuffer>;
+
+/** A mounted snapshot, what its folders inherit, and whose it is where its ids are those of a user namespace. */
+export interface DescribeRequest {
+  readonly rootfs: string;
+  readonly folders: InheritedFolders;
+  readonly owner: { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] } | undefined;
+}
+
+/** Names have one character per byte. */
+interface InheritedFolder {
   readonly path: string;
   readonly mode: number;
   readonly uid: number;
@@ -39,11 +54,15 @@ export interface InheritedFolder {
 }
 
 /** What an image's folders inherit; layers base first. Without those that look right as they are. For worker threads. */
-export function inheritedFolders(layers: readonly ImplyingLayer[]): InheritedFolder[] {
-  const implied = layers.map((layer) => new Set(layer.implied));
+export function inheritedFolders(layers: readonly ImplyingLayer[]): InheritedFolders {
+  return encode(findInherited(layers));
+}
+
+function findInherited(layers: readonly ImplyingLayer[]): InheritedFolder[] {
+  const implied = layers.map((layer) => new Set(readInnerImplied(layer.implied)));
   const open = layers.map((layer) => openat(AT_FDCWD, layer.diff, O_RDONLY | O_DIRECTORY));
   try {
-    const paths = new Set(layers.flatMap((layer) => layer.implied));
+    const paths = new Set(implied.flatMap((own) => [...own]));
     return [...paths].flatMap((path) => {
       let seen: FileFacts | undefined;
       for (let at = layers.length - 1; at >= 0; at -= 1) {
@@ -66,14 +85,16 @@ export function inheritedFolders(layers: readonly ImplyingLayer[]): InheritedFol
 }
 
 /** Gives folders of a mounted snapshot what they inherit; those that are not seen in it are left out. For worker threads. */
-export function describeFolders(rootfs: string, folders: readonly InheritedFolder[]): void {
+export function describeFolders({ rootfs, folders, owner }: DescribeRequest): void {
   const rootfd = openat(AT_FDCWD, rootfs, O_RDONLY | O_DIRECTORY);
   try {
-    for (const folder of folders) {
+    for (const folder of decode(folders)) {
       const fd = openUnlessGone(rootfd, folder.path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
       if (fd === undefined) continue;
       try {
-        fchownat(fd, '', folder.uid, folder.gid);
+        const uid = owner ? toHostId(owner.uids, folder.uid) : folder.uid;
+        const gid = owner ? toHostId(owner.gids, folder.gid) : folder.gid;
+        fchownat(fd, '', uid, gid);
         fchmodSync(fd, folder.mode);
       } finally {
         closeFd(fd);
@@ -81,6 +102,21 @@ export function describeFolders(rootfs: string, folders: readonly InheritedFolde
     }
   } finally {
     closeFd(rootfd);
+  }
+}
+
+function encode(folders: readonly InheritedFolder[]): InheritedFolders {
+  const text = folders.map(({ path, mode, uid, gid }) => `${mode} ${uid} ${gid} ${path}\0`).join('');
+  const bytes = new Uint8Array(new SharedArrayBuffer(text.length));
+  Buffer.from(bytes.buffer).write(text, 'latin1');
+  return bytes;
+}
+
+function* decode(folders: InheritedFolders): Generator<InheritedFolder> {
+  const bytes = Buffer.from(folders.buffer);
+  for (let at = 0, end = bytes.indexOf(0); end >= 0; at = end + 1, end = bytes.indexOf(0, at)) {
+    const [mode = '', uid = '', gid = '', ...path] = bytes.toString('latin1', at, end).split(' ');
+    yield { mode: Number(mode), uid: Number(uid), gid: Number(gid), path: path.join(' ') };
   }
 }
 

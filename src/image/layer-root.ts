@@ -25,6 +25,7 @@ import {
 } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
 import { lsetxattrat } from '../sys/xattr.ts';
+import { ImpliedFolders } from './implied-folders.ts';
 import { removeTreeAt } from './remove-tree.ts';
 import { OPAQUE_XATTR } from './whiteout.ts';
 
@@ -59,7 +60,7 @@ export class LayerRoot {
   readonly #open = new Map<string, number>();
   #isStale = false;
   /** Folders that no member asked for, by their paths without links. */
-  readonly implied = new Set<string>();
+  readonly implied = new ImpliedFolders();
   /** Called for each folder that is made on the way. */
   readonly #onFolder: () => void;
 

@@ -15,14 +15,13 @@ import {
   constants,
   existsSync,
   readdirSync,
-  readFileSync,
   readlinkSync,
   renameSync,
   statSync,
   symlinkSync,
   unlinkSync,
 } from 'node:fs';
-import { chmod, copyFile, link, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdir, readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
@@ -71,6 +70,7 @@ export interface LayerStoreDeps {
 
 const SHORTEST = 6;
 const FRAME = 'frame';
+const IMPLIED = 'implied';
 /** Before the hex of a layer: a folder that another one took the place of while containers ran on it. */
 const KEPT = '.kept-';
 
@@ -152,14 +152,9 @@ export class LayerStore {
     return this.#links;
   }
 
-  /** The folders of a layer that take after lower layers, `.` for its root. */
-  implied(diffId: string): readonly string[] {
-    try {
-      return readFileSync(join(this.#folder, hexOf(diffId), 'implied'), 'latin1').split('\0');
-    } catch (err) {
-      if (isErrno(err, 'ENOENT')) return [];
-      throw wrapErrno(`read what layer ${diffId} implies`, err);
-    }
+  /** The file of the folders of a layer that take after lower layers (implied-folders.ts); it need not be there. */
+  impliedPath(diffId: string): string {
+    return join(this.#folder, hexOf(diffId), IMPLIED);
   }
 
   /** Says that layers will be unpacked soon. */
@@ -303,7 +298,8 @@ export class LayerStore {
     const { limits = defaultTarLimits, devices } = this.#deps;
     // Only a whole layer is put together again.
     const frame = diffId === undefined ? undefined : join(dirname(target), FRAME);
-    return await this.#deps.workers.run('unpack', { blob, target, diffId, limits, devices, frame }, signal);
+    const implied = join(dirname(target), IMPLIED);
+    return await this.#deps.workers.run('unpack', { blob, target, diffId, limits, devices, frame, implied }, signal);
   }
 
   /** As oras makes it: all names in the archive begin with the folder's own. */
@@ -331,8 +327,7 @@ export class LayerStore {
     let isPlaced = false;
     try {
       await mkdir(temporary, { mode: 0o711 });
-      const { sizeBytes, inodes, implied } = await fill(join(temporary, 'diff'));
-      if (implied.length > 0) await writeFile(join(temporary, 'implied'), implied.join('\0'), 'latin1');
+      const { sizeBytes, inodes } = await fill(join(temporary, 'diff'));
       signal.throwIfAborted();
       // A removal that failed half way may have left one that no row owns, and one that is damaged may be in use.
       if (!this.#rows.has(diffId) && existsSync(final)) this.#makeRoom(final);
@@ -485,7 +480,7 @@ async function place({ path, name }: PlacedFile, target: string): Promise<Unpack
   });
   await chmod(file, 0o644);
   const { blocks } = await stat(file);
-  return { sizeBytes: folders.length * 4096 + blocks * 512, inodes: folders.length + 1, implied: [] };
+  return { sizeBytes: folders.length * 4096 + blocks * 512, inodes: folders.length + 1 };
 }
 
 function hexOf(diffId: string): string {

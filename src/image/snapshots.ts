@@ -25,12 +25,14 @@ import {
 import { basename, join, relative } from 'node:path';
 
 import { BerthError, because, invalid } from '../base/errors.ts';
+import { type IdMapping, toHostId } from '../base/id-mapping.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { bindMapped, mount, readMounts, unmount } from '../sys/mount.ts';
 import type { DiskWorkers } from './disk-workers.ts';
-import type { ImplyingLayer, InheritedFolder } from './inherited-folders.ts';
+import { glanceAtImplied } from './implied-folders.ts';
+import type { ImplyingLayer, InheritedFolders } from './inherited-folders.ts';
 import type { LayerStore } from './layer-store.ts';
 import { type OverlayFolders, optionsFit, overlayOptions } from './overlay-options.ts';
 import { probeOverlay } from './probe-overlay.ts';
@@ -43,7 +45,7 @@ import type { UpperChanges } from './upper-changes.ts';
 export interface SnapshotsDeps {
   /** Berth's root folder. */
   readonly root: string;
-  readonly layers: Pick<LayerStore, 'has' | 'path' | 'shortName' | 'linkFolder' | 'implied'>;
+  readonly layers: Pick<LayerStore, 'has' | 'path' | 'shortName' | 'linkFolder' | 'impliedPath'>;
   readonly workers: DiskWorkers;
   readonly log: Logger;
 }
@@ -52,8 +54,8 @@ export interface SnapshotsDeps {
 export interface SnapshotOwner {
   /** A file of the namespace. */
   readonly userNamespace: string;
-  toHostUid(id: number): number;
-  toHostGid(id: number): number;
+  readonly uids: readonly IdMapping[];
+  readonly gids: readonly IdMapping[];
 }
 
 /** What an earlier container wrote over the same image. */
@@ -75,7 +77,7 @@ export interface SnapshotOptions {
 /** How the folders of an image look where its layers do not say it themselves. */
 interface ImageFolders {
   readonly root: { readonly mode: number; readonly uid: number; readonly gid: number };
-  readonly inherited: readonly InheritedFolder[];
+  readonly inherited: InheritedFolders;
 }
 
 /** An empty folder beside the links: an image may have no layers, and overlayfs wants at least one. */
@@ -86,6 +88,9 @@ const RESTORED = 'restored';
 
 /** Images whose folders are remembered; each takes little, and most nodes run fewer. */
 const MAX_REMEMBERED = 256;
+/** Of one image. What is larger is found out again each time. */
+const REMEMBERED_BYTES = 256 * 1024;
+const NOTHING_INHERITED: InheritedFolders = new Uint8Array(new SharedArrayBuffer(0));
 /** A container's own folders are few; more than that belongs into a thread. Removing one entry takes some 5 µs. */
 const REMOVED_AT_ONCE = 150;
 
@@ -147,7 +152,7 @@ export class Snapshots {
     const [upperDir, workDir, rootfs] = [join(folder, 'upper'), join(folder, 'work'), join(folder, 'rootfs')];
     try {
       // Setuid programs are in there, which no user of the host may run; the root of a user namespace must get to them.
-      if (owner) chownSync(folder, 0, owner.toHostGid(0));
+      if (owner) chownSync(folder, 0, toHostId(owner.gids, 0));
       for (const part of [upperDir, workDir, rootfs]) mkdirSync(part, { mode: 0o755 });
       if (diff) await this.#unpackDiff(join(folder, RESTORED), diff);
       if (diff) lowers.unshift(relative(this.#deps.layers.linkFolder, join(folder, RESTORED)));
@@ -157,8 +162,8 @@ export class Snapshots {
       if (root.uid !== 0 || root.gid !== 0) chownSync(upperDir, root.uid, root.gid);
       this.#mountOverlay(rootfs, lowers, { upper: { upperDir, workDir }, owner, label });
       if (image.inherited.length > 0) {
-        const folders = image.inherited.map((inherited) => onHost(inherited, owner));
-        await this.#deps.workers.run('describe', { rootfs, folders });
+        const ids = owner && { uids: owner.uids, gids: owner.gids };
+        await this.#deps.workers.run('describe', { rootfs, folders: image.inherited, owner: ids });
       }
       return { rootfs };
     } catch (err) {
@@ -307,15 +312,16 @@ export class Snapshots {
     if (known) return known;
     const { layers, workers } = this.#deps;
     const all = diffIds.map(
-      (diffId): ImplyingLayer => ({ diff: layers.path(diffId), implied: layers.implied(diffId) }),
+      (diffId): ImplyingLayer => ({ diff: layers.path(diffId), implied: layers.impliedPath(diffId) }),
     );
-    const top = all.findLast((layer) => !layer.implied.includes('.'));
+    const glances = all.map(({ diff, implied }) => ({ diff, ...glanceAtImplied(implied) }));
+    const top = glances.findLast(({ root }) => !root);
     const facts = top && statSync(top.diff);
-    const inner = all.map(({ diff, implied }) => ({ diff, implied: implied.filter((path) => path !== '.') }));
     const found = {
       root: { mode: facts ? facts.mode & 0o7777 : 0o755, uid: facts?.uid ?? 0, gid: facts?.gid ?? 0 },
-      inherited: inner.some(({ implied }) => implied.length > 0) ? await workers.run('inherit', inner) : [],
+      inherited: glances.some(({ inner }) => inner) ? await workers.run('inherit', all) : NOTHING_INHERITED,
     };
+    if (found.inherited.length > REMEMBERED_BYTES) return found;
     const [oldest] = this.#imageFolders.keys();
     if (this.#imageFolders.size >= MAX_REMEMBERED && oldest !== undefined) this.#imageFolders.delete(oldest);
     this.#imageFolders.set(key, found);
@@ -403,7 +409,7 @@ function onHost<T extends { readonly uid: number; readonly gid: number }>(
   owner: SnapshotOwner | undefined,
 ): T {
   if (!owner) return folder;
-  return { ...folder, uid: owner.toHostUid(folder.uid), gid: owner.toHostGid(folder.gid) };
+  return { ...folder, uid: toHostId(owner.uids, folder.uid), gid: toHostId(owner.gids, folder.gid) };
 }
 
 /** A descriptor that keeps what is mounted there alive; undefined when there is no such folder. */

@@ -51,6 +51,8 @@ export interface UnpackRequest {
   readonly devices?: DevicePolicy | undefined;
   /** Where to write the layer's frame (layer-frame.ts), if anywhere; there is none of one that has a member twice. */
   readonly frame?: string | undefined;
+  /** Where to write the folders that the layer needs and does not describe (implied-folders.ts), if anywhere. */
+  readonly implied?: string | undefined;
 }
 
 /** What came of it. */
@@ -58,8 +60,6 @@ export interface UnpackedLayer {
   /** Space on disk in bytes, as du counts it. */
   readonly sizeBytes: number;
   readonly inodes: number;
-  /** Folders that the layer needs and does not describe; `.` for its root. They take after lower layers. */
-  readonly implied: readonly string[];
 }
 
 /**
@@ -101,6 +101,7 @@ export async function unpackLayer(request: UnpackRequest, throwIfCancelled: () =
       throw new BerthError('precondition', `the layer unpacks to ${actual}, not to its diff id ${request.diffId}`);
     }
     const unpacked = layer.finish();
+    if (request.implied !== undefined) layer.writeImplied(request.implied);
     if (frame && !layer.hasReplaced) {
       frame.finish({ contentBytes: layer.contentBytes, topNames: readdirSync(request.target).length });
       isFramed = true;
@@ -172,8 +173,11 @@ class LayerWriter {
         throw memberError(member, err);
       }
     }
-    const implied = [...(this.#folders.has('') ? [] : ['.']), ...this.#root.implied];
-    return { sizeBytes: this.#sizeBytes, inodes: this.#inodes, implied };
+    return { sizeBytes: this.#sizeBytes, inodes: this.#inodes };
+  }
+
+  writeImplied(file: string): void {
+    this.#root.implied.write(file, !this.#folders.has(''));
   }
 
   close(): void {
@@ -312,9 +316,9 @@ class LayerWriter {
     if (!isWhiteout(facts)) this.hasReplaced = true;
     if ((facts.mode & S_IFMT) === S_IFDIR) {
       const path = components.join('/');
-      const isBelow = (other: string): boolean => other === path || other.startsWith(`${path}/`);
-      for (const other of this.#folders.keys()) if (isBelow(other)) this.#folders.delete(other);
-      for (const other of this.#root.implied) if (isBelow(other)) this.#root.implied.delete(other);
+      for (const other of this.#folders.keys())
+        if (other === path || other.startsWith(`${path}/`)) this.#folders.delete(other);
+      this.#root.implied.deleteTree(path);
     }
     const freed = treeUsageAt(place.dirfd, place.name);
     this.#sizeBytes -= freed.usedBytes;

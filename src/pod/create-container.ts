@@ -15,7 +15,6 @@ import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
-import { toHostId } from '../runtime/user-namespace.ts';
 import { isSameProcess, killProcess } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
@@ -109,8 +108,8 @@ function snapshotOwner({ deps, id }: ContainerContext): SnapshotOwner | undefine
   return (
     user && {
       userNamespace: join(sandboxPaths(deps, sandboxId).namespaces, 'user'),
-      toHostUid: (uid) => toHostId(user.uids, uid),
-      toHostGid: (gid) => toHostId(user.gids, gid),
+      uids: user.uids,
+      gids: user.gids,
     }
   );
 }

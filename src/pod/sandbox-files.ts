@@ -2,9 +2,9 @@ import { chmodSync, copyFileSync, mkdirSync, rmdirSync, rmSync, unlinkSync, writ
 import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
+import { toHostId } from '../base/id-mapping.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
 import { relabelFile } from '../runtime/relabel.ts';
-import { toHostId } from '../runtime/user-namespace.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';

@@ -3,6 +3,8 @@
  * numbers checked (src/server/convert makes it). Plain data: it is stored as JSON with the container's record.
  */
 
+import type { IdMapping } from '../base/id-mapping.ts';
+
 /** One container of a pod, as its client asked for it. */
 export interface ContainerSpec {
   readonly name: string;
@@ -43,12 +45,6 @@ export interface EnvVar {
 }
 
 export type MountPropagation = 'private' | 'hostToContainer' | 'bidirectional';
-
-export interface IdMapping {
-  readonly hostId: number;
-  readonly containerId: number;
-  readonly length: number;
-}
 
 export interface MountSpec {
   readonly containerPath: string;

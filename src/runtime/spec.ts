@@ -1,5 +1,6 @@
 import { matchesGlob } from '../base/glob.ts';
-import type { IdMapping, LinuxResources, UserNamespaceSpec } from './container-spec.ts';
+import type { IdMapping } from '../base/id-mapping.ts';
+import type { LinuxResources, UserNamespaceSpec } from './container-spec.ts';
 import type { OciIdMapping, OciLinux, OciNamespace, OciSpec } from './oci-spec.ts';
 import type { SpecInput } from './spec-input.ts';
 import { buildMounts } from './spec-mounts.ts';

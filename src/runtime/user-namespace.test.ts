@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { checkUserNamespace, toHostId } from './user-namespace.ts';
+import { checkUserNamespace } from './user-namespace.ts';
 
 const range = { hostId: 100_000, containerId: 0, length: 65_536 };
 
@@ -22,10 +22,4 @@ test('one range for users and groups alike, with root in it and clear of the roo
   ] as const) {
     assert.throws(() => checkUserNamespace({ uids, gids }, 'f'), { kind: 'invalid', message });
   }
-});
-
-test('ids on the host', () => {
-  assert.equal(toHostId([range], 0), 100_000);
-  assert.equal(toHostId([range], 65_535), 165_535);
-  assert.throws(() => toHostId([range], 65_536), { kind: 'precondition' });
 });

@@ -1,7 +1,8 @@
 import { isDeepStrictEqual } from 'node:util';
 
-import { BerthError, invalid } from '../base/errors.ts';
-import type { IdMapping, UserNamespaceSpec } from './container-spec.ts';
+import { invalid } from '../base/errors.ts';
+import type { IdMapping } from '../base/id-mapping.ts';
+import type { UserNamespaceSpec } from './container-spec.ts';
 
 /** The largest id that the kernel gives to a user or group; the one above means "none". */
 const MAX_ID = 2 ** 32 - 2;
@@ -17,13 +18,6 @@ export function checkUserNamespace({ uids, gids }: UserNamespaceSpec, field: str
   if (range.containerId !== 0)
     throw invalid(`${field}.uids[0].container_id`, 'must be 0: without root nothing can start');
   if (range.hostId === 0) throw invalid(`${field}.uids[0].host_id`, "must not be 0, the host's root");
-}
-
-/** Who on the host an id of the container is. Throws `precondition` for one that the maps leave out. */
-export function toHostId(mappings: readonly IdMapping[], id: number): number {
-  const range = mappings.find(({ containerId, length }) => id >= containerId && id - containerId < length);
-  if (range) return range.hostId + id - range.containerId;
-  throw new BerthError('precondition', `id ${id} is not among those of the user namespace`);
 }
 
 function checkOne(mappings: readonly IdMapping[], field: string): IdMapping {

@@ -17,6 +17,7 @@ import { silentMeter } from '../../src/base/meter.ts';
 import { BlobIngest } from '../../src/image/blob-download.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { fetchLayers } from '../../src/image/fetch-layers.ts';
+import { readInnerImplied } from '../../src/image/implied-folders.ts';
 import { parseImageConfig } from '../../src/image/manifest.ts';
 import { newPullProgress } from '../../src/image/pull-progress.ts';
 import { PullSource } from '../../src/image/pull-source.ts';
@@ -128,6 +129,29 @@ describe('hostile layers', { skip }, () => {
       assert.ok(openFdCount() <= before + 6, `${openFdCount()} descriptors, ${before} before`);
     });
   }
+
+  it('cannot imply folders whose names fill the memory of whoever looks at them', async () => {
+    // Each member implies fourteen, of 27 kB of names together, in 4 kB of archive.
+    const part = 'x'.repeat(250);
+    const members = Array.from({ length: 1300 }, (_, index) => ({
+      name: 'x',
+      pax: { path: `${index}/${`${part}/`.repeat(15)}x` },
+    }));
+    const large = await LayerLab.open();
+    try {
+      const tar = tarBytes(members);
+      const failed = large.layers.unpack({ path: large.blob(tar), compression: 'none' }, sha256(tar), never);
+      await assert.rejects(failed, (err: unknown) => {
+        assert.match(chain(err), /folders that no member describes have names of more than 33554432 bytes together/);
+        return isKind(err, 'invalid');
+      });
+      assert.deepEqual(readdirSync(join(large.root, 'image/layers')), []);
+      const legit = await large.unpack(tarBytes(members.slice(0, 200)));
+      assert.equal(readInnerImplied(large.layers.impliedPath(legit)).length, 200 * 16);
+    } finally {
+      await large.close();
+    }
+  });
 
   it('leave no blob in flight once their content is refused', async () => {
     await using registry = await FakeRegistry.start();

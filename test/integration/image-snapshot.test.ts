@@ -110,6 +110,29 @@ describe('snapshots', { skip }, () => {
     }
   });
 
+  it('take it for many folders too, with the ids of a user namespace', async () => {
+    // More than is remembered of an image.
+    const names = Array.from({ length: 4000 }, (_, index) => `data/${'long-'.repeat(20)}${index}`);
+    const diffIds = await unpackAll([
+      names.map((name, index) => ({ name: `${name}/`, mode: 0o700, uid: index % 7, gid: index % 5 })),
+      names.map((name) => ({ name: `${name}/file` })),
+    ]);
+    for (const id of ['c1', 'c2']) {
+      const { rootfs } = await lab.snapshots.mount(id, diffIds);
+      for (const [index, name] of names.entries())
+        assert.deepEqual(facts(join(rootfs, name)), ['700', index % 7, index % 5]);
+    }
+    const uids = [{ containerId: 0, hostId: 100_000, length: 65_536 }];
+    const gids = [{ containerId: 0, hostId: 200_000, length: 65_536 }];
+    const inherited = await lab.workers.run(
+      'inherit',
+      diffIds.map((diffId) => ({ diff: lab.layers.path(diffId), implied: lab.layers.impliedPath(diffId) })),
+    );
+    const { rootfs } = await lab.snapshots.mount('c3', diffIds);
+    await lab.workers.run('describe', { rootfs, folders: inherited, owner: { uids, gids } });
+    assert.deepEqual(facts(join(rootfs, names[6] ?? '')), ['700', 100_006, 200_001]);
+  });
+
   it('need no layers', async () => {
     const { rootfs } = await lab.snapshots.mount('c1', []);
     writeFileSync(join(rootfs, 'x'), '');

@@ -7,8 +7,9 @@ import {
   ContainerState as ProtoState,
 } from '../../../proto/gen/cri/api.ts';
 import { invalid } from '../../base/errors.ts';
+import type { IdMapping } from '../../base/id-mapping.ts';
 import type { ContainerRecord, ContainerState } from '../../pod/records.ts';
-import type { IdMapping, ImageRequest, MountPropagation, MountSpec } from '../../runtime/container-spec.ts';
+import type { ImageRequest, MountPropagation, MountSpec } from '../../runtime/container-spec.ts';
 import { toNanos } from './numbers.ts';
 import { resourcesToProto } from './resources.ts';
 import { signalToProto } from './signals.ts';

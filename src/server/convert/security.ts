@@ -12,11 +12,11 @@ import {
   type UserNamespace,
 } from '../../../proto/gen/cri/api.ts';
 import { invalid } from '../../base/errors.ts';
+import type { IdMapping } from '../../base/id-mapping.ts';
 import type { SandboxSecurity } from '../../pod/sandbox-spec.ts';
 import type {
   Capabilities,
   ContainerSecurity,
-  IdMapping,
   NamespaceMode,
   NamespaceModes,
   SecurityProfile,
