@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe as suite, test } from 'node:test';
 
-import { BerthError, findCause, kindOf } from './errors.ts';
+import { BerthError, describe, findCause, kindOf } from './errors.ts';
 import { type Journal, RollbackError, runSteps, type Step } from './steps.ts';
 
 /** A pipeline of three steps that writes down what happens to it. */
@@ -98,6 +98,32 @@ suite('runSteps', () => {
       assert.deepEqual(events, [`${failing === 'one' ? 'two' : 'one'} ended`, 'undo two', 'undo one']);
     });
   }
+
+  test('tells the failure of the first step, also when what came of it in the next one was there before', async () => {
+    const next = Promise.withResolvers<void>();
+    const steps: Step<null>[] = [
+      {
+        name: 'one',
+        async run() {
+          await next.promise;
+          throw new BerthError('exhausted', 'no memory');
+        },
+      },
+      {
+        name: 'two',
+        isBeside: true,
+        async run() {
+          next.resolve();
+          throw new BerthError('precondition', 'nothing of one is there');
+        },
+      },
+    ];
+    const failure = runSteps(steps, null, never, silentJournal);
+    await assert.rejects(failure, (err) => {
+      assert.equal(describe(err), 'one: no memory');
+      return kindOf(err) === 'exhausted';
+    });
+  });
 
   test('stops the rollback at the first undo that fails, and says both', async () => {
     const events: string[] = [];

@@ -50,13 +50,13 @@ export async function runSteps<C>(
   journal: Journal,
 ): Promise<void> {
   const begun: Step<C>[] = [];
-  let failed: string | undefined;
+  const failed = new Map<unknown, string>();
   const runOne = async (step: Step<C>, limited: AbortSignal): Promise<void> => {
     const run = (): Promise<void> | void => step.run(ctx, limited);
     try {
       await timed(step.name, journal, () => (journal.around ? journal.around(step.name, run, limited) : run()));
     } catch (err) {
-      failed ??= step.name;
+      if (!failed.has(err)) failed.set(err, step.name);
       throw err;
     }
   };
@@ -74,7 +74,7 @@ export async function runSteps<C>(
       else await allOf(group, signal, runOne);
     }
   } catch (cause) {
-    const what = failed ?? begun.at(-1)?.name ?? 'before the first step';
+    const what = failed.get(cause) ?? begun.at(-1)?.name ?? 'before the first step';
     await undoSteps(begun, ctx, journal).catch((undoError: unknown) => {
       throw because(
         kindOf(cause),
@@ -97,24 +97,37 @@ function groupsOf<C>(steps: readonly Step<C>[]): Step<C>[][] {
   return groups;
 }
 
-/** Runs steps side by side until all have ended; the first that fails aborts the others, and is what is thrown. */
+/**
+ * Runs steps side by side until all have ended; the first that fails aborts the others. What is thrown is the failure of
+ * the first step in order that did not fail because of that: what a later one met may have come of it.
+ */
 async function allOf<C>(
   group: readonly Step<C>[],
   signal: AbortSignal,
   run: (step: Step<C>, limited: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const failures: unknown[] = [];
   const failed = new AbortController();
   const limited = AbortSignal.any([signal, failed.signal]);
-  await Promise.all(
-    group.map((step) =>
-      run(step, limited).catch((err: unknown) => {
-        failures.push(err);
+  let first: { readonly err: unknown } | undefined;
+  const own = await Promise.all(
+    group.map(async (step) => {
+      try {
+        await run(step, limited);
+        return undefined;
+      } catch (err) {
+        const isOwn = !first || (kindOf(err) !== 'cancelled' && !hasCause(err, limited.reason));
+        first ??= { err };
         failed.abort(err);
-      }),
-    ),
+        return isOwn ? { err } : undefined;
+      }
+    }),
   );
-  if (failures.length > 0) throw failures[0];
+  if (first) throw (own.find((failure) => failure !== undefined) ?? first).err;
+}
+
+function hasCause(err: unknown, cause: unknown): boolean {
+  for (let at = err; at !== undefined; at = at instanceof Error ? at.cause : undefined) if (at === cause) return true;
+  return false;
 }
 
 /** Undoes steps newest first; used by the rollback, and by reconcile for pipelines that a crash cut short. */

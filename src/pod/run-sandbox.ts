@@ -139,8 +139,8 @@ const makeNamespaces: Step<RunContext> = {
   },
 };
 
-const placePause: Step<RunContext> = {
-  name: 'place pause',
+const startPause: Step<RunContext> = {
+  name: 'start pause',
   async run({ deps, id, pausing }, signal) {
     const pause = await pausing;
     if (!pause) throw new BerthError('internal', `sandbox ${id} has no pause process`);
@@ -235,7 +235,7 @@ export const runSandboxSteps: readonly Step<RunContext>[] = [
   makeCgroup,
   makeNamespaces,
   writeFiles,
-  placePause,
+  startPause,
   attachNetwork,
   markReady,
 ];

@@ -181,7 +181,7 @@ suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
     'make folders',
     'make cgroup',
     'make namespaces and pause',
-    'place pause',
+    'start pause',
     'attach network',
     'mark ready',
   ]) {
