@@ -5,7 +5,7 @@ import { type ArchiveFiles, openArchive } from './archive-files.ts';
 import { type NamesInArchive, nameFromAnnotation } from './archive-names.ts';
 import { isDigest, verifyDigest } from './digest.ts';
 import type { DiskWorkers } from './disk-workers.ts';
-import type { ArchiveImage } from './images.ts';
+import type { ArchiveImage } from './image-archives.ts';
 import { type ImageManifest, MAX_DOCUMENT_BYTES, parseDocument, parseImageConfig } from './manifest.ts';
 import { choosePlatform, formatPlatform, type Platform, runsOn } from './platform.ts';
 

@@ -22,7 +22,9 @@ import { systemClock } from '../base/clock.ts';
 import { BerthError, describe as chain, type ErrorKind, isKind } from '../base/errors.ts';
 import { type Logger, silentLogger } from '../base/log.ts';
 import { silentMeter } from '../base/meter.ts';
-import { type ArchiveImage, Images, type ImagesDeps, type LiveImageSettings } from './images.ts';
+import type { ArchiveImage } from './image-archives.ts';
+import type { LiveImageSettings } from './image-settings.ts';
+import { Images, type ImagesDeps } from './images.ts';
 import { RegistryClient } from './registry-client.ts';
 
 const never = new AbortController().signal;

@@ -12,7 +12,7 @@ import {
   RemoveImageRequest,
 } from '../../proto/gen/cri/api.ts';
 import { RELOAD_PLACES } from '../../src/daemon/live-parts.ts';
-import { REMOVE_PLACES } from '../../src/image/images.ts';
+import { REMOVE_PLACES } from '../../src/image/image-removal.ts';
 import { PULL_PLACES } from '../../src/image/pull.ts';
 import { hostArchitecture } from '../fakes/images.ts';
 import { FakeRegistry, fakeImage } from '../fakes/registry.ts';
