@@ -67,16 +67,20 @@ export class LoopProbe {
     return this.longest(sinceMs, untilMs).holdUpMs;
   }
 
-  /** The same, and the longest that the loop was late for any reason. */
-  longest(sinceMs: number, untilMs: number): { readonly holdUpMs: number; readonly lateMs: number } {
+  /** The same, the longest that the loop was late for any reason, and the longest that its thread ran meanwhile. */
+  longest(
+    sinceMs: number,
+    untilMs: number,
+  ): { readonly holdUpMs: number; readonly lateMs: number; readonly ranMs: number } {
     const text = existsSync(this.#file) ? readFileSync(this.#file, 'utf8') : '';
     const delays = text.split('\n').flatMap((line) => {
-      const [atMs = 0, lateMs = 0, waitedMs = 0] = line.split(' ').map(Number);
-      return atMs >= sinceMs && atMs <= untilMs ? [{ holdUpMs: lateMs - waitedMs, lateMs }] : [];
+      const [atMs = 0, lateMs = 0, waitedMs = 0, ranMs = 0] = line.split(' ').map(Number);
+      return atMs >= sinceMs && atMs <= untilMs ? [{ holdUpMs: lateMs - waitedMs, lateMs, ranMs }] : [];
     });
     return {
       holdUpMs: Math.max(0, ...delays.map(({ holdUpMs }) => holdUpMs)),
       lateMs: Math.max(0, ...delays.map(({ lateMs }) => lateMs)),
+      ranMs: Math.max(0, ...delays.map(({ ranMs }) => ranMs)),
     };
   }
 

@@ -19,8 +19,11 @@ import { listTree } from '../harness/list-tree.ts';
 import { isAlive } from '../harness/machine-state.ts';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root';
-/** Far above what a busy machine makes of 20 ms; loading all of undici at once, or hashing a layer, is far above this. */
-const HOLD_UP_MS = 150;
+/**
+ * Of work without a turn of the event loop: what it slept through on a busy disk is no part of this. Far above what a slow
+ * machine makes of 20 ms; loading all of undici at once, or hashing a layer, is far above this there.
+ */
+const BUSY_MS = 150;
 
 /** Starting a process takes seconds on a machine that is all busy. */
 const PATIENCE_MS = 30_000;
@@ -114,8 +117,8 @@ suite('disk process of a berthd', { skip, timeout: 240_000 }, () => {
     assert.ok(Math.min(...nicesOf(pid)) > Math.max(...nicesOf(berthd.pid)), 'no thread of berthd gives way to pods');
     finish();
     await pulled;
-    const heldUpMs = probe.longestHoldUpMs(startedMs, Date.now());
-    assert.ok(heldUpMs < HOLD_UP_MS, `the event loop was held up for ${heldUpMs} ms`);
+    const { ranMs } = probe.longest(startedMs, Date.now());
+    assert.ok(ranMs < BUSY_MS, `the event loop was busy for ${ranMs} ms`);
   });
 
   test('a pull goes on when it is killed once, and says so when that comes again', async () => {

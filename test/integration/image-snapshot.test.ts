@@ -112,7 +112,7 @@ describe('snapshots', { skip }, () => {
 
   it('take it for many folders too, with the ids of a user namespace', async () => {
     // More than is remembered of an image.
-    const names = Array.from({ length: 4000 }, (_, index) => `data/${'long-'.repeat(20)}${index}`);
+    const names = Array.from({ length: 4000 }, (_, index) => `data/${'long-'.repeat(15)}${index}`);
     const diffIds = await unpackAll([
       names.map((name, index) => ({ name: `${name}/`, mode: 0o700, uid: index % 7, gid: index % 5 })),
       names.map((name) => ({ name: `${name}/file` })),
