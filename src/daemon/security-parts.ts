@@ -1,3 +1,5 @@
+import { join } from 'node:path';
+
 import type { Logger } from '../base/log.ts';
 import type { Config } from '../config/load-config.ts';
 import { parseUlimit } from '../config/parse-setting.ts';
@@ -13,12 +15,17 @@ import { Selinux } from '../runtime/selinux.ts';
 
 /** What the node's owner and its kernel say about containers. Throws `invalid` for a setting that makes no sense. */
 export function openSecurityParts(
-  { runtime }: Config,
+  { runtime, state }: Config,
   { processes, log }: { readonly processes: Processes; readonly log: Logger },
 ): SecurityParts {
   return {
     seccomp: new SeccompProfiles(runtime.seccompProfile),
-    apparmor: new AppArmor({ defaultProfile: runtime.apparmorProfile, processes, log }),
+    apparmor: new AppArmor({
+      defaultProfile: runtime.apparmorProfile,
+      noteFile: join(state, 'apparmor-profile'),
+      processes,
+      log,
+    }),
     selinux: new Selinux({ isWanted: runtime.selinux, log }),
     cdi: new CdiDevices(runtime.cdiSpecDirs),
     hooks: new HookFolders(runtime.hooksDirs, log),

@@ -21,6 +21,7 @@ describe('AppArmor', () => {
   let oldPath: string;
   const log: Logger = { ...silentLogger, warn: (fields) => void warnings.push(fields) };
   const profiles = () => join(folder, 'profiles');
+  const noteFile = () => join(folder, 'note');
   const open = (enabled = 'Y\n', defaultProfile = 'berth-default', load = () => {}) => {
     writeFileSync(join(folder, 'enabled'), enabled);
     const processes: Pick<Processes, 'runOk'> = {
@@ -36,8 +37,8 @@ describe('AppArmor', () => {
         };
       },
     };
-    const files = { enabled: join(folder, 'enabled'), loaded: profiles() };
-    return new AppArmor({ defaultProfile, processes, log, files });
+    const files = { enabled: join(folder, 'enabled'), loaded: profiles(), owner: join(folder, 'owner') };
+    return new AppArmor({ defaultProfile, processes, log, files, noteFile: noteFile() });
   };
   const loadBuiltIn = (): void => writeFileSync(profiles(), 'berth-default (enforce)\n', { flag: 'a' });
 
@@ -92,6 +93,29 @@ describe('AppArmor', () => {
     writeFileSync(profiles(), '');
     assert.equal(await apparmor.resolve(undefined, signal), 'berth-default');
     assert.equal(loads, 2);
+  });
+
+  it('replaces at its start what an earlier version has loaded, and never what its owner has as a file', async () => {
+    let loads = 0;
+    const start = async (): Promise<number> => {
+      loads = 0;
+      await open('Y\n', 'berth-default', () => {
+        loads += 1;
+        loadBuiltIn();
+      }).start(signal);
+      return loads;
+    };
+    assert.equal(await start(), 1, 'there was none');
+    assert.equal(await start(), 0, 'it is the same text');
+    writeFileSync(noteFile(), 'of another version');
+    assert.equal(await start(), 1);
+    assert.equal(await start(), 0);
+    rmSync(noteFile());
+    assert.equal(await start(), 1, 'of a version that noted nothing');
+    writeFileSync(noteFile(), 'of another version');
+    writeFileSync(join(folder, 'owner'), '');
+    assert.equal(await start(), 0);
+    assert.deepEqual(warnings, []);
   });
 
   it('goes without when nobody asked and it cannot be loaded; who asked is told', async () => {

@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { hash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
 
 import { BerthError, because, describe, wrap } from '../base/errors.ts';
 import { InFlight } from '../base/in-flight.ts';
@@ -11,6 +12,8 @@ import { findProgram } from './handlers.ts';
 
 const ENABLED = '/sys/module/apparmor/parameters/enabled';
 const LOADED = '/sys/kernel/security/apparmor/profiles';
+/** Whoever has it as a file loads it, and may have changed it. */
+const OWNER_FILE = `/etc/apparmor.d/${BUILT_IN_PROFILE}`;
 const LOAD_TIMEOUT_MS = 30_000;
 
 /** What AppArmor is made of here. */
@@ -19,28 +22,50 @@ export interface AppArmorDeps {
   readonly defaultProfile: string;
   readonly processes: Pick<Processes, 'runOk'>;
   readonly log: Logger;
-  /** The kernel's own files unless a test says otherwise. */
-  readonly files?: { readonly enabled: string; readonly loaded: string };
+  /** Where it is noted which text of the built-in profile was loaded; it need not outlive a reboot, as that does not. */
+  readonly noteFile: string;
+  /** The kernel's own files, and the owner's, unless a test says otherwise. */
+  readonly files?: { readonly enabled: string; readonly loaded: string; readonly owner: string };
 }
 
 /** Profiles that confine containers, where the kernel has AppArmor. */
 export class AppArmor {
   readonly #deps: AppArmorDeps;
   readonly #loaded: string;
+  readonly #ownerFile: string;
   readonly #loads = new InFlight<void>();
   readonly isEnabled: boolean;
   #warned = false;
 
   constructor(deps: AppArmorDeps) {
     this.#deps = deps;
-    const { enabled, loaded } = deps.files ?? { enabled: ENABLED, loaded: LOADED };
+    const { enabled, loaded, owner } = deps.files ?? { enabled: ENABLED, loaded: LOADED, owner: OWNER_FILE };
     this.#loaded = loaded;
+    this.#ownerFile = owner;
     this.isEnabled = isAppArmorEnabled(enabled);
   }
 
-  /** Loads the built-in profile, so that the first container does not wait for it. Never throws. */
+  /**
+   * Loads the built-in profile, so that the first container does not wait for it, and again when an earlier version of
+   * Berth has loaded another text: containers that run get that one too. Never throws.
+   */
   async start(signal: AbortSignal): Promise<void> {
-    await this.resolve(undefined, signal).catch((err: unknown) => this.#warn(err));
+    try {
+      if ((await this.resolve(undefined, signal)) !== BUILT_IN_PROFILE) return;
+    } catch (err) {
+      this.#warn(err);
+      return;
+    }
+    if (existsSync(this.#ownerFile) || this.#isOwnText()) return;
+    try {
+      await this.#load(signal);
+      this.#deps.log.info(
+        { profile: BUILT_IN_PROFILE },
+        'the AppArmor profile of an earlier version has been replaced',
+      );
+    } catch (err) {
+      this.#deps.log.warn({ err: describe(err) }, 'containers keep the AppArmor profile of an earlier version');
+    }
   }
 
   /**
@@ -53,7 +78,7 @@ export class AppArmor {
     const name = this.#deps.defaultProfile;
     if (!this.isEnabled || name === 'unconfined') return undefined;
     try {
-      if (!(await this.#isLoaded(name))) await this.#load(name, signal);
+      if (!(await this.#isLoaded(name))) await this.#loadMissing(name, signal);
       return name;
     } catch (err) {
       if (demand || name !== BUILT_IN_PROFILE) throw err;
@@ -78,22 +103,34 @@ export class AppArmor {
     }
   }
 
-  async #load(name: string, signal: AbortSignal): Promise<void> {
+  async #loadMissing(name: string, signal: AbortSignal): Promise<void> {
     if (name !== BUILT_IN_PROFILE) {
       throw new BerthError('precondition', `AppArmor profile ${name} of runtime.apparmor_profile is not loaded`);
     }
     await this.#loads.join(name, signal, async () => {
       // Another caller may have been faster.
-      if (await this.#isLoaded(name)) return;
-      try {
-        const path = findProgram('apparmor_parser', `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`);
-        const args = ['--replace', '--skip-cache'];
-        const command = { path, args, stdin: builtInProfile(), timeoutMs: LOAD_TIMEOUT_MS };
-        await this.#deps.processes.runOk(command, new AbortController().signal);
-      } catch (err) {
-        throw because('precondition', `AppArmor profile ${name} cannot be loaded`, err);
-      }
+      if (!(await this.#isLoaded(name))) await this.#load(new AbortController().signal);
     });
+  }
+
+  async #load(signal: AbortSignal): Promise<void> {
+    const text = builtInProfile();
+    try {
+      const path = findProgram('apparmor_parser', `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`);
+      const args = ['--replace', '--skip-cache'];
+      await this.#deps.processes.runOk({ path, args, stdin: text, timeoutMs: LOAD_TIMEOUT_MS }, signal);
+      await writeFile(this.#deps.noteFile, hash('sha256', text));
+    } catch (err) {
+      throw because('precondition', `AppArmor profile ${BUILT_IN_PROFILE} cannot be loaded`, err);
+    }
+  }
+
+  #isOwnText(): boolean {
+    try {
+      return readFileSync(this.#deps.noteFile, 'utf8') === hash('sha256', builtInProfile());
+    } catch {
+      return false;
+    }
   }
 
   #warn(err: unknown): void {
