@@ -81,7 +81,7 @@ export class BenchLab {
     if (processes.length > 0) throw new Error(`the daemons left processes: ${processes.join(', ')}`);
     if (mounts.length > 0) throw new Error(`the daemons left mounts: ${mounts.join(', ')}`);
     try {
-      assertNothingLeft(this.#before);
+      await assertNothingLeft(this.#before);
     } catch (err) {
       // Without the comparison that node:assert adds.
       if (err instanceof Error) err.message = err.message.split('\n+ actual', 1).join();

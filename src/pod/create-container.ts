@@ -15,7 +15,7 @@ import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
-import { isSameProcess, killProcess } from '../sys/process.ts';
+import { isSameProcess, killProcess, killProcessGroup } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
@@ -263,12 +263,18 @@ async function killContainer(
   }
 }
 
-/** Ends a container's monitors that no record names, also those that are only just beginning. */
+/**
+ * Ends a container's monitors that no record names, also those that are only just beginning, with the runtime that is at
+ * work and the hooks that it runs.
+ */
 export async function endUnknownMonitors(deps: PodDeps, id: string, signal: AbortSignal): Promise<void> {
   const { bundles } = deps.runtime;
   // Again and again: a launcher may have forked meanwhile.
   for (let found = bundles.findMonitors(id); found.length > 0; found = bundles.findMonitors(id)) {
-    for (const monitor of found) await endProcess(deps, monitor, signal);
+    for (const { pid, startTime } of found) {
+      killProcessGroup(pid, startTime);
+      await deps.processes.exitOf(pid, startTime, signal);
+    }
   }
 }
 

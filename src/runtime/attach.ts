@@ -198,9 +198,14 @@ function followWindow(target: AttachTarget, client: ClientStreams, signal: Abort
   let isTelling = false;
   let next: WindowSize | undefined;
   const tell = async (): Promise<void> => {
-    for (let size = next; size; size = next) {
-      next = undefined;
-      await tellMonitor(target, size, signal);
+    try {
+      for (let size = next; size; size = next) {
+        next = undefined;
+        await tellMonitor(target, size, signal);
+      }
+    } finally {
+      // In the same turn as the last look for a next one.
+      isTelling = false;
     }
   };
   onWindowSize(client, (size) => {
@@ -209,11 +214,7 @@ function followWindow(target: AttachTarget, client: ClientStreams, signal: Abort
     if (isTelling || signal.aborted) return;
     isTelling = true;
     // A size that cannot be told is no reason to end anything: the output's end tells when the monitor has gone.
-    void tell()
-      .catch(() => {})
-      .finally(() => {
-        isTelling = false;
-      });
+    void tell().catch(() => {});
   });
 }
 

@@ -7,7 +7,7 @@ import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import { closeFd } from '../sys/at.ts';
 import { createPipe } from '../sys/pipe.ts';
-import { killProcess } from '../sys/process.ts';
+import { killProcessGroup } from '../sys/process.ts';
 import type { BundlePaths } from './bundle.ts';
 import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
@@ -180,8 +180,8 @@ export class Monitor {
       await this.#endLauncher(launcher, signal);
       const monitor = findNamedIn(bundle.monitorPidFile, containerId);
       if (monitor) {
-        // With it goes the runtime that is creating: conmon has asked the kernel for that.
-        killProcess(monitor.pid, monitor.startTime, 'SIGKILL');
+        // With it goes the runtime that is creating, and its hooks, which nobody would end.
+        killProcessGroup(monitor.pid, monitor.startTime);
         await this.#processes.exitOf(monitor.pid, monitor.startTime, signal);
       }
       await new OciRuntime(handler, this.#processes).delete(containerId, { force: true }, signal);

@@ -126,6 +126,8 @@ export class OciRuntime {
         args: [...globalArgs(this.#handler), verb, ...args],
         timeoutMs,
         errand: { of: 'runtime', handler: name, verb },
+        // Its hooks end with it when it is given up.
+        processGroup: true,
         ...(stdin !== undefined ? { stdin } : {}),
       },
       signal,

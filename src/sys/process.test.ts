@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { access } from 'node:fs/promises';
@@ -8,7 +8,14 @@ import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 
 import { SyscallError } from './errno.ts';
-import { isSameProcess, killProcess, parseStartTime, preferThreads, readProcessStartTime } from './process.ts';
+import {
+  isSameProcess,
+  killProcess,
+  killProcessGroup,
+  parseStartTime,
+  preferThreads,
+  readProcessStartTime,
+} from './process.ts';
 
 test('the start time is field 22, whatever the command is called', () => {
   const rest = Array.from({ length: 50 }, (_, i) => String(i + 4)).join(' ');
@@ -30,6 +37,26 @@ test('a signal never reaches a process that only has the same pid', () => {
   assert.equal(killProcess(process.pid, startTime + 1, 'SIGKILL'), false);
   assert.equal(killProcess(2 ** 22 + 1, 1, 'SIGKILL'), false);
 });
+
+for (const leads of [true, false]) {
+  test(`a process that leads ${leads ? 'a' : 'no'} group is killed ${leads ? 'with it' : 'alone'}`, async () => {
+    const script = 'sleep 1000 <&0 & echo $!; wait';
+    const child = spawn('/bin/sh', ['-c', script], { detached: leads, stdio: ['pipe', 'pipe', 'ignore'] });
+    const { pid = 0, stdout } = child;
+    const [said] = (await once(stdout, 'data')) as [Buffer];
+    const sleeper = Number(said.toString());
+    const startTime = readProcessStartTime(pid) ?? 0;
+    assert.equal(killProcessGroup(pid, startTime + 1), false);
+    const exited = once(child, 'exit');
+    const closed = once(stdout, 'close');
+    assert.equal(killProcessGroup(pid, startTime), true);
+    assert.deepEqual(await exited, [null, 'SIGKILL']);
+    if (!leads) assert.equal(process.kill(sleeper, 'SIGKILL'), true);
+    // The other one has its end of the pipe.
+    await closed;
+    assert.equal(killProcessGroup(pid, startTime), false);
+  });
+}
 
 test('threads that come before others do not have children and later threads come before them too', async (t) => {
   await access('/');

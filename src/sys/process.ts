@@ -109,3 +109,29 @@ export function killProcess(pid: number, startTime: number, signal: SignalName |
     closeFd(pidfd);
   }
 }
+
+/**
+ * Kills that very process and all that is in the process group that it leads, if it leads one: what it started, and
+ * what that has left. False when the process is gone; its group is not looked for then.
+ */
+export function killProcessGroup(pid: number, startTime: number): boolean {
+  const pidfd = openProcess(pid, startTime);
+  if (pidfd === undefined) return false;
+  try {
+    // It shall not end by itself in between: its number would be anybody's.
+    pidfdSendSignal(pidfd, 'SIGSTOP');
+    if (isSameProcess(pid, startTime)) killGroup(pid);
+    return pidfdSendSignal(pidfd, 'SIGKILL');
+  } finally {
+    closeFd(pidfd);
+  }
+}
+
+function killGroup(group: number): void {
+  try {
+    process.kill(-group, 'SIGKILL');
+  } catch (err) {
+    // It leads none.
+    if (!isErrno(err, 'ESRCH')) throw err;
+  }
+}

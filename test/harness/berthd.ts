@@ -21,8 +21,6 @@ const START_TIMEOUT_MS = patient(60_000);
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** `cgroupfs` or `systemd`: the cgroup driver of berthds whose test does not name one; on most machines it shows by itself. */
 const CGROUP_MANAGER = process.env['BERTH_TEST_CGROUP_MANAGER'];
-/** portmap leaves its empty base chains and the jumps to them for good, whatever runtime calls it. */
-const PORTMAP_BASE = /CNI-HOSTPORT-(DNAT|SETMARK|MASQ)/;
 
 /** How a test's berthd shall be. */
 export interface BerthdOptions {
@@ -119,6 +117,14 @@ export class TestBerthd implements AsyncDisposable {
     await promise;
   }
 
+  /** Starts a berthd anew that is gone, or that does not answer; true when that was so. */
+  async revive(): Promise<boolean> {
+    if (await this.#answers()) return false;
+    await this.end('SIGKILL');
+    await this.start();
+    return true;
+  }
+
   /** The running berthd's process. */
   get pid(): number {
     assert.ok(this.#process?.pid, 'berthd was not started');
@@ -212,14 +218,13 @@ export class TestBerthd implements AsyncDisposable {
     if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);
     writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
     this.network.free();
-    const after = readMachineState();
+    const own = IS_SHARED ? [this.root, this.state, bridge] : undefined;
+    const left = await assertNothingLeft(this.#before, own).catch((err: unknown) => err);
     this.#takeAwayRest();
     for (const folder of [this.state, this.root]) rmSync(folder, { recursive: true, force: true });
     assert.equal(problem, undefined);
     assert.deepEqual(traces, {}, 'left of pods that were removed');
-    const rules = after.rules.filter((rule) => !PORTMAP_BASE.test(rule));
-    const own = [this.root, this.state, bridge];
-    assertNothingLeft(this.#before, { ...after, rules }, IS_SHARED ? own : undefined);
+    if (left !== undefined) throw left;
   }
 
   /** What pods have left; it has been taken stock of, and the next test shall not trip over it. */
@@ -235,7 +240,7 @@ export class TestBerthd implements AsyncDisposable {
 
   /** What a failed test left running; a berthd that is gone is started once more for it. */
   async #removePods(): Promise<void> {
-    if (!(await this.#answers())) await this.start();
+    await this.revive();
     const { items } = await this.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
     for (const { id } of items) {
       await this.call(runtime.stopPodSandbox, { podSandboxId: id });

@@ -23,7 +23,11 @@ export class CriConnection {
 
   /** `endpoint` is `unix:///path`; nothing is sent before the first call. */
   constructor(endpoint: string) {
-    this.#client = new Client(endpoint, credentials.createInsecure(), { 'grpc.max_receive_message_length': -1 });
+    this.#client = new Client(endpoint, credentials.createInsecure(), {
+      'grpc.max_receive_message_length': -1,
+      // Others to the same socket may have met a server that was gone, and wait before they look again.
+      'grpc.use_local_subchannel_pool': 1,
+    });
   }
 
   /** Sends a request. Throws grpc's ServiceError, also when the signal aborts: the server then hears of it. */

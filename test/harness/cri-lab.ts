@@ -27,8 +27,11 @@ export type PodFields = NonNullable<Parameters<typeof PodSandboxConfig.create>[0
 export type ContainerFields = NonNullable<Parameters<typeof ContainerConfig.create>[0]>;
 
 /** A process that ends by itself is waited for this long. */
-const END_TIMEOUT_MS = 20_000;
-const COMMAND_SECONDS = BigInt(patient(20));
+const END_TIMEOUT_MS = 60_000;
+/** For what takes a moment, on a machine that does much else. */
+const EVENTUALLY_MS = 60_000;
+const LEAST_ASKED = 20;
+const COMMAND_SECONDS = BigInt(patient(60));
 const OWN_PID = { namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
 /** One line of a container's log. */
@@ -222,17 +225,25 @@ export function readLog(path: string): LogLine[] {
     });
 }
 
-/** Asks again and again until there is an answer; for what announces itself by nothing else. */
+/**
+ * Asks again and again until there is an answer; for what announces itself by nothing else. It gives up when the time
+ * is over, but not before it has asked some times: a machine that stands still is no reason.
+ */
 export async function eventually<T>(
   what: string,
   ask: () => Promise<T | undefined> | T | undefined,
-  timeoutMs = 10_000,
+  timeoutMs = EVENTUALLY_MS,
 ): Promise<T> {
-  const giveUpAt = performance.now() + patient(timeoutMs);
-  for (;;) {
+  const startedMs = performance.now();
+  const giveUpAt = startedMs + patient(timeoutMs);
+  for (let asked = 1; ; asked += 1) {
     const answer = await ask();
     if (answer !== undefined) return answer;
-    assert.ok(performance.now() < giveUpAt, `not within ${timeoutMs} ms: ${what}`);
+    const ms = Math.round(performance.now() - startedMs);
+    assert.ok(
+      asked < LEAST_ASKED || performance.now() < giveUpAt,
+      `not within ${ms} ms, asked ${asked} times: ${what}`,
+    );
     await delay(patient(10));
   }
 }

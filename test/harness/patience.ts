@@ -4,6 +4,12 @@
  */
 const SLOWNESS = process.env['BERTH_TEST_VM'] === undefined ? 1 : 6;
 
+/**
+ * A bound, in milliseconds, for what must not wait for something that takes minutes or never comes: far from both, so
+ * that it tells them apart on a machine that does much else.
+ */
+export const SOON_MS = 60_000;
+
 /** A budget of time, in whatever unit, for this machine: what it is on a real processor, and more on an emulated one. */
 export function patient(budget: number): number {
   return budget * SLOWNESS;

@@ -70,12 +70,19 @@ export class PodLab extends CriLab {
     return `${parent}/berth-${containerId}${this.isSystemd ? '.scope' : ''}`;
   }
 
-  /** Removes all pods, so that a test that failed halfway does not make the next one fail, and looks what is left. */
+  /**
+   * Removes all pods, so that a test that failed halfway does not make the next one fail, and looks what is left. A
+   * berthd that the test has left dead is started anew for the next one.
+   */
   async afterTest(test: object, kept: readonly string[] = []): Promise<void> {
-    if ('passed' in test && test.passed === false) process.stderr.write(`berthd's log:\n${this.berthd.log()}\n`);
+    const hasFailed = 'passed' in test && test.passed === false;
+    if (hasFailed) process.stderr.write(`berthd's log:\n${this.berthd.log()}\n`);
+    const log = this.berthd.log();
+    const wasDead = await this.berthd.revive();
     const { items } = await this.berthd.call(runtime.listPodSandbox, ListPodSandboxRequest.create());
     await Promise.all(items.flatMap(({ id }) => (kept.includes(id) ? [] : [this.removePod(id)])));
     if (kept.length === 0) this.berthd.assertNoTraces();
+    assert.ok(hasFailed || !wasDead, `berthd was gone after the test:\n${log}`);
   }
 
   async close(): Promise<void> {

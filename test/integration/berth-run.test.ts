@@ -7,6 +7,7 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 import { eventually } from '../harness/cri-lab.ts';
+import { SOON_MS } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
@@ -50,7 +51,7 @@ suite('berth run', { timeout: 120_000 }, () => {
     const toldMs = performance.now();
     child.kill('SIGTERM');
     assert.deepEqual(await ended, [130, null]);
-    assert.ok(performance.now() - toldMs < 2000, 'ended late');
+    assert.ok(performance.now() - toldMs < SOON_MS, 'ended late');
     assert.match(said, /^waiting up to 4 minutes for a network .*no valid CNI configuration/);
     lab.berthd.useNetwork();
     await networkIs(true);

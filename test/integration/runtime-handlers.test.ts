@@ -13,7 +13,7 @@ import { HandlerTrials } from '../../src/runtime/handler-trials.ts';
 import { Handlers, type ProbeDeps } from '../../src/runtime/handlers.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
-const signal = AbortSignal.timeout(60_000);
+const signal = AbortSignal.timeout(300_000);
 
 describe('handlers of this machine', () => {
   const processes = new Processes({ log: silentLogger, meter: silentMeter });
@@ -61,9 +61,9 @@ describe('handlers of this machine', () => {
       [],
     );
     assert.doesNotMatch(execFileSync('find', ['/sys/fs/cgroup', '-name', 'berth-trial*'], { encoding: 'utf8' }), /./);
-    const startedMs = performance.now();
-    assert.deepEqual(await trials.run([handlers.get('runc')], signal), first);
-    assert.ok(performance.now() - startedMs < 15, 'the second answer comes from the cache');
+    const none = { run: () => assert.fail('asked again'), start: () => assert.fail('tried again') };
+    const second = new HandlerTrials({ ...deps(), processes: none });
+    assert.deepEqual(await second.run([handlers.get('runc')], signal), first);
     assert.match(readFileSync(join(folder, 'handler-trials.json'), 'utf8'), /"passed":true/);
   });
 

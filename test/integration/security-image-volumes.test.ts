@@ -20,6 +20,7 @@ import {
 import { readMounts } from '../../src/sys/mount.ts';
 import { buildBusyboxLayout } from '../fakes/images.ts';
 import { type ContainerFields, eventually } from '../harness/cri-lab.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
@@ -186,7 +187,8 @@ for (const handler of ['runc', 'crun'] as const) {
       const namespaceOptions = { pid: NamespaceMode.CONTAINER, usernsOptions: MAPPED };
       const other = await lab.runPod(lab.podConfig({ linux: { securityContext: { namespaceOptions } } }));
       const flag = join(hooks, 'flag');
-      writeFileSync(join(hooks, 'program'), `#!/bin/sh\n: > ${flag}\nsleep 1000\n`, { mode: 0o755 });
+      const program = `#!/bin/sh\necho $$ > ${flag}.new\nmv ${flag}.new ${flag}\nsleep 1000\n`;
+      writeFileSync(join(hooks, 'program'), program, { mode: 0o755 });
       const hook = { path: join(hooks, 'program'), args: ['program'], env: ['PATH=/usr/bin:/bin'] };
       const file = { version: '1.0.0', hook, when: { always: true }, stages: ['createRuntime'] };
       writeFileSync(join(hooks, 'slow.json'), JSON.stringify(file));
@@ -200,9 +202,12 @@ for (const handler of ['runc', 'crun'] as const) {
         assert.equal(mountsOfVolumes().length, 1);
         await lab.berthd.end('SIGKILL');
         await failed;
+        const hookPid = readFileSync(flag, 'utf8').trim();
         rmSync(flag);
+        assert.ok(isAlive(hookPid), 'the runtime goes on without berthd');
         await lab.berthd.start();
         assert.deepEqual(mountsOfVolumes(), []);
+        await eventually('the hook ends with its runtime', () => !isAlive(hookPid) || undefined);
       }
       rmSync(join(hooks, 'slow.json'));
       assert.equal(

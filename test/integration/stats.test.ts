@@ -31,6 +31,8 @@ import { mountHugetlb } from './runtime-lab.ts';
 const MIB = 1024 * 1024;
 /** What a program that never waits gets of a core at least, however busy the machine is. */
 const BUSY_NANO_CORES = 20_000_000n;
+/** Keeps 24 MiB, which the kernel fills, because nobody reads what dd would write. */
+const EATER = 'dd if=/dev/zero bs=24M count=1 | sleep 1000';
 /** What every metric is labelled with, then those with labels of their own. */
 const BASE_LABELS = ['id', 'name', 'image', 'namespace', 'pod', 'container'];
 const METRICS: Readonly<Record<string, readonly string[]>> = {
@@ -63,6 +65,14 @@ const METRICS: Readonly<Record<string, readonly string[]>> = {
   container_hugetlb_usage_bytes: ['pagesize'],
   container_hugetlb_max_usage_bytes: ['pagesize'],
   container_ulimits_soft: ['ulimit'],
+};
+/** What a file says, which the kernel may not let us read; for messages. */
+const readable = (file: string): string => {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch (err) {
+    return String(err);
+  }
 };
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 const limited = (memoryLimitInBytes: bigint) => ({ linux: { resources: { memoryLimitInBytes } } });
@@ -187,9 +197,8 @@ for (const handler of ['runc', 'crun'] as const) {
 
     test('memory that a container fills is seen, and what is left below its limit', async () => {
       const limit = BigInt(64 * MIB);
-      // The shell keeps 20 MB in a variable.
       const eater = await lab.start(pod, {
-        ...script("x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 1000; true"),
+        ...script(EATER),
         ...limited(limit),
       });
       const { memory, swap, attributes } = await eventually('it has eaten', async () => {
@@ -201,7 +210,7 @@ for (const handler of ['runc', 'crun'] as const) {
       assert.ok(workingSet > 20e6 && workingSet < 64 * MIB, `${workingSet} bytes`);
       assert.ok(num(memory.usageBytes) >= workingSet);
       assert.equal(num(memory.availableBytes), 64 * MIB - workingSet);
-      assert.ok(num(memory.pageFaults) > 4000, 'at least one for each page');
+      assert.ok(num(memory.pageFaults) >= 10, 'at least one for each page, be they huge ones');
       assert.ok(num(memory.majorPageFaults) >= 0);
       if (swap) assert.ok(num(swap.swapUsageBytes) >= 0 && num(swap.swapAvailableBytes) >= 0);
       const without = await lab.start(pod);
@@ -280,7 +289,7 @@ for (const handler of ['runc', 'crun'] as const) {
     test('pods that share a cgroup have figures of their own', async () => {
       const [one, two] = [await lab.runPod(), await lab.runPod()];
       await lab.start(two);
-      const eater = await lab.start(two, script("x=$(head -c 20000000 /dev/zero | tr '\\0' x); sleep 1000; true"));
+      const eater = await lab.start(two, script(EATER));
       await eventually('it has eaten', async () => num((await statsOf(eater)).memory?.rssBytes) > 20e6 || undefined);
       const [small, large] = [await podStats(one), await podStats(two)];
       assert.ok(num(small.linux?.memory?.workingSetBytes) < 10e6);
@@ -473,8 +482,11 @@ for (const handler of ['runc', 'crun'] as const) {
     });
 
     test('a process that is killed for lack of memory is counted', async () => {
+      // The kernel fills dd's buffer at once, and takes it for its victim and not the shell, which waits.
       const id = await lab.start(pod, {
-        ...script('while :; do sh -c \'x=$(head -c 60000000 /dev/zero | tr "\\\\0" x)\'; sleep 0.2; done'),
+        ...script(
+          '(echo 1000 > /proc/self/oom_score_adj; exec dd if=/dev/zero of=/dev/null bs=96M count=1); exec sleep 1000',
+        ),
         ...limited(BigInt(24 * MIB)),
       });
       const isCounted = async (): Promise<true | undefined> => {
@@ -482,8 +494,16 @@ for (const handler of ['runc', 'crun'] as const) {
         const killed = metrics?.find(({ name }) => name === 'container_oom_events_total')?.value;
         return (killed?.value ?? 0n) > 0n || undefined;
       };
-      // A shell fills its memory byte by byte, and on a busy machine that takes long.
-      await eventually('the kernel has killed one', isCounted, 60_000);
+      await eventually('the kernel has killed one', isCounted).catch(async (err: unknown) => {
+        const { state, exitCode, reason, logPath } = await lab.status(id);
+        const own = lab.cgroupOf(id, ownCgroup);
+        const files = globSync([
+          `/sys/fs/cgroup/memory${own}/memory.*`,
+          `/sys/fs/cgroup${own}/{memory.*,cgroup.procs}`,
+        ]);
+        const facts = files.map((file) => `${file}: ${readable(file)}`).join('\n');
+        throw new Error(`state ${state} ${exitCode} ${reason}\n${readable(logPath)}\n${facts}`, { cause: err });
+      });
     });
 
     test('one whose cgroup is not to be read costs the others nothing', async () => {
