@@ -183,7 +183,12 @@ export class TestBerthd implements AsyncDisposable {
     return join(this.root, 'berthd.log');
   }
 
-  /** The last lines of its log. */
+  /** All that it, and those before it, have logged. */
+  wholeLog(): string {
+    return readFileSync(this.logFile, 'utf8');
+  }
+
+  /** The last lines of its log, for messages. */
   log(): string {
     return readFileSync(this.logFile, 'utf8').split('\n').slice(-30).join('\n');
   }

@@ -162,15 +162,24 @@ function readPids(cgroup: string): string[] {
 export function readCgroups(root = '/sys/fs/cgroup'): string[] {
   const found: string[] = [];
   const walk = (folder: string): void => {
-    for (const entry of readdirSync(folder, { withFileTypes: true })) {
-      if (!entry.isDirectory()) continue;
-      const path = join(folder, entry.name);
+    for (const name of foldersIn(folder)) {
+      const path = join(folder, name);
       found.push(path);
       walk(path);
     }
   };
   walk(root);
   return found.sort();
+}
+
+/** None when somebody has removed the folder meanwhile. */
+function foldersIn(folder: string): string[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+  } catch (err) {
+    if (err instanceof Error && 'code' in err && (err.code === 'ENOENT' || err.code === 'ENODEV')) return [];
+    throw err;
+  }
 }
 
 /** Kills what is in cgroups, of whichever hierarchy, that have one of these texts in their paths. */

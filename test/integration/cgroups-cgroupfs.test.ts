@@ -10,7 +10,7 @@ import { xattrMarks } from '../../src/runtime/cgroups/cgroup-marks.ts';
 import { CgroupTree } from '../../src/runtime/cgroups/cgroup-tree.ts';
 import { CgroupfsDriver } from '../../src/runtime/cgroups/cgroupfs-driver.ts';
 import { cgroupFile, cgroupOf, readHierarchies } from '../../src/runtime/cgroups/hierarchies.ts';
-import { patient } from '../harness/patience.ts';
+import { SOON_MS } from '../harness/patience.ts';
 import { makeBundle } from './oci-bundle.ts';
 
 // The cgroupfs driver on the hierarchies that this machine really has. Needs root.
@@ -137,7 +137,7 @@ test('runc puts its container where Berth looks for it, in every hierarchy, and 
     assert.equal(container.pids().length, 1);
     assert.equal(container.oomKills(), 0);
     runc('start', id);
-    const deadline = Date.now() + patient(20_000);
+    const deadline = Date.now() + SOON_MS;
     // No event to wait for here: the count is what is tested.
     while (container.oomKills() === 0 && Date.now() < deadline) await new Promise(setImmediate);
     assert.equal(container.oomKills(), 1);

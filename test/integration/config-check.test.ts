@@ -188,7 +188,7 @@ suite('a node with berthd', { timeout: 60_000 }, () => {
     await berthd.start();
     assert.match(finding().found, /^error no image can be pulled/);
     const told = berthd
-      .log()
+      .wholeLog()
       .split('\n')
       .filter((line) => /"level":"?(warn|40)/.test(line) && line.includes('registries.conf'));
     assert.equal(told.filter((line) => line.includes('nothing holds')).length, 1);

@@ -9,6 +9,7 @@ import { buildBusyboxLayout, pushLayout, startRegistry, type TestRegistry } from
 import { addNginx } from '../fakes/nginx.ts';
 import { TestBerthd } from '../harness/berthd.ts';
 import { crictl, findCrictl } from '../harness/crictl.ts';
+import { SOON_MS } from '../harness/patience.ts';
 
 const PAGE = 'nginx in a pod\n';
 const found = findCrictl();
@@ -101,7 +102,7 @@ suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing :
 
   test('logs show what a container has written', async () => {
     const { pod, container } = await start('writer', { command: ['sh', '-c', 'echo one; echo two >&2; sleep 1000'] });
-    const giveUpAt = Date.now() + 10_000;
+    const giveUpAt = Date.now() + SOON_MS;
     while (!/one/.test(await run('logs', container)) && Date.now() < giveUpAt) await delay(20);
     assert.match(await run('logs', container), /one/);
     await run('rmp', '--force', pod);
@@ -127,7 +128,7 @@ suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing :
 });
 
 async function fetchPage(ip: string): Promise<string> {
-  const giveUpAt = Date.now() + 10_000;
+  const giveUpAt = Date.now() + SOON_MS;
   for (;;) {
     try {
       return await (await fetch(`http://${ip}/`)).text();

@@ -8,6 +8,7 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 import { findCrictl } from '../harness/crictl.ts';
+import { SOON_MS } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const deploy = fileURLToPath(new URL('../../deploy', import.meta.url));
@@ -114,7 +115,7 @@ suite('files of deploy/', { skip: missing.length > 0 ? `no CNI plugins ${missing
 
 async function page(ip: string, port: number): Promise<string> {
   const host = ip.includes(':') ? `[${ip}]` : ip;
-  const giveUpAt = Date.now() + 10_000;
+  const giveUpAt = Date.now() + SOON_MS;
   for (;;) {
     try {
       return await (await fetch(`http://${host}:${port}/`, { signal: AbortSignal.timeout(5000) })).text();

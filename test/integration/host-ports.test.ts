@@ -77,6 +77,6 @@ suite('host ports', { timeout: 120_000 }, () => {
     await noticed;
     server.close();
     await once(server, 'close');
-    assert.match(lab.berthd.log(), /a process of the host has the host port of this pod too/);
+    assert.match(lab.berthd.wholeLog(), /a process of the host has the host port of this pod too/);
   });
 });

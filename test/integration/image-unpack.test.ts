@@ -31,6 +31,7 @@ import { fgetxattr, fsetxattr, lgetxattrat, lsetxattrat } from '../../src/sys/xa
 import { LayerLab, sha256 } from '../fakes/layer-lab.ts';
 import { openFdCount } from '../fakes/process-facts.ts';
 import { type FakeMember, tarBytes } from '../fakes/tar-bytes.ts';
+import { SOON_MS } from '../harness/patience.ts';
 
 const never = new AbortController().signal;
 const skip = process.getuid?.() === 0 ? false : 'needs root';
@@ -441,7 +442,7 @@ describe('unpacked layers', { skip }, () => {
     };
     Object.assign(lab.workers, { run: gated });
     try {
-      const late = new Promise((resolve) => setTimeout(resolve, 20_000, 'late').unref());
+      const late = new Promise((resolve) => setTimeout(resolve, SOON_MS, 'late').unref());
       assert.equal(await Promise.race([lab.unpack(tar), late]), diffId);
       assert.deepEqual(held, ['discard']);
     } finally {

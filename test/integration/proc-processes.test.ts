@@ -12,6 +12,7 @@ import { Processes } from '../../src/proc/processes.ts';
 import { createPipe } from '../../src/sys/pipe.ts';
 import { isSameProcess, readProcessStartTime } from '../../src/sys/process.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
+import { SOON_MS } from '../harness/patience.ts';
 
 const never = new AbortController().signal;
 const second = { timeoutMs: 10_000 };
@@ -284,11 +285,11 @@ function stateOf(pid: number): string | undefined {
 
 async function waitGone(pid: number): Promise<void> {
   const startTime = readProcessStartTime(pid);
-  if (startTime !== undefined) await processes.exitOf(pid, startTime, AbortSignal.timeout(5000));
+  if (startTime !== undefined) await processes.exitOf(pid, startTime, AbortSignal.timeout(SOON_MS));
   assert.ok(startTime === undefined || !isSameProcess(pid, startTime) || stateOf(pid) === 'Z');
 }
 
 async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 500 && !condition(); i++) await delay(10);
+  for (let i = 0; i < 6000 && !condition(); i++) await delay(10);
   assert.ok(condition());
 }

@@ -120,7 +120,7 @@ suite('registries of a node', {
     const failed = await lab.berthd.fails(images.pullImage, request(image, login()));
     assert.match(failed.details, /without credentials/, 'what is for the registry is not for its mirror');
     // The password itself is a part of folders' names.
-    assert.ok(!lab.berthd.log().includes(auth));
+    assert.ok(!lab.berthd.wholeLog().includes(auth));
   });
 
   test('an image runs when its key has signed it, and no other image does', async () => {

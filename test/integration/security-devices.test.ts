@@ -174,7 +174,7 @@ for (const handler of ['runc', 'crun'] as const) {
     test('a file that is no hook is left out, and told', async () => {
       writeFileSync(join(hooks, 'broken.json'), '{');
       assert.equal(await lab.output(pod, script('echo ran')), 'ran');
-      assert.match(lab.berthd.log(), /hooks that cannot be used are left out/);
+      assert.match(lab.berthd.wholeLog(), /hooks that cannot be used are left out/);
       const { findings } = await lab.berthd.call(AdminService.checkConfig, CheckConfigRequest.create());
       assert.ok(findings.some(({ subject }) => subject === join(hooks, 'broken.json')));
     });
