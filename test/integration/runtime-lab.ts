@@ -216,7 +216,7 @@ export class Lab implements AsyncDisposable {
   }
 
   async remove(id: string): Promise<void> {
-    const signal = AbortSignal.timeout(20_000);
+    const signal = AbortSignal.timeout(60_000);
     await this.runtime.delete(id, { force: true }, signal);
     const made = this.#made.get(id);
     if (made) {
