@@ -106,7 +106,7 @@ test('killAll ends what is in the cgroup and below', async () => {
   const inner = `${cgroup.path}/inner`;
   const tree = new CgroupTree(hierarchies, xattrMarks);
   const processes = [startProcess('sleep', '60'), startProcess('sleep', '60')];
-  // Before the inner one is made: a cgroup of v2 that hands controllers down takes no processes.
+  // Before the inner one is made: on v2 what has processes hands no controllers down, and the other way round.
   await tree.addProcess(cgroup.path, processes[0]?.pid ?? 0);
   tree.make(inner);
   await tree.addProcess(inner, processes[1]?.pid ?? 0);

@@ -252,7 +252,8 @@ export class CgroupTree {
       const missing = readWords(cgroupFile(hierarchy, path, 'cgroup.controllers')).filter(
         (controller) => DELEGATED.includes(controller) && !handedDown.includes(controller),
       );
-      // One by one: a controller that is refused (EBUSY where processes are in the way) must not stop the others.
+      if (missing.length === 0 || hasProcessesInTheWay(cgroupFile(hierarchy, path))) continue;
+      // One by one: a controller that is refused must not stop the others.
       for (const controller of missing) tryWrite(control, `+${controller}`);
     }
   }
@@ -332,6 +333,12 @@ async function writeAside(file: string, text: string): Promise<void> {
   } finally {
     closeSync(fd);
   }
+}
+
+// Of a cgroup with processes the kernel hands down cpu, cpuset and pids alone, and what is below takes no processes then
+// (cgroup-v2.rst, "Threads": "domain invalid"). The root, which may have both, has no type.
+function hasProcessesInTheWay(folder: string): boolean {
+  return readText(join(folder, 'cgroup.type')) !== undefined && readText(join(folder, 'cgroup.procs')) !== '';
 }
 
 function tryWrite(file: string, value: string): void {

@@ -36,6 +36,20 @@ test('v2: makes parent and cgroup, hands missing controllers down', async () => 
   assert.deepEqual(cgroups.threadPlacement(cgroup), { enter: [], leave: [], procs: cgroups.procsFiles(cgroup) });
 });
 
+test('v2: what has processes hands nothing down: what is below it would take none', async () => {
+  const busy = join(root, 'busy');
+  mkdirSync(busy);
+  writeFileSync(join(busy, 'cgroup.type'), 'domain\n');
+  writeFileSync(join(busy, 'cgroup.controllers'), 'cpu memory\n');
+  writeFileSync(join(busy, 'cgroup.subtree_control'), '');
+  writeFileSync(join(busy, 'cgroup.procs'), '7\n');
+  await cgroups.createSandbox({ parent: '/busy', sandboxId: 'a' });
+  assert.equal(readFileSync(join(busy, 'cgroup.subtree_control'), 'utf8'), '');
+  writeFileSync(join(busy, 'cgroup.procs'), '');
+  await cgroups.createSandbox({ parent: '/busy', sandboxId: 'b' });
+  assert.equal(readFileSync(join(busy, 'cgroup.subtree_control'), 'utf8'), '+memory');
+});
+
 test('v2: pod limits go to a parent that Berth makes, in the units of v2', async () => {
   const resources = { cpuShares: 1024, cpuQuotaUs: 50_000, memoryLimitBytes: 1 << 20, hugepageLimits: [], unified: {} };
   await cgroups.createSandbox({ parent: '/own', sandboxId: 'a' });
