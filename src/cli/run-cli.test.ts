@@ -600,6 +600,46 @@ suite('pulls', () => {
     assert.match(none.err, /image other is not here/);
   });
 
+  test('prune says so when there is nothing, and what it does not know', async () => {
+    const folder = { kind: 'folder', name: 'x', reason: 'left', bytes: 0n, problem: '' };
+    const pruned = async (items: readonly (typeof folder)[], ...args: readonly string[]): Promise<string> =>
+      (
+        await runWith(
+          node().on(AdminService.pruneImages, () => ({ items: [...items] })),
+          'image',
+          'prune',
+          ...args,
+        )
+      ).err;
+    assert.equal(await pruned([]), 'nothing to remove; --all takes images too that no container uses\n');
+    assert.equal(await pruned([], '--all'), 'nothing to remove\n');
+    assert.equal(await pruned([folder, { ...folder, bytes: 2048n }]), 'at least 2.0 KiB freed\n');
+    assert.equal(await pruned([], '--json'), '');
+  });
+
+  test('what names no image is told without the field of the request, and who uses one how to see that', async () => {
+    const bad = 'image.image: "Bad//x" is not an image reference';
+    const caller = node()
+      .on(images.imageStatus, ({ image }) => {
+        if (image?.image === 'web:v1') return { image: Image.create({ id: ID.image }), info: {} };
+        throw new CliError(image?.image === '' ? 'image.image: is empty' : bad, undefined, {
+          code: status.INVALID_ARGUMENT,
+        });
+      })
+      .on(images.pullImage, () => {
+        throw new CliError(bad, undefined, { code: status.INVALID_ARGUMENT });
+      })
+      .on(images.removeImage, () => {
+        throw new CliError('image x is in use by container y', undefined, { code: status.FAILED_PRECONDITION });
+      });
+    const told = 'berth: "Bad//x" is not an image reference\n';
+    for (const verb of ['rm', 'inspect', 'pull'])
+      assert.equal((await runWith(caller, 'image', verb, 'Bad//x')).err.split('\n').at(-2), told.trimEnd(), verb);
+    assert.equal((await runWith(caller, 'image', 'rm', '')).err, 'berth: the name of the image is empty\n');
+    const used = await runWith(caller, 'image', 'rm', 'web:v1');
+    assert.match(used.err, /^berth: image x is in use by container y\n {2}berth ps -a shows it .*berth rm POD/);
+  });
+
   test('prune shows what goes and why, and fails when something stays', async () => {
     const item = { kind: 'blob', name: 'x', reason: 'a pull failed', bytes: 1024n, problem: '' };
     const asked: unknown[] = [];
@@ -609,7 +649,9 @@ suite('pulls', () => {
     });
     const dry = await runWith(caller, 'image', 'prune', '--dry-run');
     assert.deepEqual([dry.exitCode, dry.out], [0, 'KIND  NAME  SIZE     WHY\nblob  x     1.0 KiB  a pull failed\n']);
-    assert.equal((await runWith(caller, 'image', 'prune', '--all')).exitCode, 1);
+    assert.equal(dry.err, '1.0 KiB would be freed; nothing was removed\n');
+    const { exitCode, err } = await runWith(caller, 'image', 'prune', '--all');
+    assert.deepEqual([exitCode, err], [1, '0 B freed; 1 of 1 could not be removed\n']);
     assert.deepEqual(asked, [
       { dryRun: true, unusedImages: false },
       { dryRun: false, unusedImages: true },

@@ -41,14 +41,15 @@ export class ImageRemoval {
   /** As Images.remove(), of one that is here. */
   async remove(image: StoredImage, patience?: AbortSignal): Promise<void> {
     const users = this.#parts.usersOf(image.id);
+    const what = image.tags[0] === undefined ? `image ${image.id}` : `image ${image.tags[0]} (${image.id})`;
     if (users.length > 0) {
-      throw new BerthError('precondition', `image ${image.id} is in use by container ${users.slice(0, 5).join(', ')}`);
+      throw new BerthError('precondition', `${what} is in use by container ${users.slice(0, 5).join(', ')}`);
     }
     const [mounted] = this.#parts.mountsOf(image.id);
     if (mounted !== undefined) {
       throw new BerthError(
         'precondition',
-        `image ${image.id} is mounted at ${mounted}; berth image unmount ${mounted} takes that away`,
+        `${what} is mounted at ${mounted}; berth image unmount ${mounted} takes that away`,
       );
     }
     await this.forget(image, patience);

@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 
 import { status } from '@grpc/grpc-js';
 
-import { AdminService, type PullLayer } from '../../../proto/gen/berth/admin.ts';
+import { AdminService, type PrunedItem, type PullLayer } from '../../../proto/gen/berth/admin.ts';
 import {
   type Image,
   ImageServiceService,
@@ -15,7 +15,7 @@ import { age, bytes, json, shortId, timeLeft } from '../output.ts';
 import { PullDisplay } from '../pull-display.ts';
 import { print, type Session } from '../session.ts';
 import { openArchiveInput } from './archive-input.ts';
-import { notHere } from './image-not-here.ts';
+import { notHere, orNotHere } from './image-not-here.ts';
 
 /** A pull ends when it makes no progress; the client waits as long as that takes. */
 const PULL_TIMEOUT_MS = 3_600_000;
@@ -68,12 +68,14 @@ export async function pullImage(session: Session, reference: string, credentials
   session.output.out(session.json ? json({ id: imageRef }) : `${imageRef}\n`);
 }
 
-/** A pull, whose error tells what becomes of it when berthd is stopped. */
+/** A pull, whose error tells what becomes of it when berthd is stopped, and names no field of the request. */
 async function whileItRuns<T>(pulled: Promise<T>): Promise<T> {
   try {
     return await pulled;
   } catch (err) {
-    if (!(err instanceof CliError) || err.code !== status.CANCELLED) throw err;
+    if (!(err instanceof CliError)) throw err;
+    if (err.code === status.INVALID_ARGUMENT) return await orNotHere(Promise.reject(err));
+    if (err.code !== status.CANCELLED) throw err;
     throw reworded(err, err.message, 'the pull, repeated when berthd runs again, goes on where it was');
   }
 }
@@ -119,7 +121,7 @@ export async function showPulls(session: Session): Promise<void> {
 /** `berth image inspect REFERENCE`: all that is known of an image, as JSON. Throws for one that is not here. */
 export async function inspectImage(session: Session, reference: string): Promise<void> {
   const request = ImageStatusRequest.create({ image: { image: reference }, verbose: true });
-  const { image, info } = await session.connection.call(ImageServiceService.imageStatus, request);
+  const { image, info } = await orNotHere(session.connection.call(ImageServiceService.imageStatus, request));
   if (!image) throw notHere(reference);
   const more = Object.fromEntries(Object.entries(info).map(([key, text]) => [key, parsed(text)]));
   session.output.out(json({ ...image, info: more }));
@@ -151,7 +153,18 @@ export async function pruneImages(session: Session, { dryRun, all }: PruneOption
     problem ? `${reason}; not removed: ${problem}` : reason,
   ]);
   print(session, items, ['KIND', 'NAME', 'SIZE', 'WHY'], rows);
+  if (!session.json) session.output.err(`${pruneSummary(items, { dryRun, all })}\n`);
   return items.some(({ problem }) => problem !== '') ? 1 : 0;
+}
+
+function pruneSummary(items: readonly PrunedItem[], { dryRun, all }: PruneOptions): string {
+  if (items.length === 0) return `nothing to remove${all ? '' : '; --all takes images too that no container uses'}`;
+  const gone = items.filter(({ problem }) => problem === '');
+  const known = bytes(gone.reduce((sum, item) => sum + Number(item.bytes), 0));
+  const space = `${gone.some((item) => item.bytes === 0n) ? 'at least ' : ''}${known}`;
+  if (dryRun) return `${space} would be freed; nothing was removed`;
+  const left = items.length - gone.length;
+  return `${space} freed${left === 0 ? '' : `; ${left} of ${items.length} could not be removed`}`;
 }
 
 /**
@@ -165,7 +178,7 @@ export async function removeImages(session: Session, references: readonly string
       const image = await findImage(session, reference);
       // By its id: a name may mean another image by now.
       const request = RemoveImageRequest.create({ image: { image: image.id } });
-      await session.connection.call(ImageServiceService.removeImage, request);
+      await orInUse(session.connection.call(ImageServiceService.removeImage, request));
       removed.push({ id: image.id, names: [...image.repoTags, ...image.repoDigests] });
     }
   } finally {
@@ -173,9 +186,18 @@ export async function removeImages(session: Session, references: readonly string
   }
 }
 
+async function orInUse<T>(call: Promise<T>): Promise<T> {
+  try {
+    return await call;
+  } catch (err) {
+    const isInUse = err instanceof CliError && err.code === status.FAILED_PRECONDITION && /in use by/.test(err.message);
+    throw isInUse ? reworded(err, err.message, 'berth ps -a shows it with its pod; berth rm POD removes both') : err;
+  }
+}
+
 async function findImage({ connection }: Session, reference: string): Promise<Image> {
   const request = ImageStatusRequest.create({ image: { image: reference } });
-  const { image } = await connection.call(ImageServiceService.imageStatus, request);
+  const { image } = await orNotHere(connection.call(ImageServiceService.imageStatus, request));
   if (!image) throw notHere(reference);
   return image;
 }

@@ -6,6 +6,7 @@ import { CliError } from '../cli-error.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
 import { orNotThere, readConfig } from './config.ts';
+import { orNotHere } from './image-not-here.ts';
 
 /**
  * `berth config check IMAGE`: which places a pull would ask, in which order, how and why; where no berthd runs, by the
@@ -17,7 +18,7 @@ export async function checkImage(
   { namespace, config }: { readonly namespace: string; readonly config?: string },
 ): Promise<number> {
   const request = PlanPullRequest.create({ image, namespace });
-  const running = await orNotThere(session.connection.call(AdminService.planPull, request));
+  const running = await orNotThere(orNotHere(session.connection.call(AdminService.planPull, request)));
   const plans: readonly PlannedPull[] = running?.plans ?? (await planOnNode(session, image, { namespace, config }));
   const note = running ? '' : 'no berthd answers; this is what one would do by the files on this node\n\n';
   session.output.out(session.json ? json({ plans }) : note + plans.map(inWords).join('\n'));
