@@ -80,12 +80,11 @@ export function packDebian(tree: Tree, control: string, scripts: string, epochSe
   write('control', control);
   write('md5sums', sums.join(''));
   write('conffiles', conffiles.join(''));
-  for (const name of ['preinst', 'postinst', 'prerm', 'postrm'])
-    write(name, readFileSync(join(scripts, name), 'utf8'), 0o755);
+  for (const name of ['postinst', 'prerm', 'postrm']) write(name, readFileSync(join(scripts, name), 'utf8'), 0o755);
   tree.settle(epochSeconds);
   rmSync(output, { force: true });
   // zstd, which Debian 12 is the first to read: xz makes a quarter less to download, but takes ten times as long to
-  // unpack, and berthd is stopped meanwhile. One thread: several cut the work in pieces, as many as the machine has.
+  // unpack. One thread: several cut the work in pieces, as many as the machine has.
   const args = ['--root-owner-group', '-Zzstd', '-z9', '--threads-max=1', '--build', tree.top, output];
   execFileSync('dpkg-deb', args, {
     timeout: PACK_TIMEOUT_MS,

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { type Bundle, bundle, readPackage, SEPARATE_PACKAGES } from './bundle.ts';
@@ -22,15 +23,19 @@ export interface ProgramParts {
 
 /**
  * Puts the program into a folder of the tree, complete: the bundled code, the native programs and modules, Node and two
- * start scripts in bin/. It runs wherever that folder is. Needs the checkout to be built.
+ * start scripts in bin/. It runs wherever that folder is. Needs the checkout to be built. The code is in a folder named
+ * after the version: while another version is unpacked beside it, a berthd that runs finds what it has not loaded yet.
  */
 export async function addProgram(
   tree: Tree,
   folder: string,
   { top, version }: ProgramParts,
 ): Promise<Pick<Bundle, 'packages'>> {
-  const made = await bundle(top, join(tree.top, folder, 'dist/src'));
-  for (const name of ['berthd', 'berth']) tree.copy(join(top, 'packaging/bin', name), join(folder, 'bin', name), true);
+  const made = await bundle(top, join(tree.top, folder, version, 'src'));
+  for (const name of ['berthd', 'berth']) {
+    const script = readFileSync(join(top, 'packaging/bin', name), 'utf8');
+    tree.file(join(folder, 'bin', name), script.replace('$root/VERSION/', `$root/${version}/`), true);
+  }
   for (const name of ['pause', 'exec-monitor'])
     tree.copy(join(top, 'dist/native', name), join(folder, 'native', name), true);
   const { name, license } = readPackage(top);
@@ -38,7 +43,7 @@ export async function addProgram(
   tree.file(join(folder, 'package.json'), `${JSON.stringify(own, undefined, 2)}\n`);
 
   const platform = `linux-${process.arch}`;
-  const modules = join(folder, 'node_modules');
+  const modules = join(folder, version, 'node_modules');
   for (const separate of SEPARATE_PACKAGES)
     tree.copyFolder(join(top, 'node_modules', separate), join(modules, separate), LOADED[separate]);
   const koffi = `@koromix/koffi-${platform}`;

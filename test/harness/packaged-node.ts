@@ -23,6 +23,7 @@ case "$1" in
     for try in $(seq 600); do berth version >/dev/null 2>&1 && break; sleep 0.1; done
     ;;
   stop)
+    ls -d /usr/lib/berth/[0-9]* >/var/tmp/unpacked-at-stop 2>&1
     [ -s /run/berthd.pid ] || exit 0
     pid=$(cat /run/berthd.pid)
     kill "$pid" && while kill -0 "$pid" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$pid/status"; do sleep 0.05; done

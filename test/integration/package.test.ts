@@ -145,6 +145,12 @@ suite('package', { timeout: 1_800_000 }, () => {
 
       await node.run('dpkg -i /given/new.deb');
       assert.match(await node.run('cat /var/tmp/invoked'), /\nstop berthd.service\nstart berthd.service$/);
+      assert.equal(
+        await node.run('cat /var/tmp/unpacked-at-stop'),
+        `/usr/lib/berth/${OLD}\n/usr/lib/berth/${NEW}`,
+        'it was stopped when its successor was there, and with all that it may still load',
+      );
+      assert.equal(await node.run('ls -d /usr/lib/berth/[0-9]*'), `/usr/lib/berth/${NEW}`);
       assert.match(await node.run('berth version'), /0\.1\.0~test2/);
       assert.equal(await node.run(processes), before, 'the same processes');
       assert.equal(await node.run('berth exec counts echo here'), 'here');
