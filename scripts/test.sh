@@ -71,10 +71,10 @@ if [ ${#unit[@]} = 0 ] || [ ${#integration[@]} = 0 ]; then
   stumbled=$((stumbled + 1))
 fi
 echo "== unit tests: ${#unit[@]} files"
-run_tests unit 2 600 "${unit[@]}"
+run_tests unit 2 1800 "${unit[@]}"
 echo "== integration tests: ${#integration[@]} files"
 # One by one: they share the kernel, and one that hangs must not take the others along.
-for file in "${integration[@]}"; do run_tests "$(basename "$file" .test.ts)" 1 600 "$file"; done
+for file in "${integration[@]}"; do run_tests "$(basename "$file" .test.ts)" 1 1200 "$file"; done
 echo "== conformance: the own suite"
 if ! timeout --kill-after=10 900 node test/critest/own/run.ts --summary "$summaries/own-suite" </dev/null &&
   ! grep -q '^# fail [1-9]' "$summaries/own-suite" 2>/dev/null; then

@@ -534,7 +534,7 @@ test('no network: not ready, with what to do; ADD says the same', async () => {
   assert.match(status.message, /no valid CNI configuration in .*net\.d; put a network's \.conflist file there/);
   await assert.rejects(cni.add(pod(), never), { kind: 'precondition', message: status.message });
   const told: string[] = [];
-  const ready = cni.waitReady(AbortSignal.timeout(10_000), (problem) => told.push(problem));
+  const ready = cni.waitReady(AbortSignal.timeout(120_000), (problem) => told.push(problem));
   configure();
   await ready;
   await cni.waitReady(never, (problem) => told.push(problem));

@@ -59,7 +59,7 @@ function write(file: string, text: string): void {
 }
 
 function deadline(): AbortSignal {
-  return AbortSignal.timeout(10_000);
+  return AbortSignal.timeout(120_000);
 }
 
 /** Resolves when the condition holds; it is looked at after each line that is logged. */

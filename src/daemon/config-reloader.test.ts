@@ -8,7 +8,7 @@ import { silentLogger } from '../base/log.ts';
 import { type Config, loadConfig } from '../config/load-config.ts';
 import { ConfigReloader } from './config-reloader.ts';
 
-suite('reloading', { timeout: 20_000 }, () => {
+suite('reloading', { timeout: 120_000 }, () => {
   let folder: string;
   let file: string;
   let reloader: ConfigReloader;

@@ -21,7 +21,7 @@ import { ServedMetrics } from './served-metrics.ts';
 
 const HANDLERS = { name: 'next' } as unknown as Handlers;
 
-suite('taking over a configuration', { timeout: 20_000 }, () => {
+suite('taking over a configuration', { timeout: 120_000 }, () => {
   let folder: string;
   let file: string;
   let running: Config;

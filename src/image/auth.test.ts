@@ -163,9 +163,9 @@ describe('parseChallenges', () => {
   it('survives anything', () => {
     fc.assert(fc.property(fc.string({ maxLength: 200 }), (text) => void parseChallenges(text)));
     const startedMs = performance.now();
-    parseChallenges(`Bearer ${'a='.repeat(5000)}`);
-    parseChallenges(`${' '.repeat(8000)}x`);
-    parseChallenges(`Bearer a="${'\\"'.repeat(5000)}`);
-    assert.ok(performance.now() - startedMs < 200);
+    parseChallenges(`Bearer ${'a='.repeat(50_000)}`);
+    parseChallenges(`${' '.repeat(80_000)}x`);
+    parseChallenges(`Bearer a="${'\\"'.repeat(50_000)}`);
+    assert.ok(performance.now() - startedMs < 5_000);
   });
 });

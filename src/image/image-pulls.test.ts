@@ -197,7 +197,7 @@ describe('Images.pull', () => {
     const pulled = namespaced.pull(text, undefined, never, 'blue');
     await arrived.promise;
     // What asks meanwhile without the file does not ride along.
-    const patience = AbortSignal.timeout(5000);
+    const patience = AbortSignal.timeout(60_000);
     await rejectsWith(namespaced.pull(text, undefined, patience), 'permission', /without credentials/);
     gate.resolve();
     await pulled;

@@ -14,7 +14,7 @@ test('who has held layers does not wait for the space of those that are not need
   };
   const holds = new LayerHolds(layers, (diffId) => diffId === 'owned', silentLogger);
   const failed = holds.during(['a', 'owned'], new AbortController().signal, () => Promise.reject(new Error('no')));
-  const late = new Promise((resolve) => setTimeout(resolve, 5_000, 'late').unref());
+  const late = new Promise((resolve) => setTimeout(resolve, 60_000, 'late').unref());
   assert.equal(await Promise.race([failed.catch((err: Error) => err.message), late]), 'no');
   assert.deepEqual(removed, ['a']);
 });

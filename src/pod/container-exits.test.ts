@@ -104,7 +104,7 @@ class Bench {
   }
 
   async ended(): Promise<string> {
-    await this.exits.ended(this.id, AbortSignal.timeout(5000));
+    await this.exits.ended(this.id, AbortSignal.timeout(60_000));
     const { code, reason } = this.containers.get(this.id).exit ?? {};
     return `${code} ${reason}`;
   }
@@ -118,7 +118,7 @@ test('an exit is known by its code', async () => {
 test('an exit that the store does not take is seen all the same, and stored when it does', async () => {
   const bench = new Bench();
   bench.isStoreBroken = true;
-  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
+  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(60_000));
   assert.equal(await bench.end(7), '7 Error');
   await stop;
   assert.deepEqual([bench.state, bench.stored], ['exited', []]);
@@ -129,8 +129,8 @@ test('an exit that the store does not take is seen all the same, and stored when
 
 test('a stop does not wait for a container that was removed', async () => {
   const bench = new Bench();
-  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
-  const other = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(5000));
+  const stop = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(60_000));
+  const other = bench.stops.stop(bench.id, 60_000, AbortSignal.timeout(60_000));
   bench.containers.delete(bench.id);
   await Promise.all([stop, other]);
 });
@@ -138,9 +138,9 @@ test('a stop does not wait for a container that was removed', async () => {
 test('a stop that cannot be done says why, to all who wait for it, and can be tried again', async () => {
   const bench = new Bench();
   bench.containers.put({ ...bench.containers.get(bench.id), stopSignal: 'SIGNONE' });
-  const stops = [60_000, 50_000].map((ms) => bench.stops.stop(bench.id, ms, AbortSignal.timeout(5000)));
+  const stops = [60_000, 50_000].map((ms) => bench.stops.stop(bench.id, ms, AbortSignal.timeout(60_000)));
   for (const stop of stops) await assert.rejects(stop, /SIGNONE/);
-  const again = bench.stops.stop(bench.id, 0, AbortSignal.timeout(5000));
+  const again = bench.stops.stop(bench.id, 0, AbortSignal.timeout(60_000));
   await bench.end(137);
   await again;
 });
@@ -157,7 +157,7 @@ test('a container that takes no signal is killed by its cgroup, without a grace 
     bench.file = { exitCode: 137, finishedAtUs: 9 };
     bench.init.resolve();
   };
-  await stops.stop(bench.id, 3_600_000, AbortSignal.timeout(5000));
+  await stops.stop(bench.id, 3_600_000, AbortSignal.timeout(60_000));
   assert.equal(await bench.ended(), '137 Error');
   assert.deepEqual(asked, [15, 9, 'cgroup']);
 });

@@ -10,7 +10,7 @@ import type { Processes } from '../proc/processes.ts';
 import { AppArmor, parseProfiles } from './apparmor.ts';
 import { BUILT_IN_PROFILE_TEXT, builtInProfile } from './apparmor-profile.ts';
 
-const signal = AbortSignal.timeout(30_000);
+const signal = AbortSignal.timeout(120_000);
 const parser = ['/usr/sbin/apparmor_parser', '/sbin/apparmor_parser'].find(
   (path) => spawnSync(path, ['--version']).status === 0,
 );

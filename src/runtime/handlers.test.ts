@@ -10,7 +10,7 @@ import { Processes } from '../proc/processes.ts';
 import { openCgroups } from './cgroups/open-cgroups.ts';
 import { findProgram, Handlers, type ProbeDeps, parseFeatures } from './handlers.ts';
 
-const signal = AbortSignal.timeout(20_000);
+const signal = AbortSignal.timeout(120_000);
 
 describe('parseFeatures', () => {
   const runc = JSON.stringify({

@@ -7,7 +7,7 @@ import { createPipe } from '../sys/pipe.ts';
 import { LineReader } from './line-reader.ts';
 
 describe('LineReader', () => {
-  const signal = AbortSignal.timeout(10_000);
+  const signal = AbortSignal.timeout(120_000);
 
   it('gives lines as they come, in pieces or together, and the rest at the end', async () => {
     const { readFd, writeFd } = createPipe();

@@ -15,7 +15,7 @@ const handler: Handler = {
   copiesItself: false,
   privilegedWithoutHostDevices: false,
 };
-const signal = AbortSignal.timeout(10_000);
+const signal = AbortSignal.timeout(120_000);
 
 /** A runtime that always answers the same, and what it was asked. */
 function runtimeThatSays(answer: { exitCode?: number; stdout?: string; stderr?: string }) {

@@ -89,7 +89,7 @@ export class OciRuntime {
     const message = runtimeMessage(result.stderr.toString());
     const limit = refusedLimit(message);
     if (limit === undefined) throw this.#error('update', containerId, result);
-    const kind = /busy/i.test(message) ? 'precondition' : 'invalid';
+    const kind = /busy|current usage/i.test(message) ? 'precondition' : 'invalid';
     throw new BerthError(kind, `linux.${limit}: ${this.#text('update', containerId, message)}${limitAdvice(limit)}`);
   }
 

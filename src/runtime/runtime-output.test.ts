@@ -57,6 +57,7 @@ describe('the limit that was refused', () => {
   const refusals: readonly (readonly [message: string, limit: string | undefined])[] = [
     ['failed to write "4000" to cpuset.cpus: numerical result out of range', 'cpuset_cpus'],
     ['write to file `memory.max`: Device or resource busy', 'memory_limit_in_bytes'],
+    ['unable to set memory limit to 1 (current usage: 2146304, peak usage: 2203648)', 'memory_limit_in_bytes'],
     ['the requested cgroup controller `nothing` is not available', 'unified'],
     ['container does not exist', undefined],
   ];

@@ -45,12 +45,15 @@ const LIMIT_FILES: readonly (readonly [RegExp, string])[] = [
   [/cpu\.(shares|weight)/, 'cpu_shares'],
 ];
 
+/** Words of both runtimes that name no file: of a limit below what is in use, and of one that the start does not fit into. */
+const LOW_MEMORY = /memory limit could be too low|container init was OOM-killed|unable to set memory limit/;
+
 /**
  * Which limit a runtime's message says the kernel refused, as the CRI calls its field; undefined when it is about
- * something else. Both runtimes name the file that they wrote to.
+ * something else. Both runtimes mostly name the file that they wrote to.
  */
 export function refusedLimit(message: string): string | undefined {
-  if (/memory limit could be too low|container init was OOM-killed/.test(message)) return 'memory_limit_in_bytes';
+  if (LOW_MEMORY.test(message)) return 'memory_limit_in_bytes';
   if (!/writ|open|set|invalid|unified|requested/i.test(message)) return undefined;
   return LIMIT_FILES.find(([file]) => file.test(message))?.[1];
 }

@@ -69,7 +69,7 @@ suite('copies of records', () => {
   });
 
   const until = async (holds: () => boolean): Promise<void> => {
-    for (let look = 0; look < 500 && !holds(); look++) await new Promise((resolve) => setTimeout(resolve, 10));
+    for (let look = 0; look < 6000 && !holds(); look++) await new Promise((resolve) => setTimeout(resolve, 10));
     assert.ok(holds());
   };
   const lose = (): void => {

@@ -416,7 +416,7 @@ suite('Store', () => {
       kind: 'unavailable',
       message: /journal of Run on a/,
     });
-    assert.ok(performance.now() - startedMs < 3000);
+    assert.ok(performance.now() - startedMs < 10_000);
     shell.close();
     store.sandboxes.put(record('a'));
   });

@@ -23,7 +23,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const TYPE = 'application/vnd.example.model';
 
-suite('OCI artifacts', { timeout: 300_000 }, () => {
+suite('OCI artifacts', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let registry: FakeRegistry;
   let pod: string;

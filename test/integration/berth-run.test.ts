@@ -12,7 +12,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
 
-suite('berth run', { timeout: 120_000 }, () => {
+suite('berth run', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

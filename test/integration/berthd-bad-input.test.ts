@@ -52,7 +52,7 @@ function expect(err: ServiceError, code: status, details: RegExp): void {
   assert.equal(status[err.code], status[code], err.details);
 }
 
-suite('bad pods and containers', { timeout: 300_000 }, () => {
+suite('bad pods and containers', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let pod: string;
   before(async () => {
@@ -399,7 +399,7 @@ suite('bad pods and containers', { timeout: 300_000 }, () => {
   });
 });
 
-suite('bad networks', { timeout: 300_000 }, () => {
+suite('bad networks', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();
@@ -557,7 +557,7 @@ function imageOf(
   return { manifest, config, layers: [{ ...layer, bytes: wrong.layer ?? layer.bytes }], diffIds: [diffId] };
 }
 
-suite('bad registries and images', { timeout: 300_000 }, () => {
+suite('bad registries and images', { timeout: 900_000 }, () => {
   const outside = '/tmp/berth-test-escape';
   const good = imageOf([{ name: 'etc/' }, { name: 'etc/file', data: randomBytes(100_000) }]);
   let berthd: TestBerthd;
@@ -799,7 +799,7 @@ suite('bad registries and images', { timeout: 300_000 }, () => {
   });
 });
 
-suite('no space left', { timeout: 120_000 }, () => {
+suite('no space left', { timeout: 900_000 }, () => {
   let disk: string;
   let lab: PodLab;
   before(async () => {

@@ -45,7 +45,7 @@ const asRoot: Security = { runAsUser: { value: 0n } };
 const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', text] });
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`containers by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`containers by ${handler}`, { timeout: patient(900_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

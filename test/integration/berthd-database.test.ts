@@ -17,7 +17,7 @@ import {
 import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
-suite('a database that is lost or damaged', { timeout: 200_000 }, () => {
+suite('a database that is lost or damaged', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

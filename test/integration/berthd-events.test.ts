@@ -68,7 +68,7 @@ class Subscriber {
   }
 }
 
-suite('events', { timeout: 200_000 }, () => {
+suite('events', { timeout: 900_000 }, () => {
   let lab: PodLab;
 
   before(async () => {

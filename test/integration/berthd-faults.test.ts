@@ -46,7 +46,7 @@ sed -i "s,/proc/$pid/ns/pid,/proc/$PPID/ns/pid," "$bundle/config.json"
 exec runc "$@"
 `;
 
-suite('faults beside a request', { timeout: 200_000 }, () => {
+suite('faults beside a request', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let folder: string;
   const victim = (): string => join(folder, 'victim');

@@ -26,7 +26,7 @@ const HOST_NETWORK = {
   securityContext: { namespaceOptions: { network: NamespaceMode.NODE, pid: NamespaceMode.CONTAINER } },
 };
 
-suite('streaming lists', { timeout: 200_000 }, () => {
+suite('streaming lists', { timeout: 900_000 }, () => {
   let lab: PodLab;
 
   before(async () => {

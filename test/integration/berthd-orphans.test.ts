@@ -34,7 +34,7 @@ function thaw(cgroup: string): void {
   if (existsSync(cgroup)) writeFileSync(join(cgroup, 'freezer.state'), 'THAWED');
 }
 
-suite('pods that the database does not know', { timeout: patient(200_000) }, () => {
+suite('pods that the database does not know', { timeout: patient(900_000) }, () => {
   let lab: PodLab;
   beforeEach(async () => {
     lab = await PodLab.start();

@@ -19,7 +19,7 @@ import { eventually } from '../harness/cri-lab.ts';
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
 const skip = process.getuid?.() === 0 ? false : 'needs root';
 
-suite('pulls of a berthd', { skip, timeout: 60_000 }, () => {
+suite('pulls of a berthd', { skip, timeout: 900_000 }, () => {
   let berthd: TestBerthd;
   let registry: FakeRegistry;
   before(async () => {

@@ -29,7 +29,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 const MIB = 1n << 20n;
 const AT_ONCE = 8;
 
-suite('berthd goes and comes back', { timeout: patient(500_000) }, () => {
+suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

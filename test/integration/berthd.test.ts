@@ -119,7 +119,7 @@ function logTexts(path: string, stream: string): string[] {
     });
 }
 
-suite('berthd', { timeout: 500_000 }, () => {
+suite('berthd', { timeout: 900_000 }, () => {
   before(async () => {
     layouts = mkdtempSync(join(tmpdir(), 'berth-layout-'));
     await buildBusyboxLayout(layouts, { tag: IMAGE });

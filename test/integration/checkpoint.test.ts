@@ -37,7 +37,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const path = process.env['PATH'] ?? '';
 
-suite('checkpoint and restore', { timeout: 120_000 }, () => {
+suite('checkpoint and restore', { timeout: 900_000 }, () => {
   let folder: string;
   let fake: { readonly path: string; readonly binDir: string };
   let lab: PodLab;
@@ -419,7 +419,7 @@ function whyNoCriu(): string {
   }
 }
 
-test('with the real CRIU, memory comes back', { skip: whyNoCriu() || false, timeout: 120_000 }, async () => {
+test('with the real CRIU, memory comes back', { skip: whyNoCriu() || false, timeout: 900_000 }, async () => {
   const out = mkdtempSync(join(tmpdir(), 'berth-criu-'));
   const lab = await PodLab.start({ config: '[runtime]\ndefault_runtime = "runc"' });
   try {

@@ -18,7 +18,7 @@ const node = (...podCIDRs: string[]) => ({ metadata: { name: 'n1' }, spec: { pod
 
 const skip = hasOpenssl() ? false : 'openssl is not installed';
 
-suite('a node of a cluster', { timeout: 150_000, skip }, () => {
+suite('a node of a cluster', { timeout: 900_000, skip }, () => {
   const server = new FakeApiServer();
   let root: string;
   let kubeconfig: string;

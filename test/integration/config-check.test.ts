@@ -16,7 +16,7 @@ interface Answer {
   readonly findings: readonly { severity: string; subject: string; message: string; remedy: string }[];
 }
 
-suite('a node without berthd', { timeout: 60_000 }, () => {
+suite('a node without berthd', { timeout: 900_000 }, () => {
   let top: string;
   before(() => {
     top = mkdtempSync('/var/lib/berth-check-test-');
@@ -165,7 +165,7 @@ suite('a node without berthd', { timeout: 60_000 }, () => {
   });
 });
 
-suite('a node with berthd', { timeout: 60_000 }, () => {
+suite('a node with berthd', { timeout: 900_000 }, () => {
   test('hears that registries.conf is broken, and that what it said before holds', async () => {
     const berthd = new TestBerthd();
     await using _ = berthd;

@@ -14,7 +14,7 @@ import { streamTests } from './crictl/streams.ts';
 
 const found = findCrictl();
 
-suite('every sub-command of crictl', { skip: 'missing' in found ? found.missing : false, timeout: 500_000 }, () => {
+suite('every sub-command of crictl', { skip: 'missing' in found ? found.missing : false, timeout: 900_000 }, () => {
   const path = 'path' in found ? found.path : '';
   let started: CrictlLab;
   const lab = (): CrictlLab => started;

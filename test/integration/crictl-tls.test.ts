@@ -17,7 +17,7 @@ function reason(): string | false {
   return openssl === undefined ? 'openssl, which makes the certificates, is not installed' : false;
 }
 
-suite('crictl where streams need certificates', { skip: reason(), timeout: 120_000 }, () => {
+suite('crictl where streams need certificates', { skip: reason(), timeout: 900_000 }, () => {
   let folder: string;
   let lab: CrictlLab;
   const file = (name: string): string => join(folder, name);

@@ -14,7 +14,7 @@ import { SOON_MS } from '../harness/patience.ts';
 const PAGE = 'nginx in a pod\n';
 const found = findCrictl();
 
-suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing : false, timeout: 500_000 }, () => {
+suite('crictl as a person uses it', { skip: 'missing' in found ? found.missing : false, timeout: 900_000 }, () => {
   const path = 'path' in found ? found.path : '';
   let berthd: TestBerthd;
   let registry: TestRegistry;

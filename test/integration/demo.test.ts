@@ -93,7 +93,7 @@ function killBerthd(): void {
   process.kill(pid, 'SIGKILL');
 }
 
-suite('the demo', { timeout: 500_000 }, () => {
+suite('the demo', { timeout: 900_000 }, () => {
   const machine = readMachineState();
   const forwarding = readFileSync(FORWARDING, 'utf8');
   const logs = (): string[] => (existsSync('/var/log/berth') ? readdirSync('/var/log/berth') : []);

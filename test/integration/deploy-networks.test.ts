@@ -25,7 +25,7 @@ const networks: readonly [file: string, families: readonly (4 | 6)[], limits: bo
   ['10-berth-ptp.conflist', [4], true],
 ];
 
-suite('files of deploy/', { skip: missing.length > 0 ? `no CNI plugins ${missing}` : false, timeout: 300_000 }, () => {
+suite('files of deploy/', { skip: missing.length > 0 ? `no CNI plugins ${missing}` : false, timeout: 900_000 }, () => {
   let lab: PodLab;
   let forwarding: string;
   before(async () => {

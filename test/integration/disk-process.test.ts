@@ -28,7 +28,7 @@ const BUSY_MS = 150;
 /** Starting a process takes seconds on a machine that is all busy. */
 const PATIENCE_MS = 30_000;
 
-suite('disk process of a berthd', { skip, timeout: 240_000 }, () => {
+suite('disk process of a berthd', { skip, timeout: 900_000 }, () => {
   let berthd: TestBerthd;
   let registry: FakeRegistry;
   let folder: string;

@@ -22,7 +22,7 @@ interface Answer {
   }[];
 }
 
-suite('berth doctor', { timeout: 150_000 }, () => {
+suite('berth doctor', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

@@ -18,7 +18,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const PORT = 28_310;
 
-suite('host ports', { timeout: 120_000 }, () => {
+suite('host ports', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

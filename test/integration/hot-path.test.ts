@@ -35,7 +35,7 @@ interface Cost {
   readonly transactions: number;
 }
 
-suite('hot path', { timeout: 200_000 }, () => {
+suite('hot path', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let folder: string;
   let trace: string;

@@ -14,7 +14,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
 
-suite('images beside pods', { timeout: 180_000 }, () => {
+suite('images beside pods', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start({ files: { 'etc/motd': 'hello from the image' } });

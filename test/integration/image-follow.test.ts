@@ -67,7 +67,7 @@ for (const place of ['threads', 'process'] as const)
       assert.deepEqual(layers(), []);
     });
 
-    it('does not hold up, nor fail, who brings the same layer in another blob', { timeout: 60_000 }, async () => {
+    it('does not hold up, nor fail, who brings the same layer in another blob', { timeout: 900_000 }, async () => {
       const slow = begin();
       const bring = (digest: string) =>
         lab.layers.unpack({ path: lab.blob(blob), compression: 'gzip', digest }, sha256(tar), never);

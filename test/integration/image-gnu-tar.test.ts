@@ -83,7 +83,7 @@ function portrait(folder: string): string[] {
   return `${all}${times}${sums}`.split('\n').sort();
 }
 
-describe('layers of GNU tar', { skip, timeout: 300_000 }, () => {
+describe('layers of GNU tar', { skip, timeout: 900_000 }, () => {
   for (const format of ['gnu', 'pax', 'oldgnu', 'ustar'] as const) {
     it(`hold what was packed as ${format}`, async () => {
       const lab = await LayerLab.open();

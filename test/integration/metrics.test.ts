@@ -31,7 +31,7 @@ async function scrapeSocket(socketPath: string): Promise<string> {
   return await promise;
 }
 
-suite('metrics of a berthd', { timeout: 150_000 }, () => {
+suite('metrics of a berthd', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start({ config: '[metrics]\nlisten = "127.0.0.1:0"' });
@@ -74,7 +74,7 @@ suite('metrics of a berthd', { timeout: 150_000 }, () => {
   });
 });
 
-test('on a unix socket', { timeout: 60_000 }, async () => {
+test('on a unix socket', { timeout: 900_000 }, async () => {
   const socket = '/run/berth-test-metrics.sock';
   const lab = await PodLab.start({ config: `[metrics]\nsocket = "${socket}"` });
   try {

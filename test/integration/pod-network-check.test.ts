@@ -10,7 +10,7 @@ import { AdminService } from '../../proto/gen/berth/admin.ts';
 import { NamespaceMode, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
-suite("a pod's network is checked", { timeout: 60_000 }, () => {
+suite("a pod's network is checked", { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

@@ -14,7 +14,7 @@ import { eventually } from '../harness/cri-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 import { Counter, StreamLab, TestClient, zeros } from './stream-lab.ts';
 
-const signal = AbortSignal.timeout(550_000);
+const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
 /** Answers each line of its input, and tells of the input's end. */
 const ECHO = 'echo before; while read line; do echo "got $line"; echo "err $line" >&2; done; echo eof; sleep 1000';

@@ -10,7 +10,7 @@ import { openFdCount } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { Counter, type LabSandbox, StreamLab, zeros } from './stream-lab.ts';
 
-const signal = AbortSignal.timeout(550_000);
+const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
 const ECHO = 's.pipe(s)';
 

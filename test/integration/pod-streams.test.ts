@@ -11,7 +11,7 @@ import { eventually } from '../harness/cri-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 import { Counter, StreamLab, TestClient, zeros } from './stream-lab.ts';
 
-const signal = AbortSignal.timeout(550_000);
+const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
 /** What escapes from a command's tree in every way that there is, each with a number of its own to sleep. */
 const ESCAPES = [

@@ -62,7 +62,7 @@ exec runc "$@"
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 
-suite('what happens to nodes', { timeout: patient(300_000) }, () => {
+suite('what happens to nodes', { timeout: patient(900_000) }, () => {
   let lab: PodLab;
   let folder: string;
   const own = (): string => join(folder, 'own-runc');

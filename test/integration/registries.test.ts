@@ -25,7 +25,7 @@ const SIGNER = 'signer@example.com';
 
 suite('registries of a node', {
   skip: missing.length > 0 ? `not installed: ${missing.join(', ')}` : false,
-  timeout: 300_000,
+  timeout: 900_000,
 }, () => {
   let dir: string;
   let registry: TestRegistry;

@@ -17,7 +17,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 const BERTH = fileURLToPath(new URL('../../bin/berth', import.meta.url));
 const RELOADED = '"msg":"configuration reloaded"';
 
-suite('reloads of the configuration', { timeout: 200_000 }, () => {
+suite('reloads of the configuration', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let dropIns: string;
   before(async () => {

@@ -32,7 +32,7 @@ const hugetlb = mountHugetlb();
 after(() => hugetlb?.[Symbol.asyncDispose]());
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`resources by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`resources by ${handler}`, { timeout: patient(900_000) }, () => {
     let lab: PodLab;
     let pod: string;
 

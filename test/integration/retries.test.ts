@@ -28,7 +28,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 const IMPATIENT_MS = 1_500;
 const TERMINATION = 'io.kubernetes.container.terminationMessagePath';
 
-suite('retries', { timeout: 300_000 }, () => {
+suite('retries', { timeout: 900_000 }, () => {
   let folder: string;
   let lab: PodLab;
   let calls: string;

@@ -18,7 +18,7 @@ import { toOciResources } from '../../src/runtime/spec-resources.ts';
 import { killProcess } from '../../src/sys/process.ts';
 import { Lab, mountHugetlb } from './runtime-lab.ts';
 
-const signal = AbortSignal.timeout(550_000);
+const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
 
 for (const name of ['runc', 'crun']) {

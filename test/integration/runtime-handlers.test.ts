@@ -13,7 +13,7 @@ import { HandlerTrials } from '../../src/runtime/handler-trials.ts';
 import { Handlers, type ProbeDeps } from '../../src/runtime/handlers.ts';
 import { mountHugetlb } from './runtime-lab.ts';
 
-const signal = AbortSignal.timeout(550_000);
+const signal = AbortSignal.timeout(900_000);
 
 describe('handlers of this machine', () => {
   const processes = new Processes({ log: silentLogger, meter: silentMeter });

@@ -32,7 +32,7 @@ const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', 
 const privileged = { privileged: true, namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`security contexts by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`security contexts by ${handler}`, { timeout: patient(900_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

@@ -18,7 +18,7 @@ const script = (text: string): ContainerFields => ({ command: ['/bin/sh', '-c', 
 const skip = existsSync('/dev/fuse') ? false : 'no /dev/fuse here, which stands for a device';
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`devices and hooks by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`devices and hooks by ${handler}`, { timeout: patient(900_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     const folder = `/run/berth-devices-${process.pid}`;
     const cdi = join(folder, 'cdi');

@@ -68,7 +68,7 @@ async function loadVolume(lab: PodLab): Promise<string> {
 }
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`image volumes by ${handler}`, { timeout: 300_000 }, () => {
+  suite(`image volumes by ${handler}`, { timeout: 900_000 }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
     let pod: string;

@@ -8,7 +8,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 
 const SHARED_PID = { namespaceOptions: { pid: NamespaceMode.POD } };
 
-suite('the pause process of a pod', { timeout: 120_000 }, () => {
+suite('the pause process of a pod', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start({ config: '[runtime]\ndefault_runtime = "runc"' });

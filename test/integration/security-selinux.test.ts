@@ -87,7 +87,7 @@ suite('relabelling a volume', { skip: isOn && 'this kernel takes only labels tha
   });
 });
 
-suite('containers and SELinux', { timeout: 300_000 }, () => {
+suite('containers and SELinux', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start({ config: '[runtime]\ndefault_runtime = "runc"' });

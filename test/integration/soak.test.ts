@@ -9,7 +9,7 @@ import { assertNoGrowth, SHORT_LIMITS, soak } from '../soak/soak.ts';
 /** Another one each day; a failure prints it. */
 const SEED = Number(process.env['BERTH_SOAK_SEED'] ?? Math.floor(Date.now() / 86_400_000));
 
-suite('soak', { timeout: 300_000 }, () => {
+suite('soak', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

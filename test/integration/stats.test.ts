@@ -102,7 +102,7 @@ const hugetlb = mountHugetlb();
 after(() => hugetlb?.[Symbol.asyncDispose]());
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`statistics of containers by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`statistics of containers by ${handler}`, { timeout: patient(900_000) }, () => {
     let lab: PodLab;
     /** A pod with a cgroup that is its alone, as the kubelet makes them. */
     let pod: string;

@@ -23,7 +23,7 @@ const NEVER_ENDS = 'while :; do sleep 0.02; done';
 /** Writes down each TERM that it gets. */
 const COUNTS = `trap 'echo TERM' TERM; echo ready; ${NEVER_ENDS}`;
 
-suite('stops', { timeout: 120_000 }, () => {
+suite('stops', { timeout: 900_000 }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();
@@ -109,7 +109,7 @@ suite('stops', { timeout: 120_000 }, () => {
   });
 });
 
-suite('a runtime that may not kill', { timeout: 120_000 }, () => {
+suite('a runtime that may not kill', { timeout: 900_000 }, () => {
   let folder: string;
   let lab: PodLab;
   before(async () => {

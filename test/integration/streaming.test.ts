@@ -113,7 +113,7 @@ async function endOf(client: CommandConnection): Promise<number> {
 }
 
 for (const transport of ['spdy', 'websocket'] as const satisfies Transport[]) {
-  suite(`exec over ${transport}`, { timeout: 300_000 }, () => {
+  suite(`exec over ${transport}`, { timeout: 900_000 }, () => {
     test('input, both outputs and the exit code', async () => {
       const container = await lab.start(await lab.runPod());
       const cmd = ['sh', '-c', 'read line; echo "got $line"; cat; echo bad >&2; exit 3'];
@@ -233,7 +233,7 @@ for (const transport of ['spdy', 'websocket'] as const satisfies Transport[]) {
     });
   });
 
-  suite(`attach over ${transport}`, { timeout: 300_000 }, () => {
+  suite(`attach over ${transport}`, { timeout: 900_000 }, () => {
     test('several clients see what the program writes, and one of them speaks to it', async () => {
       const wanted = { stdin: true, ...OUTPUTS };
       const container = await lab.start(await lab.runPod(), {
@@ -300,7 +300,7 @@ for (const transport of ['spdy', 'websocket'] as const satisfies Transport[]) {
     });
   });
 
-  suite(`port-forward over ${transport}`, { timeout: 300_000 }, () => {
+  suite(`port-forward over ${transport}`, { timeout: 900_000 }, () => {
     async function echoPod(host = false): Promise<string> {
       const pod = await lab.runPod(
         lab.podConfig(
@@ -408,7 +408,7 @@ suite('streams with TLS', { skip: hasOpenssl() ? false : 'openssl, which makes t
   });
 });
 
-suite('what Exec, Attach and PortForward refuse', { timeout: 100_000 }, () => {
+suite('what Exec, Attach and PortForward refuse', { timeout: 900_000 }, () => {
   test('unknown, stopped and half-made things, before a URL is given out', async () => {
     const pod = await lab.runPod();
     const created = await lab.create(pod);

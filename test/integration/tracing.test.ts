@@ -17,7 +17,7 @@ import { PodLab } from '../harness/pod-lab.ts';
 const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736';
 const PARENT = '00f067aa0ba902b7';
 
-suite('traces of a berthd', { timeout: 150_000 }, () => {
+suite('traces of a berthd', { timeout: 900_000 }, () => {
   let receiver: OtlpReceiver;
   let lab: PodLab;
   let kubelet: Client;

@@ -27,7 +27,7 @@ const MAPPED: UserNamespace = { mode: NamespaceMode.POD, uids: [RANGE], gids: [R
 const IMAGE = { User: '', WorkingDir: '/new/folder' };
 
 for (const handler of ['runc', 'crun'] as const) {
-  suite(`user namespaces by ${handler}`, { timeout: patient(300_000) }, () => {
+  suite(`user namespaces by ${handler}`, { timeout: patient(900_000) }, () => {
     const hugetlb = handler === 'crun' ? mountHugetlb() : undefined;
     let lab: PodLab;
 

@@ -38,7 +38,7 @@ const IS_V2 = existsSync(join(CGROUPS, 'cgroup.controllers'));
 
 const script = (text: string) => ({ command: ['/bin/sh', '-c', text] });
 
-suite('who may connect', { timeout: patient(200_000) }, () => {
+suite('who may connect', { timeout: patient(900_000) }, () => {
   let lab: PodLab;
   before(async () => {
     lab = await PodLab.start();

@@ -21,7 +21,7 @@ const SPAN: EndedSpan = {
   problem: undefined,
 };
 
-suite('spans over OTLP', { timeout: 30_000 }, () => {
+suite('spans over OTLP', { timeout: 120_000 }, () => {
   let receiver: OtlpReceiver;
   const counted = { exported: 0, dropped: 0, failed: 0 };
   const warnings: string[] = [];
@@ -126,7 +126,7 @@ suite('spans over OTLP', { timeout: 30_000 }, () => {
       const sending = sender(`127.0.0.1:${(silent.address() as AddressInfo).port}`);
       sending.offer(SPAN);
       await once(silent, 'connection');
-      const late = new Promise((resolve) => setTimeout(resolve, 6_000, 'late').unref());
+      const late = new Promise((resolve) => setTimeout(resolve, 9_000, 'late').unref());
       assert.equal(await Promise.race([sending.close().then(() => 'closed'), late]), 'closed');
       assert.deepEqual(counted, { exported: 0, dropped: 1, failed: 0 });
     } finally {
