@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
@@ -33,6 +33,16 @@ beforeEach(async () => {
 afterEach(() => lab.close());
 
 describe('Images.pull of what cannot be had', () => {
+  /** Answers requests for the layer of an image with a redirect. */
+  const redirectLayers = (location: string): void => {
+    const image = fakeImage(['x']);
+    registry.add('app', image, 'latest');
+    registry.misbehave = (req, res) => {
+      if (req.url?.includes(image.layers[0]?.digest ?? '') !== true) return false;
+      res.writeHead(307, { location }).end();
+      return true;
+    };
+  };
   const refused: [string, ErrorKind, RegExp, () => void][] = [
     ['an unknown tag', 'notFound', /^pull .*manifest latest of .*app: not found \(MANIFEST_UNKNOWN\)/, () => {}],
     [
@@ -252,6 +262,13 @@ describe('Images.pull of what cannot be had', () => {
       },
     ],
     [
+      'a layer that is a file of this machine',
+      'unavailable',
+      /redirect to something that is no URL/,
+      () => redirectLayers('file:///etc/shadow'),
+    ],
+    ['a layer that is always elsewhere', 'unavailable', /more than 5 redirects/, () => redirectLayers('?again')],
+    [
       'a dead registry',
       'unavailable',
       /^RegistryUnavailable: pull .*status 503/,
@@ -274,11 +291,16 @@ describe('Images.pull of what cannot be had', () => {
       },
     ],
   ];
+  const breaksOff = new Set(['a truncated layer', 'a layer that its manifest calls larger than it is']);
   for (const [what, kind, words, arrange] of refused) {
     it(`refuses ${what}`, async () => {
       arrange();
       await rejectsWith(images.pull(lab.name('app'), undefined, never), kind, words);
       assert.deepEqual([images.list(), layers.all(), store.images.all()], [[], [], []]);
+      assert.deepEqual(await readdir(join(root, 'image/configs')), []);
+      // What ended too early may go on with the next pull, for an hour.
+      const kept = await lab.inFlightFiles();
+      assert.equal(kept.length, breaksOff.has(what) ? 1 : 0, kept.join());
     });
   }
 
