@@ -57,13 +57,13 @@ export class PodRanges {
     const file = join(confDir(), FILE);
     await this.#lock.withKey(file, signal, async () => {
       const text = await renderTemplate(template, ranges);
-      if ((await readIfThere(file)) === text) return;
+      const isThere = (await readIfThere(file)) === text;
       const next = `${file}.next`;
       try {
-        await writeFile(next, text, { mode: 0o644 });
-        // The note first: it fits only what is written then.
-        await mkdir(dirname(noteFile), { recursive: true });
-        await writeFile(noteFile, `${createHash('sha256').update(text).digest('hex')}  ${file}\n`, { mode: 0o600 });
+        if (!isThere) await writeFile(next, text, { mode: 0o644 });
+        // The note first: it fits only what is written then. What an earlier berthd has written may have none.
+        await noteWritten(noteFile, file, text);
+        if (isThere) return;
         await rename(next, file);
       } catch (err) {
         await rm(next, { force: true });
@@ -72,6 +72,13 @@ export class PodRanges {
       log.info({ ranges, file }, 'the network for pods has been written from its template');
     });
   }
+}
+
+async function noteWritten(noteFile: string, file: string, text: string): Promise<void> {
+  const note = `${createHash('sha256').update(text).digest('hex')}  ${file}\n`;
+  if ((await readIfThere(noteFile)) === note) return;
+  await mkdir(dirname(noteFile), { recursive: true });
+  await writeFile(noteFile, note, { mode: 0o600 });
 }
 
 function checkPodRanges(field: string, ranges: readonly string[]): void {

@@ -86,6 +86,8 @@ export class RunningDiskProcess {
     const cancel = (): void => this.#say({ cancel: id });
     try {
       await raceSignal(this.#ready.promise, signal);
+      // Nobody would tell the process of a signal that was given in between.
+      signal.throwIfAborted();
       const { arrival, descriptor, plain } = separate(job, request);
       this.#say({ order: { id, job, request: plain, follows: arrival !== undefined, descriptor } });
       signal.addEventListener('abort', cancel, { once: true });

@@ -229,6 +229,10 @@ test('a kill while no berthd ran is that of the only container that it can be', 
   assert.equal(await told(gap(1, 1, 137)), '1 Error');
   assert.equal(await told(gap(137, 2, 137)), '137 Error', 'either may have had both');
   assert.equal(await told(gap(137, 1, undefined)), '137 Error', 'nobody knows how the other ended');
+  const restored = gap(137, 1, undefined);
+  const waiting = restored.containers.get('sibling-0');
+  restored.containers.put({ ...waiting, state: 'created', init: undefined });
+  assert.equal(await told(restored), '137 OOMKilled', 'the other is to be restored, and has never run');
   const noted = gap(137, 1, 137);
   noted.notedSiblings.add('sibling-0');
   assert.equal(await told(noted), '137 Error', 'the monitor of the other has seen it');

@@ -51,7 +51,7 @@ export class ContainerExits {
    */
   lookAtGap(): void {
     const parentOf = ({ sandboxId }: ContainerRecord) => this.#deps.sandboxes.find(sandboxId)?.spec.cgroupParent;
-    const ended = this.#deps.containers.all().filter((record) => isAlive(record) && !isInitAlive(record));
+    const ended = this.#deps.containers.all().filter((record) => isAlive(record) && hasInitEnded(record));
     for (const [parent, records] of Map.groupBy(ended, parentOf)) {
       if (parent === undefined) continue;
       try {
@@ -196,8 +196,9 @@ export function exitAtReboot({ runtime, clock }: PodDeps, record: ContainerRecor
   return toExit(seen, runtime.bundles.hasRunOutOfMemory(record.id), atUs);
 }
 
-function isInitAlive({ init }: ContainerRecord): boolean {
-  return init !== undefined && isSameProcess(init.pid, init.startTime);
+// One that is to be restored has none yet.
+function hasInitEnded({ init }: ContainerRecord): boolean {
+  return init !== undefined && !isSameProcess(init.pid, init.startTime);
 }
 
 function isMonitorAlive({ monitor }: ContainerRecord): boolean {

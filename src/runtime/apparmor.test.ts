@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -116,6 +116,13 @@ describe('AppArmor', () => {
     writeFileSync(join(folder, 'owner'), '');
     assert.equal(await start(), 0);
     assert.deepEqual(warnings, []);
+  });
+
+  it('confines a container although it cannot note what it has loaded', async () => {
+    mkdirSync(noteFile());
+    const apparmor = open('Y\n', 'berth-default', loadBuiltIn);
+    assert.equal(await apparmor.resolve({ type: 'runtimeDefault' }, signal), 'berth-default');
+    assert.equal(warnings.length, 1);
   });
 
   it('goes without when nobody asked and it cannot be loaded; who asked is told', async () => {

@@ -119,10 +119,13 @@ export class AppArmor {
       const path = findProgram('apparmor_parser', `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`);
       const args = ['--replace', '--skip-cache'];
       await this.#deps.processes.runOk({ path, args, stdin: text, timeoutMs: LOAD_TIMEOUT_MS }, signal);
-      await writeFile(this.#deps.noteFile, hash('sha256', text));
     } catch (err) {
       throw because('precondition', `AppArmor profile ${BUILT_IN_PROFILE} cannot be loaded`, err);
     }
+    await writeFile(this.#deps.noteFile, hash('sha256', text)).catch((err: unknown) => {
+      // It is loaded; without the note it is once more at the next start.
+      this.#deps.log.warn({ err: describe(err) }, 'it is not noted which AppArmor profile was loaded');
+    });
   }
 
   #isOwnText(): boolean {

@@ -120,7 +120,13 @@ export function killProcessGroup(pid: number, startTime: number): boolean {
   try {
     // It shall not end by itself in between: its number would be anybody's.
     pidfdSendSignal(pidfd, 'SIGSTOP');
-    if (isSameProcess(pid, startTime)) killGroup(pid);
+    try {
+      if (isSameProcess(pid, startTime)) killGroup(pid);
+    } catch (err) {
+      // It must not stay stopped.
+      pidfdSendSignal(pidfd, 'SIGKILL');
+      throw err;
+    }
     return pidfdSendSignal(pidfd, 'SIGKILL');
   } finally {
     closeFd(pidfd);
