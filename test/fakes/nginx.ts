@@ -7,7 +7,9 @@ import { promisify } from 'node:util';
 const run = promisify(execFile);
 
 /** Debian's nginx with the libraries that busybox does not need anyway. */
-const PACKAGES = ['nginx', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'zlib1g'];
+export const NGINX_PACKAGES: readonly string[] = ['nginx', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'zlib1g'];
+/** Names the folder that has them on a machine without a network. */
+const FOLDER_VARIABLE = 'BERTH_TEST_NGINX';
 
 /** What its server shall be like. */
 export interface NginxOptions {
@@ -21,8 +23,10 @@ export interface NginxOptions {
 export async function addNginx(rootfs: string, { page, port = 80 }: NginxOptions): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), 'berth-nginx-'));
   try {
-    await download(work);
-    for (const file of await readdir(work)) await run('dpkg', ['-x', join(work, file), join(work, 'tree')]);
+    const given = process.env[FOLDER_VARIABLE];
+    const packages = given ?? join(work, 'packages');
+    if (given === undefined) await download(packages);
+    for (const file of await readdir(packages)) await run('dpkg', ['-x', join(packages, file), join(work, 'tree')]);
     // Debian's folders of libraries are links in a root of our own making: only files are taken over.
     for (const folder of ['usr/sbin', 'lib', 'usr/lib']) {
       await mkdir(join(rootfs, folder), { recursive: true });
@@ -54,11 +58,12 @@ http {
 
 /** A fresh machine has no list of packages yet. */
 async function download(folder: string): Promise<void> {
+  await mkdir(folder);
   const options = { cwd: folder, timeout: 120_000 };
   try {
-    await run('apt-get', ['download', ...PACKAGES], options);
+    await run('apt-get', ['download', ...NGINX_PACKAGES], options);
   } catch {
     await run('apt-get', ['update'], options);
-    await run('apt-get', ['download', ...PACKAGES], options);
+    await run('apt-get', ['download', ...NGINX_PACKAGES], options);
   }
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes what the virtual machine boots: a Debian on an ext4 image, its kernel and initial RAM disk. As root.
-#   test/vm/base-image.sh FOLDER SUITE MIRROR SECURITY-MIRROR PACKAGE...
+#   test/vm/base-image.sh FOLDER SUITE MIRROR SECURITY-MIRROR 'KEPT...' PACKAGE...
+# The packages KEPT are not installed: their files are in /opt/packages, for tests that make images of them.
 # FOLDER must exist and be empty; root.ext4, vmlinuz and initrd.img appear in it. It runs in namespaces of its own, so
 # that mounts and processes of the packages' scripts go with it, however it ends.
 set -eu
@@ -8,8 +9,8 @@ if [ "${BERTH_VM_INSIDE:-}" != yes ]; then
   BERTH_VM_INSIDE=yes exec unshare --mount --pid --fork --kill-child --mount-proc --propagation private "$0" "$@"
 fi
 here=$(dirname "$(readlink -f "$0")")
-folder=$1 suite=$2 mirror=$3 security=$4
-shift 4
+folder=$1 suite=$2 mirror=$3 security=$4 kept=$5
+shift 5
 root=$folder/rootfs
 
 debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev "$suite" "$root" "$mirror"
@@ -33,6 +34,9 @@ chmod 755 "$root/usr/sbin/policy-rc.d"
 inside() { chroot "$root" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$@"; }
 inside apt-get update
 inside apt-get install -y --no-install-recommends "$@"
+mkdir "$root/opt/packages"
+# shellcheck disable=SC2016
+inside sh -c 'cd /opt/packages && apt-get -o APT::Sandbox::User=root download $1' sh "$kept"
 inside apt-get clean
 rm -rf "$root/usr/sbin/policy-rc.d" "$root/var/lib/apt/lists"
 

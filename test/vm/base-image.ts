@@ -17,6 +17,7 @@ import {
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
+import { NGINX_PACKAGES } from '../fakes/nginx.ts';
 import { lastLines } from './machine.ts';
 
 /** Where the parts of a base image are. */
@@ -83,7 +84,7 @@ export async function findBaseImage(rebuild: boolean, say: (text: string) => voi
     ...packagesIn(readFileSync(PACKAGES_SCRIPT, 'utf8'), ['BUILD', 'RUN', 'DEMO', 'TEST']),
   ];
   const guest = readdirSync(GUEST).map((name) => readFileSync(join(GUEST, name), 'utf8'));
-  const key = imageKey([SUITE, packages.join(' '), readFileSync(SCRIPT, 'utf8'), ...guest]);
+  const key = imageKey([SUITE, packages.join(' '), NGINX_PACKAGES.join(' '), readFileSync(SCRIPT, 'utf8'), ...guest]);
   const cache = cacheFolder();
   const folder = join(cache, `${SUITE}-${key}`);
   if (rebuild || !existsSync(folder)) {
@@ -118,7 +119,8 @@ async function make(folder: string, packages: readonly string[]): Promise<void> 
   const mirrors = mirrorsOf(execFileSync('apt-get', ['indextargets', '--format', format], { encoding: 'utf8' }));
   const logFile = join(folder, 'log');
   const log = openSync(logFile, 'w');
-  const args = ['-n', '15', SCRIPT, folder, SUITE, mirrors.main, mirrors.security, ...packages];
+  const lists = [NGINX_PACKAGES.join(' '), ...packages];
+  const args = ['-n', '15', SCRIPT, folder, SUITE, mirrors.main, mirrors.security, ...lists];
   const child = spawn('nice', args, { stdio: ['ignore', log, log], timeout: BUILD_TIMEOUT_MS, killSignal: 'SIGKILL' });
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   child.once('error', reject).once('exit', (code, signal) => resolve(signal ?? String(code)));
