@@ -55,7 +55,7 @@ test('what every container gets too much of, or too little, is told', () => {
   assert.match(capabilities?.message ?? '', /by CAP_SYS_ADMIN, bpf,/);
   assert.deepEqual(subjectsOf({ ...nothing, runtime }), [
     'warning runtime.default_capabilities',
-    'warning runtime.apparmor_profile unconfined',
+    'info runtime.apparmor_profile unconfined',
   ]);
   assert.deepEqual(subjectsOf({ ...nothing, runtime }, false), ['warning runtime.default_capabilities']);
 });

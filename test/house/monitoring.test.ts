@@ -97,7 +97,7 @@ test("Prometheus' own tools take rules and scrape configuration, and the rules f
   skip: NO_PROMTOOL,
 }, () => {
   const tool = (...args: string[]): string =>
-    execFileSync('promtool', args, { encoding: 'utf8', stdio: 'pipe', timeout: 60_000 });
+    execFileSync('promtool', args, { encoding: 'utf8', stdio: 'pipe', timeout: 300_000 });
   assert.match(tool('check', 'rules', ALERTS), /SUCCESS/);
   tool('check', 'config', '--syntax-only', deploy('prometheus/scrape-config.yml'));
   tool('test', 'rules', fileURLToPath(new URL('../fixtures/alerts-test.yml', import.meta.url)));
