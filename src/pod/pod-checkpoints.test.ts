@@ -5,7 +5,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, test } from 'node:test';
 
 import { raceSignal } from '../base/deadline.ts';
+import { BerthError } from '../base/errors.ts';
 import { silentLogger } from '../base/log.ts';
+import type { ContainerSpec } from '../runtime/container-spec.ts';
 import { sandboxName } from './names.ts';
 import { PodCheckpoints, type RestoreWish } from './pod-checkpoints.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -28,7 +30,7 @@ beforeEach(() => {
   wish = {
     path: folder,
     sandbox: { ...pod, attempt: 0 },
-    containers: [{ name: 'a', image: {} }],
+    containers: [{ name: 'a', image: {}, workingDir: '' }],
   } as unknown as RestoreWish;
   [isMade, removed, container] = [false, 0, Promise.withResolvers()];
   const name = sandboxName(wish.sandbox);
@@ -38,13 +40,17 @@ beforeEach(() => {
       isMade = true;
       return { id: 's', name };
     },
-    createContainer: (_id: string, _spec: object, signal: AbortSignal) => raceSignal(container.promise, signal),
+    createContainer: async (_id: string, spec: ContainerSpec, signal: AbortSignal) => {
+      const made = await raceSignal(container.promise, signal);
+      if (spec.workingDir !== '') throw new BerthError('alreadyExists', 'the container that is there is another');
+      return made;
+    },
     async removeSandbox() {
       removed += 1;
     },
   } as unknown as Pods;
-  const findByName = (): object | undefined => (isMade ? { id: 's', name, state: 'creating' } : undefined);
-  const deps = { sandboxes: { findByName }, log: silentLogger } as unknown as PodDeps;
+  const findByName = (): object | undefined => (isMade ? { id: 's', name, state: 'ready' } : undefined);
+  const deps = { sandboxes: { findByName }, containers: { all: () => [] }, log: silentLogger } as unknown as PodDeps;
   checkpoints = new PodCheckpoints(deps, pods, never);
 });
 afterEach(() => rmSync(folder, { recursive: true }));
@@ -66,8 +72,22 @@ test('the last client that leaves has everything removed, and so has a failure',
   leaving.abort(new Error('they have left'));
   for (const result of await Promise.allSettled(both)) assert.equal(result.status, 'rejected');
   assert.equal(removed, 1);
+  isMade = false;
   const failing = [checkpoints.restorePod(wish, never), checkpoints.restorePod(wish, never)];
   container.reject(new Error('no room'));
   for (const result of await Promise.allSettled(failing)) assert.equal(result.status, 'rejected');
-  assert.equal(removed, 3);
+  assert.equal(removed, 2);
+});
+
+test('a request that is repeated before the answer goes on with the pod, and one for another takes nothing from it', async () => {
+  const first = checkpoints.restorePod(wish, never);
+  const same = checkpoints.restorePod(wish, never);
+  const other = checkpoints.restorePod(
+    { ...wish, containers: wish.containers.map((one) => ({ ...one, workingDir: '/else' })) },
+    never,
+  );
+  container.resolve({ id: 'c' });
+  assert.deepEqual([(await first).containers, (await same).containers], [[{ id: 'c' }], [{ id: 'c' }]]);
+  await assert.rejects(other, /is another/);
+  assert.equal(removed, 0);
 });

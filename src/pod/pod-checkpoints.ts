@@ -28,14 +28,21 @@ export interface RestoredPod {
   readonly containers: readonly ContainerRecord[];
 }
 
+/** The clients that wait for the pod of a name, all of them together. */
+interface Restoring {
+  clients: number;
+  /** One of them has it. */
+  isMade: boolean;
+}
+
 /** Checkpoint and restore of containers and pods. Work that was begun goes on when its client leaves. */
 export class PodCheckpoints {
   readonly #deps: PodDeps;
   readonly #pods: Pods;
   readonly #shutdown: AbortSignal;
   readonly #work = new InFlight<unknown>();
-  /** How many clients wait for the pod of a name. */
-  readonly #restoring = new Map<string, number>();
+  /** By the pod's name. */
+  readonly #restoring = new Map<string, Restoring>();
 
   constructor(deps: PodDeps, pods: Pods, shutdown: AbortSignal) {
     this.#deps = deps;
@@ -77,13 +84,25 @@ export class PodCheckpoints {
     const archives = archivesOf(wish);
     const name = sandboxName(wish.sandbox);
     const known = this.#deps.sandboxes.findByName(name);
-    // One that is being made was begun for a client that has left: this one goes on with it.
-    if (known && known.state !== 'creating') return await this.#restoredBefore(known, wish, archives, signal);
-    const leave = this.#enter(name);
+    // One that is being made, for a client that may have left by now: this one goes on with it.
+    if (known && known.state !== 'creating' && !this.#restoring.has(name))
+      return await this.#restoredBefore(known, wish, archives, signal);
+    const restoring = this.#restoring.get(name) ?? { clients: 0, isMade: false };
+    this.#restoring.set(name, restoring);
+    restoring.clients += 1;
+    let sandbox: SandboxRecord | undefined;
     try {
-      return await this.#restore(wish, archives, leave, signal);
+      sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
+      const containers = await this.#createContainers(sandbox, wish, archives, signal);
+      restoring.isMade = true;
+      return { sandbox, containers };
+    } catch (err) {
+      // Nobody takes from another client what that one has, or still waits for.
+      if (sandbox && restoring.clients === 1 && !restoring.isMade) await this.#removeHalf(sandbox);
+      throw err;
     } finally {
-      leave();
+      restoring.clients -= 1;
+      if (restoring.clients === 0) this.#restoring.delete(name);
     }
   }
 
@@ -120,39 +139,10 @@ export class PodCheckpoints {
     return made;
   }
 
-  async #restore(
-    wish: RestoreWish,
-    archives: ReadonlyMap<string, string>,
-    leave: () => number,
-    signal: AbortSignal,
-  ): Promise<RestoredPod> {
-    const sandbox = await this.#pods.runSandbox(wish.sandbox, signal);
-    try {
-      return { sandbox, containers: await this.#createContainers(sandbox, wish, archives, signal) };
-    } catch (err) {
-      // Who leaves takes nothing from another client that has asked for the same pod meanwhile.
-      if (leave() > 0 && signal.aborted) throw err;
-      await this.#pods.removeSandbox(sandbox.id, this.#shutdown).catch((undo: unknown) => {
-        this.#deps.log.error(
-          { sandbox: sandbox.id, err: describe(undo) },
-          'half-restored sandbox could not be removed',
-        );
-      });
-      throw err;
-    }
-  }
-
-  /** Counts a client in. What it returns counts it out, once, and tells how many others there are. */
-  #enter(name: string): () => number {
-    this.#restoring.set(name, (this.#restoring.get(name) ?? 0) + 1);
-    let others: number | undefined;
-    return () => {
-      if (others !== undefined) return others;
-      others = (this.#restoring.get(name) ?? 1) - 1;
-      if (others > 0) this.#restoring.set(name, others);
-      else this.#restoring.delete(name);
-      return others;
-    };
+  async #removeHalf({ id }: SandboxRecord): Promise<void> {
+    await this.#pods.removeSandbox(id, this.#shutdown).catch((err: unknown) => {
+      this.#deps.log.error({ sandbox: id, err: describe(err) }, 'half-restored sandbox could not be removed');
+    });
   }
 }
 
