@@ -80,6 +80,47 @@ test('who asks every ten seconds is answered from memory, and with nothing older
   }
 });
 
+test('who asks again and again costs one round each time, however long the time is', async () => {
+  for (const intervalMs of [3_000, 10_000, 15_000, 30_000]) {
+    sampler.close();
+    sampler = start();
+    for (let asked = 0; asked < 3; asked++) {
+      await sampler.all();
+      await pass(intervalMs);
+    }
+    reads = [];
+    for (let asked = 0; asked < 6; asked++) {
+      const oldest = Math.min(...(await sampler.all()).values());
+      assert.ok(nowMs - oldest <= 2_000, `every ${intervalMs}: ${nowMs - oldest} ms old`);
+      await pass(intervalMs);
+    }
+    assert.equal(reads.length, 12, `every ${intervalMs}`);
+  }
+});
+
+test('a client that asks for two lists at once asks once', async () => {
+  await sampler.all();
+  for (let asked = 0; asked < 4; asked++) {
+    await pass(10_000);
+    const before = reads.length;
+    await sampler.all();
+    nowMs += 50;
+    await sampler.all();
+    assert.equal(reads.length, before);
+  }
+});
+
+test('who asked often and stops costs little until it is forgotten', async () => {
+  for (let asked = 0; asked < 20; asked++) {
+    await sampler.all();
+    await pass(500);
+  }
+  reads = [];
+  await pass(120_000);
+  assert.ok(reads.length <= 12, `${reads.length} readings`);
+  assert.deepEqual(forgotten.toSorted(), ['a', 'b']);
+});
+
 test('a second sample follows soon after the first', async () => {
   await sampler.all();
   await pass(1000);

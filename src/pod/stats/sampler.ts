@@ -4,11 +4,17 @@ import type { Clock } from '../../base/clock.ts';
 import { describe } from '../../base/errors.ts';
 import type { Logger } from '../../base/log.ts';
 
-/** How long samples are taken in the background after somebody has asked. */
+/** How long samples are kept after somebody has asked. */
 const IDLE_MS = 60_000;
-const PERIOD_MS = 4_000;
 /** The first round after a pause: a rate needs two. */
 const FIRST_MS = 1_000;
+/** So long before somebody is expected to ask, a round is taken; where they ask often, a quarter of their time. */
+const LEAD_MS = 1_000;
+/** A kubelet's, as long as nobody has asked twice. */
+const USUAL_INTERVAL_MS = 10_000;
+/** Who asks more often, or more seldom, is not waited for. */
+const SHORTEST_INTERVAL_MS = 2_000;
+const LONGEST_INTERVAL_MS = 30_000;
 /** Who asks again and again in no time is told the same. */
 const MIN_AGE_MS = 200;
 const MAX_AGE_MS = 5_000;
@@ -28,9 +34,10 @@ export interface SampleSource<S> {
 }
 
 /**
- * Samples in memory, for lists that are asked for often. They are taken in the background as long as anybody asks, and
- * anew when somebody asks who would not be told anything new: an answer is at most half as old as the time since the
- * last one, and five seconds. When nobody has asked for a minute, it does nothing and keeps nothing.
+ * Samples in memory, for lists that are asked for often. Who asks again and again, as a kubelet does, has them taken in
+ * the background a moment before, so that one round is enough for an answer. They are taken anew when somebody asks who
+ * would not be told anything new: an answer is at most half as old as the time since the last one, and five seconds.
+ * When nobody has asked for a minute, it keeps nothing.
  */
 export class Sampler<S> {
   readonly #source: SampleSource<S>;
@@ -41,6 +48,9 @@ export class Sampler<S> {
   #roundMs = Number.NEGATIVE_INFINITY;
   #listedMs = Number.NEGATIVE_INFINITY;
   #touchedMs = Number.NEGATIVE_INFINITY;
+  /** How long it is from one who asks to the next. */
+  #intervalMs = USUAL_INTERVAL_MS;
+  #maxAgeMs = MAX_AGE_MS;
   #timer: NodeJS.Timeout | undefined;
   #isClosed = false;
 
@@ -52,18 +62,26 @@ export class Sampler<S> {
 
   /** Samples of all that are there, fresh enough for somebody who looks at them now. It changes as time goes on. */
   async all(): Promise<ReadonlyMap<string, S>> {
+    const askedMs = this.#clock.monotonicMs();
     while (this.#round !== undefined) await this.#round;
-    const nowMs = this.#clock.monotonicMs();
-    const maxAgeMs = Math.min(Math.max((nowMs - this.#listedMs) / 2, MIN_AGE_MS), MAX_AGE_MS);
-    this.#listedMs = nowMs;
-    this.#touch();
-    await this.#sample(nowMs - this.#roundMs > maxAgeMs ? 'all' : 'missing');
+    const sinceMs = askedMs - this.#listedMs;
+    this.#touchedMs = askedMs;
+    // A client that asks for two lists at once asks once.
+    if (sinceMs >= MIN_AGE_MS) {
+      this.#listedMs = askedMs;
+      this.#maxAgeMs = Math.min(Math.max(sinceMs / 2, MIN_AGE_MS), MAX_AGE_MS);
+      const isFirst = sinceMs > IDLE_MS;
+      this.#intervalMs = isFirst || sinceMs < SHORTEST_INTERVAL_MS ? USUAL_INTERVAL_MS : sinceMs;
+      this.#schedule(isFirst ? FIRST_MS : this.#nextMs(askedMs));
+    }
+    await this.#sample(this.#clock.monotonicMs() - this.#roundMs > this.#maxAgeMs ? 'all' : 'missing');
     return this.#samples;
   }
 
   /** A sample of one, taken now; undefined when it is gone. */
   async one(id: string): Promise<S | undefined> {
-    this.#touch();
+    this.#touchedMs = this.#clock.monotonicMs();
+    if (!this.#timer) this.#schedule(this.#nextMs(this.#touchedMs));
     await this.#take(id, new Slice(this.#clock));
     return this.#samples.get(id);
   }
@@ -81,23 +99,34 @@ export class Sampler<S> {
     this.#forgetAll();
   }
 
-  #touch(): void {
-    this.#touchedMs = this.#clock.monotonicMs();
-    if (!this.#timer) this.#schedule(FIRST_MS);
-  }
-
   #schedule(ms: number): void {
+    clearTimeout(this.#timer);
     if (this.#isClosed) return;
     this.#timer = setTimeout(() => void this.#tick(), ms);
     this.#timer.unref();
+  }
+
+  /** How long it is until a round is due, or until all is forgotten. */
+  #nextMs(nowMs: number): number {
+    if (!this.#isExpected(nowMs)) return Math.max(this.#touchedMs + IDLE_MS + 1 - nowMs, FIRST_MS);
+    const leadMs = Math.min(LEAD_MS, this.#intervalMs / 4);
+    const waitMs = this.#intervalMs - ((nowMs - this.#listedMs + leadMs) % this.#intervalMs);
+    // A timer that comes a moment early is not set again for the same time.
+    return waitMs < this.#intervalMs / 4 ? waitMs + this.#intervalMs : waitMs;
+  }
+
+  #isExpected(nowMs: number): boolean {
+    const isRegular = this.#intervalMs <= LONGEST_INTERVAL_MS && nowMs - this.#listedMs <= IDLE_MS;
+    return this.#source.inBackground && isRegular;
   }
 
   async #tick(): Promise<void> {
     const nowMs = this.#clock.monotonicMs();
     this.#timer = undefined;
     if (nowMs - this.#touchedMs > IDLE_MS) return this.#forgetAll();
-    if (this.#source.inBackground && nowMs - this.#listedMs <= IDLE_MS) await this.#sample('all');
-    this.#schedule(PERIOD_MS);
+    if (this.#isExpected(nowMs)) await this.#sample('all');
+    // Somebody may have asked meanwhile.
+    if (!this.#timer) this.#schedule(this.#nextMs(this.#clock.monotonicMs()));
   }
 
   async #sample(which: 'all' | 'missing'): Promise<void> {
