@@ -5,6 +5,7 @@ import { closeFd } from './at.ts';
 import { syscallError } from './errno.ts';
 import { cString, libc } from './libc.ts';
 import { duplicateFd } from './pipe.ts';
+import { startBeforeOthers } from './process.ts';
 
 type Rc = number;
 const fn = {
@@ -103,9 +104,11 @@ export function posixSpawn(request: SpawnRequest): number {
     addFileActions(actions, request, copies);
     setAttributes(attributes, request);
     const pid = Buffer.alloc(8);
-    const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
-    if (errno !== 0) throw spawnError(request, errno);
-    return pid.readInt32LE(0);
+    return startBeforeOthers(() => {
+      const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
+      if (errno !== 0) throw spawnError(request, errno);
+      return pid.readInt32LE(0);
+    });
   } finally {
     fn.actionsDestroy(actions);
     fn.attributesDestroy(attributes);
