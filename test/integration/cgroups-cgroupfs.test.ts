@@ -108,7 +108,7 @@ test('killAll ends what is in the cgroup and below', async () => {
   const processes = [startProcess('sleep', '60'), startProcess('sleep', '60')];
   // Before the inner one is made: on v2 what has processes hands no controllers down, and the other way round.
   await tree.addProcess(cgroup.path, processes[0]?.pid ?? 0);
-  tree.make(inner);
+  await tree.make(inner);
   await tree.addProcess(inner, processes[1]?.pid ?? 0);
   assert.deepEqual(container.pids().sort(), processes.map(({ pid }) => pid).sort());
   const ended = processes.map((child) => once(child, 'exit'));

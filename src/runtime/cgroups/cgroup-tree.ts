@@ -10,6 +10,7 @@ import {
   write as writeFd,
   writeFileSync,
 } from 'node:fs';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -30,7 +31,8 @@ const REMOVE_WAITS_MS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 
 /**
  * The same tree of cgroups in all hierarchies of the host: what is made, removed or asked is so in each of them. Calls
- * are synchronous, a few hundredths of a millisecond per hierarchy, except where the kernel makes a caller wait.
+ * are synchronous, a few hundredths of a millisecond per hierarchy, except where the kernel makes a caller wait: who makes
+ * or removes a cgroup waits for its lock, which whoever moves a process holds for a grace period of the kernel.
  */
 export class CgroupTree {
   readonly hierarchies: readonly Hierarchy[];
@@ -60,11 +62,20 @@ export class CgroupTree {
   }
 
   /** Makes a cgroup, and its missing parents, which are marked as Berth's. Safe to repeat. */
-  make(path: string): void {
-    for (const hierarchy of this.hierarchies) {
-      if (this.mode === 'v2') this.#delegate(hierarchy, dirname(path));
-      this.#makeIn(hierarchy, path, 'leaf');
-    }
+  async make(path: string): Promise<void> {
+    await allDone(
+      this.hierarchies.map(async (hierarchy) => {
+        if (this.mode === 'v2') this.#delegate(hierarchy, dirname(path));
+        try {
+          await mkdir(cgroupFile(hierarchy, path));
+          finish(hierarchy, cgroupFile(hierarchy, path));
+        } catch (err) {
+          if (isErrno(err, 'EEXIST')) return;
+          // With a missing parent too, which others could remove meanwhile; and for a word of what else is wrong.
+          this.#makeIn(hierarchy, path, 'leaf');
+        }
+      }),
+    );
   }
 
   /** True when it is there in at least one hierarchy. */
@@ -175,8 +186,8 @@ export class CgroupTree {
    */
   async remove(path: string, signal: AbortSignal): Promise<void> {
     for (const waitMs of [...REMOVE_WAITS_MS, 0]) {
-      const busy = this.hierarchies.filter((hierarchy) => !removeFolders(cgroupFile(hierarchy, path)));
-      if (busy.length === 0) return;
+      const removed = await allDone(this.hierarchies.map((hierarchy) => removeFolders(cgroupFile(hierarchy, path))));
+      if (removed.every(Boolean)) return;
       if (waitMs > 0) await sleep(waitMs, signal);
     }
     throw new BerthError('precondition', `cgroup ${path} cannot be removed: ${this.whoIsIn(path)}`);
@@ -228,7 +239,7 @@ export class CgroupTree {
     }
     // A leaf is removed by its name, and every mark costs three system calls.
     if (role === 'parent') this.#mark(folder);
-    if (hierarchy.controllers.includes('cpuset')) inheritCpuset(folder);
+    finish(hierarchy, folder);
   }
 
   // Without its mark nobody would ever take it away.
@@ -300,6 +311,10 @@ function readWords(file: string): string[] {
   return (readText(file) ?? '').split(/\s+/).filter((word) => word !== '');
 }
 
+function finish(hierarchy: Hierarchy, folder: string): void {
+  if (hierarchy.controllers.includes('cpuset')) inheritCpuset(folder);
+}
+
 // A new v1 cpuset is empty, and a process cannot enter it before it has processors and memory nodes (cpusets(7)).
 function inheritCpuset(folder: string): void {
   for (const file of ['cpuset.cpus', 'cpuset.mems']) {
@@ -310,19 +325,37 @@ function inheritCpuset(folder: string): void {
 }
 
 /** Children first. False when one is busy. */
-function removeFolders(top: string): boolean {
-  return foldersBelow(top).reverse().every(removeFolder);
+async function removeFolders(top: string): Promise<boolean> {
+  for (const folder of foldersBelow(top).reverse()) {
+    try {
+      await rmdir(folder);
+    } catch (err) {
+      if (!isGone(folder, err)) return false;
+    }
+  }
+  return true;
 }
 
 function removeFolder(folder: string): boolean {
   try {
     rmdirSync(folder);
+    return true;
   } catch (err) {
-    if (isErrno(err, 'ENOENT')) return true;
-    if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false;
-    throw wrap(`remove cgroup ${folder}`, err);
+    return isGone(folder, err);
   }
-  return true;
+}
+
+/** What an error of rmdir(2) says of a cgroup: false when it is busy. Throws what it says else. */
+function isGone(folder: string, err: unknown): boolean {
+  if (isErrno(err, 'ENOENT')) return true;
+  if (isErrno(err, 'EBUSY', 'ENOTEMPTY')) return false;
+  throw wrap(`remove cgroup ${folder}`, err);
+}
+
+/** Waits for all of them, also when one fails: none goes on behind the back of whoever takes back what was made. */
+async function allDone<T>(works: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(works);
+  return await Promise.all(works);
 }
 
 // Only the write waits for the kernel: each step that a thread of the pool does has the event loop turn once more.

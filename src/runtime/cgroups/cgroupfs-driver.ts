@@ -51,7 +51,7 @@ export class CgroupfsDriver implements Cgroups {
 
   async createSandbox({ parent, sandboxId, resources }: SandboxCgroupRequest): Promise<SandboxCgroup> {
     const cgroup = this.sandboxCgroup(parent, sandboxId);
-    this.#tree.make(cgroup.path);
+    await this.#tree.make(cgroup.path);
     // The default parent has the pods of all that name none below it, which no pod's limits are for.
     if (resources && parent !== '') {
       const parentPath = normaliseCgroupfsParent(parent, DEFAULT_PARENT);
