@@ -108,11 +108,13 @@ export class Sampler<S> {
 
   /** How long it is until a round is due, or until all is forgotten. */
   #nextMs(nowMs: number): number {
-    if (!this.#isExpected(nowMs)) return Math.max(this.#touchedMs + IDLE_MS + 1 - nowMs, FIRST_MS);
+    const forgottenMs = this.#touchedMs + IDLE_MS + 1;
+    if (!this.#isExpected(nowMs)) return forgottenMs - nowMs;
     const leadMs = Math.min(LEAD_MS, this.#intervalMs / 4);
-    const waitMs = this.#intervalMs - ((nowMs - this.#listedMs + leadMs) % this.#intervalMs);
-    // A timer that comes a moment early is not set again for the same time.
-    return waitMs < this.#intervalMs / 4 ? waitMs + this.#intervalMs : waitMs;
+    let dueMs = this.#listedMs + this.#intervalMs - leadMs;
+    // Whoever did not come is expected ever later. A timer may come a moment early, and is not set for the same time again.
+    for (let againMs = this.#intervalMs; dueMs <= nowMs + leadMs; againMs *= 2) dueMs += againMs;
+    return Math.min(dueMs, forgottenMs) - nowMs;
   }
 
   #isExpected(nowMs: number): boolean {
