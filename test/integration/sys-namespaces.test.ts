@@ -16,7 +16,7 @@ import {
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
-import { setTimeout } from 'node:timers/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
@@ -263,7 +263,7 @@ for (const kinds of [['net', 'ipc', 'uts'], ['net', 'ipc', 'uts', 'pid'], []] as
       assert.equal(readlinkSync(`/proc/${pause.pid}/ns/${kind}`), `${kind}:[${pinned}]`);
     }
     // It closes its pipes once it has been released.
-    while (readdirSync(`/proc/${pause.pid}/fd`).length > 3) await setTimeout(1);
+    while (readdirSync(`/proc/${pause.pid}/fd`).length > 3) await delay(1);
     const open = readdirSync(`/proc/${pause.pid}/fd`).map((fd) => readlinkSync(`/proc/${pause.pid}/fd/${fd}`));
     assert.deepEqual(open, ['/dev/null', '/dev/null', '/dev/null']);
     if (kinds.length > 0) {
