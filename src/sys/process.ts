@@ -55,17 +55,18 @@ export function preferThreads(nice: number): void {
 /**
  * Starts a child, of which `start` returns the pid, by vfork(2) or what does the same: the thread sleeps until the child
  * has executed its program. A child of a thread that `preferThreads` has put before others would wait for a processor
- * behind all of them, and the thread with it. So it comes first too, until `start` returns.
+ * behind all of them, and the thread with it. So it comes first too, until `start` returns. `start` is told so, and has
+ * to give the child SCHED_RESET_ON_FORK, since its program may have children of its own before that.
  */
-export function startBeforeOthers(start: () => number): number {
+export function startBeforeOthers(start: (comesFirst: boolean) => number): number {
   const own = readAttributes();
   const flags = own?.readBigUInt64LE(8) ?? 0n;
-  if (!own || (flags & SCHED_FLAG_RESET_ON_FORK) === 0n) return start();
+  if (!own || (flags & SCHED_FLAG_RESET_ON_FORK) === 0n) return start(false);
   const inherited = Buffer.from(own);
   inherited.writeBigUInt64LE(flags & ~SCHED_FLAG_RESET_ON_FORK, 8);
-  if (syscall(SYS_SCHED_SETATTR, 0, inherited, 0) !== 0) return start();
+  if (syscall(SYS_SCHED_SETATTR, 0, inherited, 0) !== 0) return start(false);
   try {
-    const pid = start();
+    const pid = start(true);
     // It cannot be refused; who has ended needs none.
     syscall(SYS_SCHED_SETATTR, pid, schedAttributes({ nice: 0, sliceNs: 0n, flags: 0n }), 0);
     return pid;
