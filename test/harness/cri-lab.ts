@@ -141,6 +141,14 @@ export class CriLab {
     return containerId;
   }
 
+  /** Starts a container whose program says `ready` when it is, with its traps set, and waits for that. */
+  async startReady(podSandboxId: string, fields: ContainerFields): Promise<string> {
+    const containerId = await this.start(podSandboxId, fields);
+    const { logPath } = await this.status(containerId);
+    await eventually('it is ready', () => readLog(logPath).some(({ text }) => text === 'ready') || undefined);
+    return containerId;
+  }
+
   /** Runs a container to its end. */
   async run(podSandboxId: string, fields: ContainerFields): Promise<ContainerStatus> {
     return await this.ended(await this.start(podSandboxId, fields));
@@ -210,10 +218,11 @@ export class CriLab {
   }
 }
 
-/** Reads a log in the CRI's format. Fails on a line that is not of it. */
+/** Reads a log in the CRI's format, as far as its lines are whole. Fails on a line that is not of it. */
 export function readLog(path: string): LogLine[] {
   return readFileSync(path, 'utf8')
     .split('\n')
+    .slice(0, -1)
     .filter((line) => line !== '')
     .map((line) => {
       const [, time = '', stream = '', tag = '', text = ''] =

@@ -380,7 +380,7 @@ for (const handler of ['runc', 'crun'] as const) {
       assert.deepEqual([getPriority(pid), getPriority(parent)], [0, 0]);
       const { stdout } = await lab.berthd.call(
         runtime.execSync,
-        ExecSyncRequest.create({ containerId, cmd: ['cat', '/proc/self/stat'], timeout: 10n }),
+        ExecSyncRequest.create({ containerId, cmd: ['cat', '/proc/self/stat'], timeout: 60n }),
       );
       // Field 19: proc_pid_stat(5).
       assert.equal(Buffer.from(stdout).toString().split(') ')[1]?.split(' ')[16], '0');

@@ -104,7 +104,7 @@ async function removePod(podSandboxId: string): Promise<void> {
 }
 
 async function exec(containerId: string, ...cmd: string[]): Promise<string> {
-  const answer = await berthd.call(runtime.execSync, { containerId, cmd, timeout: 10n });
+  const answer = await berthd.call(runtime.execSync, { containerId, cmd, timeout: 60n });
   assert.equal(answer.exitCode, 0, answer.stderr.toString());
   return answer.stdout.toString();
 }
@@ -284,14 +284,15 @@ suite('berthd', { timeout: 900_000 }, () => {
     const pod = await runPod();
     const polite = await startContainer(pod, {
       metadata: { name: 'polite' },
-      command: ['sh', '-c', 'trap "exit 5" TERM; while :; do sleep 0.05; done'],
+      command: ['sh', '-c', 'trap "exit 5" TERM; echo ready; while :; do sleep 0.05; done'],
     });
     const deaf = await startContainer(pod, {
       metadata: { name: 'deaf' },
       command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.05; done'],
     });
-    await exec(polite, 'true');
-    await berthd.call(runtime.stopContainer, { containerId: polite, timeout: 10n });
+    const { logPath } = await statusOf(polite);
+    await eventually('its trap is set', () => readFileSync(logPath, 'utf8').includes('ready') || undefined);
+    await berthd.call(runtime.stopContainer, { containerId: polite, timeout: 60n });
     assert.equal((await statusOf(polite)).exitCode, 5);
     const startedMs = performance.now();
     // The later, shorter one hastens the first.
@@ -337,7 +338,7 @@ suite('berthd', { timeout: 900_000 }, () => {
     const { exitCode } = await berthd.call(runtime.execSync, {
       containerId: id,
       cmd: ['touch', '/data/new'],
-      timeout: 5n,
+      timeout: 60n,
     });
     assert.notEqual(exitCode, 0);
     assert.deepEqual((await statusOf(id)).user?.linux?.uid, 1000n);

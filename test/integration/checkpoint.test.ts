@@ -172,10 +172,14 @@ suite('checkpoint and restore', { timeout: 900_000 }, () => {
   test('a container that nobody lets go on is stopped all the same', async () => {
     const pod = await lab.runPod();
     const root = ['--root', join(lab.berthd.state, 'runtime/criu')];
-    const polite = await lab.start(pod, { command: ['sh', '-c', "trap 'exit 7' TERM; while :; do sleep 0.1; done"] });
-    const stubborn = await lab.start(pod, { command: ['sh', '-c', "trap '' TERM; while :; do sleep 0.1; done"] });
+    const polite = await lab.startReady(pod, {
+      command: ['sh', '-c', "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"],
+    });
+    const stubborn = await lab.startReady(pod, {
+      command: ['sh', '-c', "trap '' TERM; echo ready; while :; do sleep 0.1; done"],
+    });
     for (const id of [polite, stubborn]) execFileSync('runc', [...root, 'pause', id]);
-    await lab.berthd.call(runtime.stopContainer, { containerId: polite, timeout: 30n });
+    await lab.berthd.call(runtime.stopContainer, { containerId: polite, timeout: 60n });
     assert.equal((await lab.status(polite)).exitCode, 7, 'it had its grace');
     execFileSync('runc', [...root, 'pause', await lab.start(pod)]);
     await lab.berthd.call(runtime.stopContainer, { containerId: stubborn, timeout: 1n });
@@ -186,7 +190,7 @@ suite('checkpoint and restore', { timeout: 900_000 }, () => {
     const pod = await lab.runPod();
     const id = await lab.start(pod);
     breakVerb('hang', 'checkpoint');
-    const given = lab.berthd.fails(runtime.checkpointContainer, { ...checkpoint(id, join(out, 'x')), timeout: 10n });
+    const given = lab.berthd.fails(runtime.checkpointContainer, { ...checkpoint(id, join(out, 'x')), timeout: 100n });
     const dump = await hanging();
     await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 0n });
     assert.equal((await lab.status(id)).exitCode, 137);

@@ -125,7 +125,7 @@ suite('hot path', { timeout: 900_000 }, () => {
     const [containerId, create] = await costOf(() => lab.create(podSandboxId));
     const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
     const [, exec] = await costOf(() =>
-      lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 20n }),
+      lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n }),
     );
     const [, stop] = await costOf(() => lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n }));
     const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));

@@ -40,7 +40,7 @@ import {
 import type { Method } from '../harness/cri-connection.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive, readCgroups } from '../harness/machine-state.ts';
-import { patient } from '../harness/patience.ts';
+import { patient, SOON_MS } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
@@ -158,8 +158,8 @@ suite('what happens to nodes', { timeout: patient(900_000) }, () => {
     test(`pause is killed (${pid === NamespaceMode.POD ? 'shared' : 'own'} PID namespaces): not ready, and it can be stopped and removed`, async () => {
       const pod = await lab.runPod(lab.podConfig({ linux: { securityContext: { namespaceOptions: { pid } } } }));
       const namespaceOptions = { linux: { securityContext: { namespaceOptions: { pid } } } };
-      const id = await lab.start(pod, {
-        ...script('trap "exit 3" TERM; while :; do sleep 0.1; done'),
+      const id = await lab.startReady(pod, {
+        ...script('trap "exit 3" TERM; echo ready; while :; do sleep 0.1; done'),
         ...namespaceOptions,
       });
       process.kill((await lab.podInfo(pod)).pid, 'SIGKILL');
@@ -168,7 +168,7 @@ suite('what happens to nodes', { timeout: patient(900_000) }, () => {
         async () => (await lab.podStatus(pod)).status?.state === PodSandboxState.SANDBOX_NOTREADY || undefined,
       );
       assert.equal((await lab.refused(pod, {})).code, status.FAILED_PRECONDITION);
-      await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 5n });
+      await lab.berthd.call(runtime.stopContainer, { containerId: id, timeout: 60n });
       // The end of a PID namespace's first process kills the others.
       assert.equal((await lab.status(id)).exitCode, pid === NamespaceMode.POD ? 137 : 3);
       await lab.removePod(pod);
@@ -253,7 +253,7 @@ suite('what happens to nodes', { timeout: patient(900_000) }, () => {
       assert.equal(await lab.exec(running, 'echo', 'here'), 'here');
       await removal.leave();
       await lab.berthd.call(runtime.stopContainer, { containerId: running, timeout: 0n });
-      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, 30_000);
+      await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, SOON_MS);
       const failed = await lab.berthd.fails(runtime.removePodSandbox, { podSandboxId: pod }, 2_000);
       assert.equal(failed.code, status.DEADLINE_EXCEEDED);
       await lab.berthd.end('SIGKILL');

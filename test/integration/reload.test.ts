@@ -72,7 +72,7 @@ suite('reloads of the configuration', { timeout: 900_000 }, () => {
     const { stdout } = await lab.berthd.call(runtime.execSync, {
       containerId,
       cmd: ['sh', '-c', 'echo $RELOADED'],
-      timeout: 20n,
+      timeout: 60n,
     });
     assert.equal(Buffer.from(stdout).toString(), 'yes\n');
     const { runtimeHandlers } = await lab.berthd.call(runtime.status, { verbose: false });

@@ -157,7 +157,7 @@ export const rightRequests: Readonly<Record<string, readonly WireMessage[]>> = {
   ContainerStatus: each(inContainers, { verbose: true }),
   UpdateContainerResources: each(inContainers, { linux: richResources }),
   ReopenContainerLog: inContainers,
-  ExecSync: each(inContainers, { cmd: ['echo', 'x'], timeout: 5n }),
+  ExecSync: each(inContainers, { cmd: ['echo', 'x'], timeout: 30n }),
   Exec: each(inContainers, { cmd: ['echo', 'x'], stdout: true }),
   Attach: each(inContainers, { stdout: true }),
   PortForward: each(inPods, { port: [80n] }),
@@ -170,7 +170,7 @@ export const rightRequests: Readonly<Record<string, readonly WireMessage[]>> = {
   UpdateRuntimeConfig: [{ runtime_config: { network_config: { pod_cidr: '10.0.0.0/16' } } }],
   CheckpointContainer: each([{ container_id: '@running' }, ...inContainers], {
     location: '@scratch/checkpoint.tar',
-    timeout: 5n,
+    timeout: 30n,
   }),
   CheckpointPod: each([{ pod_sandbox_id: '@pod' }, ...inPods], {
     output_path: '@scratch/out',

@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
+import { status } from '@grpc/grpc-js';
+
 import {
   ContainerState,
   ListContainersRequest,
@@ -31,18 +33,13 @@ suite('stops', { timeout: 900_000 }, () => {
   afterEach(async (t) => await lab.afterTest(t));
   after(async () => await lab.close());
 
-  const stop = async (containerId: string, timeout: bigint, timeoutMs?: number): Promise<unknown> =>
-    await lab.berthd.call(runtime.stopContainer, { containerId, timeout }, timeoutMs);
+  const stop = async (containerId: string, timeout: bigint): Promise<unknown> =>
+    await lab.berthd.call(runtime.stopContainer, { containerId, timeout });
   const wordsOf = async (id: string): Promise<string[]> =>
     readLog((await lab.status(id)).logPath).map(({ text }) => text);
-  const started = async (pod: string, fields: ContainerFields): Promise<string> => {
-    const id = await lab.start(pod, fields);
-    await eventually('it is ready', async () => (await wordsOf(id)).includes('ready') || undefined);
-    return id;
-  };
 
   test('the signal is sent once, however many ask; less time hastens the end, more does not put it off', async () => {
-    const id = await started(await lab.runPod(), script(COUNTS));
+    const id = await lab.startReady(await lab.runPod(), script(COUNTS));
     const startedMs = performance.now();
     const first = stop(id, 100n);
     await eventually('the signal came', async () => (await wordsOf(id)).includes('TERM') || undefined);
@@ -55,23 +52,29 @@ suite('stops', { timeout: 900_000 }, () => {
   });
 
   test('no time at all: killed without the signal', async () => {
-    const id = await started(await lab.runPod(), script(COUNTS));
+    const id = await lab.startReady(await lab.runPod(), script(COUNTS));
     await stop(id, 0n);
     assert.deepEqual([(await lab.status(id)).exitCode, await wordsOf(id)], [137, ['ready']]);
   });
 
   test('a stop that waits blocks no list, status or exec, and goes on when its client leaves', async () => {
     const pod = await lab.runPod();
-    const id = await started(pod, script(COUNTS));
-    await assert.rejects(stop(id, 3n, 200));
-    const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create(), 1_000);
+    const id = await lab.startReady(pod, script(COUNTS));
+    const leave = new AbortController();
+    const request = { containerId: id, timeout: 10n };
+    const left = lab.berthd.connection.fails(runtime.stopContainer, request, { signal: leave.signal });
+    await eventually('the signal came', async () => (await wordsOf(id)).includes('TERM') || undefined);
+    leave.abort();
+    assert.equal((await left).code, status.CANCELLED);
+    // Before the stop is over.
+    const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create(), 9_000);
     assert.deepEqual([containers.length, containers[0]?.state], [1, ContainerState.CONTAINER_RUNNING]);
     assert.equal(await lab.exec(id, 'echo', 'still'), 'still');
     assert.equal((await lab.ended(id)).exitCode, 137);
   });
 
   test('a stop that is cut off by the end of berthd is asked for again, and works', async () => {
-    const id = await started(await lab.runPod(), script(COUNTS));
+    const id = await lab.startReady(await lab.runPod(), script(COUNTS));
     const cut = stop(id, 60n).catch(() => {});
     await eventually('the signal came', async () => (await wordsOf(id)).includes('TERM') || undefined);
     await lab.berthd.end('SIGKILL');
@@ -85,10 +88,10 @@ suite('stops', { timeout: 900_000 }, () => {
   test("commands in a container end with it, also where the pod's processes are shared", async () => {
     const shared = { namespaceOptions: { pid: NamespaceMode.POD } };
     const pod = await lab.runPod(lab.podConfig({ linux: { cgroupParent: lab.cgroupParent, securityContext: shared } }));
-    const id = await started(pod, { ...script(COUNTS), linux: { securityContext: shared } });
+    const id = await lab.startReady(pod, { ...script(COUNTS), linux: { securityContext: shared } });
     const cmd = ['/bin/sh', '-c', 'echo $$ > /dev/shm/pid; sleep 1234.25'];
     const exec = lab.berthd
-      .call(runtime.execSync, { containerId: id, cmd, timeout: 0n }, 20_000)
+      .call(runtime.execSync, { containerId: id, cmd, timeout: 0n }, 100_000)
       .catch(() => undefined);
     await eventually('it runs', async () => (await lab.tryExec(id, 'cat', '/dev/shm/pid')).exitCode === 0 || undefined);
     await stop(id, 0n);
@@ -101,9 +104,9 @@ suite('stops', { timeout: 900_000 }, () => {
 
   test('the containers of a pod are ended side by side, and none of them is left', async () => {
     const pod = await lab.runPod();
-    const stubborn = await Promise.all(Array.from({ length: 4 }, () => started(pod, script(COUNTS))));
+    const stubborn = await Promise.all(Array.from({ length: 4 }, () => lab.startReady(pod, script(COUNTS))));
     const pids = await Promise.all(stubborn.map(async (id) => (await lab.info(id)).pid));
-    await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, 15_000);
+    await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod }, SOON_MS);
     assert.deepEqual(pids.filter(isAlive), []);
     for (const id of stubborn) assert.equal((await lab.status(id)).exitCode, 137);
   });

@@ -179,7 +179,7 @@ suite('who may connect', { timeout: patient(900_000) }, () => {
 
   /** Others do not notice: they are listed, answer, and are started as ever. */
   const othersAreFine = async (other: string): Promise<void> => {
-    const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create(), 5_000);
+    const { containers } = await lab.berthd.call(runtime.listContainers, ListContainersRequest.create(), 30_000);
     assert.ok(containers.length >= 2);
     assert.equal(await lab.exec(other, 'echo', 'fine'), 'fine');
     await lab.removePod(await lab.runPod());
