@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 import { BerthError } from '../../base/errors.ts';
-import { isErrno } from '../../sys/errno.ts';
+import { isErrno, wrapErrno } from '../../sys/errno.ts';
 import type { HugepageLimit } from '../container-spec.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
 import type { ContainerCgroup } from './cgroups.ts';
@@ -120,7 +120,7 @@ function sendKill(pid: number): boolean {
     return process.kill(pid, 'SIGKILL');
   } catch (err) {
     if (isErrno(err, 'ESRCH')) return false;
-    throw err;
+    throw wrapErrno(`kill process ${pid}`, err);
   }
 }
 
