@@ -354,19 +354,24 @@ test('a thread that dies is cleaned up after and replaced', async () => {
 });
 
 test('a thread that hangs is given up after the deadline', async () => {
-  const impatient = new NamespaceMaker({ timeoutMs: 2000 });
+  // Enough for the thread that comes after it to start on a busy machine.
+  const impatient = new NamespaceMaker({ timeoutMs: 10_000 });
   const { readFd, writeFd } = createPipe();
-  // A full pipe: the next write waits, as a write to a frozen cgroup may.
-  writeSync(writeFd, Buffer.alloc(65_536));
-  const req = request(['uts'], { cgroupProcs: [`/proc/self/fd/${writeFd}`] });
-  await assert.rejects(impatient.make(req, never), { kind: 'deadline' });
-  assert.deepEqual([childPids(), pins(), readdirSync(req.pinDir)], [[], [], []]);
-  const next = request(['uts']);
-  await end(await impatient.make(next, never), next);
-  await impatient.close();
-  readSync(readFd, Buffer.alloc(65_536));
-  closeFd(readFd);
-  closeFd(writeFd);
+  try {
+    // A full pipe: the next write waits, as a write to a frozen cgroup may.
+    writeSync(writeFd, Buffer.alloc(65_536));
+    const req = request(['uts'], { cgroupProcs: [`/proc/self/fd/${writeFd}`] });
+    await assert.rejects(impatient.make(req, never), { kind: 'deadline' });
+    assert.deepEqual([childPids(), pins(), readdirSync(req.pinDir)], [[], [], []]);
+    const next = request(['uts']);
+    await end(await impatient.make(next, never), next);
+    await impatient.close();
+  } finally {
+    // Else the thread would never end, nor this process.
+    readSync(readFd, Buffer.alloc(65_536));
+    closeFd(readFd);
+    closeFd(writeFd);
+  }
   await until(() => threadNamespaces().join() === hostNamespaces.join());
 });
 
