@@ -52,7 +52,9 @@ describe('disk process', { timeout: 600_000 }, () => {
       children.push(child);
       return child;
     };
-    const process = { processes: { start }, log: silentLogger, version: readOwnVersion(), ...options };
+    const common = { processes: { start }, log: silentLogger, version: readOwnVersion() };
+    // However long a start takes, no test but that of the limit is about it.
+    const process = { ...common, startTimeoutMs: 600_000, ...options };
     return new DiskWorkers({ threads: 3, process: new DiskProcess(process) });
   };
   beforeEach(() => {
