@@ -84,10 +84,18 @@ suite('hot path', { timeout: 900_000 }, () => {
     return new Map([...found].map(([, program = '', count]) => [program, Number(count)]));
   }
 
-  function hasDiskProcess(): boolean {
+  function hasChild(name: RegExp): boolean {
     const { pid } = lab.berthd;
     const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
-    return children.some((child) => /^berth-disk$|^node$/m.test(readFileSync(`/proc/${child}/comm`, 'utf8')));
+    return children.some((child) => name.test(nameOf(child)));
+  }
+
+  function nameOf(pid: string): string {
+    try {
+      return readFileSync(`/proc/${pid}/comm`, 'utf8');
+    } catch {
+      return '';
+    }
   }
 
   function traceLines(): string[] {
@@ -117,16 +125,21 @@ suite('hot path', { timeout: 900_000 }, () => {
     // Seals, compiles and remembers what only the first one does.
     await lab.removePod(await podWithContainer());
     // Programs count when they end, and this one has loaded the image.
-    await eventually('the process for work on the disk has ended', () => !hasDiskProcess() || undefined);
+    await eventually(
+      'the process for work on the disk has ended',
+      () => !hasChild(/^berth-disk$|^node$/m) || undefined,
+    );
     const syncsBefore = syncCount();
 
     const config = lab.podConfig();
     const [podSandboxId, run] = await costOf(() => lab.runPod(config));
     const [containerId, create] = await costOf(() => lab.create(podSandboxId));
     const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
-    const [, exec] = await costOf(() =>
-      lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n }),
-    );
+    const [, exec] = await costOf(async () => {
+      await lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n });
+      // It is counted when it has been reaped, which is a moment after it has told the exit code.
+      await eventually('the monitor has ended', () => !hasChild(/^exec-monitor$/m) || undefined);
+    });
     const [, stop] = await costOf(() => lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n }));
     const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
     const [, stopPod] = await costOf(() => lab.berthd.call(runtime.stopPodSandbox, { podSandboxId }));
