@@ -22,6 +22,7 @@ import { SystemdManager } from './systemd-manager.ts';
 const none = new AbortController().signal;
 const JOB = '/org/freedesktop/systemd1/job/7';
 const UNIT = '/org/freedesktop/systemd1/unit/a';
+const SYSTEMD = ':1.0';
 type Answer = readonly [signature: string, body: readonly DbusValue[]];
 
 /** A bus that is systemd as well. */
@@ -33,6 +34,7 @@ class FakeBus {
     ['StartTransientUnit', () => ['o', [JOB]]],
     ['StopUnit', () => ['o', [JOB]]],
     ['GetUnit', () => ['o', [UNIT]]],
+    ['GetNameOwner', () => ['s', [SYSTEMD]]],
   ]);
   readonly #server: Server;
   readonly #peers = new Set<Socket>();
@@ -53,7 +55,7 @@ class FakeBus {
   }
 
   signal(peer: Socket, sender: string, member: string, signature: string, body: readonly DbusValue[]): void {
-    const source = sender === 'org.freedesktop.systemd1' ? `${sender}.Manager` : sender;
+    const source = member === 'JobRemoved' ? 'org.freedesktop.systemd1.Manager' : sender;
     this.#send(peer, { type: SIGNAL, path: '/', interface: source, member, sender, signature, body });
   }
 
@@ -177,7 +179,7 @@ test('a stop whose connection is lost is done when the unit is gone', async () =
 });
 
 test('a systemd that leaves the bus says no job: the unit is looked at once it is back', async () => {
-  const owner = ['org.freedesktop.systemd1', ':1.0', ''];
+  const owner = ['org.freedesktop.systemd1', SYSTEMD, ''];
   bus.answers.set('StartTransientUnit', (peer) => {
     // After the answer, as the job is being waited for.
     setImmediate(() => bus.signal(peer, 'org.freedesktop.DBus', 'NameOwnerChanged', 'sss', owner));
@@ -187,6 +189,16 @@ test('a systemd that leaves the bus says no job: the unit is looked at once it i
   stateIs('ActiveState', 'active');
   await manager.startUnit('a.scope', [], none);
   assert.equal(bus.connections, 2);
+});
+
+test('only systemd says how a job ended, whoever else says so', async () => {
+  bus.answers.set('StartTransientUnit', (peer) => {
+    const said = (result: string): DbusValue[] => [7, JOB, 'a.scope', result];
+    bus.signal(peer, ':1.66', 'JobRemoved', 'uoss', said('done'));
+    setImmediate(() => bus.signal(peer, SYSTEMD, 'JobRemoved', 'uoss', said('failed')));
+    return ['o', [JOB]];
+  });
+  await assert.rejects(manager.startUnit('a.scope', [], none), /the job's result is failed/);
 });
 
 test('a job that its owner gives up with the connection is not looked for', async () => {

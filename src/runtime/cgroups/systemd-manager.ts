@@ -35,8 +35,14 @@ interface UnitJob {
 
 /** A connection that was begun; `isOver` once it has failed or ended. */
 interface Link {
-  readonly opening: Promise<DbusConnection>;
+  readonly opening: Promise<Bus>;
   isOver: boolean;
+}
+
+/** The bus, and the name on it that nobody but systemd has. */
+interface Bus {
+  readonly connection: DbusConnection;
+  readonly systemd: string;
 }
 
 /**
@@ -91,7 +97,7 @@ export class SystemdManager {
 
   close(): void {
     this.#link?.opening.then(
-      (connection) => connection.close(),
+      ({ connection }) => connection.close(),
       () => undefined,
     );
     this.#link = undefined;
@@ -100,10 +106,11 @@ export class SystemdManager {
 
   async #runJob({ verb, unit, member, signature, body }: UnitJob, signal: AbortSignal): Promise<void> {
     using limited = withDeadline(`systemd: ${verb} ${unit}`, JOB_TIMEOUT_MS, signal);
-    const connection = await this.#connect(limited);
+    const bus = await this.#connect(limited);
+    const { connection } = bus;
     const closes = this.#closes;
     // From before the call: a job can be through before its number is read from the answer.
-    const jobs = new JobResults(connection);
+    const jobs = new JobResults(bus);
     try {
       const [job] = await connection.call({ ...TO_MANAGER, member, signature, body }, limited);
       const result = await jobs.resultOf(String(job), limited);
@@ -156,7 +163,7 @@ export class SystemdManager {
   }
 
   async #property(path: string, name: string, signal: AbortSignal): Promise<readonly DbusValue[]> {
-    const connection = await this.#connect(signal);
+    const { connection } = await this.#connect(signal);
     const body = [`${SYSTEMD}.Unit`, name];
     const call = { destination: SYSTEMD, path, interface: `${BUS}.Properties`, member: 'Get', signature: 'ss', body };
     const [variant] = await connection.call(call, signal);
@@ -171,12 +178,12 @@ export class SystemdManager {
     body: readonly DbusValue[],
     signal: AbortSignal,
   ): Promise<readonly DbusValue[]> {
-    const connection = await this.#connect(signal);
+    const { connection } = await this.#connect(signal);
     return await connection.call({ ...TO_MANAGER, member, signature, body }, signal);
   }
 
   // Shared by all who call meanwhile, so no caller's signal ends it: nothing is awaited before it is known to the next.
-  async #connect(signal: AbortSignal): Promise<DbusConnection> {
+  async #connect(signal: AbortSignal): Promise<Bus> {
     signal.throwIfAborted();
     if (!this.#link || this.#link.isOver) this.#link = openLink(this.#busSocket);
     return await raceSignal(this.#link.opening, signal);
@@ -188,11 +195,11 @@ function openLink(busSocket: string): Link {
   const end = (): void => {
     link.isOver = true;
   };
-  link.opening.then((connection) => connection.onEnd(end), end);
+  link.opening.then(({ connection }) => connection.onEnd(end), end);
   return link;
 }
 
-async function openManager(busSocket: string): Promise<DbusConnection> {
+async function openManager(busSocket: string): Promise<Bus> {
   using signal = withDeadline('connect to systemd', JOB_TIMEOUT_MS);
   const connection = await openDbus(busSocket, signal);
   try {
@@ -203,8 +210,10 @@ async function openManager(busSocket: string): Promise<DbusConnection> {
     });
     await connection.match(`type='signal',sender='${BUS}',member='NameOwnerChanged',arg0='${SYSTEMD}'`, signal);
     await connection.match(`type='signal',sender='${SYSTEMD}',interface='${MANAGER}',member='JobRemoved'`, signal);
+    const ask = { destination: BUS, path: '/org/freedesktop/DBus', interface: BUS, member: 'GetNameOwner' };
+    const [systemd] = await connection.call({ ...ask, signature: 's', body: [SYSTEMD] }, signal);
     await connection.call({ ...TO_MANAGER, member: 'Subscribe' }, signal);
-    return connection;
+    return { connection, systemd: String(systemd) };
   } catch (err) {
     connection.close();
     throw err;
@@ -213,12 +222,14 @@ async function openManager(busSocket: string): Promise<DbusConnection> {
 
 /** The results of jobs that ended since it was made. */
 class JobResults {
+  readonly #systemd: string;
   readonly #results = new Map<string, string>();
   readonly #stops: readonly (() => void)[];
   #lost: BerthError | undefined;
   #wake = Promise.withResolvers<void>();
 
-  constructor(connection: DbusConnection) {
+  constructor({ connection, systemd }: Bus) {
+    this.#systemd = systemd;
     this.#stops = [
       connection.onSignal((message) => this.#onSignal(message)),
       connection.onEnd((reason) => {
@@ -242,8 +253,9 @@ class JobResults {
     for (const stop of this.#stops) stop();
   }
 
-  #onSignal({ interface: source, member, body }: DbusMessage): void {
-    if (source !== MANAGER || member !== 'JobRemoved') return;
+  // Any user of the host may send a signal of that name to any connection (dbus-daemon(1), the system bus).
+  #onSignal({ sender, interface: source, member, body }: DbusMessage): void {
+    if (sender !== this.#systemd || source !== MANAGER || member !== 'JobRemoved') return;
     const [, job, , result] = body;
     this.#results.set(String(job), String(result));
     this.#wake.resolve();
