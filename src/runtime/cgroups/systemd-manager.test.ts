@@ -192,13 +192,21 @@ test('a systemd that leaves the bus says no job: the unit is looked at once it i
 });
 
 test('only systemd says how a job ended, whoever else says so', async () => {
+  const asked = Promise.withResolvers<Socket>();
+  const say = (peer: Socket, sender: string, result: string): void =>
+    bus.signal(peer, sender, 'JobRemoved', 'uoss', [7, JOB, 'a.scope', result]);
   bus.answers.set('StartTransientUnit', (peer) => {
-    const said = (result: string): DbusValue[] => [7, JOB, 'a.scope', result];
-    bus.signal(peer, ':1.66', 'JobRemoved', 'uoss', said('done'));
-    setImmediate(() => bus.signal(peer, SYSTEMD, 'JobRemoved', 'uoss', said('failed')));
+    say(peer, ':1.66', 'done');
+    asked.resolve(peer);
     return ['o', [JOB]];
   });
-  await assert.rejects(manager.startUnit('a.scope', [], none), /the job's result is failed/);
+  const starting = manager.startUnit('a.scope', [], none);
+  const failing = assert.rejects(starting, /the job's result is failed/);
+  const peer = await asked.promise;
+  // What was said before this answer has been heard.
+  await manager.attachProcesses('b.scope', [1], none);
+  say(peer, SYSTEMD, 'failed');
+  await failing;
 });
 
 test('a job that its owner gives up with the connection is not looked for', async () => {
