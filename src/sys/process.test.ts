@@ -15,7 +15,6 @@ import {
   parseStartTime,
   preferThreads,
   readProcessStartTime,
-  startBeforeOthers,
 } from './process.ts';
 
 test('the start time is field 22, whatever the command is called', () => {
@@ -72,9 +71,6 @@ test('threads that come before others do not have children and later threads com
     assert.ok(tids.length > 4);
     assert.deepEqual(new Set(tids.map((tid) => getPriority(tid))), new Set([-3]));
     assert.equal(execFileSync('nice', { encoding: 'utf8' }).trim(), '0');
-    checkStart();
-    assert.equal(execFileSync('nice', { encoding: 'utf8' }).trim(), '0');
-    assert.equal(getPriority(0), -3);
     const worker = new Worker('require("worker_threads").parentPort.once("message", () => {});', {
       eval: true,
     });
@@ -90,24 +86,3 @@ test('threads that come before others do not have children and later threads com
     for (const tid of tids) setPriority(tid, 0);
   }
 });
-
-/** On its way to its program a child comes before others, as the thread that waits for it does; its program does not. */
-function checkStart(): void {
-  let meanwhile = '';
-  const sleeping = spawn('sleep', ['100']);
-  try {
-    startBeforeOthers(() => {
-      meanwhile = execFileSync('nice', { encoding: 'utf8' }).trim();
-      setPriority(sleeping.pid ?? 0, -3);
-      return sleeping.pid ?? 0;
-    });
-    assert.equal(meanwhile, '-3');
-    assert.equal(getPriority(sleeping.pid), 0);
-    const refused = (): number => {
-      throw new Error('no such program');
-    };
-    assert.throws(() => startBeforeOthers(refused), /no such program/);
-  } finally {
-    sleeping.kill('SIGKILL');
-  }
-}

@@ -12,16 +12,13 @@ const setpriorityCall: (which: number, who: number, nice: number) => number = li
   'int',
 ]);
 const getpriorityCall: (which: number, who: number) => number = libc.func('getpriority', 'int', ['int', 'uint']);
-/** The C library of Debian 12 has no wrappers for sched_setattr(2) and sched_getattr(2). */
+/** The C library of Debian 12 has no wrapper for sched_setattr(2). */
 const syscall: (number: number, pid: number, attributes: Uint8Array, flags: number) => number = libc.func(
   'syscall',
   'long',
   ['long', 'int', 'const void *', 'uint'],
 );
-const readSyscall: (number: number, pid: number, attributes: Uint8Array, size: number, flags: number) => number =
-  libc.func('syscall', 'long', ['long', 'int', 'void *', 'uint', 'uint']);
 const SYS_SCHED_SETATTR = process.arch === 'x64' ? 314 : 274;
-const SYS_SCHED_GETATTR = process.arch === 'x64' ? 315 : 275;
 /** SCHED_ATTR_SIZE_VER0. */
 const SCHED_ATTR_BYTES = 48;
 const PRIO_PROCESS = 0;
@@ -52,38 +49,13 @@ export function preferThreads(nice: number): void {
   for (const tid of tids) preferThread(tid, nice);
 }
 
-/**
- * Starts a child, of which `start` returns the pid, by vfork(2) or what does the same: the thread sleeps until the child
- * has executed its program. A child of a thread that `preferThreads` has put before others would wait for a processor
- * behind all of them, and the thread with it. So it comes first too, until `start` returns. `start` is told so, and has
- * to give the child SCHED_RESET_ON_FORK, since its program may have children of its own before that.
- */
-export function startBeforeOthers(start: (comesFirst: boolean) => number): number {
-  const own = readAttributes();
-  const flags = own?.readBigUInt64LE(8) ?? 0n;
-  if (!own || (flags & SCHED_FLAG_RESET_ON_FORK) === 0n) return start(false);
-  const inherited = Buffer.from(own);
-  inherited.writeBigUInt64LE(flags & ~SCHED_FLAG_RESET_ON_FORK, 8);
-  if (syscall(SYS_SCHED_SETATTR, 0, inherited, 0) !== 0) return start(false);
-  try {
-    const pid = start(true);
-    // It cannot be refused; who has ended needs none.
-    syscall(SYS_SCHED_SETATTR, pid, schedAttributes({ nice: 0, sliceNs: 0n, flags: 0n }), 0);
-    return pid;
-  } finally {
-    syscall(SYS_SCHED_SETATTR, 0, own, 0);
-  }
-}
-
-/** Those of the calling thread; undefined where the kernel does not tell. */
-function readAttributes(): Buffer | undefined {
-  const attributes = Buffer.alloc(SCHED_ATTR_BYTES);
-  const rc = readSyscall(SYS_SCHED_GETATTR, 0, attributes, SCHED_ATTR_BYTES, 0);
-  return rc === 0 ? attributes : undefined;
-}
-
 function preferThread(tid: number, nice: number): void {
-  const attributes = schedAttributes({ nice, sliceNs: SHORTEST_SLICE_NS, flags: SCHED_FLAG_RESET_ON_FORK });
+  const attributes = Buffer.alloc(SCHED_ATTR_BYTES);
+  attributes.writeUInt32LE(SCHED_ATTR_BYTES, 0);
+  attributes.writeUInt32LE(SCHED_OTHER, 4);
+  attributes.writeBigUInt64LE(SCHED_FLAG_RESET_ON_FORK, 8);
+  attributes.writeInt32LE(nice, 16);
+  attributes.writeBigUInt64LE(SHORTEST_SLICE_NS, 24);
   const rc = syscall(SYS_SCHED_SETATTR, tid, attributes, 0);
   try {
     check('sched_setattr', String(tid), rc);
@@ -91,17 +63,6 @@ function preferThread(tid: number, nice: number): void {
     // It has ended meanwhile.
     if (!isErrno(err, 'ESRCH')) throw err;
   }
-}
-
-/** A struct sched_attr of an ordinary thread. Without a slice it has the usual one. */
-function schedAttributes({ nice, sliceNs, flags }: { nice: number; sliceNs: bigint; flags: bigint }): Buffer {
-  const attributes = Buffer.alloc(SCHED_ATTR_BYTES);
-  attributes.writeUInt32LE(SCHED_ATTR_BYTES, 0);
-  attributes.writeUInt32LE(SCHED_OTHER, 4);
-  attributes.writeBigUInt64LE(flags, 8);
-  attributes.writeInt32LE(nice, 16);
-  attributes.writeBigUInt64LE(sliceNs, 24);
-  return attributes;
 }
 
 /**

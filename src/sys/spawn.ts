@@ -5,7 +5,6 @@ import { closeFd } from './at.ts';
 import { syscallError } from './errno.ts';
 import { cString, libc } from './libc.ts';
 import { duplicateFd } from './pipe.ts';
-import { startBeforeOthers } from './process.ts';
 
 type Rc = number;
 const fn = {
@@ -46,10 +45,6 @@ const fn = {
     attributes: Uint8Array,
     set: Uint8Array,
   ) => Rc,
-  setPolicy: libc.func('posix_spawnattr_setschedpolicy', 'int', ['void *', 'int']) as (
-    attributes: Uint8Array,
-    policy: number,
-  ) => Rc,
   setProcessGroup: libc.func('posix_spawnattr_setpgroup', 'int', ['void *', 'int']) as (
     attributes: Uint8Array,
     group: number,
@@ -62,16 +57,11 @@ const setCgroup = findSetCgroup();
 const POSIX_SPAWN_SETPGROUP = 0x02;
 const POSIX_SPAWN_SETSIGDEF = 0x04;
 const POSIX_SPAWN_SETSIGMASK = 0x08;
-const POSIX_SPAWN_SETSCHEDULER = 0x20;
 const POSIX_SPAWN_SETSID = 0x80;
 const POSIX_SPAWN_SETCGROUP = 0x100;
 /** More than glibc's posix_spawnattr_t (336 bytes) and posix_spawn_file_actions_t (80) take. */
 const OPAQUE_BYTES = 512;
 const SIGSET_BYTES = 128;
-const SCHED_OTHER = 0;
-const SCHED_RR = 2;
-const SCHED_RESET_ON_FORK = 0x40000000;
-const policyOffset = findPolicyOffset();
 
 /** A process to start. */
 export interface SpawnRequest {
@@ -111,14 +101,11 @@ export function posixSpawn(request: SpawnRequest): number {
   expectOk('posix_spawnattr_init', fn.attributesInit(attributes));
   try {
     addFileActions(actions, request, copies);
+    setAttributes(attributes, request);
     const pid = Buffer.alloc(8);
-    const spawn = (comesFirst: boolean): number => {
-      setAttributes(attributes, request, comesFirst);
-      const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
-      if (errno !== 0) throw spawnError(request, errno);
-      return pid.readInt32LE(0);
-    };
-    return policyOffset === undefined ? spawn(false) : startBeforeOthers(spawn);
+    const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
+    if (errno !== 0) throw spawnError(request, errno);
+    return pid.readInt32LE(0);
   } finally {
     fn.actionsDestroy(actions);
     fn.attributesDestroy(attributes);
@@ -151,33 +138,8 @@ function findSetCgroup(): SetCgroup | undefined {
   }
 }
 
-/**
- * Where posix_spawnattr_setschedpolicy(3) keeps the policy that the child passes to the kernel as it is. glibc refuses the
- * flag that the kernel takes with it (sched_setscheduler(2)), so that it has to be put there. Undefined where that is not
- * clear.
- */
-function findPolicyOffset(): number | undefined {
-  const attributes = Buffer.alloc(OPAQUE_BYTES);
-  if (fn.attributesInit(attributes) !== 0) return undefined;
-  const isEmpty = attributes.every((byte) => byte === 0);
-  if (fn.setPolicy(attributes, SCHED_RR) !== 0) return undefined;
-  const found: number[] = [];
-  for (let at = 0; at < OPAQUE_BYTES; at += 4) if (attributes.readInt32LE(at) === SCHED_RR) found.push(at);
-  fn.attributesDestroy(attributes);
-  const [offset, ...others] = found;
-  return isEmpty && others.length === 0 ? offset : undefined;
-}
-
-function setAttributes(
-  attributes: Buffer,
-  { newSession, newProcessGroup, cgroupFd }: SpawnRequest,
-  comesFirst: boolean,
-): void {
+function setAttributes(attributes: Uint8Array, { newSession, newProcessGroup, cgroupFd }: SpawnRequest): void {
   let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
-  if (comesFirst && policyOffset !== undefined) {
-    flags |= POSIX_SPAWN_SETSCHEDULER;
-    attributes.writeInt32LE(SCHED_OTHER | SCHED_RESET_ON_FORK, policyOffset);
-  }
   if (cgroupFd !== undefined && setCgroup) {
     flags |= POSIX_SPAWN_SETCGROUP;
     expectOk('posix_spawnattr_setcgroup_np', setCgroup(attributes, cgroupFd));
