@@ -40,7 +40,11 @@ const GUEST = join(HERE, 'guest');
 const PACKAGES_SCRIPT = join(HERE, '../../scripts/debian-packages.sh');
 const DEBIAN: Mirrors = { main: 'http://deb.debian.org/debian', security: 'http://deb.debian.org/debian-security' };
 /** What makes a Debian a node to test on. Berth's own packages come from scripts/debian-packages.sh. */
-const MACHINE_PACKAGES = ['linux-image-cloud-amd64', 'initramfs-tools', 'lz4', 'kmod', 'apparmor', 'ca-certificates'];
+const MACHINE_PACKAGES = [
+  ...['linux-image-cloud-amd64', 'initramfs-tools', 'lz4', 'kmod', 'apparmor', 'ca-certificates'],
+  // critest loads its profiles by it.
+  'sudo',
+];
 const BUILD_TIMEOUT_MS = 20 * 60_000;
 const KEPT_DAYS = 14;
 const DAY_MS = 86_400_000;
