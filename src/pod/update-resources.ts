@@ -66,8 +66,13 @@ export async function updateSandboxResources(
     checkLimits(resources, deps.host, 'resources');
     checkLimits(overhead, deps.host, 'overhead');
     const limits = podLimits({ overhead: update.overhead ?? podResources(record).overhead, resources });
-    const set = async (): Promise<void> =>
-      await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, limits), signal);
+    const set = async (): Promise<void> => {
+      try {
+        await deps.cgroups.updatePod(record.spec.cgroupParent, limitsOnHost(deps, limits), signal);
+      } catch (err) {
+        throw wrap(`sandbox ${id}`, err);
+      }
+    };
     await atPlace(deps.faults, UPDATE_PLACES[1], set, signal);
     const now = podResources(deps.sandboxes.get(id));
     const updated = {
