@@ -47,6 +47,7 @@ class Bench {
       createdAtUs: 1,
       stopSignal: 'SIGTERM',
       spec: { security: { namespaces: { pid: 'container' } } },
+      resources: { unified: {} },
       init: dead,
       monitor,
     } as unknown as ContainerRecord;
@@ -88,9 +89,10 @@ class Bench {
     this.exits.follow(this.id);
   }
 
-  addSibling(id: string, exitCode: number | undefined): void {
+  addSibling(id: string, exitCode: number | undefined, unified: Record<string, string> = {}): void {
     this.siblings.set(id, exitCode === undefined ? undefined : { exitCode, finishedAtUs: 9 });
-    this.containers.put({ ...this.containers.get(this.id), id: id as ContainerId, name: id });
+    const resources = { hugepageLimits: [], unified };
+    this.containers.put({ ...this.containers.get(this.id), id: id as ContainerId, name: id, resources });
   }
 
   get state(): string {
@@ -206,6 +208,7 @@ test('the OOM killer is known although systemd has removed the cgroup before the
 });
 
 test('a kill while no berthd ran is that of the only container that it can be', async () => {
+  const asOne = { 'memory.oom.group': '1' };
   const gap = (exitCode: number, kills: number, ...siblings: readonly (number | undefined)[]): Bench => {
     const bench = new Bench();
     bench.oomKills = () => {
@@ -223,8 +226,15 @@ test('a kill while no berthd ran is that of the only container that it can be', 
   };
   assert.equal(await told(gap(137, 1)), '137 OOMKilled');
   assert.equal(await told(gap(137, 0)), '137 Error', 'none was counted');
-  assert.equal(await told(gap(137, 1, 9, 0)), '137 OOMKilled', 'the others were not killed');
-  assert.equal(await told(gap(1, 1, 0)), '1 OOMKilled', 'a child of the only one that failed');
+  assert.equal(await told(gap(1, 1)), '1 OOMKilled', 'a child of it');
+  assert.equal(await told(gap(137, 1, 9)), '137 Error', 'it may have been a child of the other');
+  assert.equal(await told(gap(1, 1, 0)), '1 Error', 'it may have been a child of the other, which ended well');
+  const whole = gap(137, 1);
+  for (const code of [0, 9]) whole.addSibling(`whole-${code}`, code, asOne);
+  assert.equal(await told(whole), '137 OOMKilled', 'the others would have been killed as a whole');
+  const two = gap(137, 1);
+  two.addSibling('two', 137, asOne);
+  assert.equal(await told(two), '137 Error', 'either of two that were killed');
   assert.equal(await told(gap(1, 1, 2)), '1 Error');
   assert.equal(await told(gap(1, 1, 137)), '1 Error');
   assert.equal(await told(gap(137, 2, 137)), '137 Error', 'either may have had both');

@@ -2,6 +2,7 @@ import { raceSignal, sleep } from '../base/deadline.ts';
 import { describe, isKind } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { ExitClass } from '../base/meter.ts';
+import { type MemberEnd, mayBeOutOfMemory } from '../runtime/cgroups/oom-ledger.ts';
 import type { SeenExit } from '../runtime/exit-watch.ts';
 import { isSameProcess } from '../sys/process.ts';
 import type { PodDeps } from './pod-deps.ts';
@@ -19,8 +20,6 @@ const EXIT_WAITS: ExitWaits = Object.freeze({ deadMonitorMs: 5_000, liveMonitorM
 const LONGEST_PAUSE_MS = 1_000;
 /** The code for a container whose end nobody saw, as containerd reports it. */
 const UNSEEN_EXIT_CODE = 255;
-/** The code of a process that SIGKILL has ended. */
-const KILLED = 137;
 const MONITOR_LOST = 'the monitor was lost, and the exit code with it';
 
 /**
@@ -47,7 +46,7 @@ export class ContainerExits {
 
   /**
    * Looks which containers the OOM killer has ended while no berthd ran: once, before any is followed. systemd has removed
-   * their cgroups, and the count of what they were in is of all: it means the only one that failed, or that was killed.
+   * their cgroups, and the count of what they were in is of all: it is told where it can be that of one of them only.
    */
   lookAtGap(): void {
     const parentOf = ({ sandboxId }: ContainerRecord) => this.#deps.sandboxes.find(sandboxId)?.spec.cgroupParent;
@@ -55,7 +54,7 @@ export class ContainerExits {
     for (const [parent, records] of Map.groupBy(ended, parentOf)) {
       if (parent === undefined) continue;
       try {
-        const killed = this.#onlyOneKilled(records.filter((record) => this.#isWithoutCgroup(record)));
+        const killed = this.#onlyOneOutOfMemory(records.filter((record) => this.#isWithoutCgroup(record)));
         if (killed && this.#cgroupOf(killed).unwatchedOomKills() > 0) this.#outOfMemory.set(killed.id, true);
       } catch (err) {
         this.#deps.log.debug({ parent, err: describe(err) }, 'the OOM kills while no berthd ran are unknown');
@@ -95,11 +94,11 @@ export class ContainerExits {
     if (!record || !isAlive(record)) return;
     const { init } = record;
     const shutdown = this.#shutdown;
-    this.#cgroupOf(record).watchOomKills();
+    if (!this.#outOfMemory.has(id)) this.#cgroupOf(record).watchOomKills();
     if (init) await this.#deps.processes.exitOf(init.pid, init.startTime, shutdown);
     // At once: systemd is about to remove the cgroup, and the monitor may not have come to look.
     const ended = this.#deps.containers.find(id);
-    if (ended && isAlive(ended)) this.#readOomKills(ended, false);
+    if (ended && isAlive(ended)) this.#readOomKills(ended);
     const sinceMs = performance.now();
     for (let waitMs = 5; ; waitMs = Math.min(waitMs * 2, LONGEST_PAUSE_MS)) {
       const record = this.#deps.containers.find(id);
@@ -118,9 +117,8 @@ export class ContainerExits {
       tellLost(deps, record);
     }
     const atUs = endOf(record, seen, deps.clock.nowUs());
-    const exit = seen
-      ? toExit(seen, this.#ranOutOfMemory(record, seen.exitCode), atUs)
-      : unseenExit(MONITOR_LOST, atUs);
+    const ranOutOfMemory = this.#ranOutOfMemory(record, seen?.exitCode ?? UNSEEN_EXIT_CODE);
+    const exit = seen ? toExit(seen, ranOutOfMemory, atUs) : unseenExit(MONITOR_LOST, atUs);
     deps.meter.containerExited(classOf(exit, seen !== undefined));
     this.#endStragglers(record);
     deps.containers.putFact({ ...record, state: 'exited', exit });
@@ -139,13 +137,13 @@ export class ContainerExits {
 
   // The cgroup knows best, but systemd removes it with its last process; the monitor leaves a note that stays.
   #ranOutOfMemory(record: ContainerRecord, exitCode: number): boolean {
-    if (!this.#outOfMemory.has(record.id)) this.#readOomKills(record, exitCode !== 0);
+    if (!this.#outOfMemory.has(record.id)) this.#readOomKills(record, endWith(record, exitCode));
     return this.#outOfMemory.get(record.id) || this.#deps.runtime.bundles.hasRunOutOfMemory(record.id);
   }
 
-  #readOomKills(record: ContainerRecord, hasFailed: boolean): void {
+  #readOomKills(record: ContainerRecord, end?: MemberEnd): void {
     try {
-      this.#outOfMemory.set(record.id, this.#cgroupOf(record).oomKillsAtEnd(hasFailed) > 0);
+      this.#outOfMemory.set(record.id, this.#cgroupOf(record).oomKillsAtEnd(end) > 0);
     } catch (err) {
       this.#deps.log.debug({ container: record.id, err: describe(err) }, 'the OOM kills of the container are unknown');
     }
@@ -160,15 +158,15 @@ export class ContainerExits {
     }
   }
 
-  #onlyOneKilled(records: readonly ContainerRecord[]): ContainerRecord | undefined {
+  #onlyOneOutOfMemory(records: readonly ContainerRecord[]): ContainerRecord | undefined {
     const { exits, bundles } = this.#deps.runtime;
     const codes = new Map(records.map((record) => [record, exits.read(record.id)?.exitCode]));
     // The kills may be those of one whose code is still to come, or of one of which the monitor knows.
     if (records.some((record) => codes.get(record) === undefined || bundles.hasRunOutOfMemory(record.id)))
       return undefined;
-    const failed = records.filter((record) => codes.get(record) !== 0);
-    const killed = failed.filter((record) => codes.get(record) === KILLED);
-    const suspects = killed.length > 0 ? killed : failed;
+    const suspects = records.filter((record) =>
+      mayBeOutOfMemory(endWith(record, codes.get(record) ?? UNSEEN_EXIT_CODE)),
+    );
     return suspects.length === 1 ? suspects[0] : undefined;
   }
 
@@ -194,6 +192,10 @@ export function exitAtReboot({ runtime, clock }: PodDeps, record: ContainerRecor
   const atUs = endOf(record, seen, clock.nowUs());
   if (!seen) return unseenExit('the host was restarted while the container was there', atUs);
   return toExit(seen, runtime.bundles.hasRunOutOfMemory(record.id), atUs);
+}
+
+function endWith({ resources }: ContainerRecord, exitCode: number): MemberEnd {
+  return { exitCode, killedAsOne: resources.unified['memory.oom.group'] === '1' };
 }
 
 // One that is to be restored has none yet.

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { raceSignal, sleep, withDeadline } from '../base/deadline.ts';
-import { BerthError, describe, invalid, wrap } from '../base/errors.ts';
+import { BerthError, describe, invalid, isKind, wrap } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
@@ -135,7 +135,9 @@ export class ExecProcess {
     } catch (err) {
       this.#deps.log.error(
         { container: this.#target.containerId, err: describe(err) },
-        'a command survives SIGKILL: is it waiting for a disk?',
+        isKind(err, 'permission')
+          ? 'a command takes no signal from berthd and goes on: does its AppArmor profile allow any?'
+          : 'a command survives SIGKILL: is it waiting for a disk?',
       );
       this.#child.kill('SIGKILL');
     }

@@ -1,8 +1,13 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 
-import { newMark, type ProcessFacts, parseMark, parseStat, relatives } from './process-tree.ts';
+import { BerthError, isKind } from '../base/errors.ts';
+import { killProcess } from '../sys/process.ts';
+import { killMarked, newMark, type ProcessFacts, parseMark, parseStat, relatives } from './process-tree.ts';
 
 function facts(pid: number, parent: number, session: number, state = 'S'): ProcessFacts {
   return { pid, parent, session, state, startTime: pid };
@@ -75,5 +80,38 @@ describe('marks', () => {
     assert.equal(parseMark(own.replace(/(?<=realtime timeout +)\S+/, '4503599627370497')), 4_503_599_627_370_497);
     assert.equal(parseMark(own.replace(/(?<=realtime timeout +)\S+/, 'unlimited')), undefined);
     assert.equal(parseMark(''), undefined);
+  });
+});
+
+describe('killMarked', () => {
+  const isAlive = (pid: number): boolean => {
+    try {
+      return parseStat(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.state !== 'Z';
+    } catch {
+      return false;
+    }
+  };
+  const processes = {
+    async exitOf(pid: number) {
+      while (isAlive(pid)) await pause(5);
+    },
+  };
+
+  it('ends all others when one takes no signal, and says so', { timeout: 120_000 }, async (t) => {
+    // The first line is there when both are.
+    const script = 'sleep 1000 & a=$!; sleep 1000 & echo $a $!; wait';
+    const root = spawn('sh', ['-c', script], { detached: true, stdio: ['ignore', 'pipe', 'ignore'] });
+    const { pid = 0 } = root;
+    t.after(() => process.kill(-pid, 'SIGKILL'));
+    const [line] = (await once(root.stdout, 'data')) as [Buffer];
+    const [denying = 0, other = 0] = String(line).split(' ').map(Number);
+    const send: typeof killProcess = (to, startTime, signal) => {
+      if (to === denying) throw new BerthError('permission', 'denied by a profile');
+      return killProcess(to, startTime, signal);
+    };
+    await assert.rejects(killMarked(newMark(), pid, processes, AbortSignal.timeout(60_000), send), (err) =>
+      isKind(err, 'permission'),
+    );
+    assert.deepEqual([isAlive(denying), isAlive(other)], [true, false]);
   });
 });

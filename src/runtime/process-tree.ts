@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 
+import { isKind } from '../base/errors.ts';
 import type { Processes } from '../proc/processes.ts';
 import { killProcess } from '../sys/process.ts';
 
@@ -31,31 +32,41 @@ export function newMark(): number {
 /**
  * Kills the tree below `root`, but not `root` itself, and returns when all of it has ended: whoever carries the mark,
  * or descends from `root`, or shares a session with one who does. The tree is stopped first, so that nothing is forked
- * while it is counted. `root` must lead a session of its own: its own session is its tree's.
+ * while it is counted. `root` must lead a session of its own: its own session is its tree's. Throws `permission` when one
+ * of them takes no signal, when all others have ended.
  */
 export async function killMarked(
   mark: number,
   root: number,
   processes: Pick<Processes, 'exitOf'>,
   signal: AbortSignal,
+  send = killProcess,
 ): Promise<void> {
   const known = new Map<number, MarkedFacts>();
   const stopped = new Map<number, ProcessFacts>();
+  const refused = new Map<number, unknown>();
   for (let round = 0; round < MOST_ROUNDS; round++) {
     for (const found of await readNew(known)) known.set(found.pid, found);
     const all = [...known.values()];
     const since = known.get(root)?.startTime ?? 0;
     const marked = all.filter((found) => found.startTime >= since && found.pid !== root && found.mark === mark);
     const tree = [...marked, ...relatives(all, root, process.pid)].filter(({ state }) => !isDead(state));
-    const fresh = tree.filter(({ pid }) => !stopped.has(pid));
+    const fresh = tree.filter(({ pid }) => !stopped.has(pid) && !refused.has(pid));
     if (fresh.length === 0) break;
     for (const found of fresh) {
-      stopped.set(found.pid, found);
-      killProcess(found.pid, found.startTime, 'SIGSTOP');
+      try {
+        send(found.pid, found.startTime, 'SIGSTOP');
+        stopped.set(found.pid, found);
+      } catch (err) {
+        // An AppArmor profile may deny it: the others must not stay as they are for that.
+        if (!isKind(err, 'permission')) throw err;
+        refused.set(found.pid, err);
+      }
     }
   }
-  for (const { pid, startTime } of stopped.values()) killProcess(pid, startTime, 'SIGKILL');
+  for (const { pid, startTime } of stopped.values()) send(pid, startTime, 'SIGKILL');
   await Promise.all([...stopped.values()].map(({ pid, startTime }) => processes.exitOf(pid, startTime, signal)));
+  for (const err of refused.values()) throw err;
 }
 
 /**

@@ -102,7 +102,9 @@ suite('networks of pods', () => {
     };
     list.plugins[0]?.ipam?.ranges.push([{ subnet: SUBNET_6 }]);
     list.plugins[0]?.ipam?.routes.push({ dst: '::/0' });
+    const taken = lab.berthd.logged('"msg":"pods get this CNI network"', 1);
     writeFileSync(file, JSON.stringify(list));
+    await taken;
     lab.run('dual', [serving(80, 'dual')]);
     lab.run('asking', [{}]);
     const [dual] = await Promise.all([lab.ready('dual'), lab.ready('asking')]);

@@ -1,6 +1,7 @@
 import type { HugepageLimit, LinuxResources } from '../container-spec.ts';
 import type { CgroupFigures } from './cgroup-figures.ts';
 import type { CgroupMode } from './hierarchies.ts';
+import type { MemberEnd } from './oom-ledger.ts';
 
 /**
  * Cgroups as Berth uses them. Every container's cgroup is made by the OCI runtime at the path that Berth gives it. The
@@ -126,10 +127,10 @@ export interface ContainerCgroup {
   watchOomKills(): void;
   /**
    * oomKills() of a container whose first process has ended. Where systemd has removed the cgroup already its parent
-   * tells, if that was watched and the process has failed: of two that end at once the other may be meant. Throws as
-   * oomKills().
+   * tells, if that was watched and it is known how the container ended; 0 where another one that ended at the same time
+   * may be meant. Throws as oomKills().
    */
-  oomKillsAtEnd(hasFailed: boolean): number;
+  oomKillsAtEnd(end?: MemberEnd): number;
   /**
    * What the OOM killer did, before this berthd looked for the first time and after the last look of an earlier one, in
    * all containers of this one's parent whose cgroups are gone: nobody can tell which of them.

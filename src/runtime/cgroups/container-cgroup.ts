@@ -1,13 +1,13 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
-import { BerthError } from '../../base/errors.ts';
+import { BerthError, because } from '../../base/errors.ts';
 import { isErrno, wrapErrno } from '../../sys/errno.ts';
 import type { HugepageLimit } from '../container-spec.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
 import type { ContainerCgroup } from './cgroups.ts';
 import { cgroupFile } from './hierarchies.ts';
-import type { OomLedger } from './oom-ledger.ts';
+import type { MemberEnd, OomLedger } from './oom-ledger.ts';
 import { hugepageLimitFiles, writeLimits } from './pod-limits.ts';
 
 /** Rounds of reading pids and killing them where the kernel cannot freeze or kill a whole cgroup. */
@@ -27,11 +27,11 @@ export class ContainerCgroupFiles implements ContainerCgroup {
   }
 
   watchOomKills(): void {
-    this.#ledger?.open(dirname(this.path));
+    this.#ledger?.watch(this.path, dirname(this.path));
   }
 
-  oomKillsAtEnd(hasFailed: boolean): number {
-    return this.#ledger?.atEnd(this.path, dirname(this.path), hasFailed) ?? this.oomKills();
+  oomKillsAtEnd(end?: MemberEnd): number {
+    return this.#ledger?.atEnd(this.path, dirname(this.path), end) ?? this.oomKills();
   }
 
   unwatchedOomKills(): number {
@@ -92,6 +92,7 @@ export class ContainerCgroupFiles implements ContainerCgroup {
 
   async remove(signal: AbortSignal): Promise<void> {
     await this.#tree.remove(this.path, signal);
+    this.#ledger?.forget(this.path, dirname(this.path));
   }
 
   // cgroup.kill: cgroup v2 since Linux 5.14, with everything below.
@@ -120,8 +121,18 @@ function sendKill(pid: number): boolean {
     return process.kill(pid, 'SIGKILL');
   } catch (err) {
     if (isErrno(err, 'ESRCH')) return false;
+    if (isErrno(err, 'EACCES', 'EPERM')) throw notAllowed(pid, err);
     throw wrapErrno(`kill process ${pid}`, err);
   }
+}
+
+/** Root may signal everybody but whom a security module guards (apparmor.d(5), signal rules). */
+function notAllowed(pid: number, cause: unknown): BerthError {
+  const profile = profileOf(pid);
+  const who = `kill process ${pid}${profile === '' ? '' : `, confined by ${profile}`}`;
+  const how =
+    'an AppArmor profile must have "signal (receive) peer=unconfined,": add it, and load it by apparmor_parser -r';
+  return because('permission', `${who}: it takes no signal from berthd; ${how}`, cause);
 }
 
 function writeIfThere(file: string, value: string): boolean {
@@ -131,5 +142,14 @@ function writeIfThere(file: string, value: string): boolean {
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENODEV')) return false;
     throw err;
+  }
+}
+
+/** '' where none is in force, or the process is gone. */
+function profileOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/attr/current`, 'latin1').replace(/\0?\n?$/, '');
+  } catch {
+    return '';
   }
 }

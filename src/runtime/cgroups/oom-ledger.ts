@@ -12,8 +12,26 @@ export interface LedgerNotes {
   write(parent: string, text: string): void;
 }
 
+/** How a member has ended. */
+export interface MemberEnd {
+  /** 128+n for signal n. */
+  readonly exitCode: number;
+  /** The OOM killer ends all of it or nothing (memory.oom.group), as the kubelet has it. */
+  readonly killedAsOne: boolean;
+}
+
+/** The code of a process that SIGKILL has ended. */
+const KILLED = 137;
+
+/** False when the OOM killer was certainly not at work in it. A child may be killed, and the rest end well. */
+export function mayBeOutOfMemory({ exitCode, killedAsOne }: MemberEnd): boolean {
+  return exitCode === KILLED || !killedAsOne;
+}
+
 /** What is known of one parent. */
 interface Account {
+  /** Members whose end has not been told. */
+  readonly watched: Set<string>;
   /** Kills in members that are gone. */
   settled: number;
   /** Kills in members that have ended, and whose cgroups may still be there. */
@@ -27,8 +45,9 @@ interface Account {
 /**
  * Finds the OOM killer's work in containers whose cgroups systemd has removed before anybody could look. The parent on
  * cgroup v2 counts for all that is and was in it (cgroup-v2.rst, memory.events): what its members that are there do not
- * account for, nor those that were asked before they went, happened in one that is gone. What is accounted for is noted, so
- * that the next berthd can tell what happened while there was none.
+ * account for, nor those that were asked before they went, happened in one that is gone. Where it may have been one of
+ * several it is nobody's: none is blamed for another. What is accounted for is noted, so that the next berthd can tell what
+ * happened while there was none.
  */
 export class OomLedger {
   readonly #tree: CgroupTree;
@@ -57,9 +76,26 @@ export class OomLedger {
     const ended = earlier?.ended ?? new Map<string, number>();
     const settled = total - sumOf(ended) - this.#killsInMembers(parent, ended);
     const unwatched = earlier ? Math.max(settled - earlier.settled, 0) : 0;
-    const account = { settled, ended, unwatched, noted: '' };
+    const account = { watched: new Set<string>(), settled, ended, unwatched, noted: '' };
     this.#accounts.set(parent, account);
     this.#note(parent, account);
+  }
+
+  /** As open(), and expects the end of this member. */
+  watch(path: string, parent: string): void {
+    this.open(parent);
+    const account = this.#accounts.get(parent);
+    if (!account) return;
+    account.watched.add(basename(path));
+    this.#forgetStrangers(parent, account);
+  }
+
+  /** This member is removed: its end was told, or never will be. */
+  forget(path: string, parent: string): void {
+    const account = this.#accounts.get(parent);
+    if (!account) return;
+    account.watched.delete(basename(path));
+    this.#forgetStrangers(parent, account);
   }
 
   /**
@@ -72,27 +108,28 @@ export class OomLedger {
   }
 
   /**
-   * Kills in a member that has ended: by its own count where it is still there, else, of one that has failed, by the
-   * parent's. Undefined when nothing tells.
+   * Kills in a member that has ended: by its own count where it is still there, else by the parent's, once it is known how
+   * it ended. Undefined when nothing tells.
    */
-  atEnd(path: string, parent: string, hasFailed: boolean): number | undefined {
+  atEnd(path: string, parent: string, end?: MemberEnd): number | undefined {
     const account = this.#accounts.get(parent);
     const own = this.#killsIn(path);
     if (own !== undefined) {
       // A container that is started again and again has a new name each time.
       if (!account) return own;
       this.#settle(parent, account);
+      account.watched.delete(basename(path));
       account.ended.set(basename(path), own);
       this.#note(parent, account);
       return own;
     }
-    const total = this.#killsIn(parent);
-    if (!account || total === undefined || !hasFailed) return undefined;
-    this.#settle(parent, account);
-    const lost = total - account.settled - sumOf(account.ended) - this.#killsInMembers(parent, account.ended);
-    account.settled += Math.max(lost, 0);
-    this.#note(parent, account);
-    return Math.max(lost, 0);
+    if (!account || !end) return undefined;
+    account.watched.delete(basename(path));
+    if (!mayBeOutOfMemory(end)) return 0;
+    const others = this.#goneUntold(parent, account);
+    const lost = this.#takeLost(parent, account);
+    if (lost === undefined) return undefined;
+    return others.length === 0 ? lost : 0;
   }
 
   /** Forgets a parent that is gone. */
@@ -105,6 +142,30 @@ export class OomLedger {
     if (this.#accounts.size < this.#forgetAt) return;
     for (const parent of [...this.#accounts.keys()]) this.close(parent);
     this.#forgetAt = Math.max(FORGET_FROM, 2 * this.#accounts.size);
+  }
+
+  // What was killed in members that nobody watches (one that failed to start) shall be nobody's later. While a watched one
+  // is gone it may be that one's.
+  #forgetStrangers(parent: string, account: Account): void {
+    if (this.#goneUntold(parent, account).length === 0) this.#takeLost(parent, account);
+  }
+
+  #goneUntold(parent: string, { watched }: Account): string[] {
+    if (watched.size === 0) return [];
+    const there = new Set(this.#tree.childNames(parent));
+    return [...watched].filter((name) => !there.has(name));
+  }
+
+  /** Kills in members that are gone which nobody was told of; from now on they are told. Undefined for a parent that is gone. */
+  #takeLost(parent: string, account: Account): number | undefined {
+    const total = this.#killsIn(parent);
+    if (total === undefined) return undefined;
+    this.#settle(parent, account);
+    const counted = account.settled + sumOf(account.ended) + this.#killsInMembers(parent, account.ended);
+    const lost = Math.max(total - counted, 0);
+    account.settled += lost;
+    this.#note(parent, account);
+    return lost;
   }
 
   #note(parent: string, account: Account): void {
