@@ -29,7 +29,15 @@ import { type IdMapping, toHostId } from '../base/id-mapping.ts';
 import type { Logger } from '../base/log.ts';
 import { O_PATH } from '../sys/at.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
-import { bindMapped, mount, readMounts, unmount } from '../sys/mount.ts';
+import {
+  bindMapped,
+  mount,
+  mountAside,
+  readMounts,
+  type TextMountRequest,
+  unmount,
+  unmountAside,
+} from '../sys/mount.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import { glanceAtImplied } from './implied-folders.ts';
 import type { ImplyingLayer, InheritedFolders } from './inherited-folders.ts';
@@ -160,14 +168,14 @@ export class Snapshots {
       chmodSync(upperDir, image.root.mode);
       const root = onHost(image.root, owner);
       if (root.uid !== 0 || root.gid !== 0) chownSync(upperDir, root.uid, root.gid);
-      this.#mountOverlay(rootfs, lowers, { upper: { upperDir, workDir }, owner, label });
+      await this.#mountWritable(rootfs, lowers, { upper: { upperDir, workDir }, owner, label });
       if (image.inherited.length > 0) {
         const ids = owner && { uids: owner.uids, gids: owner.gids };
         await this.#deps.workers.run('describe', { rootfs, folders: image.inherited, owner: ids });
       }
       return { rootfs };
     } catch (err) {
-      this.unmount(containerId);
+      await this.unmount(containerId);
       await this.remove(containerId).catch((undo: unknown) => {
         this.#deps.log.warn({ err: undo, container: containerId }, 'failed snapshot not removed');
       });
@@ -195,11 +203,11 @@ export class Snapshots {
   }
 
   /** Unmounts a container's root filesystem, also one in use. What is not mounted or not there is success. */
-  unmount(containerId: string): void {
+  async unmount(containerId: string): Promise<void> {
     const rootfs = this.rootfs(containerId);
     const held = holdMount(rootfs);
     try {
-      unmount(rootfs);
+      await unmountAside(rootfs);
     } finally {
       if (held !== undefined) this.#letGo(held);
     }
@@ -269,11 +277,34 @@ export class Snapshots {
       mountFlags,
     }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'> & Pick<OverlayMount, 'mountFlags'>,
   ): void {
+    const more = { ...(upper && { upper }), flags: this.#flagsWith(label), mountFlags };
+    if (owner) {
+      this.#mountMapped(target, lowers, more, owner);
+      return;
+    }
+    using request = overlayRequest(target, this.#deps.layers.linkFolder, { lowers, ...more });
+    mount(request);
+  }
+
+  // The mount of every container, so the event loop does not wait for it; under other ids there are many in a row.
+  async #mountWritable(
+    target: string,
+    lowers: readonly string[],
+    options: Pick<SnapshotOptions, 'owner' | 'label'> & Required<Pick<OverlayFolders, 'upper'>>,
+  ): Promise<void> {
+    if (options.owner) {
+      this.#mountOverlay(target, lowers, options);
+      return;
+    }
+    const { upper, label } = options;
+    const overlay = { lowers, upper, flags: this.#flagsWith(label) };
+    using request = overlayRequest(target, this.#deps.layers.linkFolder, overlay);
+    await mountAside(request);
+  }
+
+  #flagsWith(label: string | undefined): string[] {
     // Quoted, since a label may have commas in it.
-    const context = label === undefined ? [] : [`context="${label}"`];
-    const more = { ...(upper && { upper }), flags: [...this.#flags, ...context], mountFlags };
-    if (owner) this.#mountMapped(target, lowers, more, owner);
-    else mountOverlay(target, this.#deps.layers.linkFolder, { lowers, ...more });
+    return label === undefined ? [...this.#flags] : [...this.#flags, `context="${label}"`];
   }
 
   // Overlayfs itself cannot be seen under other ids, but its layers can, and what is written has the host's ids anyway.
@@ -294,7 +325,8 @@ export class Snapshots {
         mkdirSync(layer, { mode: 0o700 });
         bindMapped(join(this.#deps.layers.linkFolder, short), layer, userNamespace);
       }
-      mountOverlay(target, mapped, { lowers: names, ...more });
+      using request = overlayRequest(target, mapped, { lowers: names, ...more });
+      mount(request);
     } finally {
       removeMapped(mapped);
     }
@@ -361,21 +393,23 @@ interface OverlayMount extends OverlayFolders {
   readonly mountFlags?: number | undefined;
 }
 
-/** Mounts an overlay of layers that are named by their links in one folder. */
-function mountOverlay(target: string, linkFolder: string, { lowers, mountFlags = 0, ...more }: OverlayMount): void {
+/** What mounts an overlay of layers that are named by their links in one folder; to be disposed of when it is mounted. */
+function overlayRequest(
+  target: string,
+  linkFolder: string,
+  { lowers, mountFlags = 0, ...more }: OverlayMount,
+): TextMountRequest & Disposable {
   const request = { source: 'overlay', target, type: 'overlay', flags: mountFlags };
   const direct = { ...more, lowers: lowers.map((name) => join(linkFolder, name)) };
-  if (optionsFit(direct)) {
-    mount({ ...request, data: overlayOptions(direct) });
-    return;
-  }
+  if (optionsFit(direct)) return { ...request, data: overlayOptions(direct), [Symbol.dispose]: () => {} };
   // By a descriptor of the folder, each layer takes a few bytes however long the root's path is.
   const fd = openSync(linkFolder, 'r');
   try {
     const nearer = { ...more, lowers: lowers.map((name) => `/proc/self/fd/${fd}/${name}`) };
-    mount({ ...request, data: overlayOptions(nearer) });
-  } finally {
+    return { ...request, data: overlayOptions(nearer), [Symbol.dispose]: () => closeSync(fd) };
+  } catch (err) {
     closeSync(fd);
+    throw err;
   }
 }
 

@@ -121,7 +121,7 @@ function filesLabel({ deps, id }: ContainerContext): string | undefined {
 
 /** Unmounts the container's root filesystem and removes what it wrote, or was to go on from. Safe to repeat. */
 export async function removeSnapshot({ deps, id }: ContainerContext): Promise<void> {
-  deps.snapshots.unmount(id);
+  await deps.snapshots.unmount(id);
   await deps.snapshots.remove(id);
   const { restoreFrom } = deps.containers.get(id);
   if (restoreFrom === undefined) return;

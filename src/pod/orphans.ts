@@ -6,7 +6,7 @@ import { BerthError, describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { FoundCgroup } from '../runtime/cgroups/cgroups.ts';
 import { readFolder, readPodFolders } from '../runtime/pod-folders.ts';
-import { unpinNamespaces } from '../sys/namespaces.ts';
+import { releaseNamespaces } from '../sys/namespaces.ts';
 import { workFolder } from './checkpoint-archive.ts';
 import { endProcess, endUnknownMonitors, volumesFolder } from './create-container.ts';
 import { findPause } from './find-pause.ts';
@@ -143,7 +143,7 @@ async function endContainer(
   for (const name of readFolder(join(stateDir, 'runtime')))
     rmSync(join(stateDir, 'runtime', name, id), { recursive: true, force: true });
   unmountVolumes(volumesFolder({ deps, id }));
-  snapshots.unmount(id);
+  await snapshots.unmount(id);
   await snapshots.remove(id);
   runtime.forget(id);
 }
@@ -171,7 +171,7 @@ async function endCgroups(deps: PodDeps, cgroups: readonly FoundCgroup[], signal
 async function removeTraces(deps: PodDeps, id: string, signal: AbortSignal): Promise<void> {
   const paths = sandboxPaths(deps, id);
   await deps.cni.forget(id, signal);
-  unpinNamespaces(paths.namespaces);
-  unmountSandboxFiles(paths);
+  await releaseNamespaces(paths.namespaces);
+  await unmountSandboxFiles(paths);
   removeSandboxFolders(paths);
 }

@@ -12,7 +12,7 @@ import { checkLimits } from '../runtime/check-limits.ts';
 import type { Handler } from '../runtime/handler.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
-import { type NamespaceKind, type NamespaceRequest, type PauseProcess, unpinNamespaces } from '../sys/namespaces.ts';
+import { type NamespaceKind, type NamespaceRequest, type PauseProcess, releaseNamespaces } from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
@@ -163,15 +163,15 @@ export async function endPause({ deps, id }: SandboxContext): Promise<void> {
     using signal = withDeadline(`end of pause process ${pause.pid} of sandbox ${id}`, 10_000);
     await deps.processes.exitOf(pause.pid, pause.startTime, signal);
   }
-  unpinNamespaces(sandboxPaths(deps, id).namespaces);
+  await releaseNamespaces(sandboxPaths(deps, id).namespaces);
 }
 
 const writeFiles: Step<SandboxContext> = {
   name: 'write files',
   isBeside: true,
-  run({ deps, id }) {
+  async run({ deps, id }) {
     const { spec, hostname } = deps.sandboxes.get(id);
-    writeSandboxFiles(sandboxPaths(deps, id), spec, hostname, filesLabel(deps, id));
+    await writeSandboxFiles(sandboxPaths(deps, id), spec, hostname, filesLabel(deps, id));
   },
   undo: ({ deps, id }) => unmountSandboxFiles(sandboxPaths(deps, id)),
 };

@@ -5,7 +5,7 @@ import { invalid, wrap } from '../base/errors.ts';
 import { toHostId } from '../base/id-mapping.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
 import { relabelFile } from '../runtime/relabel.ts';
-import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, unmount } from '../sys/mount.ts';
+import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mountAside, unmountAside } from '../sys/mount.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
 
@@ -69,17 +69,22 @@ function removeKnown(files: readonly string[], folders: readonly string[]): void
  * Writes hostname and resolv.conf, and mounts the pod's own /dev/shm unless it uses the host's; all with an SELinux
  * label if there is one.
  */
-export function writeSandboxFiles(paths: SandboxPaths, spec: SandboxSpec, hostname: string, label?: string): void {
+export async function writeSandboxFiles(
+  paths: SandboxPaths,
+  spec: SandboxSpec,
+  hostname: string,
+  label?: string,
+): Promise<void> {
   writeReadable(paths.hostname, `${hostname}\n`);
   if (spec.dns === undefined || isEmpty(spec.dns)) copyReadable('/etc/resolv.conf', paths.resolvConf);
   else writeReadable(paths.resolvConf, renderResolvConf(spec.dns));
-  if (spec.security.namespaces.ipc !== 'node') mountShm(paths.shm, spec.security.namespaces.user, label);
+  if (spec.security.namespaces.ipc !== 'node') await mountShm(paths.shm, spec.security.namespaces.user, label);
   if (label !== undefined) for (const path of [paths.hostname, paths.resolvConf]) relabelFile(path, label);
 }
 
 /** Unmounts /dev/shm. Safe to repeat. */
-export function unmountSandboxFiles(paths: SandboxPaths): void {
-  unmount(paths.shm);
+export async function unmountSandboxFiles(paths: SandboxPaths): Promise<void> {
+  await unmountAside(paths.shm);
 }
 
 /**
@@ -122,12 +127,12 @@ function isEmpty(dns: DnsConfig): boolean {
   return dns.servers.length + dns.searches.length + dns.options.length === 0;
 }
 
-function mountShm(target: string, user: UserNamespaceSpec | undefined, label: string | undefined): void {
+async function mountShm(target: string, user: UserNamespaceSpec | undefined, label: string | undefined): Promise<void> {
   const owner = user ? `,uid=${toHostId(user.uids, 0)},gid=${toHostId(user.gids, 0)}` : '';
   // Quoted, since a label may have commas in it.
   const context = label === undefined ? '' : `,context="${label}"`;
   mkdirSync(target, { recursive: true, mode: 0o700 });
-  mount({
+  await mountAside({
     source: 'shm',
     target,
     type: 'tmpfs',

@@ -1,5 +1,6 @@
 import koffi from 'koffi';
 
+import { kindOf } from '../base/errors.ts';
 import type { FaultPoints } from '../base/fault-points.ts';
 
 /** What of a loaded library this room uses. */
@@ -25,7 +26,11 @@ export function disturbed(library: Library, faults: FaultPoints): Library {
       const real: unknown = Reflect.apply(library.func, library, definition);
       const [name] = definition;
       if (typeof real !== 'function' || typeof name !== 'string' || UNHARMED.test(name)) return real;
-      return (...args: unknown[]): unknown => callDisturbed(faults, name, real, args);
+      const disturbedCall = (...args: unknown[]): unknown => callDisturbed(faults, name, real, args);
+      const inPool = 'async' in real ? real.async : undefined;
+      return Object.assign(disturbedCall, {
+        async: (...args: unknown[]): void => callInPoolDisturbed(faults, name, inPool, args),
+      });
     },
   } as Library;
 }
@@ -46,6 +51,32 @@ function callDisturbed(faults: FaultPoints, name: string, real: unknown, args: u
   // Looking for faults has called the library too.
   koffi.errno(errno);
   return result;
+}
+
+/** The same for a call that a thread of the pool makes: it ends in a later turn, and a hang leaves the others alone. */
+function callInPoolDisturbed(faults: FaultPoints, name: string, real: unknown, args: unknown[]): void {
+  const onDone = args.at(-1) as (err: unknown, result: unknown) => void;
+  let errno = 0;
+  const call = async (): Promise<unknown> => {
+    const { promise, resolve } = Promise.withResolvers<unknown>();
+    const keep = (_err: unknown, result: unknown): void => {
+      errno = koffi.errno();
+      resolve(result);
+    };
+    Reflect.apply(real as (...args: unknown[]) => unknown, undefined, [...args.slice(0, -1), keep]);
+    return await promise;
+  };
+  const fail = (err: unknown): unknown => {
+    errno = koffi.os.errno[kindOf(err)] ?? 0;
+    return -1;
+  };
+  void faults
+    .around(`call ${callName(name, args[0])}`, call)
+    .catch(fail)
+    .then((result) => {
+      koffi.errno(errno);
+      onDone(null, result);
+    });
 }
 
 function callName(name: string, first: unknown): string {

@@ -24,6 +24,8 @@ export type Name = string | Uint8Array;
  * A `Name` in the form that koffi takes for `const char *`. Text goes as it is; bytes get their final NUL. Throws
  * `invalid` for a NUL inside, where C would silently end the name early.
  */
+export function cString(name: string): string;
+export function cString(name: Name): Name;
 export function cString(name: Name): Name {
   if (typeof name === 'string') {
     if (name.includes('\0')) throw invalid('name', `${JSON.stringify(name)} contains a NUL character`);

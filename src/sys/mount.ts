@@ -4,17 +4,20 @@ import { invalid } from '../base/errors.ts';
 import { check, isErrno } from './errno.ts';
 import { cString, libc, type Name, showName } from './libc.ts';
 import { type MountInfo, parseMountInfo } from './mount-info.ts';
+import { checkInPool, type PoolCallable } from './pool-call.ts';
 import { statfs } from './statfs.ts';
 
 const fn = {
-  mount: libc.func('mount', 'int', ['str', 'str', 'str', 'ulong', 'str']) as (
+  mount: libc.func('mount', 'int', ['str', 'str', 'str', 'ulong', 'str']) as ((
     source: Name,
     target: Name,
     type: string,
     flags: number,
     data: string,
-  ) => number,
-  umount2: libc.func('umount2', 'int', ['str', 'int']) as (target: Name, flags: number) => number,
+  ) => number) &
+    PoolCallable<[source: string, target: string, type: string, flags: number, data: string]>,
+  umount2: libc.func('umount2', 'int', ['str', 'int']) as ((target: Name, flags: number) => number) &
+    PoolCallable<[target: string, flags: number]>,
   syscall: libc.func('syscall', 'long', ['long', 'long', 'str', 'ulong', 'const void *', 'size_t']) as (
     nr: number,
     dirfd: number,
@@ -104,12 +107,25 @@ export interface MountRequest {
   readonly data?: string;
 }
 
+/** One whose names are text. */
+export interface TextMountRequest extends MountRequest {
+  readonly source: string;
+  readonly target: string;
+}
+
 /** Mounts a file system (mount(2)). Throws a `SyscallError`; `invalid` when the options do not fit in a page. */
 export function mount({ source, target, type, flags = 0, data = '' }: MountRequest): void {
-  if (Buffer.byteLength(data) > DATA_LIMIT_BYTES) {
-    throw invalid('data', `mount options of ${showName(target)} are longer than ${DATA_LIMIT_BYTES} bytes`);
-  }
+  checkData(target, data);
   mountCall(`${type} on ${showName(target)}`, source, target, type, flags, data);
+}
+
+/**
+ * As `mount`, off the event loop: a mount waits for whoever changes mounts anywhere, which is tens of milliseconds while
+ * containers come up.
+ */
+export async function mountAside({ source, target, type, flags = 0, data = '' }: TextMountRequest): Promise<void> {
+  checkData(target, data);
+  await checkInPool('mount', `${type} on ${target}`, fn.mount, cString(source), cString(target), type, flags, data);
 }
 
 /**
@@ -189,9 +205,23 @@ export function unmount(target: Name): void {
   }
 }
 
+/** As `unmount`, off the event loop: it also waits for a grace period of the kernel. */
+export async function unmountAside(target: string): Promise<void> {
+  try {
+    await checkInPool('umount2', target, fn.umount2, cString(target), MNT_DETACH | UMOUNT_NOFOLLOW);
+  } catch (err) {
+    if (!isErrno(err, 'EINVAL', 'ENOENT')) throw err;
+  }
+}
+
 /** All mounts that this process sees, parents first. */
 export function readMounts(): MountInfo[] {
   return parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+function checkData(target: Name, data: string): void {
+  if (Buffer.byteLength(data) <= DATA_LIMIT_BYTES) return;
+  throw invalid('data', `mount options of ${showName(target)} are longer than ${DATA_LIMIT_BYTES} bytes`);
 }
 
 function mountCall(what: string, source: Name, target: Name, type: string, flags: number, data: string): void {

@@ -1,7 +1,7 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { bindMount, unmount } from './mount.ts';
+import { bindMount, unmount, unmountAside } from './mount.ts';
 import type { pinnedKinds } from './namespace-request.ts';
 
 /** What can be pinned. */
@@ -30,4 +30,13 @@ export function unpin(pinDir: string, kinds: readonly PinnedKind[]): void {
     unmount(pin);
     rmSync(pin, { force: true });
   }
+}
+
+/** As `unpin`, off the event loop, all of them also when one fails. */
+export async function unpinAside(pinDir: string, kinds: readonly PinnedKind[]): Promise<void> {
+  const pins = kinds.map((kind) => join(pinDir, kind)).filter((pin) => existsSync(pin));
+  const unmounts = pins.map(async (pin) => await unmountAside(pin));
+  await Promise.allSettled(unmounts);
+  await Promise.all(unmounts);
+  for (const pin of pins) rmSync(pin, { force: true });
 }

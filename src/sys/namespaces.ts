@@ -8,7 +8,7 @@ import { FAULTS_VARIABLE } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { closeFd } from './at.ts';
 import { SyscallError } from './errno.ts';
-import { unpin } from './namespace-pins.ts';
+import { unpin, unpinAside } from './namespace-pins.ts';
 import {
   checkNamespaceRequest,
   MADE_PROCESS,
@@ -165,6 +165,11 @@ function faultsEnvironment(): Record<string, string> {
 /** Lets go of all namespaces pinned in a folder and removes their files, not the folder. Safe to repeat. */
 export function unpinNamespaces(pinDir: string): void {
   unpin(pinDir, pinnedKinds);
+}
+
+/** The same, off the event loop. */
+export async function releaseNamespaces(pinDir: string): Promise<void> {
+  await unpinAside(pinDir, pinnedKinds);
 }
 
 /** The thread did not answer: other than a refused request, this may leave something behind. */

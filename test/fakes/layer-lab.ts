@@ -93,7 +93,7 @@ export class LayerLab {
   }
 
   async close(): Promise<void> {
-    for (const id of this.snapshots.all()) this.snapshots.unmount(id);
+    for (const id of this.snapshots.all()) await this.snapshots.unmount(id);
     await this.layers.close();
     await this.snapshots.close();
     await this.workers.close();

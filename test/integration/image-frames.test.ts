@@ -35,7 +35,7 @@ describe('the archive of a layer', { skip }, () => {
     lab = await LayerLab.open();
   });
   afterEach(async () => {
-    for (const id of lab.snapshots.all()) lab.snapshots.unmount(id);
+    for (const id of lab.snapshots.all()) await lab.snapshots.unmount(id);
     await lab.close();
     assert.equal(openFdCount(), fdsBefore, 'open descriptors');
   });
@@ -232,7 +232,7 @@ describe('the archive of a layer', { skip }, () => {
     await lab.restart();
     assert.equal(readFileSync(join(rootfs, 'two'), 'utf8'), '2');
     assert.equal(lab.layers.strays().length, 0);
-    lab.snapshots.unmount('c1');
+    await lab.snapshots.unmount('c1');
     const [stray = ''] = lab.layers.strays();
     await lab.layers.removeStray(stray);
     assert.deepEqual(folders(), [diffId.slice(7)]);

@@ -231,7 +231,7 @@ describe('hostile layers', { skip }, () => {
       ['planted', 'secret'].map((name) => existsSync(join(rootfs, 'l', name))),
       [true, false],
     );
-    lab.snapshots.unmount('c');
+    await lab.snapshots.unmount('c');
     await lab.snapshots.remove('c');
     assert.deepEqual(readdirSync(outside), ['secret']);
   });
@@ -282,7 +282,7 @@ describe('hostile layers', { skip }, () => {
     assert.equal(lab.layers.path(diffId), join(lab.root, 'image/layers', diffId.slice('sha512:'.length), 'diff'));
     const { rootfs } = await lab.snapshots.mount('c', [diffId]);
     assert.deepEqual(readdirSync(rootfs), ['a']);
-    lab.snapshots.unmount('c');
+    await lab.snapshots.unmount('c');
     await lab.snapshots.remove('c');
     const other = `sha512:${createHash('sha512').update('other').digest('hex')}`;
     await assert.rejects(
@@ -357,7 +357,7 @@ describe('hostile layers', { skip }, () => {
         const files = execFileSync('find', [rootfs, '-type', 'f', '-printf', '%P\n']).toString().split('\n');
         const expected = new Set([...visible, ...added, `marker-${run}`]);
         assert.deepEqual(files.filter(Boolean).sort(), [...expected].sort());
-        lab.snapshots.unmount(`c${run}`);
+        await lab.snapshots.unmount(`c${run}`);
         await lab.snapshots.remove(`c${run}`);
         await Promise.all([base, top].map((layer) => lab.layers.remove(layer)));
       }),

@@ -76,8 +76,8 @@ describe('snapshots', { skip }, () => {
     assert.deepEqual([readFileSync(join(one.rootfs, 'file'), 'utf8'), readdirSync(two.rootfs)], ['changed', []]);
     assert.deepEqual(lab.snapshots.all().sort(), ['c1', 'c2']);
     for (const id of ['c1', 'c2']) {
-      lab.snapshots.unmount(id);
-      lab.snapshots.unmount(id);
+      await lab.snapshots.unmount(id);
+      await lab.snapshots.unmount(id);
       await lab.snapshots.remove(id);
       await lab.snapshots.remove(id);
     }
@@ -207,7 +207,7 @@ describe('snapshots', { skip }, () => {
     );
     await assert.rejects(lab.snapshots.remove('c1'), (err) => isKind(err, 'precondition'));
     assert.equal(readdirSync(rootfs).length, 504);
-    lab.snapshots.unmount('c1');
+    await lab.snapshots.unmount('c1');
     await lab.snapshots.remove('c1');
     assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), []);
   });
