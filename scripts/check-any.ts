@@ -18,7 +18,7 @@ const run = spawnSync(
     ...['--project', '.', '--strict', '--ignore-as-assertion', '--ignore-nested', '--ignore-files', 'proto/gen/**'],
     ...['--detail', '--show-relative-path', '--json-output'],
   ],
-  { encoding: 'utf8', maxBuffer: 64 << 20, timeout: 300_000, stdio: ['ignore', 'pipe', 'inherit'] },
+  { encoding: 'utf8', maxBuffer: 64 << 20, timeout: 900_000, stdio: ['ignore', 'pipe', 'inherit'] },
 );
 // It ended by the time limit, or could not be started.
 if (run.error) throw run.error;

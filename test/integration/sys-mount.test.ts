@@ -23,10 +23,12 @@ import {
   MS_NOEXEC,
   MS_NOSUID,
   mount,
+  mountAside,
   readMounts,
   remountReadonly,
   setPropagation,
   unmount,
+  unmountAside,
 } from '../../src/sys/mount.ts';
 import type { MountInfo } from '../../src/sys/mount-info.ts';
 import { OVERLAYFS_MAGIC, statfs, TMPFS_MAGIC } from '../../src/sys/statfs.ts';
@@ -71,6 +73,37 @@ test('a mount that the kernel refuses says what and why', () => {
   assert.throws(() => mount({ source: 'none', target: join(base, 'gone'), type: 'tmpfs' }), { kind: 'notFound' });
   const data = `size=1m,${'x'.repeat(4096)}`;
   assert.throws(() => mount({ source: 'none', target, type: 'tmpfs', data }), { kind: 'invalid' });
+});
+
+test('mounts of the pool come side by side, each with its own answer', async () => {
+  const targets = Array.from({ length: 24 }, (_, index) => folder(`aside-${index}`));
+  const wishes = targets.map(async (target, index) => {
+    // Every third one fails, by another errno than the next.
+    if (index % 3 === 0) await mountAside({ source: 'none', target, type: 'nosuchfs' });
+    else if (index % 3 === 1) await mountAside({ source: 'none', target: join(target, 'gone'), type: 'tmpfs' });
+    else await mountAside({ source: 'none', target, type: 'tmpfs', flags: MS_NOSUID, data: 'size=64k' });
+  });
+  const answers = (await Promise.allSettled(wishes)).map((answer) =>
+    answer.status === 'rejected' ? String((answer.reason as { errno?: unknown }).errno) : 'mounted',
+  );
+  assert.deepEqual(
+    answers,
+    targets.map((_, index) => ['ENODEV', 'ENOENT', 'mounted'][index % 3]),
+  );
+  const mounted = targets.filter((_, index) => index % 3 === 2);
+  assert.deepEqual(new Set(mountsBelow().map(({ mountPoint }) => mountPoint)), new Set(mounted));
+  assert.ok(mountsBelow().every(({ options }) => options.includes('nosuid')));
+  // What is not mounted, and what is not there, is success.
+  await Promise.all(
+    [...targets, ...mounted, join(base, 'never was')].map(async (target) => await unmountAside(target)),
+  );
+  assert.deepEqual(mountsBelow(), []);
+  const file = join(base, 'aside-0', 'file');
+  writeFileSync(file, '');
+  await assert.rejects(unmountAside(join(file, 'below')), { errno: 'ENOTDIR', call: 'umount2' });
+  await assert.rejects(unmountAside('with\0in it'), { kind: 'invalid' });
+  const data = 'x'.repeat(4096);
+  await assert.rejects(mountAside({ source: 'none', target: file, type: 'tmpfs', data }), { kind: 'invalid' });
 });
 
 test('overlayfs, as snapshots use it', () => {
