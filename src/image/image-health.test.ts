@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { ImagesLab, rejectsWith } from '../../test/fakes/images-lab.ts';
 import type { MemoryImageStore, MemoryLayers } from '../../test/fakes/layer-folders.ts';
 import { type FakeRegistry, fakeImage } from '../../test/fakes/registry.ts';
+import type { Notice } from '../base/notices.ts';
 import type { Images } from './images.ts';
 
 const never = new AbortController().signal;
@@ -24,6 +25,22 @@ beforeEach(async () => {
 afterEach(() => lab.close());
 
 describe('images that are damaged, and a restart', () => {
+  it('has the owner of the node hear of damage and of its end', async () => {
+    registry.add('app', fakeImage(['b', 'c']), 'v2');
+    const lost = await images.pull(lab.name('app:v2'), undefined, never);
+    layers.layers.delete(lost.layers[0] ?? '');
+    const told: Notice[] = [];
+    const restarted = lab.build({ notices: { tell: (notice) => void told.push(notice) } });
+    await restarted.start();
+    await restarted.pull(lab.name('app:v2'), undefined, never);
+    assert.deepEqual(
+      told.map(({ reason }) => reason),
+      ['StorageDamaged', 'StorageRepaired'],
+    );
+    for (const { message } of told) assert.ok(message.includes(lab.name('app:v2')), message);
+    await restarted.close();
+  });
+
   it('keeps what it has over a restart, and what is good of damaged images until a pull mends them', async () => {
     registry.add('app', fakeImage(['a']), 'v1');
     registry.add('app', fakeImage(['b', 'c']), 'v2');

@@ -6,7 +6,11 @@ import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
 
 import { AdminService, DoctorRequest } from '../../proto/gen/berth/admin.ts';
-import { RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import {
+  ImageServiceService as images,
+  PullImageRequest,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
 import { FakeApiServer } from '../fakes/api-server.ts';
 import { hasOpenssl } from '../fakes/certificates.ts';
 import { eventually } from '../harness/cri-lab.ts';
@@ -30,7 +34,13 @@ suite('a node of a cluster', { timeout: 900_000, skip }, () => {
     kubeconfig = join(root, 'kubelet.conf');
     const template = join(root, 'template.json');
     mkdirSync(join(root, 'berth.toml.d'));
-    writeFileSync(join(root, 'berth.toml.d/cluster.toml'), `cni.conf_template = "${template}"\n`);
+    const policy = join(root, 'policy.json');
+    const transports = { docker: { 'refused.example': [{ type: 'reject' }] } };
+    writeFileSync(policy, JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }], transports }));
+    writeFileSync(
+      join(root, 'berth.toml.d/cluster.toml'),
+      `cni.conf_template = "${template}"\nimage.signature_policy = "${policy}"\n`,
+    );
     lab = await PodLab.start({ root, config: `[cluster]\nkubeconfig = "${kubeconfig}"\nnode_name = "n1"` });
     const { bridge } = lab.berthd.network;
     // Before the file of the test's own network, in lexical order.
@@ -118,6 +128,15 @@ suite('a node of a cluster', { timeout: 900_000, skip }, () => {
     assert.equal(event?.['reportingInstance'], 'n1');
   });
 
+  test('an image that the policy refuses becomes an event of the node', async () => {
+    const refused = 'refused.example/team/app:1';
+    await lab.berthd.fails(images.pullImage, PullImageRequest.create({ image: { image: refused } }));
+    await server.until(() => server.created.some(({ reason }) => reason === 'ImageRefused'));
+    const event = server.created.find(({ reason }) => reason === 'ImageRefused');
+    assert.deepEqual(event?.['regarding'], { apiVersion: 'v1', kind: 'Node', name: 'n1', uid: 'n1' });
+    assert.ok(String(event?.['note']).includes(refused), String(event?.['note']));
+  });
+
   test('pods go on without the cluster, and it is found again', async () => {
     server.failWith = 500;
     server.cut();
@@ -154,5 +173,28 @@ suite('a node of a cluster', { timeout: 900_000, skip }, () => {
     await lab.berthd.call(runtime.updateRuntimeConfig, config('10.212.250.0/24'));
     assert.match(readFileSync(conflist(), 'utf8'), /10\.212\.250\.0/);
     await lab.berthd.call(runtime.updateRuntimeConfig, config(lab.berthd.network.subnet));
+  });
+});
+
+suite('a node without a cluster', { timeout: 900_000 }, () => {
+  test('the kubelet names the addresses, and pods get them', async (t) => {
+    const root = mkdtempSync('/var/lib/berth-test-');
+    const template = join(root, 'template.json');
+    mkdirSync(join(root, 'berth.toml.d'));
+    writeFileSync(join(root, 'berth.toml.d/network.toml'), `cni.conf_template = "${template}"\n`);
+    const lab = await PodLab.start({ root });
+    t.after(() => lab.close());
+    const { bridge, subnet } = lab.berthd.network;
+    const ipam = { type: 'host-local', dataDir: join(root, 'addresses'), ranges: '{{POD_RANGES}}' };
+    const plugins = [{ type: 'bridge', bridge, isGateway: true, ipam }];
+    writeFileSync(template, JSON.stringify({ cniVersion: '1.0.0', name: 'pods', plugins }));
+    rmSync(join(lab.berthd.networks, '10-test.conflist'));
+    const taken = lab.berthd.logged('"network":"pods"', 1);
+    await lab.berthd.call(runtime.updateRuntimeConfig, { runtimeConfig: { networkConfig: { podCidr: subnet } } });
+    await taken;
+    const pod = await lab.runPod();
+    const { status } = await lab.podStatus(pod);
+    assert.ok(lab.berthd.network.owns(status?.network?.ip ?? ''), status?.network?.ip);
+    await lab.removePod(pod);
   });
 });

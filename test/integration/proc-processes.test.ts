@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { kindOf } from '../../src/base/errors.ts';
 import { type LogFields, silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
+import type { Notice } from '../../src/base/notices.ts';
 import { ExitError } from '../../src/proc/command.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { createPipe } from '../../src/sys/pipe.ts';
@@ -19,6 +20,7 @@ const second = { timeoutMs: 10_000 };
 let processes: Processes;
 let lines: LogFields[];
 let counted: unknown[][];
+let told: string[];
 let fdsBefore: number;
 
 before(async () => {
@@ -29,6 +31,7 @@ before(async () => {
 beforeEach(() => {
   lines = [];
   counted = [];
+  told = [];
   processes = newProcesses();
 });
 afterEach(async () => {
@@ -40,7 +43,8 @@ after(() => assert.equal(openFdCount(), fdsBefore, 'a descriptor leaked'));
 function newProcesses(): Processes {
   const log = { ...silentLogger, debug: (fields: LogFields) => void lines?.push(fields) };
   const meter = { ...silentMeter, process: (...args: unknown[]) => void counted?.push(args.slice(0, 2)) };
-  return new Processes({ log, meter });
+  const notices = { tell: ({ reason, message }: Notice) => void told?.push(`${reason}: ${message}`) };
+  return new Processes({ log, meter, notices });
 }
 
 function sh(script: string, more?: object): { path: string; args: string[]; timeoutMs: number } {
@@ -131,6 +135,7 @@ test('a timeout ends the process, politely first', async () => {
   await assert.rejects(processes.run(cmd, never), { kind: 'deadline', message: /\/bin\/sh/ });
   assert.deepEqual(childPids(), []);
   assert.deepEqual(counted, [['sh', 'deadline']]);
+  assert.deepEqual(told, ['ProgramHanging: /bin/sh did not end within 0.1 s and was killed']);
 });
 
 test('a process that ignores SIGTERM is killed, and its group with it', async () => {
