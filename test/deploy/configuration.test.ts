@@ -69,6 +69,11 @@ test('every drop-in is read by itself and says something, and all of them togeth
   assert.equal(loadWith(t, dropIns).sources.length, dropIns.length + 1);
 });
 
+test("the drop-in of kind's nodes is read", (t) => {
+  const { runtime } = loadWith(t, [join(deploy, 'kind/berth.toml')]);
+  assert.deepEqual([runtime.apparmorProfile, runtime.defaultRuntime], ['unconfined', 'runc']);
+});
+
 test('no two drop-ins say the same key, so that it does not matter which of them are taken', () => {
   const seen = new Map<string, string>();
   for (const path of dropIns) {

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { loadAll } from 'js-yaml';
 
 import { loadConfig } from '../../src/config/load-config.ts';
+import { instructionsOf } from './dockerfile.ts';
 import { type FieldTable, problemsOf, readFieldTable } from './field-table.ts';
 
 const deploy = fileURLToPath(new URL('../../deploy', import.meta.url));
@@ -141,19 +142,6 @@ describe('by the real programs', () => {
     });
   }
 });
-
-/** The instructions of a Dockerfile, with continued lines joined. */
-function instructionsOf(dockerfile: string): [name: string, rest: string][] {
-  const joined = dockerfile
-    .split('\n')
-    .filter((line) => !/^\s*(#|$)/.test(line))
-    .join('\n')
-    .replaceAll('\\\n', ' ');
-  return joined.split('\n').map((line) => {
-    const [, name = '', rest = ''] = /^([A-Z]+)\s+(.*)$/.exec(line) ?? assert.fail(line);
-    return [name, rest];
-  });
-}
 
 describe('the node image for kind', () => {
   const instructions = instructionsOf(read('kind/Dockerfile'));
