@@ -147,6 +147,8 @@ export class OomLedger {
   // What was killed in members that nobody watches (one that failed to start) shall be nobody's later. While a watched one
   // is gone it may be that one's.
   #forgetStrangers(parent: string, account: Account): void {
+    // As nearly always: one small file in place of one for each member.
+    if ((this.#killsIn(parent) ?? 0) === 0) return;
     if (this.#goneUntold(parent, account).length === 0) this.#takeLost(parent, account);
   }
 
