@@ -281,7 +281,7 @@ export class Cni {
     using limited = this.#limited('DEL', attached, this.#until());
     const failures = await this.#measured('DEL', () => this.#chain.delAll(attached, limited));
     if (failures.length === 0) {
-      this.#cache.remove(attached);
+      await this.#cache.remove(attached);
       return reason;
     }
     const { containerId, network } = attached;
@@ -299,7 +299,7 @@ export class Cni {
     for (let attempt = 0; ; attempt += 1) {
       try {
         await this.#chain.del(attached, signal);
-        this.#cache.remove(attached);
+        await this.#cache.remove(attached);
         return;
       } catch (err) {
         const failure = findCause(err, CniError);
@@ -324,7 +324,7 @@ export class Cni {
   async #delWithout(attached: Attached, missing: CniError, signal: AbortSignal): Promise<void> {
     const [failure] = await this.#chain.delAll(attached, signal);
     if (failure !== undefined) throw failure;
-    this.#cache.remove(attached);
+    await this.#cache.remove(attached);
     this.#deps.log.warn(
       { container: attached.containerId, err: describe(missing) },
       'a CNI plugin is missing: what it made for the pod may be left',

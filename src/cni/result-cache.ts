@@ -1,5 +1,5 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import * as v from 'valibot';
@@ -7,6 +7,7 @@ import * as v from 'valibot';
 import { describe, invalid, wrap } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
+import { isErrno } from '../sys/errno.ts';
 import { replaceFile } from '../sys/replace-file.ts';
 import { type AttachmentKey, checkKey } from './attachment.ts';
 import { jsonObject, parseJson } from './json.ts';
@@ -88,11 +89,14 @@ export class ResultCache {
     this.#entries.set(keyOf(entry), entry);
   }
 
-  /** Forgets an attachment. An unknown one is success. */
-  remove(key: AttachmentKey): void {
+  /** Forgets an attachment, once its file is gone. An unknown one is success. The caller puts none meanwhile. */
+  async remove(key: AttachmentKey): Promise<void> {
     const entry = this.find(key);
     if (!entry) return;
-    rmSync(join(this.#dir, fileName(entry)), { force: true });
+    // By the pool: a removal waits for whoever changes the file system, for tens of milliseconds while many pods end.
+    await unlink(join(this.#dir, fileName(entry))).catch((err: unknown) => {
+      if (!isErrno(err, 'ENOENT')) throw wrap('forget the CNI attachment', err);
+    });
     this.#entries.delete(keyOf(key));
   }
 }

@@ -1,26 +1,32 @@
-import { type Dirent, readdirSync, rmdirSync, unlinkSync } from 'node:fs';
+import { type Dirent, readdirSync } from 'node:fs';
+import { rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
+import { forEachLimited } from '../base/limited.ts';
 import { isErrno } from '../sys/errno.ts';
 
+/** Threads of the pool that a removal may hold. */
+const AT_ONCE = 2;
+
 /**
- * Removes a folder that has at most `limit` entries in all, at once; of a larger one nothing. Returns whether it is
- * gone. The caller sees to it that nobody changes it meanwhile.
+ * Removes a folder that has at most `limit` entries in all; of a larger one nothing. Returns whether it is gone. The
+ * caller sees to it that nobody changes it meanwhile. What is removed is removed by libuv's pool: it may wait for the
+ * disk, and for whoever has it mounted.
  */
-export function removeSmallTree(folder: string, limit: number): boolean {
+export async function removeSmallTree(folder: string, limit: number): Promise<boolean> {
   // Folders behind what is in them.
-  const found: { path: string; isFolder: boolean }[] = [];
+  const folders: string[] = [];
+  const files: string[] = [];
   const pending = [folder];
   for (let at = pending.pop(); at !== undefined; at = pending.pop()) {
-    found.push({ path: at, isFolder: true });
+    folders.push(at);
     for (const entry of entriesOf(at)) {
-      if (found.length + pending.length > limit) return false;
-      const path = join(at, entry.name);
-      if (entry.isDirectory()) pending.push(path);
-      else found.push({ path, isFolder: false });
+      if (folders.length + files.length + pending.length > limit) return false;
+      (entry.isDirectory() ? pending : files).push(join(at, entry.name));
     }
   }
-  for (const { path, isFolder } of found.reverse()) removeOne(path, isFolder);
+  await forEachLimited(files, AT_ONCE, async (file) => await unlessGone(unlink(file)));
+  for (const each of folders.reverse()) await unlessGone(rmdir(each));
   return true;
 }
 
@@ -33,11 +39,8 @@ function entriesOf(folder: string): Dirent[] {
   }
 }
 
-function removeOne(path: string, isFolder: boolean): void {
-  try {
-    if (isFolder) rmdirSync(path);
-    else unlinkSync(path);
-  } catch (err) {
+async function unlessGone(removal: Promise<void>): Promise<void> {
+  await removal.catch((err: unknown) => {
     if (!isErrno(err, 'ENOENT')) throw err;
-  }
+  });
 }

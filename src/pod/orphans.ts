@@ -173,5 +173,5 @@ async function removeTraces(deps: PodDeps, id: string, signal: AbortSignal): Pro
   await deps.cni.forget(id, signal);
   await releaseNamespaces(paths.namespaces);
   await unmountSandboxFiles(paths);
-  removeSandboxFolders(paths);
+  await removeSandboxFolders(paths);
 }

@@ -40,7 +40,7 @@ const removeFolders: Step<SandboxContext> = {
   name: 'remove folders',
   async run({ deps, id }) {
     await removeWorkFolder(deps, id);
-    removeSandboxFolders(sandboxPaths(deps, id));
+    await removeSandboxFolders(sandboxPaths(deps, id));
   },
 };
 

@@ -1,8 +1,10 @@
-import { chmodSync, copyFileSync, mkdirSync, rmdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { rm, rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
 import { toHostId } from '../base/id-mapping.ts';
+import { forEachLimited } from '../base/limited.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mountAside, unmountAside } from '../sys/mount.ts';
@@ -49,19 +51,20 @@ export function makeSandboxFolders(paths: SandboxPaths): void {
 }
 
 /** Removes the sandbox's folders and all files in them. Mounts below must be gone. Missing folders are fine. */
-export function removeSandboxFolders(paths: SandboxPaths): void {
-  removeKnown([paths.hostname, paths.resolvConf, paths.hosts], [paths.files]);
-  removeKnown([], [paths.namespaces, paths.shm, paths.folder]);
+export async function removeSandboxFolders(paths: SandboxPaths): Promise<void> {
+  await removeKnown([paths.hostname, paths.resolvConf, paths.hosts], [paths.files]);
+  await removeKnown([], [paths.namespaces, paths.shm, paths.folder]);
 }
 
-// By name: reading folders costs more than removing what is in them. The last folder has all others below it.
-function removeKnown(files: readonly string[], folders: readonly string[]): void {
+// By name: reading folders costs more than removing what is in them. The last folder has all others below it. By the
+// pool: of a file that containers had mounted the kernel takes these mounts away too, and waits for whoever changes others.
+async function removeKnown(files: readonly string[], folders: readonly string[]): Promise<void> {
   try {
-    for (const file of files) unlinkSync(file);
-    for (const folder of folders) rmdirSync(folder);
+    await forEachLimited(files, files.length, async (file) => await unlink(file));
+    for (const folder of folders) await rmdir(folder);
   } catch {
     // Something is not there, or something else is.
-    for (const folder of folders.slice(-1)) rmSync(folder, { recursive: true, force: true });
+    for (const folder of folders.slice(-1)) await rm(folder, { recursive: true, force: true });
   }
 }
 

@@ -1,6 +1,9 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
+import { forEachLimited } from '../base/limited.ts';
+import { isErrno } from './errno.ts';
 import { bindMount, unmount, unmountAside } from './mount.ts';
 import type { pinnedKinds } from './namespace-request.ts';
 
@@ -35,8 +38,10 @@ export function unpin(pinDir: string, kinds: readonly PinnedKind[]): void {
 /** As `unpin`, off the event loop, all of them also when one fails. */
 export async function unpinAside(pinDir: string, kinds: readonly PinnedKind[]): Promise<void> {
   const pins = kinds.map((kind) => join(pinDir, kind)).filter((pin) => existsSync(pin));
-  const unmounts = pins.map(async (pin) => await unmountAside(pin));
-  await Promise.allSettled(unmounts);
-  await Promise.all(unmounts);
-  for (const pin of pins) rmSync(pin, { force: true });
+  await forEachLimited(pins, pins.length, async (pin) => {
+    await unmountAside(pin);
+    await unlink(pin).catch((err: unknown) => {
+      if (!isErrno(err, 'ENOENT')) throw err;
+    });
+  });
 }
