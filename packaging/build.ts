@@ -19,7 +19,7 @@ import { debianArchitecture, packDebian, renderControl } from './debian-package.
 import { placeDocument } from './documents.ts';
 import { renderCopyright } from './licences.ts';
 import { renderBerthdPage, renderBerthPage, renderConfigPage } from './man-pages.ts';
-import { addProgram } from './program.ts';
+import { addProgram, NODE_MOUNT } from './program.ts';
 import { Tree } from './tree.ts';
 
 const TOP = fileURLToPath(new URL('..', import.meta.url));
@@ -80,14 +80,16 @@ function addDocuments(
 
 /** Everything of the .deb but its control files. */
 async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
-  const { packages } = await addProgram(tree, PROGRAM, { top: TOP, version: making.version });
+  const { packages } = await addProgram(tree, PROGRAM, { top: TOP, ...making });
   tree.link('usr/bin/berthd', '../lib/berth/bin/berthd');
   tree.link('usr/bin/berth', '../lib/berth/bin/berth');
   const deploy = join(TOP, 'deploy');
   tree.copy(join(deploy, 'berth.toml'), 'etc/berth/berth.toml');
   tree.folder('etc/berth/berth.toml.d');
   tree.folder('var/cache/berth');
-  tree.file('usr/lib/systemd/system/berthd.service', renderUnit(readFileSync(join(deploy, 'berthd.service'), 'utf8')));
+  const mount = `/${PROGRAM}/${making.version}/${NODE_MOUNT}`;
+  const unit = readFileSync(join(deploy, 'berthd.service'), 'utf8');
+  tree.file('usr/lib/systemd/system/berthd.service', renderUnit(unit, mount));
   tree.file('usr/share/bash-completion/completions/berth', renderBashCompletion());
   tree.file('usr/share/zsh/vendor-completions/_berth', renderZshCompletion());
   tree.copy(join(TOP, 'packaging/debian/lintian-overrides'), 'usr/share/lintian/overrides/berth');
@@ -99,11 +101,14 @@ async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
 function packArchive(tree: Tree, packed: Tree, making: Making, output: string): void {
   const name = `berth-${making.version}-linux-${process.arch}`;
   tree.copyFolder(join(packed.top, PROGRAM), name);
+  const mount = `${name}/${making.version}/${NODE_MOUNT}`;
+  tree.folder(mount);
   const documents = `${name}/share/doc/berth`;
   tree.copy(join(packed.top, DOCUMENTS, 'copyright'), `${documents}/copyright`);
   addDocuments(tree, { documents, manual: `${name}/share/man`, folder: ARCHIVE_DOCUMENTS }, making);
   const unit = readFileSync(join(TOP, 'deploy/berthd.service'), 'utf8');
-  tree.file(`${documents}/examples/berthd.service`, unit.replaceAll('/opt/berth/docs/', `${ARCHIVE_DOCUMENTS}/`));
+  const placed = unit.replaceAll('/opt/berth/docs/', `${ARCHIVE_DOCUMENTS}/`);
+  tree.file(`${documents}/examples/berthd.service`, mountedUnit(placed, `/opt/${mount}`));
   tree.settle(making.epochSeconds);
   const tar = join(tree.top, 'archive.tar');
   const same = ['--sort=name', '--format=gnu', '--owner=0', '--group=0', '--numeric-owner'];
@@ -112,9 +117,16 @@ function packArchive(tree: Tree, packed: Tree, making: Making, output: string): 
   copyFileSync(`${tar}.gz`, join(output, `${name}.tar.gz`));
 }
 
+/** The unit for a program whose Node is mounted there. */
+function mountedUnit(unit: string, mount: string): string {
+  return unit.replace(/^(RequiresMountsFor=).*$/m, `$1${mount}`);
+}
+
 /** The unit for the places of the package; deploy/berthd.service is for a checkout. Its first lines tell of that. */
-function renderUnit(unit: string): string {
-  const placed = unit.replaceAll('/opt/berth/bin/', '/usr/bin/').replaceAll('/opt/berth/docs/', `/${DOCUMENTS}/`);
+function renderUnit(unit: string, mount: string): string {
+  const placed = mountedUnit(unit, mount)
+    .replaceAll('/opt/berth/bin/', '/usr/bin/')
+    .replaceAll('/opt/berth/docs/', `/${DOCUMENTS}/`);
   const lines = placed.split('\n');
   return lines.slice(lines.indexOf('[Unit]')).join('\n');
 }

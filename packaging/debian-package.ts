@@ -20,12 +20,14 @@ const DEPENDS = [
   'containernetworking-plugins',
   'crun | runc',
   'iptables | nftables',
+  // Node's image.
+  'mount',
   // Where systemd runs, berthd and crun have it make the cgroups, which is asked for over the system bus.
   'default-dbus-system-bus | dbus-system-bus',
 ];
 
-/** Quicker unpacking of layers; signatures of images by GnuPG keys; AppArmor profiles. */
-const RECOMMENDS = ['libisal2', 'gpgv', 'apparmor', 'ca-certificates'];
+/** Quicker unpacking of layers; signatures of images by GnuPG keys; AppArmor profiles; Node's image, unpacked. */
+const RECOMMENDS = ['libisal2', 'gpgv', 'apparmor', 'ca-certificates', 'squashfs-tools'];
 /** Checkpoints of containers; a client for administrators. */
 const SUGGESTS = ['criu'];
 

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs the Debian packages that Berth works with, as far as they are missing. Starts no services.
-#   scripts/debian-packages.sh SET...      SET: build, run, demo, test or vm
+#   scripts/debian-packages.sh SET...      SET: build, package, run, demo, test or vm
 # Or, sourced: install_debian_packages PACKAGE...
 
 DEBIAN_BUILD='gcc libc6-dev binutils'
+DEBIAN_PACKAGE='binutils dpkg squashfs-tools'
 DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
 DEBIAN_TEST='docker-registry skopeo dbus procps apparmor logrotate openssl'
@@ -68,12 +69,13 @@ case "${0##*/}" in
     for set in "$@"; do
       case "$set" in
         build) packages="$packages $DEBIAN_BUILD" ;;
+        package) packages="$packages $DEBIAN_PACKAGE" ;;
         run) packages="$packages $DEBIAN_RUN" ;;
         demo) packages="$packages $DEBIAN_DEMO" ;;
         test) packages="$packages $DEBIAN_TEST" ;;
         vm) packages="$packages $DEBIAN_VM" ;;
         *)
-          echo "debian-packages.sh: no set named $set; there are: build, run, demo, test, vm" >&2
+          echo "debian-packages.sh: no set named $set; there are: build, package, run, demo, test, vm" >&2
           exit 2
           ;;
       esac

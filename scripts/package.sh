@@ -3,5 +3,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/build.sh
-if ! command -v strip >/dev/null || ! command -v dpkg-deb >/dev/null; then scripts/debian-packages.sh build; fi
+for tool in strip dpkg-deb mksquashfs; do
+  command -v "$tool" >/dev/null && continue
+  scripts/debian-packages.sh package
+  break
+done
 exec node_modules/.bin/node packaging/build.ts "$@"

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe as suite, test } from 'node:test';
@@ -13,6 +13,16 @@ const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const BUILD_TIMEOUT_MS = 600_000;
 const OLD = '0.1.0~test1';
 const NEW = '0.1.0~test2';
+/** What issues of packages promise: with all that the installation makes, where Node's image can be mounted. */
+const LIMIT_KIB = Math.floor(60e6 / 1024);
+const UNIT = './usr/lib/systemd/system/berthd.service';
+/** The places where Node's image is mounted, one a line for each mount. */
+const MOUNTS = `awk '$5 ~ "^/usr/lib/berth/" { print $5 }' /proc/self/mountinfo`;
+/** In place of mount(8): a kernel that knows no squashfs. */
+const NO_SQUASHFS = `#!/bin/sh
+case "$*" in *squashfs*) echo "mount: unknown filesystem type 'squashfs'" >&2; exit 32 ;; esac
+exec /usr/bin/mount.real "$@"
+`;
 const NETWORK = JSON.stringify({
   cniVersion: '1.0.0',
   name: 'packaged',
@@ -67,7 +77,9 @@ suite('package', { timeout: 1_800_000 }, () => {
       './usr/bin/berth',
       './usr/lib/berth/native/pause',
       './usr/lib/berth/native/exec-monitor',
-      './usr/lib/berth/node/bin/node',
+      `./usr/lib/berth/${OLD}/node.squashfs`,
+      `./usr/lib/berth/${OLD}/node/`,
+      `./usr/lib/berth/${OLD}/provide-node`,
       './usr/lib/systemd/system/berthd.service',
       './etc/berth/berth.toml',
       './usr/share/doc/berth/copyright',
@@ -87,8 +99,10 @@ suite('package', { timeout: 1_800_000 }, () => {
     assert.equal(dpkgDeb('--info', deb, 'conffiles'), '/etc/berth/berth.toml');
     assert.match(dpkgDeb('--field', deb, 'Depends'), /\bconmon, containernetworking-plugins, crun \| runc, iptables/);
     assert.match(dpkgDeb('--field', deb, 'Depends'), /\bdefault-dbus-system-bus \| dbus-system-bus\b/);
-    // What Node takes is most of it: docs/install.md tells.
-    assert.ok(Number(dpkgDeb('--field', deb, 'Installed-Size')) < 120_000, 'it has grown beyond 120 MB');
+    assert.match(dpkgDeb('--field', deb, 'Recommends'), /\bsquashfs-tools\b/);
+    assert.ok(Number(dpkgDeb('--field', deb, 'Installed-Size')) < LIMIT_KIB, 'it has grown beyond 60 MB');
+    const unit = execFileSync('sh', ['-c', `dpkg-deb --fsys-tarfile "$1" | tar -xO "$2"`, 'sh', deb, UNIT]);
+    assert.match(String(unit), new RegExp(`^RequiresMountsFor=/usr/lib/berth/${OLD}/node$`, 'm'));
   });
 
   test('holds no path of the machine that built it, and starts Node as the checkout does', () => {
@@ -136,10 +150,19 @@ suite('package', { timeout: 1_800_000 }, () => {
       await node.run('dpkg -i /given/old.deb');
       assert.equal(await node.run('cat /var/tmp/invoked'), 'start berthd.service');
       assert.match(await node.run('ls /var/cache/berth'), /compiled/);
+      const mounts = await mountsImages(node);
+      const files = `dpkg -L berth | while read -r path; do [ -d "$path" ] || echo "$path"; done | xargs -d '\\n' du -ck`;
+      const kib = (await node.run(`${files}; du -sk /var/cache/berth`)).match(
+        /^\d+(?=\t(?:total|\/var\/cache\/berth)$)/gm,
+      );
+      const takes = kib?.reduce((sum, each) => sum + Number(each), 0);
+      if (mounts) assert.ok(takes !== undefined && takes > 30_000 && takes < LIMIT_KIB, `it takes ${takes} KiB`);
+      assert.equal(await node.run(MOUNTS), mounts ? `/usr/lib/berth/${OLD}/node` : '');
       await node.run('berth image load /given/layout');
       const count = 'i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done';
       await node.run(`berth run --name counts example.com/busybox:test -- sh -c '${count}'`);
-      const processes = `pgrep -f '^/usr/lib/berth/native/pause|${count.slice(0, 6)}' | sort -n`;
+      // The oldest: before it becomes sleep, a child of the shell looks as the shell does.
+      const processes = `pgrep -f '^/usr/lib/berth/native/pause'; pgrep --oldest -f '${count.slice(0, 6)}'`;
       const before = await node.run(processes);
       assert.ok(before.split('\n').length >= 2, before);
 
@@ -151,6 +174,7 @@ suite('package', { timeout: 1_800_000 }, () => {
         'it was stopped when its successor was there, and with all that it may still load',
       );
       assert.equal(await node.run('ls -d /usr/lib/berth/[0-9]*'), `/usr/lib/berth/${NEW}`);
+      assert.equal(await node.run(MOUNTS), mounts ? `/usr/lib/berth/${NEW}/node` : '');
       assert.match(await node.run('berth version'), /0\.1\.0~test2/);
       assert.equal(await node.run(processes), before, 'the same processes');
       assert.equal(await node.run('berth exec counts echo here'), 'here');
@@ -171,6 +195,7 @@ suite('package', { timeout: 1_800_000 }, () => {
       assert.match(await node.run('dpkg -r berth'), /pods go on without berthd: 1/);
       assert.equal(await node.run(processes), before);
       assert.equal((await node.try('ls -d /usr/lib/berth /var/cache/berth')).output.match(/No such/g)?.length, 2);
+      assert.equal(await node.run(MOUNTS), '');
       const refused = await node.try('dpkg -P berth');
       assert.notEqual(refused.code, 0);
       assert.match(refused.output, /not purged: pods still run/);
@@ -199,4 +224,100 @@ suite('package', { timeout: 1_800_000 }, () => {
       await node.end();
     }
   });
+
+  test('has Node unpacked where its image cannot be mounted, says why where neither is possible, and mounts it once', async () => {
+    using node = new PackagedNode();
+    try {
+      copyFileSync(deb, join(node.given, 'old.deb'));
+      copyFileSync(newDeb, join(node.given, 'new.deb'));
+      writeFileSync(join(node.given, 'mount'), NO_SQUASHFS, { mode: 0o755 });
+      const mounts = await mountsImages(node);
+      await node.run('touch /var/tmp/disabled; mv /usr/bin/mount /usr/bin/mount.real; cp /given/mount /usr/bin/mount');
+
+      await node.run('dpkg -i /given/old.deb');
+      assert.equal(await node.run('berthd --version'), OLD);
+      const found = `find /usr/lib/berth -path '*/node*' ! -path '*/node_modules*' -printf '%P %u %m\\n' | sort`;
+      const unpacked = (version: string): string =>
+        [`node root 755`, 'node.squashfs root 644', 'node/bin root 755', 'node/bin/node root 755']
+          .map((line) => `${version}/${line}`)
+          .join('\n');
+      assert.equal(await node.run(found), unpacked(OLD));
+      await node.run('dpkg -i /given/new.deb');
+      assert.equal(await node.run(found), unpacked(NEW), 'only the new version’s');
+
+      // As after a power cut while it was being unpacked.
+      const folder = `/usr/lib/berth/${NEW}`;
+      await node.run(`rm -r ${folder}/node/bin; mkdir -p ${folder}/node.new.1/bin`);
+      await node.run('mv /usr/bin/unsquashfs /usr/bin/unsquashfs.real');
+      const neither = await node.try('berthd --version');
+      assert.equal(neither.code, 1);
+      assert.equal(
+        neither.output,
+        [
+          `berthd: Node cannot be had from ${folder}/node.squashfs:`,
+          `mounted on ${folder}/node: mount: unknown filesystem type 'squashfs'`,
+          'unpacked there: there is no unsquashfs',
+          'Let the kernel mount it (modprobe loop; modprobe squashfs), or have it unpacked: apt install squashfs-tools\n',
+        ].join('\n'),
+      );
+      const asNobody = 'setpriv --reuid 65534 --regid 65534 --clear-groups';
+      const user = await node.try(`${asNobody} berth --version`);
+      assert.equal(user.code, 1);
+      assert.match(
+        user.output,
+        /^berth: Node is not there: .* only root may do it: start berthd, or run this as root\n$/,
+      );
+      assert.match((await node.run('dpkg -i /given/old.deb 2>&1')).trim(), /berthd does not run on this machine/);
+
+      await node.run('mv /usr/bin/unsquashfs.real /usr/bin/unsquashfs; mv /usr/bin/mount.real /usr/bin/mount');
+      const many = '(for one in 1 2 3 4 5 6; do berth --version & done; wait)';
+      assert.equal(await node.run(many), Array.from({ length: 6 }, () => `berth ${OLD}`).join('\n'));
+      assert.equal(await node.run(MOUNTS), mounts ? `/usr/lib/berth/${OLD}/node` : '');
+      assert.equal(await node.run(`${asNobody} berth --version`), `berth ${OLD}`);
+
+      // In the root of a machine that is being made there is no systemd, and nothing stays mounted.
+      await node.run('rmdir /run/systemd/system; dpkg -i /given/new.deb');
+      assert.equal(await node.run(MOUNTS), '');
+      assert.equal(await node.run('berthd --version'), NEW);
+      await node.run('mkdir /run/systemd/system; dpkg -P berth');
+      assert.equal(await node.run(`${MOUNTS}; find /usr/lib -path '*berth*'`), '');
+      if (mounts)
+        await node.run(
+          `for try in $(seq 100); do losetup -a | grep -F ${NEW}/node.squashfs || exit 0; sleep 0.1; done; exit 1`,
+        );
+    } finally {
+      await node.end();
+    }
+  });
+
+  test('the archive runs wherever it is, for a user who may mount nothing too', async () => {
+    using node = new PackagedNode();
+    try {
+      const name = `berth-${OLD}-linux-${process.arch}`;
+      copyFileSync(join(folder, 'first', `${name}.tar.gz`), join(node.given, 'archive.tar.gz'));
+      const asNobody = 'setpriv --reuid 65534 --regid 65534 --clear-groups';
+      await node.run(
+        'mkdir /opt/here /var/tmp/there; chown 65534:65534 /var/tmp/there; tar -xf /given/archive.tar.gz -C /opt/here',
+      );
+      await node.run(`${asNobody} tar -xf /given/archive.tar.gz -C /var/tmp/there`);
+      assert.equal(await node.run(`/opt/here/${name}/bin/berthd --version`), OLD);
+      if (await mountsImages(node)) await node.run(`umount /opt/here/${name}/${OLD}/node`);
+      assert.equal(await node.run(`${asNobody} /var/tmp/there/${name}/bin/berth --version`), `berth ${OLD}`);
+      assert.match(
+        await node.run(`grep RequiresMountsFor /opt/here/${name}/share/doc/berth/examples/berthd.service`),
+        new RegExp(`=/opt/${name}/${OLD}/node$`),
+      );
+    } finally {
+      await node.end();
+    }
+  });
 });
+
+/** Whether this machine's kernel mounts Node's images, and root may have it do so: not in every container. */
+async function mountsImages(node: PackagedNode): Promise<boolean> {
+  const tried = [
+    'cd "$(mktemp -d -p /var/tmp)"; mkdir in on; mksquashfs in image -comp zstd >/dev/null',
+    'mount -o loop,ro image on && umount on',
+  ];
+  return (await node.try(tried.join('; '))).code === 0;
+}
