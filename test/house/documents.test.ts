@@ -10,9 +10,14 @@ import type { Command } from 'commander';
 
 import { buildProgram } from '../../src/cli/program.ts';
 import { HANDLER_KEYS, TABLES, TOP_KEYS } from '../../src/config/schema.ts';
+import { CATALOG } from '../../src/metrics/catalog.ts';
+import { PrometheusMetrics } from '../../src/metrics/prometheus.ts';
 
 const top = fileURLToPath(new URL('../..', import.meta.url));
 const documents = ['README.md', ...globSync('{docs,deploy,bench}/*.md', { cwd: top }).sort()];
+
+const { scripts: SCRIPTS } = JSON.parse(readFileSync(join(top, 'package.json'), 'utf8')) as { scripts: object };
+const METRICS = new Set([...Object.keys(CATALOG), ...new PrometheusMetrics().names()]);
 
 const unused = (): never => assert.fail('no command is run');
 const program = buildProgram({
@@ -126,6 +131,20 @@ describe('documents', () => {
       assert.deepEqual(dead, []);
     });
 
+    test(`${file}: every script of npm and every metric is there`, () => {
+      const scripts = [...read(file).matchAll(/\bnpm run ([\w:-]+)/g)].map(([, name = '']) => name);
+      assert.deepEqual(
+        scripts.filter((name) => !Object.hasOwn(SCRIPTS, name)),
+        [],
+      );
+      const series = [...read(file).matchAll(/\bberth_[a-z][a-z0-9_]*[a-z0-9](?![\w*])/g)].map(([name]) => name);
+      const metrics = series.map((name) => (METRICS.has(name) ? name : name.replace(/_(bucket|sum|count)$/, '')));
+      assert.deepEqual(
+        metrics.filter((name) => !METRICS.has(name)),
+        [],
+      );
+    });
+
     // Of migrate.md the second column counts, below: the first has the keys of the others.
     if (file === 'docs/migrate.md') continue;
     test(`${file}: every configuration key is there`, () => {
@@ -138,6 +157,21 @@ describe('documents', () => {
       assert.deepEqual(unknown, []);
     });
   }
+
+  test('what the alerts tell to do is a command of berth', () => {
+    const alerts = read('deploy/prometheus/alerts.yml');
+    const calls = [...alerts.matchAll(/\bberth ((?:[a-z]+ ?)+)/g)].map(([, words = '']) => words.trim().split(' '));
+    assert.ok(calls.length > 5);
+    for (const [first = '', second = ''] of calls) {
+      const command = program.commands.find((candidate) => candidate.name() === first);
+      assert.ok(command, `there is no berth ${first}`);
+      if (command.commands.length > 0)
+        assert.ok(
+          command.commands.some((inner) => inner.name() === second),
+          `there is no berth ${first} ${second}`,
+        );
+    }
+  });
 
   test('migrate.md: what Berth has for each key of the others is a key of Berth', () => {
     const known = new Set([
