@@ -34,7 +34,7 @@ esac
 set -e
 case "$*" in
   update) touch /tmp/updated ;;
-  'install '*' /tmp/berth.deb crun')
+  'install '*' /tmp/berth.deb '*)
     [ -e /tmp/updated ] && [ -s /tmp/berth.deb ]
     cp /given/deploy/berthd.service /usr/lib/systemd/system/
     ;;
