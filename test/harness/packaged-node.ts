@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const END = 'end of the command:';
-const COMMAND_TIMEOUT_MS = 180_000;
+const COMMAND_TIMEOUT_MS = 300_000;
 
 /** In place of systemd: starts what the unit says, in the background, and stops it as the unit does. No
  * more than systemd's does it start a unit that is disabled, which /var/tmp/disabled says. */
@@ -41,7 +41,8 @@ case "$*" in
 esac
 `;
 
-/** Makes the root of the node: this machine's, with all changes in a folder beside, and none of the checkout. */
+/** Makes the root of the node: this machine's, with all changes in a folder beside, and none of the checkout. Manual pages
+ * of this machine are not sorted again at each installation: with many packages and a slow disk that takes minutes. */
 const ENTER = `set -e
 mount -t overlay -o lowerdir=/,upperdir=$FOLDER/upper,workdir=$FOLDER/work overlay $FOLDER/root
 cd $FOLDER/root
@@ -53,6 +54,7 @@ mkdir -p .$TOP; mount -t tmpfs tmpfs .$TOP
 rm -f usr/bin/node usr/bin/nodejs usr/local/bin/node
 for program in deb-systemd-invoke systemctl; do rm -f usr/bin/$program; cp given/$program usr/bin/$program; done
 rm -f usr/sbin/policy-rc.d
+rm -f var/lib/man-db/auto-update
 ip link set lo up
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive chroot . /bin/sh
 `;
