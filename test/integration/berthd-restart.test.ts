@@ -221,7 +221,11 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
       );
       await killed;
       await lab.berthd.start();
-      const adopted = await containers();
+      // As above: what is still being undone is listed as unknown.
+      const adopted = await eventually('what was half made is gone', async () => {
+        const listed = await containers();
+        return listed.every(({ state }) => state !== ContainerState.CONTAINER_UNKNOWN) ? listed : undefined;
+      });
       for (const answer of answers)
         assert.ok(answer === undefined || adopted.some(({ id }) => id === answer.containerId));
       for (const { state } of adopted) assert.equal(state, ContainerState.CONTAINER_CREATED);
