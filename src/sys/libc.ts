@@ -4,6 +4,9 @@ import { invalid } from '../base/errors.ts';
 import { openFaultPoints } from '../base/fault-points.ts';
 import { disturbed, type Library } from './faulty-libc.ts';
 
+/** Calls that may wait for the pool's threads at once: a whole node's pods that end together, some six for each. */
+const MAX_POOL_CALLS = 4096;
+
 /**
  * The C library, the only library that Berth calls into. Needs glibc 2.34 (posix_spawn_file_actions_addclosefrom_np)
  * on a 64-bit little-endian machine: struct layouts in this room are those of x86-64 and arm64.
@@ -12,6 +15,8 @@ export const libc: Library = openLibrary();
 
 // Threads have no other way to hear of a test's faults than the environment.
 function openLibrary(): Library {
+  // koffi refuses what is more than 256 by default, and takes no other number once a library is open.
+  koffi.config({ max_async_calls: MAX_POOL_CALLS });
   const library = koffi.load('libc.so.6');
   const faults = openFaultPoints(process.env);
   return faults ? disturbed(library, faults) : library;
