@@ -97,8 +97,11 @@ async function addSystemFiles(tree: Tree, making: Making): Promise<void> {
   addDocuments(tree, { documents: DOCUMENTS, manual: 'usr/share/man', folder: `/${DOCUMENTS}` }, making);
 }
 
-/** The archive for other systems: one folder that runs wherever it is, with the same program in it as the .deb. */
-function packArchive(tree: Tree, packed: Tree, making: Making, output: string): void {
+/**
+ * The archive for other systems: one folder that runs wherever it is, with the same program in it as the .deb. Returns
+ * its path.
+ */
+function packArchive(tree: Tree, packed: Tree, making: Making, output: string): string {
   const name = `berth-${making.version}-linux-${process.arch}`;
   tree.copyFolder(join(packed.top, PROGRAM), name);
   const mount = `${name}/${making.version}/${NODE_MOUNT}`;
@@ -114,7 +117,9 @@ function packArchive(tree: Tree, packed: Tree, making: Making, output: string): 
   const same = ['--sort=name', '--format=gnu', '--owner=0', '--group=0', '--numeric-owner'];
   execFileSync('tar', [...same, '-C', tree.top, '-cf', tar, name], { timeout: TAR_TIMEOUT_MS });
   execFileSync('gzip', ['-6n', tar], { timeout: TAR_TIMEOUT_MS });
-  copyFileSync(`${tar}.gz`, join(output, `${name}.tar.gz`));
+  const archive = join(output, `${name}.tar.gz`);
+  copyFileSync(`${tar}.gz`, archive);
+  return archive;
 }
 
 /** The unit for a program whose Node is mounted there. */
@@ -147,11 +152,12 @@ async function main(): Promise<void> {
   try {
     const tree = new Tree(join(folder, 'deb'));
     await addSystemFiles(tree, making);
-    packArchive(new Tree(join(folder, 'archive')), tree, making, output);
+    const archive = packArchive(new Tree(join(folder, 'archive')), tree, making, output);
     const kib = tree.sizeKib();
     const deb = join(output, `berth_${version}_${debianArchitecture()}.deb`);
     packDebian(tree, renderControl(version, kib), join(TOP, 'packaging/debian'), making.epochSeconds, deb);
     console.log(`${deb}: ${megabytes(statSync(deb).size)} MB, ${megabytes(kib * 1024)} MB installed`);
+    console.log(`${archive}: ${megabytes(statSync(archive).size)} MB`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
