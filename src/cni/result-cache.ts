@@ -7,7 +7,7 @@ import * as v from 'valibot';
 import { describe, invalid, wrap } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
-import { isErrno } from '../sys/errno.ts';
+import { unlessGone } from '../sys/errno.ts';
 import { replaceFile } from '../sys/replace-file.ts';
 import { type AttachmentKey, checkKey } from './attachment.ts';
 import { jsonObject, parseJson } from './json.ts';
@@ -94,8 +94,8 @@ export class ResultCache {
     const entry = this.find(key);
     if (!entry) return;
     // By the pool: a removal waits for whoever changes the file system, for tens of milliseconds while many pods end.
-    await unlink(join(this.#dir, fileName(entry))).catch((err: unknown) => {
-      if (!isErrno(err, 'ENOENT')) throw wrap('forget the CNI attachment', err);
+    await unlessGone(unlink(join(this.#dir, fileName(entry)))).catch((err: unknown) => {
+      throw wrap(`forget CNI attachment ${fileName(entry)}`, err);
     });
     this.#entries.delete(keyOf(key));
   }

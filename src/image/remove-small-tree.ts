@@ -3,7 +3,7 @@ import { rmdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { forEachLimited } from '../base/limited.ts';
-import { isErrno } from '../sys/errno.ts';
+import { isErrno, unlessGone } from '../sys/errno.ts';
 
 /** Threads of the pool that a removal may hold. */
 const AT_ONCE = 2;
@@ -37,10 +37,4 @@ function entriesOf(folder: string): Dirent[] {
     if (isErrno(err, 'ENOENT')) return [];
     throw err;
   }
-}
-
-async function unlessGone(removal: Promise<void>): Promise<void> {
-  await removal.catch((err: unknown) => {
-    if (!isErrno(err, 'ENOENT')) throw err;
-  });
 }

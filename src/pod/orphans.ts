@@ -6,7 +6,7 @@ import { BerthError, describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { FoundCgroup } from '../runtime/cgroups/cgroups.ts';
 import { readFolder, readPodFolders } from '../runtime/pod-folders.ts';
-import { releaseNamespaces } from '../sys/namespaces.ts';
+import { unpinNamespacesAside } from '../sys/namespaces.ts';
 import { workFolder } from './checkpoint-archive.ts';
 import { endProcess, endUnknownMonitors, volumesFolder } from './create-container.ts';
 import { findPause } from './find-pause.ts';
@@ -171,7 +171,7 @@ async function endCgroups(deps: PodDeps, cgroups: readonly FoundCgroup[], signal
 async function removeTraces(deps: PodDeps, id: string, signal: AbortSignal): Promise<void> {
   const paths = sandboxPaths(deps, id);
   await deps.cni.forget(id, signal);
-  await releaseNamespaces(paths.namespaces);
+  await unpinNamespacesAside(paths.namespaces);
   await unmountSandboxFiles(paths);
   await removeSandboxFolders(paths);
 }

@@ -12,7 +12,12 @@ import { checkLimits } from '../runtime/check-limits.ts';
 import type { Handler } from '../runtime/handler.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
-import { type NamespaceKind, type NamespaceRequest, type PauseProcess, releaseNamespaces } from '../sys/namespaces.ts';
+import {
+  type NamespaceKind,
+  type NamespaceRequest,
+  type PauseProcess,
+  unpinNamespacesAside,
+} from '../sys/namespaces.ts';
 import { killProcess } from '../sys/process.ts';
 import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
@@ -163,7 +168,7 @@ export async function endPause({ deps, id }: SandboxContext): Promise<void> {
     using signal = withDeadline(`end of pause process ${pause.pid} of sandbox ${id}`, 10_000);
     await deps.processes.exitOf(pause.pid, pause.startTime, signal);
   }
-  await releaseNamespaces(sandboxPaths(deps, id).namespaces);
+  await unpinNamespacesAside(sandboxPaths(deps, id).namespaces);
 }
 
 const writeFiles: Step<SandboxContext> = {

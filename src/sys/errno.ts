@@ -80,3 +80,10 @@ export function isErrno(err: unknown, ...names: readonly string[]): boolean {
   if (err instanceof SyscallError) return names.includes(err.errno);
   return err instanceof Error && 'code' in err && typeof err.code === 'string' && names.includes(err.code);
 }
+
+/** Waits for a removal. That there was nothing to remove (ENOENT) is success. */
+export async function unlessGone(removal: Promise<void>): Promise<void> {
+  await removal.catch((err: unknown) => {
+    if (!isErrno(err, 'ENOENT')) throw err;
+  });
+}

@@ -3,7 +3,7 @@ import { unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { forEachLimited } from '../base/limited.ts';
-import { isErrno } from './errno.ts';
+import { unlessGone } from './errno.ts';
 import { bindMount, unmount, unmountAside } from './mount.ts';
 import type { pinnedKinds } from './namespace-request.ts';
 
@@ -40,8 +40,6 @@ export async function unpinAside(pinDir: string, kinds: readonly PinnedKind[]): 
   const pins = kinds.map((kind) => join(pinDir, kind)).filter((pin) => existsSync(pin));
   await forEachLimited(pins, pins.length, async (pin) => {
     await unmountAside(pin);
-    await unlink(pin).catch((err: unknown) => {
-      if (!isErrno(err, 'ENOENT')) throw err;
-    });
+    await unlessGone(unlink(pin));
   });
 }

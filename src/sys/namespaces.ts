@@ -168,7 +168,7 @@ export function unpinNamespaces(pinDir: string): void {
 }
 
 /** The same, off the event loop. */
-export async function releaseNamespaces(pinDir: string): Promise<void> {
+export async function unpinNamespacesAside(pinDir: string): Promise<void> {
   await unpinAside(pinDir, pinnedKinds);
 }
 
