@@ -14,6 +14,7 @@ const handler = (name: string, version: string): { name: string; handler: Handle
     root: '',
     features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false },
     annotations: [],
+    isRunc: false,
     copiesItself: false,
     privilegedWithoutHostDevices: false,
   },

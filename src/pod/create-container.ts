@@ -15,6 +15,7 @@ import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
+import { isPlain } from '../runtime/runc-state.ts';
 import { isSameProcess, killProcess, killProcessGroup } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
@@ -172,7 +173,13 @@ const createUnderMonitor: Step<CreateContext> = {
     const { init, monitor } = await deps.runtime.create(request, signal).catch((err: unknown) => {
       throw targetEnded() ? because('precondition', problem, err) : err;
     });
-    deps.containers.put({ ...deps.containers.get(id), user, init, monitor });
+    deps.containers.put({
+      ...deps.containers.get(id),
+      user,
+      init,
+      monitor,
+      isPlain: isPlain(request.handler, ociSpec),
+    });
     // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
     if (targetEnded()) throw new BerthError('precondition', problem);
     releaseVolumes({ deps, id });
@@ -208,8 +215,11 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   if (!record.monitor) await endUnknownMonitors(deps, id, signal);
   const handler = deps.handlers.find(record.handler);
   const kill = async () => await killContainer(deps, cgroup, record.init, signal);
-  const isDone = handler !== undefined && (await deleteInRuntime(deps, handler, record, kill, signal));
-  if (!isDone)
+  // systemd's unit is runc's to stop.
+  const needsRuntime = record.isPlain !== true || deps.cgroups.driver !== 'cgroupfs';
+  const isDone = needsRuntime && handler !== undefined && (await deleteInRuntime(deps, handler, record, kill, signal));
+  if (!needsRuntime) deps.runtime.endExecs(id);
+  else if (!isDone)
     deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
   await kill();
   await endProcess(deps, record.monitor, signal);

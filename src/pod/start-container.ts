@@ -126,8 +126,8 @@ const startInRuntime: Step<ContainerContext> = {
     const record = deps.containers.get(id);
     // Noted before: a short program may have ended when the runtime answers, and its exit tells whether it ever began.
     deps.containers.put({ ...record, startedAtUs: deps.clock.nowUs() });
-    const { handler, restoreFrom } = record;
-    if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(handler), id, signal);
+    const { restoreFrom } = record;
+    if (restoreFrom === undefined) await deps.runtime.startContainer(deps.handlers.get(record.handler), record, signal);
     else await restore({ deps, id }, restoreFrom, signal);
     recordRunning({ deps, id });
     if (restoreFrom !== undefined) await releaseSource({ deps, id }, restoreFrom);

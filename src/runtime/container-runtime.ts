@@ -17,6 +17,8 @@ import { Monitor, type MonitoredContainer } from './monitor.ts';
 import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
 import type { OciResources, OciRlimit, OciSpec } from './oci-spec.ts';
 import { type ForwardTarget, PortForwards } from './port-forward.ts';
+import type { ProcessIdentity } from './process-identity.ts';
+import { letGo } from './runc-state.ts';
 import type { SealedPrograms } from './sealed-programs.ts';
 import { ensureWorkingDir } from './working-dir.ts';
 
@@ -46,6 +48,13 @@ export interface CreateContainerRequest {
   readonly stdinOnce: boolean;
   /** Called with the monitor's pid while the runtime works, to move it to the pod's cgroup; it may take its time. */
   onMonitorStarted?(pid: number): Promise<void> | void;
+}
+
+/** A container for startContainer(). */
+export interface CreatedContainer {
+  readonly id: string;
+  readonly init: ProcessIdentity | undefined;
+  readonly isPlain?: boolean;
 }
 
 /** A command for execSync() or exec(). */
@@ -157,9 +166,11 @@ export class ContainerRuntime {
     await this.#oci(handler).checkpoint(containerId, dump, signal);
   }
 
-  /** Starts a created container's program. */
-  async startContainer(handler: Handler, containerId: string, signal: AbortSignal): Promise<void> {
-    await this.#oci(handler).start(containerId, signal);
+  /** Starts a created container's program; a plain one's (isPlain()) without a program of the runtime's. */
+  async startContainer(handler: Handler, container: CreatedContainer, signal: AbortSignal): Promise<void> {
+    const { id, init, isPlain } = container;
+    if (isPlain === true && init && (await letGo(handler, id, init, signal))) return;
+    await this.#oci(handler).start(id, signal);
   }
 
   /** Changes the limits of a created or running container; toOciResources() makes them. */

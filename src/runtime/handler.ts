@@ -18,6 +18,8 @@ export interface Handler {
   /** First line of `--version`. */
   readonly version: string;
   readonly features: HandlerFeatures;
+  /** It is runc itself; see runc-state.ts for what that spares. */
+  readonly isRunc: boolean;
   /** Whether it copies its own program each time it makes or joins a container; see SealedPrograms. */
   readonly copiesItself: boolean;
   /** Names of annotations that it may see, or patterns with `*`. */

@@ -12,6 +12,7 @@ const handler: Handler = {
   version: '',
   features: { recursiveReadOnlyMounts: false, userNamespaces: false, checkpoint: false },
   annotations: [],
+  isRunc: false,
   copiesItself: false,
   privilegedWithoutHostDevices: false,
 };

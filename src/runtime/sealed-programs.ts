@@ -132,8 +132,8 @@ async function sealedCopy(path: string): Promise<number> {
   return sealMemoryFile(fd);
 }
 
-// A script may ask for its own place, and has nothing to copy.
-function isBinary(path: string): boolean {
+/** False for a script: it may ask for its own place, and has nothing to copy. Throws what the file system says. */
+export function isBinary(path: string): boolean {
   const start = Buffer.alloc(ELF.length);
   const fd = openSync(path, 'r');
   try {

@@ -163,6 +163,18 @@ suite('hot path', { timeout: 900_000 }, () => {
     );
   });
 
+  test('of a container whose runtime is runc itself: no program for its start and its end', async () => {
+    lab.handler = 'runc';
+    const podSandboxId = await lab.runPod();
+    lab.handler = '';
+    const containerId = await lab.create(podSandboxId);
+    const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
+    await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
+    const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
+    assert.deepEqual([start.started, remove.started], [{}, {}]);
+    await lab.removePod(podSandboxId);
+  });
+
   test('of questions: nothing', async () => {
     const podSandboxId = await podWithContainer();
     const [, questions] = await costOf(async () => {

@@ -185,7 +185,8 @@ suite('what happens to nodes', { timeout: patient(900_000) }, () => {
       const { code, details } = await lab.refused(pod, {});
       assert.match(details, /own-runc/);
       assert.notEqual(code, status.DEADLINE_EXCEEDED);
-      assert.match((await lab.berthd.fails(runtime.startContainer, { containerId: waiting })).details, /own-runc/);
+      // What waits needs nobody but berthd to let it go.
+      await lab.berthd.call(runtime.startContainer, { containerId: waiting });
       const exec = await lab.berthd.fails(runtime.execSync, { containerId: id, cmd: ['true'], timeout: 5n });
       assert.match(exec.details, /own-runc/);
       assert.equal((await lab.status(id)).state, ContainerState.CONTAINER_RUNNING);

@@ -77,6 +77,7 @@ export class Lab implements AsyncDisposable {
       version: '',
       features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
       annotations: [],
+      isRunc: true,
       copiesItself: true,
       privilegedWithoutHostDevices: false,
     };
