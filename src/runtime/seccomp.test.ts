@@ -44,6 +44,16 @@ test('the default profile decides each call once', () => {
   }
 });
 
+test('x32 is in the default profile only where the kernel takes its calls', () => {
+  const both = ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86'];
+  assert.deepEqual(defaultSeccomp([], 'x64').architectures, [...both, 'SCMP_ARCH_X32']);
+  assert.deepEqual(defaultSeccomp([], 'x64', { takesX32: false }).architectures, both);
+  assert.deepEqual(
+    defaultSeccomp([], 'arm64', { takesX32: false }).architectures,
+    defaultSeccomp([], 'arm64').architectures,
+  );
+});
+
 test('capabilities open their calls, and only theirs', () => {
   const actionOf = (name: string, capabilities: readonly string[]) =>
     defaultSeccomp(capabilities, 'x64').syscalls.find((rule) => !rule.args && rule.names.includes(name));

@@ -4,6 +4,7 @@ import { isAbsolute } from 'node:path';
 
 import { BerthError, invalid } from '../base/errors.ts';
 import { isErrno } from '../sys/errno.ts';
+import { kernelTakesX32 } from '../sys/x32.ts';
 import type { SecurityProfile } from './container-spec.ts';
 import type { OciSeccomp } from './oci-seccomp.ts';
 import { defaultSeccomp } from './seccomp-default.ts';
@@ -30,6 +31,7 @@ export class SeccompProfiles {
   readonly #defaultFile: string;
   readonly #architecture = arch();
   readonly #kernel = release();
+  readonly #takesX32 = kernelTakesX32();
   readonly #files = new Map<string, ReadProfile>();
   readonly #compiled = new Map<string, OciSeccomp>();
 
@@ -47,7 +49,9 @@ export class SeccompProfiles {
     const target = { capabilities, architecture: this.#architecture, kernel: this.#kernel };
     if (profile.type === 'localhost') return this.#fromFile(FIELD, profile.reference, target);
     if (this.#defaultFile !== '') return this.#fromFile('runtime.seccomp_profile', this.#defaultFile, target);
-    return this.#remember('', target, () => defaultSeccomp(capabilities, this.#architecture));
+    return this.#remember('', target, () =>
+      defaultSeccomp(capabilities, this.#architecture, { takesX32: this.#takesX32 }),
+    );
   }
 
   #fromFile(field: string, path: string, target: SeccompTarget): OciSeccomp {
