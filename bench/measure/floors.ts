@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 import { makeBusyboxRootfs } from '../../test/fakes/images.ts';
+import { holdNetns, releaseNetns } from '../../test/harness/held-netns.ts';
 import { type Figures, figuresOf } from './statistics.ts';
 
 const run = promisify(execFile);
@@ -35,7 +36,7 @@ export async function measureFloors(
   times: number,
   signal: AbortSignal,
 ): Promise<Floors> {
-  const cni = await measurePlugin(network, times, signal);
+  const cni = await measurePlugin(dir, network, times, signal);
   const folder = join(dir, 'floors');
   const rootArgs = ['--root', join(folder, 'state')];
   const bundle = join(folder, 'bundle');
@@ -76,6 +77,7 @@ export async function measureFloors(
 
 /** As the CNI specification has plugins called (section 4), in a network namespace of its own each time. */
 async function measurePlugin(
+  dir: string,
   network: string,
   times: number,
   signal: AbortSignal,
@@ -91,15 +93,15 @@ async function measurePlugin(
   const took = { cniAdd: [] as number[], cniDelete: [] as number[] };
   for (let index = 0; index <= times; index++) {
     signal.throwIfAborted();
-    const netns = `berth-bench-floor-${process.pid}-${index}`;
-    await run('ip', ['netns', 'add', netns]);
+    const netns = join(dir, `floor-netns-${index}`);
+    holdNetns(netns);
     try {
       const call = async (command: string): Promise<number> => {
         const env = {
           ...process.env,
           CNI_COMMAND: command,
-          CNI_CONTAINERID: netns,
-          CNI_NETNS: `/run/netns/${netns}`,
+          CNI_CONTAINERID: `berth-bench-floor-${process.pid}-${index}`,
+          CNI_NETNS: netns,
           CNI_IFNAME: 'eth0',
           CNI_PATH: PLUGINS,
         };
@@ -110,7 +112,7 @@ async function measurePlugin(
       took.cniAdd.push(add);
       took.cniDelete.push(remove);
     } finally {
-      await run('ip', ['netns', 'delete', netns]);
+      releaseNetns(netns);
     }
   }
   return { cniAdd: figuresOf(took.cniAdd), cniDelete: figuresOf(took.cniDelete) };

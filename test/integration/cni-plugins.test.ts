@@ -12,6 +12,7 @@ import { Cni, type CniAttachment } from '../../src/cni/cni.ts';
 import { CniError } from '../../src/cni/cni-error.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { childPids } from '../fakes/process-facts.ts';
+import { holdNetns, inNetns, pidsInNetns, releaseNetns } from '../harness/held-netns.ts';
 import { readLinks } from '../harness/machine-state.ts';
 
 // Everything that this file makes on the host has this in its name, or lies in this subnet.
@@ -48,7 +49,7 @@ beforeEach(() => {
 afterEach(async () => {
   await cni?.close();
   await processes.close();
-  for (const name of namespaces) execFileSync('ip', ['netns', 'del', name]);
+  for (const file of namespaces) releaseNetns(file);
   namespaces.clear();
   if (readLinks().includes(mark)) execFileSync('ip', ['link', 'del', mark]);
   assert.deepEqual(addresses(), [], 'an address is still reserved');
@@ -140,19 +141,23 @@ async function restart(): Promise<void> {
 }
 
 function makeNetns(id: string): string {
-  const name = `${mark}-${id}`;
-  execFileSync('ip', ['netns', 'add', name]);
-  namespaces.add(name);
-  return `/run/netns/${name}`;
+  const file = netnsOf(id);
+  holdNetns(file);
+  namespaces.add(file);
+  return file;
 }
 
 function removeNetns(id: string): void {
-  execFileSync('ip', ['netns', 'del', `${mark}-${id}`]);
-  namespaces.delete(`${mark}-${id}`);
+  releaseNetns(netnsOf(id));
+  namespaces.delete(netnsOf(id));
 }
 
-function inNetns(id: string, ...command: string[]): string {
-  return execFileSync('ip', ['netns', 'exec', `${mark}-${id}`, ...command], { encoding: 'utf8' });
+function netnsOf(id: string): string {
+  return join(base, `netns-${id}`);
+}
+
+function inPod(id: string, ...command: string[]): string {
+  return inNetns(netnsOf(id), command);
 }
 
 function pod(id: string, netns: string, more: Partial<CniAttachment> = {}): CniAttachment {
@@ -180,17 +185,17 @@ for (const version of ['0.3.0', '0.3.1', '0.4.0', '1.0.0']) {
     const [ip] = result.ips;
     assert.ok(ip?.address.startsWith(`${subnet}.`));
     assert.deepEqual([ip?.prefixLength, ip?.gateway, result.ips.length], [24, `${subnet}.1`, 1]);
-    assert.match(inNetns('a', 'ip', '-o', 'addr', 'show', 'eth0'), new RegExp(`inet ${ip?.address}/24`));
-    assert.match(inNetns('a', 'ip', 'link', 'show', 'eth0'), new RegExp(`link/ether ${result.mac}`));
-    assert.equal(inNetns('a', 'sysctl', '-n', 'net.ipv4.conf.eth0.arp_filter').trim(), '1');
+    assert.match(inPod('a', 'ip', '-o', 'addr', 'show', 'eth0'), new RegExp(`inet ${ip?.address}/24`));
+    assert.match(inPod('a', 'ip', 'link', 'show', 'eth0'), new RegExp(`link/ether ${result.mac}`));
+    assert.equal(inPod('a', 'sysctl', '-n', 'net.ipv4.conf.eth0.arp_filter').trim(), '1');
     assert.ok(rules().some((rule) => rule.includes('MASQUERADE') && rule.includes(a.containerId)));
     await cni.check(a, never);
     if (version >= '0.4.0') {
-      inNetns('a', 'sysctl', '-qw', 'net.ipv4.conf.eth0.arp_filter=0');
+      inPod('a', 'sysctl', '-qw', 'net.ipv4.conf.eth0.arp_filter=0');
       await assert.rejects(cni.check(a, never), { name: 'CniError', verb: 'CHECK', plugin: 'tuning' });
     }
     await cni.del(a, never);
-    assert.ok(!inNetns('a', 'ip', 'link').includes('eth0'));
+    assert.ok(!inPod('a', 'ip', 'link').includes('eth0'));
     assert.ok(!rules().some((rule) => rule.includes(a.containerId)));
     await cni.del(a, never);
   });
@@ -215,16 +220,12 @@ test('a page is fetched through a host port, from a pod with two addresses', { s
   );
   writeFileSync(join(base, 'index.html'), 'hello from the pod');
   // It returns when the port is open.
-  inNetns('a', 'busybox', 'httpd', '-p', '80', '-h', base);
+  inPod('a', 'busybox', 'httpd', '-p', '80', '-h', base);
   try {
     const page = await fetch(`http://${subnet}.1:28180/`, { signal: AbortSignal.timeout(5000) });
     assert.equal(await page.text(), 'hello from the pod');
   } finally {
-    for (const pid of execFileSync('ip', ['netns', 'pids', `${mark}-a`], { encoding: 'utf8' })
-      .trim()
-      .split('\n')) {
-      process.kill(Number(pid), 'SIGKILL');
-    }
+    for (const pid of pidsInNetns(netnsOf('a'))) process.kill(pid, 'SIGKILL');
   }
   await cni.del(a, never);
   assert.ok(!rules().some((rule) => rule.includes('28180')));
@@ -239,7 +240,7 @@ test('many pods at once: each has its own address, and they reach each other', {
   assert.equal(new Set(ips).size, 5);
   assert.deepEqual(addresses().sort(), ips.toSorted());
   // The other side's neighbour answers for an address that is up.
-  const hello = inNetns('a', 'busybox', 'arping', '-c', '1', '-w', '5', '-I', 'eth0', ips[1] ?? '');
+  const hello = inPod('a', 'busybox', 'arping', '-c', '1', '-w', '5', '-I', 'eth0', ips[1] ?? '');
   assert.match(hello, /Received 1 response/);
   await Promise.all(pods.map((one) => cni.del(one, never)));
   assert.deepEqual(addresses(), []);
@@ -319,7 +320,7 @@ test('a plugin that fails in the middle of the chain leaves nothing', { skip }, 
   const a = pod('a', makeNetns('a'));
   await assert.rejects(cni.add(a, never), { name: 'CniError', plugin: 'tuning', verb: 'ADD', network: mark });
   assert.deepEqual(addresses(), []);
-  assert.ok(!inNetns('a', 'ip', 'link').includes('eth0'));
+  assert.ok(!inPod('a', 'ip', 'link').includes('eth0'));
   assert.ok(!rules().some((rule) => rule.includes(a.containerId)));
 });
 
