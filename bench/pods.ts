@@ -95,6 +95,7 @@ async function bench(options: Options, closers: Closers, signal: AbortSignal): P
     warmUp: Math.min(MOST_WARM_UP, options.lifecycles),
     parallel: options.parallel,
     idleMs: options.idleMs,
+    settleMs: options.settleMs,
     streamBytes: options.streamBytes,
     standing: options.standing,
     standingFirst: options.standingFirst,

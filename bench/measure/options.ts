@@ -20,6 +20,8 @@ export interface Options {
   readonly cgroupParent: string;
   /** How long the idle machine is watched, to know what is not the pods' doing. */
   readonly idleMs: number;
+  /** How long daemons rest after their last life, until what they keep is looked at. */
+  readonly settleMs: number;
   /** Whether the state folders of what the bench starts are on a tmpfs, whatever /run is. */
   readonly tmpfs: boolean;
   /** How many pods to measure while they stand, at each endpoint; 0 for none. */
@@ -52,6 +54,7 @@ Measures the lives of pods at CRI endpoints, and prints a Markdown table. Withou
   --runtime-handler NAME           handler that pods ask for (the default one)
   --cgroup-parent PATH             cgroup of the pods (a new one, or with --endpoint the endpoint's own)
   --idle SECONDS                   how long to watch the idle machine first (3)
+  --settle SECONDS                 how long daemons rest after the last life, until what they keep is looked at (10)
   --tmpfs                          keep the state of what the bench starts on a tmpfs, where /run is none
   --standing N[,M]                 measure also N pods that stand, and then M at the first endpoint alone: lists,
                                    statistics, memory, starts (100; 0 for none)
@@ -77,6 +80,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
       'runtime-handler': { type: 'string', default: '' },
       'cgroup-parent': { type: 'string', default: '' },
       idle: { type: 'string', default: '3' },
+      settle: { type: 'string', default: '10' },
       tmpfs: { type: 'boolean', default: false },
       standing: { type: 'string', default: '100' },
       rest: { type: 'string', default: '20' },
@@ -109,6 +113,7 @@ export function parseOptions(args: readonly string[]): Options | undefined {
     runtime: values.runtime,
     cgroupParent: values['cgroup-parent'],
     idleMs: parseCount('--idle', values.idle) * 1000,
+    settleMs: parseCount('--settle', values.settle) * 1000,
     tmpfs: values.tmpfs,
     standing,
     standingFirst,

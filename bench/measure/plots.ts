@@ -89,7 +89,7 @@ function panelsOf(endpoints: readonly EndpointResults[]): Panel[] {
     call('ExecSync'),
     levelled('lives per second', ({ lifecyclesPerSecond }) => ({ value: lifecyclesPerSecond })),
     levelled('processor time for a life, ms', ({ machineMsPerLifecycle }) => ({ value: machineMsPerLifecycle })),
-    plain('memory of the daemon after the lives, MB', ({ memoryAfter }) => megabytes(memoryAfter?.bytes)),
+    plain('memory of the daemon after the lives, rested, MB', ({ memoryRested }) => megabytes(memoryRested?.bytes)),
     standing(`ListContainerStats, ${pods} pods, ms`, ({ calls }) => calls['ListContainerStats']?.p50),
     standing(`ListPodSandboxStats, ${pods} pods, ms`, ({ calls }) => calls['ListPodSandboxStats']?.p50),
     standing(`ListContainers, ${pods} pods, ms`, ({ calls }) => calls['ListContainers']?.p50),

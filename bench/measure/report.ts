@@ -69,15 +69,17 @@ function levelTable(endpoints: readonly EndpointResults[], parallel: number): st
 }
 
 function memoryTable(endpoints: readonly EndpointResults[]): string {
-  const rows = endpoints.map(({ name, runtime, lives, memoryBefore, memoryAfter }) => [
+  const rows = endpoints.map(({ name, runtime, lives, memoryBefore, memoryAfter, memoryRested }) => [
     `${name} (${runtime})`,
     megabytes(memoryBefore?.bytes),
     megabytes(memoryBefore?.anonymousBytes),
     String(lives),
     megabytes(memoryAfter?.bytes),
     megabytes(memoryAfter?.anonymousBytes),
+    megabytes(memoryRested?.bytes),
+    megabytes(memoryRested?.anonymousBytes),
   ]);
-  const head = ['', 'before', 'of no file', 'lives', 'after', 'of no file'];
+  const head = ['', 'before', 'of no file', 'lives', 'right after', 'of no file', 'rested', 'of no file'];
   return `### Memory of the daemon, PSS in MB\n\n${table(head, rows)}`;
 }
 

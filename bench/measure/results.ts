@@ -38,6 +38,7 @@ export interface Results {
     readonly runtime: string;
     readonly memoryBefore: Memory | undefined;
     readonly memoryAfter: Memory | undefined;
+    readonly memoryRested: Memory | undefined;
     /** How many lives the memory after them is of. */
     readonly lives: number;
     readonly levels: readonly LevelFigures[];

@@ -38,6 +38,8 @@ export interface Plan extends PodWish {
   readonly parallel: readonly number[];
   /** How long the idle machine is watched before the first round. */
   readonly idleMs: number;
+  /** How long each daemon at least rests after its last life, until what it keeps is looked at. */
+  readonly settleMs: number;
   /** How many bytes each stream carries; 0 for no streams. */
   readonly streamBytes: number;
   /** How many pods to measure while they stand; 0 for none. */
@@ -72,8 +74,10 @@ export interface Measured {
   readonly runtime: string;
   /** Of the process that listens on the socket; undefined when it is not to be seen from here. */
   readonly memoryBefore: Memory | undefined;
-  /** After the last round of lives. */
+  /** Right after the last life of the last round. */
   readonly memoryAfter: Memory | undefined;
+  /** When it had rested since. */
+  readonly memoryRested: Memory | undefined;
   /** How many lives it had seen by then. */
   readonly lives: number;
   readonly levels: readonly Level[];
@@ -94,6 +98,8 @@ interface Subject extends Endpoint {
   readonly wish: PodWish;
   readonly pid: number | undefined;
   readonly memoryBefore: Memory | undefined;
+  /** Right after its newest turn. */
+  memoryAfter: Memory | undefined;
   readonly levels: Map<number, Round[]>;
 }
 
@@ -122,9 +128,12 @@ export async function measure(endpoints: readonly Endpoint[], plan: Plan, signal
           subject.levels.set(parallel, rounds);
           const due = shareOf(plan.lifecycles, plan.rounds, round);
           rounds.push(await takeTurn(subject, due, parallel, idleMsPerSecond, signal));
+          subject.memoryAfter = memoryAt(subject);
         }
       }
     }
+    plan.say(`${plan.settleMs / 1000} s of rest`);
+    await setTimeout(plan.settleMs, undefined, { signal });
     const measured = subjects.map((subject) => conclude(subject, plan));
     const streams = await streamInTurns(subjects, plan, signal);
     const standing = await standInTurns(subjects, plan, signal);
@@ -183,7 +192,8 @@ async function prepare(endpoint: Endpoint, cri: Connection, plan: Plan): Promise
     runtime: `${version.runtimeName} ${version.runtimeVersion}`,
     wish: { ...plan, image: image.id, imageReference: plan.image },
     pid,
-    memoryBefore: pid === undefined ? undefined : memoryOf(pid),
+    memoryBefore: memoryAt({ pid }),
+    memoryAfter: undefined,
     levels: new Map(),
   };
 }
@@ -247,15 +257,18 @@ function readCounters(pid: number | undefined): {
   };
 }
 
-function conclude(
-  { name, runtime, pid, memoryBefore, levels }: Subject,
-  { warmUp, lifecycles, parallel }: Plan,
-): Omit<Measured, 'streams' | 'standing'> {
+function memoryAt({ pid }: Pick<Subject, 'pid'>): Memory | undefined {
+  return pid === undefined ? undefined : memoryOf(pid);
+}
+
+function conclude(subject: Subject, { warmUp, lifecycles, parallel }: Plan): Omit<Measured, 'streams' | 'standing'> {
+  const { name, runtime, memoryBefore, memoryAfter, levels } = subject;
   return {
     name,
     runtime,
     memoryBefore,
-    memoryAfter: pid === undefined ? undefined : memoryOf(pid),
+    memoryAfter,
+    memoryRested: memoryAt(subject),
     lives: warmUp + lifecycles * parallel.length,
     levels: [...levels].map(([parallel, rounds]) => ({ parallel, rounds })),
   };

@@ -35,11 +35,13 @@ export async function startDaemon(
   signal: AbortSignal,
 ): Promise<StartedDaemon> {
   const [program = '', ...args] = command;
+  // Of whoever calls the bench, for his own Node: a service has none, and each start would parse all the certificates.
+  const { NODE_EXTRA_CA_CERTS: _, ...inherited } = process.env;
   // A group of its own, so that Ctrl-C reaches only the bench, which then takes its pods down first.
   const child = spawn(program, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
-    env: { ...process.env, ...env },
+    env: { ...inherited, ...env },
   });
   const exited = once(child, 'exit').catch(() => undefined);
   const lines: string[] = [];

@@ -34,7 +34,13 @@ describe('what the bench tells', () => {
       '2.22',
       'yes',
     ]);
-    assert.deepEqual(row(table, 'memory of the daemon after 200 lives').at(-1), 'yes');
+    assert.deepEqual(row(table, 'memory of the daemon after 200 lives, rested'), [
+      '80 MB',
+      '45.00 MB',
+      '0.45',
+      '0.45',
+      'yes',
+    ]);
     assert.deepEqual(row(table, 'event loop held up, longest, 16 at a time'), ['10 ms', '12.00 ms', '', '', '**no**']);
   });
 
@@ -52,6 +58,11 @@ describe('what the bench tells', () => {
   test('ratios of the first endpoint to each other one', () => {
     const cells = row(toMarkdown(resultsOf([berth, crio, containerd])), 'pod up');
     assert.deepEqual(cells.slice(-2), ['0.45', '0.45']);
+  });
+
+  test('what a daemon holds before the lives, right after them and when it has rested', () => {
+    const cells = row(toMarkdown(resultsOf([berth])), 'berth (berth 0.1.0)');
+    assert.deepEqual(cells, ['45.0', '22.5', '208', '135.0', '90.0', '45.0', '22.5']);
   });
 
   test('plots that are the same for the same figures, with names made harmless', () => {

@@ -15,7 +15,8 @@ export function endpointOf(name: string, runtime: string, ms: number): EndpointR
     name,
     runtime,
     memoryBefore: memory,
-    memoryAfter: memory,
+    memoryAfter: { bytes: ms * 3e6, anonymousBytes: ms * 2e6 },
+    memoryRested: memory,
     lives: 208,
     levels: [1, 4].map((parallel) => ({
       parallel,
