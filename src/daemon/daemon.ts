@@ -59,6 +59,8 @@ import { readBootId } from '../sys/boot-id.ts';
 import { disturbFiles } from '../sys/faulty-files.ts';
 import { NamespaceMaker } from '../sys/namespaces.ts';
 import { readProcessStartTime } from '../sys/process.ts';
+import { ProgramPages } from '../sys/program-pages.ts';
+import { SpareHeap } from '../sys/spare-heap.ts';
 import { ConfigFindings, type ReloadState } from './config-findings.ts';
 import { DoctorFindings } from './doctor-findings.ts';
 import { Heartbeat } from './heartbeat.ts';
@@ -190,7 +192,15 @@ export class Daemon {
     const cluster = this.#joinCluster(podRanges);
     const notices: Notices = cluster ?? silentNotices;
     for (const problem of store.mended) notices.tell({ reason: 'StorageDamaged', message: problem });
-    const processes = this.#own('processes', new Processes({ log, meter, notices, faults, tracing: tracer }));
+    // Whatever is done for a pod or an image starts some program.
+    const spare = this.#own(
+      'spare memory',
+      new SpareMemory({ heap: new SpareHeap(), pages: new ProgramPages(), clock: systemClock }),
+    );
+    const processes = this.#own(
+      'processes',
+      new Processes({ log, meter, notices, faults, tracing: tracer, onStart: () => spare.noteWork() }),
+    );
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     // Its thread takes a while to start; the first pod shall not wait for it.
     namespaces.start();
@@ -400,7 +410,7 @@ export class Daemon {
     const status = (): string => statusLine(config.listen, sandboxes.all(), containers.all());
     this.#service.ready(status());
     this.#startHeartbeat(store, status);
-    this.#own('spare memory', new SpareMemory()).start();
+    spare.start();
   }
 
   /** Undefined without a kubeconfig. */

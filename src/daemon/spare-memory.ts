@@ -1,27 +1,90 @@
-import { ProgramPages } from '../sys/program-pages.ts';
+import type { Clock } from '../base/clock.ts';
+import type { ProgramPages } from '../sys/program-pages.ts';
+import type { SpareHeap } from '../sys/spare-heap.ts';
 
-/** By then what only a start needs is done with. */
-const SETTLE_MS = 5000;
-/** What has not been used for so long is not needed soon. */
-const EVERY_MS = 60_000;
+/** So long after work berthd is taken to rest. */
+const REST_MS = 5000;
+/** How long a collection may take: it goes on between events. */
+const COLLECT_MS = 1000;
+/** At rest at most so often: work that comes every few seconds is no reason to collect as often. */
+const EVERY_MS = 15_000;
+/** Where there is always work, what needs no collection is given back so often. */
+const AT_WORK_MS = 60_000;
 
-/** Gives memory back that berthd has for no use, every now and then: pages of its program that it does not run. */
+/** What can be given back, and the time. */
+export interface SpareMemoryParts {
+  readonly heap: Pick<SpareHeap, 'collect' | 'release'>;
+  readonly pages: Pick<ProgramPages, 'release'>;
+  readonly clock: Pick<Clock, 'monotonicMs'>;
+}
+
+/**
+ * Gives memory back that berthd has no use for when it has come to rest: garbage, what malloc keeps for later, pages of its
+ * program that it does not run. It takes the main thread some milliseconds, so not while there is work, unless that never
+ * ends; and after it nothing happens until there was work again.
+ */
 export class SpareMemory {
-  readonly #pages = new ProgramPages();
+  readonly #parts: SpareMemoryParts;
   #timer: NodeJS.Timeout | undefined;
+  #workedMs = 0;
+  /** Since when there has been no rest of use. */
+  #busySinceMs = 0;
+  #gaveBackMs = Number.NEGATIVE_INFINITY;
+  #isOpen = false;
 
+  constructor(parts: SpareMemoryParts) {
+    this.#parts = parts;
+  }
+
+  /** From now on, and what a start leaves behind first. */
   start(): void {
-    this.#wait(SETTLE_MS);
+    this.#isOpen = true;
+    this.noteWork();
   }
 
   close(): void {
+    this.#isOpen = false;
     clearTimeout(this.#timer);
   }
 
-  #wait(ms: number): void {
+  /** There was work, for a pod or an image, and most likely there is more to come. */
+  noteWork(): void {
+    this.#workedMs = this.#parts.clock.monotonicMs();
+    if (!this.#isOpen || this.#timer !== undefined) return;
+    this.#busySinceMs = this.#workedMs;
+    this.#wait(REST_MS, () => this.#look());
+  }
+
+  #look(): void {
+    const nowMs = this.#parts.clock.monotonicMs();
+    const restInMs = this.#workedMs + REST_MS - nowMs;
+    const sinceMs = nowMs - this.#gaveBackMs;
+    if (restInMs > 0) {
+      if (Math.min(sinceMs, nowMs - this.#busySinceMs) >= AT_WORK_MS) this.#giveBack();
+      this.#wait(restInMs, () => this.#look());
+    } else if (sinceMs < EVERY_MS) {
+      this.#wait(EVERY_MS - sinceMs, () => this.#look());
+    } else {
+      this.#parts.heap.collect();
+      this.#wait(COLLECT_MS, () => this.#endCollection(nowMs));
+    }
+  }
+
+  #endCollection(begunMs: number): void {
+    this.#giveBack();
+    if (this.#workedMs >= begunMs) this.#wait(REST_MS, () => this.#look());
+  }
+
+  #giveBack(): void {
+    this.#parts.heap.release();
+    this.#parts.pages.release();
+    this.#gaveBackMs = this.#parts.clock.monotonicMs();
+  }
+
+  #wait(ms: number, then: () => void): void {
     this.#timer = setTimeout(() => {
-      this.#pages.release();
-      this.#wait(EVERY_MS);
+      this.#timer = undefined;
+      then();
     }, ms).unref();
   }
 }

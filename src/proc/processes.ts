@@ -29,23 +29,30 @@ export class Processes {
   readonly #notices: Notices;
   readonly #faults: FaultPoints | undefined;
   readonly #tracing: Tracing;
+  readonly #onStart: () => void;
   readonly #children = new Map<number, Child>();
   readonly #closing = new AbortController();
 
-  /** With `faults`, every process is a place where a test may disturb it: `process NAME`. */
+  /**
+   * With `faults`, every process is a place where a test may disturb it: `process NAME`. `onStart` is told of each one that
+   * is started; it must not throw.
+   */
   constructor({
     log,
     meter,
     notices = silentNotices,
     faults,
     tracing = silentTracing,
+    onStart = () => {},
   }: {
     log: Logger;
     meter: Meter;
     notices?: Notices;
     faults?: FaultPoints | undefined;
     tracing?: Tracing;
+    onStart?: () => void;
   }) {
+    this.#onStart = onStart;
     this.#tracing = tracing;
     this.#log = log;
     this.#meter = meter;
@@ -181,6 +188,7 @@ export class Processes {
 
   #own(child: Child): Child {
     this.#children.set(child.pid, child);
+    this.#onStart();
     const disown = (): void => void this.#children.delete(child.pid);
     child.exited.then(disown, disown);
     return child;

@@ -8,7 +8,7 @@ export type Library = Pick<ReturnType<typeof koffi.load>, 'func'>;
 
 /** They only prepare or look up something in memory, or their failing tells the caller nothing. */
 const UNHARMED =
-  /^(strerror|memmove$|inet_|posix_spawn_file_actions_|posix_spawnattr_|close$|read$|write$|getsockopt$|waitid$|fcntl$)/;
+  /^(strerror|memmove$|malloc_trim$|inet_|posix_spawn_file_actions_|posix_spawnattr_|close$|read$|write$|getsockopt$|waitid$|fcntl$)/;
 /** Of the calls that go through syscall(2), by number. */
 const NUMBERED: Readonly<Record<number, string>> = Object.freeze({
   424: 'pidfd_send_signal',

@@ -24,7 +24,7 @@ const STREAMS: Readonly<Record<string, string>> = {
 };
 /** What only prepares something in memory, cannot fail, or what node:fs or a loop does in the same way. */
 const HARMLESS = [
-  ...['close', 'fcntl', 'getsockopt', 'inet_pton', 'memmove', 'read', 'waitid', 'write'],
+  ...['close', 'fcntl', 'getsockopt', 'inet_pton', 'malloc_trim', 'memmove', 'read', 'waitid', 'write'],
   ...['strerrordesc_np', 'strerrorname_np'],
   ...['addchdir_np', 'addclosefrom_np', 'adddup2', 'destroy', 'init'].map((name) => `posix_spawn_file_actions_${name}`),
   ...['destroy', 'init', 'setcgroup_np', 'setflags', 'setpgroup', 'setsigdefault', 'setsigmask'].map(
