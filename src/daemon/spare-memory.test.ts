@@ -9,14 +9,19 @@ describe('SpareMemory', () => {
   let spare: SpareMemory;
 
   const note = (what: string): void => void did.push(`${what} at ${nowMs / 1000}`);
-  /** Lets seconds pass, with some work in each of them or none. */
-  const pass = (seconds: number, isWorking = false): void => {
+  /** Lets seconds pass, with so many pieces of work at the beginning of each of them. */
+  const pass = (seconds: number, works = 0): void => {
     for (let second = 0; second < seconds; second++) {
-      if (isWorking) spare.noteWork();
+      for (let work = 0; work < works; work++) spare.noteWork();
       nowMs += 1000;
       mock.timers.tick(1000);
     }
   };
+  const given = (second: number): string[] => [
+    `collect at ${second}`,
+    `heap at ${second + 1}`,
+    `pages at ${second + 1}`,
+  ];
   const taken = (): string[] => did.splice(0);
 
   beforeEach(() => {
@@ -40,46 +45,42 @@ describe('SpareMemory', () => {
   test('a start leaves something behind, and so does work, once each', () => {
     spare.start();
     pass(600);
-    assert.deepEqual(taken(), ['collect at 5', 'heap at 6', 'pages at 6']);
-    pass(20, true);
+    assert.deepEqual(taken(), given(3));
+    pass(20, 1);
     assert.deepEqual(taken(), []);
     pass(600);
-    assert.deepEqual(taken(), ['collect at 624', 'heap at 625', 'pages at 625']);
+    assert.deepEqual(taken(), given(622));
   });
 
-  test('rests that come often are not used each', () => {
+  test('rests that come often are not used each, and after little work seldom', () => {
     spare.start();
-    for (let times = 0; times < 6; times++) {
-      pass(1, true);
+    for (let times = 0; times < 5; times++) {
+      pass(1, 100);
       pass(9);
     }
-    const given = (second: number): string[] => [
-      `collect at ${second}`,
-      `heap at ${second + 1}`,
-      `pages at ${second + 1}`,
-    ];
-    assert.deepEqual(taken(), [...given(5), ...given(25), ...given(45)]);
+    pass(10);
+    assert.deepEqual(taken(), [...given(3), ...given(19), ...given(35), ...given(51)]);
+    for (let times = 0; times < 60; times++) {
+      pass(1, 1);
+      pass(9);
+    }
+    assert.deepEqual(taken(), [...given(353), ...given(654)]);
   });
 
   test('work that never ends is not stopped for a collection', () => {
     spare.start();
-    pass(130, true);
+    pass(130, 10);
     assert.deepEqual(taken(), ['heap at 61', 'pages at 61', 'heap at 121', 'pages at 121']);
+    pass(10);
+    assert.deepEqual(taken(), given(136));
   });
 
   test('what began during a collection counts for the next', () => {
     spare.start();
-    pass(5);
-    spare.noteWork();
+    pass(3);
+    for (let work = 0; work < 100; work++) spare.noteWork();
     pass(60);
-    assert.deepEqual(taken(), [
-      'collect at 5',
-      'heap at 6',
-      'pages at 6',
-      'collect at 21',
-      'heap at 22',
-      'pages at 22',
-    ]);
+    assert.deepEqual(taken(), [...given(3), ...given(19)]);
   });
 
   test('nothing before the start, nor after the end', () => {

@@ -3,11 +3,14 @@ import type { ProgramPages } from '../sys/program-pages.ts';
 import type { SpareHeap } from '../sys/spare-heap.ts';
 
 /** So long after work berthd is taken to rest. */
-const REST_MS = 5000;
+const REST_MS = 3000;
 /** How long a collection may take: it goes on between events. */
 const COLLECT_MS = 1000;
-/** At rest at most so often: work that comes every few seconds is no reason to collect as often. */
+/** A collection takes some 50 ms of processor time: at rest at most so often, and after little work seldom. */
 const EVERY_MS = 15_000;
+const SELDOM_MS = 300_000;
+/** In times of `noteWork`. A dozen pods come and go with them. */
+const MUCH_WORK = 100;
 /** Where there is always work, what needs no collection is given back so often. */
 const AT_WORK_MS = 60_000;
 
@@ -27,7 +30,9 @@ export class SpareMemory {
   readonly #parts: SpareMemoryParts;
   #timer: NodeJS.Timeout | undefined;
   #workedMs = 0;
-  /** Since when there has been no rest of use. */
+  /** How often there was work since memory was given back. */
+  #works = 0;
+  /** Since when there has been no rest. */
   #busySinceMs = 0;
   #gaveBackMs = Number.NEGATIVE_INFINITY;
   #isOpen = false;
@@ -50,6 +55,7 @@ export class SpareMemory {
   /** There was work, for a pod or an image, and most likely there is more to come. */
   noteWork(): void {
     this.#workedMs = this.#parts.clock.monotonicMs();
+    this.#works += 1;
     if (!this.#isOpen || this.#timer !== undefined) return;
     this.#busySinceMs = this.#workedMs;
     this.#wait(REST_MS, () => this.#look());
@@ -59,12 +65,15 @@ export class SpareMemory {
     const nowMs = this.#parts.clock.monotonicMs();
     const restInMs = this.#workedMs + REST_MS - nowMs;
     const sinceMs = nowMs - this.#gaveBackMs;
+    const everyMs = this.#works < MUCH_WORK ? SELDOM_MS : EVERY_MS;
     if (restInMs > 0) {
       if (Math.min(sinceMs, nowMs - this.#busySinceMs) >= AT_WORK_MS) this.#giveBack();
       this.#wait(restInMs, () => this.#look());
-    } else if (sinceMs < EVERY_MS) {
-      this.#wait(EVERY_MS - sinceMs, () => this.#look());
+    } else if (sinceMs < everyMs) {
+      this.#busySinceMs = nowMs;
+      this.#wait(Math.min(everyMs - sinceMs, EVERY_MS), () => this.#look());
     } else {
+      this.#works = 0;
       this.#parts.heap.collect();
       this.#wait(COLLECT_MS, () => this.#endCollection(nowMs));
     }
