@@ -98,10 +98,13 @@ export const CATALOG = {
   berth_process_duration_seconds: seconds('Time of one external process.', { program: PROGRAMS }),
   berth_process_errors_total: counter('External processes that failed.', { program: PROGRAMS, kind: ERROR_KINDS }),
   berth_processes_running: gauge('Children of berthd that run: pauses, execs, and programs for a moment.'),
-  berth_runtime_duration_seconds: seconds('Time of one OCI runtime process; create runs below conmon: see its step.', {
-    handler: HANDLERS,
-    verb: RUNTIME_VERBS,
-  }),
+  berth_runtime_duration_seconds: seconds(
+    'Time of one OCI runtime process; create runs below conmon (see its step), and a plain container needs none of runc to start or delete.',
+    {
+      handler: HANDLERS,
+      verb: RUNTIME_VERBS,
+    },
+  ),
   berth_runtime_errors_total: counter('OCI runtime processes that failed.', {
     handler: HANDLERS,
     verb: RUNTIME_VERBS,

@@ -15,7 +15,7 @@ import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
-import { isPlain } from '../runtime/runc-state.ts';
+import { plainState } from '../runtime/runc-state.ts';
 import { isSameProcess, killProcess, killProcessGroup } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
@@ -178,7 +178,7 @@ const createUnderMonitor: Step<CreateContext> = {
       user,
       init,
       monitor,
-      isPlain: isPlain(request.handler, ociSpec),
+      runcState: plainState(request.handler, id),
     });
     // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
     if (targetEnded()) throw new BerthError('precondition', problem);
@@ -213,22 +213,43 @@ export async function endContainer({ deps, id }: ContainerContext): Promise<void
   using signal = withDeadline(`end container ${id}`, CLEANUP_TIMEOUT_MS);
   // Before the runtime: one that is only beginning would have it make again what it has deleted.
   if (!record.monitor) await endUnknownMonitors(deps, id, signal);
-  const handler = deps.handlers.find(record.handler);
   const kill = async () => await killContainer(deps, cgroup, record.init, signal);
-  // systemd's unit is runc's to stop.
-  const needsRuntime = record.isPlain !== true || deps.cgroups.driver !== 'cgroupfs';
-  const isDone = needsRuntime && handler !== undefined && (await deleteInRuntime(deps, handler, record, kill, signal));
-  if (!needsRuntime) deps.runtime.endExecs(id);
-  else if (!isDone)
-    deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
-  await kill();
+  let left = await endPlain(deps, record, kill);
+  if (left === undefined) {
+    const handler = deps.handlers.find(record.handler);
+    const isDone = handler !== undefined && (await deleteInRuntime(deps, handler, record, kill, signal));
+    if (!isDone) {
+      deps.log.warn({ container: id, handler: record.handler }, 'its runtime handler is gone; ending it without');
+      left = join(handler?.root ?? join(deps.stateDir, 'runtime', record.handler), id);
+    }
+    await kill();
+  }
   await endProcess(deps, record.monitor, signal);
   await cgroup.remove(signal);
-  if (!isDone) {
-    const root = handler?.root ?? join(deps.stateDir, 'runtime', record.handler);
-    rmSync(join(root, id), { recursive: true, force: true });
-  }
+  if (left !== undefined) rmSync(left, { recursive: true, force: true });
   deps.runtime.forget(id);
+}
+
+/**
+ * Ends the processes of a container whose runtime has nothing else to do: what is left of it there is the folder that is
+ * returned. Undefined where the runtime has to be asked: with systemd, whose unit is runc's to stop, and where a process
+ * takes no signal from berthd, but may from runc (AppArmor's profiles say of whom).
+ */
+async function endPlain(
+  deps: PodDeps,
+  record: ContainerRecord,
+  kill: () => Promise<void>,
+): Promise<string | undefined> {
+  const driver = deps.sandboxes.get(record.sandboxId).cgroup?.driver;
+  if (record.runcState === undefined || driver !== 'cgroupfs' || deps.cgroups.driver !== driver) return undefined;
+  deps.runtime.endExecs(record.id);
+  try {
+    await kill();
+    return record.runcState;
+  } catch (err) {
+    if (!isKind(err, 'permission')) throw err;
+    return undefined;
+  }
 }
 
 /**

@@ -2,7 +2,7 @@ import { sleep, withDeadline } from '../base/deadline.ts';
 import { describe } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import { type Step, undoSteps } from '../base/steps.ts';
-import { isWaiting } from '../runtime/runc-state.ts';
+import { settleStart } from '../runtime/runc-state.ts';
 import type { UnfinishedPipeline } from '../store/journal-table.ts';
 import { isSameProcess } from '../sys/process.ts';
 import { CHECKPOINT, undoCheckpoint } from './checkpoint.ts';
@@ -240,7 +240,7 @@ async function adoptContainer(deps: PodDeps, old: ContainerRecord, signal: Abort
 async function isRunning(deps: PodDeps, record: ContainerRecord, signal: AbortSignal): Promise<boolean> {
   if (!record.init || !isSameProcess(record.init.pid, record.init.startTime)) return false;
   // runc would not know of one that was let go by a daemon that was killed in the same moment.
-  if (record.isPlain === true) return !isWaiting(record.init);
+  if (record.runcState !== undefined) return settleStart(record.runcState, record.init) === 'executed';
   using limited = withDeadline(`state of container ${record.id}`, STATE_TIMEOUT_MS, signal);
   const state = await deps.runtime.findState(deps.handlers.get(record.handler), record.id, limited);
   return state?.status === 'running';

@@ -93,8 +93,8 @@ export interface ContainerRecord {
   readonly imageVolumes?: readonly ImageVolume[];
   readonly init: ProcessIdentity | undefined;
   readonly monitor: ProcessIdentity | undefined;
-  /** True where its runtime is needed neither for its start nor for its end (isPlain() of the runtime room). */
-  readonly isPlain?: boolean;
+  /** The folder that runc keeps of it, where that is all there is to its start and its end: plainState(). */
+  readonly runcState?: string | undefined;
   /** A folder that it shall go on from when it is started: a checkpoint, taken apart. */
   readonly restoreFrom?: string | undefined;
 }

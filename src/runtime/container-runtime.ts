@@ -54,7 +54,8 @@ export interface CreateContainerRequest {
 export interface CreatedContainer {
   readonly id: string;
   readonly init: ProcessIdentity | undefined;
-  readonly isPlain?: boolean;
+  /** See plainState(). */
+  readonly runcState?: string | undefined;
 }
 
 /** A command for execSync() or exec(). */
@@ -166,10 +167,10 @@ export class ContainerRuntime {
     await this.#oci(handler).checkpoint(containerId, dump, signal);
   }
 
-  /** Starts a created container's program; a plain one's (isPlain()) without a program of the runtime's. */
+  /** Starts a created container's program; a plain one's (plainState()) without a program of the runtime's. */
   async startContainer(handler: Handler, container: CreatedContainer, signal: AbortSignal): Promise<void> {
-    const { id, init, isPlain } = container;
-    if (isPlain === true && init && (await letGo(handler, id, init, signal))) return;
+    const { id, init, runcState } = container;
+    if (runcState !== undefined && init && (await letGo(runcState, init, signal))) return;
     await this.#oci(handler).start(id, signal);
   }
 

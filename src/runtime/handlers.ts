@@ -8,7 +8,6 @@ import type { Handler, HandlerFeatures } from './handler.ts';
 import { type HandlerTrial, HandlerTrials, type TrialCgroups } from './handler-trials.ts';
 import { isRunc } from './runc-state.ts';
 import { runtimeMessage } from './runtime-output.ts';
-import { isBinary } from './sealed-programs.ts';
 
 /** A configured handler: usable, or with the reason why it is not. */
 export type HandlerStatus = { readonly name: string; readonly handler: Handler } | BrokenHandler;
@@ -154,7 +153,7 @@ async function probeHandler(
         features.exitCode === 0
           ? parseFeatures(features.stdout.toString(), deps)
           : featuresOfOld(version.stdout.toString(), deps),
-      isRunc: isRunc(firstLine, !isBinary(path)),
+      isRunc: isRunc(firstLine, path),
       copiesItself: COPIES_ITSELF.test(firstLine),
       annotations: config.annotations,
       privilegedWithoutHostDevices: config.privilegedWithoutHostDevices,

@@ -1,55 +1,75 @@
-import { constants, openSync, readFileSync, unlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { constants, openSync, readFileSync, readSync, realpathSync, rmSync, unlinkSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 
-import { sleep } from '../base/deadline.ts';
 import { wrap } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
 import { fdReadable } from '../sys/fd-ready.ts';
 import { parseStartTime } from '../sys/process.ts';
 import type { Handler } from './handler.ts';
-import type { OciSpec } from './oci-spec.ts';
 import type { ProcessIdentity } from './process-identity.ts';
+import { isBinary } from './sealed-programs.ts';
 
 /**
- * What runc itself, and neither a wrapper nor a relative of it, keeps of a container: all versions from 1.0 on have the
- * first process wait at a fifo until somebody opens it (libcontainer's container_linux.go and standard_init_linux.go),
- * and a folder with that fifo and a state.json, which is all that is left when processes and cgroup are gone. So Berth
- * starts and forgets a plain container without a program: two of five for each container's life, and 0.1 s at the end
- * where runc is 1.5.
+ * What runc keeps of a container, from version 1.0 on: a folder with a state.json, and until the program is started a fifo,
+ * which the container's first process waits to open (libcontainer's state_linux.go and standard_init_linux.go). So what
+ * `runc start` does is to read from the fifo and to remove it, and what `runc delete` does, once processes and cgroup are
+ * gone, to remove the folder. Berth does both itself: two programs of five for each container's life, and 0.1 s at the end
+ * where runc is 1.5. What is more than that (hooks, resctrl groups) is left to runc.
  */
-const RUNC = /^runc version 1\./;
-/** How the first process calls itself while it waits (libcontainer/nsenter/nsexec.c), and that it is no zombie. */
-const WAITING = /\(runc:\[2:INIT\]\) [^ZX] /;
-/** Milliseconds, one each. */
+const VERSION = /^runc version 1\./;
+/** A wrapper may say the version of the runc below it, and do things of its own at a container's start and end. */
+const NAME = /^runc\b/;
+/** How the first process calls itself until it executes the program (libcontainer/nsenter/nsexec.c). */
+const INIT = '(runc:[2:INIT])';
+/** Who is throttled or frozen takes its time; then runc is asked what is the matter. */
+const LET_GO_MS = 10_000;
+/** A bound of about as many milliseconds. */
 const MOST_LOOKS = 100;
 
-/** Whether a program is runc itself, by the first line of its `--version`; a script may do more than the runc below it. */
-export function isRunc(version: string, isScript: boolean): boolean {
-  return RUNC.test(version) && !isScript;
+/** How far the first process of a container is that was created. */
+export type InitStage = 'waiting' | 'executed' | 'ended';
+
+/** Whether a program is runc itself, by the first line of its `--version`, its name, and that it is no script. */
+export function isRunc(version: string, path: string): boolean {
+  return VERSION.test(version) && NAME.test(basename(realpathSync(path))) && isBinary(path);
 }
 
 /**
- * True when runc has nothing to do for a container at its start and its end but what letGo() does, and what is done by
- * ending its processes, its cgroup and its folder: hooks are the runtime's to run, and resctrl groups its to remove.
+ * The folder that runc keeps of a container, where that is all there is to its start and its end; undefined where it has
+ * to be asked: when it is not runc itself, or runs hooks, whoever has put them into the bundle, or made a resctrl group.
  */
-export function isPlain(handler: Pick<Handler, 'isRunc'>, { hooks, linux }: Pick<OciSpec, 'hooks' | 'linux'>): boolean {
-  return handler.isRunc && hooks === undefined && linux.intelRdt === undefined;
+export function plainState(
+  { isRunc, root }: Pick<Handler, 'isRunc' | 'root'>,
+  containerId: string,
+): string | undefined {
+  if (!isRunc) return undefined;
+  const folder = join(root, containerId);
+  try {
+    const state = JSON.parse(readFileSync(join(folder, 'state.json'), 'utf8')) as {
+      readonly config?: { readonly Hooks?: object | null };
+      readonly intel_rdt_path?: string;
+    };
+    const hooks = Object.values(state.config?.Hooks ?? {});
+    const isPlain = state.config !== undefined && !state.intel_rdt_path && hooks.every(isNothing);
+    return isPlain ? folder : undefined;
+  } catch {
+    // Not as it is known.
+    return undefined;
+  }
 }
 
 /**
  * Has the first process of a plain container go on to its program, as `runc start` does, and returns when it has. False
- * when it does not wait for that: what is wrong is for runc to say. Throws the signal's reason, with the program let go
- * or not.
+ * when that did not come about: what is wrong is for runc to say. The signal counts until the process is let go; from then
+ * on it takes what time it takes, 10 s at most, because the process would end if nobody read from the fifo. A berthd
+ * that is killed in between, some microseconds as a rule, leaves a container that has ended with 1.
  */
-export async function letGo(
-  { root }: Pick<Handler, 'root'>,
-  containerId: string,
-  init: ProcessIdentity,
-  signal: AbortSignal,
-): Promise<boolean> {
-  if (!isWaiting(init)) return false;
-  const fifo = join(root, containerId, 'exec.fifo');
+export async function letGo(folder: string, init: ProcessIdentity, signal: AbortSignal): Promise<boolean> {
+  if (stageOf(init) !== 'waiting') return false;
+  const fifo = join(folder, 'exec.fifo');
+  signal.throwIfAborted();
   let fd: number;
   try {
     // This wakes it: it waits to open the other end.
@@ -59,17 +79,25 @@ export async function letGo(
     throw wrap(`open ${fifo}`, err);
   }
   try {
-    // runc takes a container for running that has none.
+    await fdReadable(fd, AbortSignal.timeout(LET_GO_MS));
+    // None from a process that has ended.
+    if (readSync(fd, Buffer.alloc(1)) === 0) return false;
     unlinkSync(fifo);
-    await fdReadable(fd, signal);
-    await untilExecuted(init, signal);
-    return true;
   } catch (err) {
-    signal.throwIfAborted();
-    throw wrap(`let container ${containerId} go at ${fifo}`, err);
+    throw wrap(`let the first process go at ${fifo}`, err);
   } finally {
     closeFd(fd);
   }
+  await untilExecuted(init);
+  return true;
+}
+
+/** How far the first process is: for a berthd that did not come to note it. Removes what letGo() then did not. */
+export function settleStart(folder: string, init: ProcessIdentity): InitStage {
+  const stage = stageOf(init);
+  // runc takes a container for running that has no fifo.
+  if (stage === 'executed') rmSync(join(folder, 'exec.fifo'), { force: true });
+  return stage;
 }
 
 /**
@@ -77,17 +105,22 @@ export async function letGo(
  * nobody of an execution, which comes some tenths of a millisecond after the byte in the fifo; from a disk that hangs it
  * is not waited for, as runc does not.
  */
-async function untilExecuted(init: ProcessIdentity, signal: AbortSignal): Promise<void> {
-  for (let waits = 0; waits < MOST_LOOKS && isWaiting(init); waits++) await sleep(1, signal);
+async function untilExecuted(init: ProcessIdentity): Promise<void> {
+  for (let looks = 0; looks < MOST_LOOKS && stageOf(init) === 'waiting'; looks++) await delay(1);
 }
 
-/** True while a created container's first process waits to be let go, and until it has executed its program. */
-export function isWaiting({ pid, startTime }: ProcessIdentity): boolean {
+function stageOf({ pid, startTime }: ProcessIdentity): InitStage {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    return WAITING.test(stat) && parseStartTime(stat) === startTime;
+    const state = stat.charAt(stat.lastIndexOf(')') + 2);
+    if (parseStartTime(stat) !== startTime || 'ZX'.includes(state)) return 'ended';
+    return stat.includes(INIT) ? 'waiting' : 'executed';
   } catch (err) {
-    if (isErrno(err, 'ENOENT', 'ESRCH')) return false;
+    if (isErrno(err, 'ENOENT', 'ESRCH')) return 'ended';
     throw err;
   }
+}
+
+function isNothing(hooks: unknown): boolean {
+  return hooks === null || (Array.isArray(hooks) && hooks.length === 0);
 }

@@ -19,6 +19,8 @@ import {
   PodSandboxState,
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
+import { identify } from '../../src/runtime/process-identity.ts';
+import { letGo } from '../../src/runtime/runc-state.ts';
 import { readProcessStartTime } from '../../src/sys/process.ts';
 import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
@@ -274,6 +276,24 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
     await lab.berthd.start();
     await Promise.all(pods.map((pod) => lab.removePod(pod)));
     assert.deepEqual(await listed(), []);
+  });
+
+  test('killed in the moment in which it let a program of runc go: that runs, and runc knows', async () => {
+    lab.handler = 'runc';
+    const pod = await lab.runPod();
+    lab.handler = '';
+    const containerId = await lab.create(pod);
+    const init = identify((await lab.info(containerId)).pid);
+    const folder = join(lab.berthd.state, 'runtime/runc', containerId);
+    await lab.berthd.end('SIGKILL');
+    assert.ok(init && (await letGo(folder, init, AbortSignal.timeout(SOON_MS))));
+    execFileSync('mkfifo', [join(folder, 'exec.fifo')]);
+    await lab.berthd.start();
+    assert.equal((await lab.status(containerId)).state, ContainerState.CONTAINER_RUNNING);
+    assert.equal(await lab.exec(containerId, 'echo', 'runs'), 'runs');
+    assert.equal(existsSync(join(folder, 'exec.fifo')), false);
+    await lab.removePod(pod);
+    assert.equal(existsSync(folder), false);
   });
 
   /** What a reboot takes along: processes, mounts, the state folder, packet rules. Returns when berthd has been killed. */

@@ -172,6 +172,8 @@ suite('hot path', { timeout: 900_000 }, () => {
     await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
     const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
     assert.deepEqual([start.started, remove.started], [{}, {}]);
+    assert.equal(existsSync(join(lab.berthd.state, 'runtime/runc', containerId)), false, 'what runc kept is gone');
+    assert.equal(execFileSync('find', ['/sys/fs/cgroup', '-name', `*${containerId}*`], { encoding: 'utf8' }), '');
     await lab.removePod(podSandboxId);
   });
 

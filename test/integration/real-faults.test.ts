@@ -185,8 +185,7 @@ suite('what happens to nodes', { timeout: patient(900_000) }, () => {
       const { code, details } = await lab.refused(pod, {});
       assert.match(details, /own-runc/);
       assert.notEqual(code, status.DEADLINE_EXCEEDED);
-      // What waits needs nobody but berthd to let it go.
-      await lab.berthd.call(runtime.startContainer, { containerId: waiting });
+      assert.match((await lab.berthd.fails(runtime.startContainer, { containerId: waiting })).details, /own-runc/);
       const exec = await lab.berthd.fails(runtime.execSync, { containerId: id, cmd: ['true'], timeout: 5n });
       assert.match(exec.details, /own-runc/);
       assert.equal((await lab.status(id)).state, ContainerState.CONTAINER_RUNNING);
