@@ -8,6 +8,7 @@ import {
   RemoveImageRequest,
 } from '../../proto/gen/cri/api.ts';
 import type { Connection } from '../../src/cli/connection.ts';
+import { childPids } from '../../test/fakes/process-facts.ts';
 import { daemonLoopDelay, firstThreadMs, type LoopDelay, type LoopProbe, OwnLoop } from './event-loop.ts';
 import { liveOnePod, type PodWish, SUMS } from './lifecycle.ts';
 import { processBusyMs } from './processor-time.ts';
@@ -187,8 +188,7 @@ function busyMs(pid: number): number {
 
 /** Berth unpacks in a process of its own, which outlives the pull by some seconds. */
 function diskProcesses(pid: number): number[] {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  return children.filter((child) => readFileSync(`/proc/${child}/comm`, 'utf8') === 'berth-disk\n');
+  return childPids(pid).filter((child) => readFileSync(`/proc/${child}/comm`, 'utf8') === 'berth-disk\n');
 }
 
 function sum(numbers: readonly number[]): number {

@@ -42,8 +42,8 @@ describe('disk process', { timeout: 600_000 }, () => {
     options: { idleMs?: number; startTimeoutMs?: number } = {},
     instead: (cmd: StartCommand) => StartCommand = (cmd) => cmd,
   ): DiskWorkers => {
-    const start: Processes['start'] = (cmd) => {
-      const child = processes.start(instead(cmd));
+    const start: Processes['start'] = async (cmd) => {
+      const child = await processes.start(instead(cmd));
       const kill = child.kill.bind(child);
       child.kill = (signal) => {
         kills.push(signal);
@@ -262,6 +262,7 @@ describe('disk process', { timeout: 600_000 }, () => {
     workers = open({ idleMs: 1 });
     writeFileSync(join(folder, 'empty'), '');
     workers.prepare();
+    while (children.length === 0) await new Promise((resolve) => setTimeout(resolve, 2));
     assert.equal((await children[0]?.exited)?.exitCode, 0);
     assert.equal(await digest('empty'), EMPTY);
     assert.equal((await children[1]?.exited)?.exitCode, 0);

@@ -1,13 +1,13 @@
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-import { BerthError, describe } from '../base/errors.ts';
+import { BerthError } from '../base/errors.ts';
 import { faultsForChild } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { DiskJobs, DiskPlace } from './disk-jobs.ts';
-import { NoDiskProcessError, RunningDiskProcess } from './running-disk-process.ts';
+import { RunningDiskProcess } from './running-disk-process.ts';
 
 /** It runs as it is from source, and compiled. */
 const programPath = fileURLToPath(new URL(`./disk-program${extname(fileURLToPath(import.meta.url))}`, import.meta.url));
@@ -96,20 +96,15 @@ export class DiskProcess implements DiskPlace {
   #start(): RunningDiskProcess {
     if (this.#closed) throw new BerthError('cancelled', 'the daemon is stopping');
     const { log, version, startTimeoutMs = START_TIMEOUT_MS } = this.#deps;
-    try {
-      return new RunningDiskProcess(this.#startProgram(), { log, version, startTimeoutMs });
-    } catch (err) {
-      log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
-      throw new NoDiskProcessError('cannot be started', { cause: err });
-    }
+    return new RunningDiskProcess(this.#startProgram(), { log, version, startTimeoutMs });
   }
 
-  #startProgram(): ChildProcess {
+  async #startProgram(): Promise<ChildProcess> {
     const inherited = INHERITED.flatMap((name) => {
       const value = process.env[name];
       return value === undefined ? [] : [[name, value] as const];
     });
-    return this.#deps.processes.start({
+    return await this.#deps.processes.start({
       path: process.execPath,
       args: [...NODE_OPTIONS, programPath],
       env: { ...Object.fromEntries(inherited), ...faultsForChild(process.env) },

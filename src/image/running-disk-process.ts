@@ -35,34 +35,29 @@ interface Asked {
 
 /** A process for work on the disk, from its start to its end. */
 export class RunningDiskProcess {
-  readonly #child: ChildProcess;
+  /** Never rejects. */
+  readonly #started: Promise<void>;
+  #child: ChildProcess | undefined;
   readonly #log: Logger;
   readonly #version: string;
   /** Settled with its first word. */
   readonly #ready = Promise.withResolvers<void>();
   readonly #asked = new Map<number, Asked>();
   readonly #answers = new FrameReader<FromDisk>();
-  readonly #start: NodeJS.Timeout;
+  #start: NodeJS.Timeout | undefined;
   #lastId = 0;
   #words = '';
   #isReady = false;
   hasEnded = false;
 
-  constructor(child: ChildProcess, options: { log: Logger; version: string; startTimeoutMs: number }) {
-    this.#child = child;
+  constructor(
+    starting: Promise<ChildProcess>,
+    options: { readonly log: Logger; readonly version: string; readonly startTimeoutMs: number },
+  ) {
     this.#log = options.log;
     this.#version = options.version;
     this.#ready.promise.catch(() => {});
-    child.stdin?.on('error', () => {});
-    child.stderr?.on('data', (part: Buffer) => {
-      this.#words = (this.#words + part.toString('utf8')).slice(-KEPT_WORDS);
-    });
-    child.stdout?.on('data', (part: Buffer) => this.#hear(part));
-    // After the last of its answers, as opposed to its end.
-    child.stdout?.on('close', () => void this.#lose());
-    const { startTimeoutMs } = options;
-    // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
-    this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
+    this.#started = this.#listen(starting, options.startTimeoutMs);
   }
 
   /** How many jobs it is at. */
@@ -102,10 +97,33 @@ export class RunningDiskProcess {
   /** Ends a process that has no jobs. Never rejects. */
   async end(graceMs: number): Promise<void> {
     this.hasEnded = true;
-    this.#child.stdin?.end();
-    const timer = setTimeout(() => void this.#child.terminate(END_GRACE_MS).catch(() => {}), graceMs);
-    await this.#child.exited.catch(() => {});
+    await this.#started;
+    const child = this.#child;
+    if (!child) return;
+    child.stdin?.end();
+    const timer = setTimeout(() => void child.terminate(END_GRACE_MS).catch(() => {}), graceMs);
+    await child.exited.catch(() => {});
     clearTimeout(timer);
+  }
+
+  async #listen(starting: Promise<ChildProcess>, startTimeoutMs: number): Promise<void> {
+    try {
+      const child = await starting;
+      this.#child = child;
+      child.stdin?.on('error', () => {});
+      child.stderr?.on('data', (part: Buffer) => {
+        this.#words = (this.#words + part.toString('utf8')).slice(-KEPT_WORDS);
+      });
+      child.stdout?.on('data', (part: Buffer) => this.#hear(part));
+      // After the last of its answers, as opposed to its end.
+      child.stdout?.on('close', () => void this.#lose(child));
+      // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
+      this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
+    } catch (err) {
+      this.hasEnded = true;
+      this.#log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
+      this.#ready.reject(new NoDiskProcessError('cannot be started', { cause: err }));
+    }
   }
 
   async #follow(id: number, arrival: SharedArrival): Promise<void> {
@@ -116,7 +134,7 @@ export class RunningDiskProcess {
   }
 
   #say(message: ToDisk): void {
-    if (!this.hasEnded) this.#child.stdin?.write(encodeFrame(message));
+    if (!this.hasEnded) this.#child?.stdin?.write(encodeFrame(message));
   }
 
   #hear(part: Buffer): void {
@@ -129,7 +147,7 @@ export class RunningDiskProcess {
       }
     } catch (err) {
       this.#words = describe(err);
-      this.#child.kill('SIGKILL');
+      this.#child?.kill('SIGKILL');
     }
   }
 
@@ -144,20 +162,20 @@ export class RunningDiskProcess {
     this.#ready.reject(new BerthError('unavailable', problem));
     this.#words = problem;
     this.hasEnded = true;
-    this.#child.kill('SIGKILL');
+    this.#child?.kill('SIGKILL');
   }
 
   #giveUp(startTimeoutMs: number): void {
     if (this.#isReady || this.hasEnded) return;
     this.#words = `it did not start within ${startTimeoutMs / 1000} s`;
-    this.#child.kill('SIGKILL');
+    this.#child?.kill('SIGKILL');
   }
 
-  async #lose(): Promise<void> {
+  async #lose(child: ChildProcess): Promise<void> {
     clearTimeout(this.#start);
     const wasEnding = this.hasEnded;
     this.hasEnded = true;
-    const status = await this.#child.exited.catch(() => undefined);
+    const status = await child.exited.catch(() => undefined);
     if (wasEnding && this.#asked.size === 0) return;
     const how = status?.signal ? `was ended by ${status.signal}` : `ended with ${status?.exitCode ?? 'no exit code'}`;
     const jobs = [...this.#asked.values()].map(({ job }) => job);

@@ -8,7 +8,7 @@ import { closeFd } from '../sys/at.ts';
 import { type ExitStatus, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled, waitPidfd } from '../sys/pidfd.ts';
 import { createPipe } from '../sys/pipe.ts';
 import type { SignalName } from '../sys/signals.ts';
-import { posixSpawn } from '../sys/spawn.ts';
+import { posixSpawnInPool } from '../sys/spawn.ts';
 import type { ChildProcess, StartCommand } from './command.ts';
 
 /** Every pipe holds at least one page, so that much can be written before anybody reads. */
@@ -17,17 +17,17 @@ const PIPE_ROOM_BYTES = 4096;
 const UNKILLABLE_MS = 10_000;
 
 /**
- * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Throws what `posixSpawn` throws,
- * and leaves nothing open.
+ * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Descriptors of the caller must stay
+ * open until this settles. Throws what `posixSpawn` throws, and leaves nothing open.
  */
-export function startChild(cmd: StartCommand, input?: Uint8Array): Child {
+export async function startChild(cmd: StartCommand, input?: Uint8Array): Promise<Child> {
   const handedOver: number[] = [];
   const streams: Socket[] = [];
   try {
     const stdin = stdinEnds(cmd.stdin ?? 'ignore', input, handedOver, streams);
     const stdout = outputEnds(cmd.stdout ?? 'ignore', handedOver, streams);
     const stderr = outputEnds(cmd.stderr ?? 'ignore', handedOver, streams);
-    const pid = posixSpawn({
+    const pid = await posixSpawnInPool({
       path: cmd.path,
       args: cmd.args,
       env: cmd.env ?? { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' },

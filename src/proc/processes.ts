@@ -2,7 +2,7 @@ import { basename } from 'node:path';
 
 import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, kindOf } from '../base/errors.ts';
-import { type FaultPoints, faultError } from '../base/fault-points.ts';
+import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import { type Notices, silentNotices } from '../base/notices.ts';
@@ -31,6 +31,7 @@ export class Processes {
   readonly #tracing: Tracing;
   readonly #onStart: () => void;
   readonly #children = new Map<number, Child>();
+  readonly #starts = new Set<Promise<Child>>();
   readonly #closing = new AbortController();
 
   /**
@@ -98,11 +99,13 @@ export class Processes {
     return result;
   }
 
-  /** Starts a process and leaves its streams to the caller. Throws `notFound` when the program is missing. */
-  start(cmd: StartCommand): ChildProcess {
-    this.#closing.signal.throwIfAborted();
+  /**
+   * Starts a process and leaves its streams to the caller. Throws `notFound` when the program is missing. It cannot be
+   * called off, and takes as long as the program's disk does; the descriptors must stay open until it settles.
+   */
+  async start(cmd: StartCommand): Promise<ChildProcess> {
     const startedMs = performance.now();
-    const child = this.#own(this.#startDisturbed(cmd));
+    const child = await this.#startDisturbed(cmd);
     const record = (status: ExitStatus | undefined): void => {
       this.#record(cmd, status?.exitCode === 0 ? 'ok' : 'internal', status, performance.now() - startedMs);
     };
@@ -133,10 +136,16 @@ export class Processes {
     return this.#children.size;
   }
 
-  /** Ends all waits and kills what `run` and `start` have running. Processes that they left behind live on. */
+  /**
+   * Ends all waits and kills what `run` and `start` have running, or are about to have. Processes that they left behind
+   * live on.
+   */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
-    await Promise.all([...this.#children.values()].map((child) => child.terminate(KILL_GRACE_MS)));
+    const end = (child: Child): Promise<void> => child.terminate(KILL_GRACE_MS);
+    // Whoever has asked for a start hears why there is none.
+    const starts = [...this.#starts].map((start) => start.then(end, () => {}));
+    await Promise.all([...starts, ...[...this.#children.values()].map(end)]);
   }
 
   async #disturbed<T>(cmd: Command, signal: AbortSignal, run: (cmd: Command) => Promise<T>): Promise<T> {
@@ -145,21 +154,17 @@ export class Processes {
     return await faults.around(placeOf(cmd), () => run(standIn(cmd, faults)), signal);
   }
 
-  #startDisturbed(cmd: StartCommand): Child {
+  async #startDisturbed(cmd: StartCommand): Promise<Child> {
     const faults = this.#faults;
-    if (!faults) return startChild(cmd);
-    const place = placeOf(cmd);
-    const fail = (error: string): never => {
-      throw faultError(place, error);
-    };
-    return faults.aroundCall(place, () => startChild(standIn(cmd, faults)), fail);
+    if (!faults) return await this.#startOwned(cmd);
+    return await faults.around(placeOf(cmd), () => this.#startOwned(standIn(cmd, faults)), this.#closing.signal);
   }
 
   async #run(cmd: Command, signal: AbortSignal, startedMs: number): Promise<CommandResult> {
     using limited = withDeadline(cmd.path, cmd.timeoutMs, AbortSignal.any([signal, this.#closing.signal]));
     limited.throwIfAborted();
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
-    const child = this.#own(startChild({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input));
+    const child = await this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
     const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
     const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
@@ -186,12 +191,21 @@ export class Processes {
     }
   }
 
-  #own(child: Child): Child {
-    this.#children.set(child.pid, child);
-    this.#onStart();
-    const disown = (): void => void this.#children.delete(child.pid);
-    child.exited.then(disown, disown);
-    return child;
+  /** Nobody calls a start off, so that whatever becomes of the caller its child is known here. */
+  async #startOwned(cmd: StartCommand, input?: Uint8Array): Promise<Child> {
+    this.#closing.signal.throwIfAborted();
+    const start = startChild(cmd, input);
+    this.#starts.add(start);
+    try {
+      const child = await start;
+      this.#children.set(child.pid, child);
+      this.#onStart();
+      const disown = (): void => void this.#children.delete(child.pid);
+      child.exited.then(disown, disown);
+      return child;
+    } finally {
+      this.#starts.delete(start);
+    }
   }
 
   #tellHanging({ path, timeoutMs }: Command): void {

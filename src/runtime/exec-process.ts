@@ -66,18 +66,26 @@ export class ExecProcess {
   readonly #answers: LineReader;
   readonly #child: ChildProcess;
 
-  private constructor(deps: ExecDeps, target: ExecTarget, fds: ExecFds) {
+  private constructor(deps: ExecDeps, target: ExecTarget, held: HeldCommand) {
     this.#deps = deps;
     this.#target = target;
-    this.#mark = newMark();
-    this.#files = writeExecFiles(target);
+    this.#mark = held.mark;
+    this.#files = held.files;
+    this.#answers = new LineReader(held.answersFd);
+    this.#child = held.child;
+  }
+
+  /** Starts a command. Its descriptors must stay open until this settles. */
+  static async start(deps: ExecDeps, target: ExecTarget, fds: ExecFds): Promise<ExecProcess> {
+    const mark = newMark();
+    const files = writeExecFiles(target);
     const { ownFd, otherFd } = createSocketPair();
     try {
-      this.#child = deps.processes.start({
+      const child = await deps.processes.start({
         path: deps.execMonitorPath,
         args: [
-          ...[String(this.#mark), String(target.process.oomScoreAdj ?? ''), this.#files.pid],
-          ...[deps.programs.pathOf(target.handler), ...this.#runtimeArgs(fds)],
+          ...[String(mark), String(target.process.oomScoreAdj ?? ''), files.pid],
+          ...[deps.programs.pathOf(target.handler), ...runtimeArgs(target, files, fds)],
         ],
         env: { PATH: DAEMON_PATH },
         cwd: target.bundle.folder,
@@ -87,19 +95,14 @@ export class ExecProcess {
         extraFds: [otherFd],
         newSession: true,
       });
-      this.#answers = new LineReader(ownFd);
+      return new ExecProcess(deps, target, { mark, files, child, answersFd: ownFd });
     } catch (err) {
       closeFd(ownFd);
-      this.#removeFiles();
+      removeExecFiles(files);
       throw wrap(`start exec monitor ${deps.execMonitorPath}`, err);
     } finally {
       closeFd(otherFd);
     }
-  }
-
-  /** Starts a command. */
-  static start(deps: ExecDeps, target: ExecTarget, fds: ExecFds): ExecProcess {
-    return new ExecProcess(deps, target, fds);
   }
 
   /**
@@ -146,7 +149,7 @@ export class ExecProcess {
   /** Lets go of it; a command that still runs is killed by its monitor, without waiting. */
   close(): void {
     this.#answers.close();
-    this.#removeFiles();
+    removeExecFiles(this.#files);
   }
 
   async #answer(signal: AbortSignal): Promise<{ what: string; value: number }> {
@@ -158,18 +161,6 @@ export class ExecProcess {
       await this.kill();
       throw err;
     }
-  }
-
-  #runtimeArgs({ consoleSocket }: ExecFds): string[] {
-    const { containerId, handler } = this.#target;
-    return [
-      ...globalArgs(handler),
-      // Its own words stay out of the command's stderr.
-      `--log=${this.#files.log}`,
-      ...['exec', '--detach', '--pid-file', this.#files.pid, '--process', this.#files.process],
-      ...(consoleSocket === undefined ? [] : ['--console-socket', consoleSocket]),
-      containerId,
-    ];
   }
 
   #startError(): BerthError {
@@ -186,16 +177,20 @@ export class ExecProcess {
   #name(): string {
     return `command in container ${this.#target.containerId}`;
   }
-
-  #removeFiles(): void {
-    for (const file of [this.#files.process, this.#files.pid, this.#files.log]) rmSync(file, { force: true });
-  }
 }
 
 interface ExecFiles {
   readonly process: string;
   readonly pid: string;
   readonly log: string;
+}
+
+/** A command whose monitor runs. */
+interface HeldCommand {
+  readonly mark: number;
+  readonly files: ExecFiles;
+  readonly child: ChildProcess;
+  readonly answersFd: number;
 }
 
 /** The process section for a command in a container. Throws `invalid` for an empty command. */
@@ -218,6 +213,21 @@ function writeExecFiles({ bundle, process }: ExecTarget): ExecFiles {
   const files = { process: `${name}.json`, pid: `${name}.pid`, log: `${name}.log` };
   writeFileSync(files.process, processJson(process), { mode: 0o600, flag: 'wx' });
   return files;
+}
+
+function removeExecFiles(files: ExecFiles): void {
+  for (const file of [files.process, files.pid, files.log]) rmSync(file, { force: true });
+}
+
+function runtimeArgs({ containerId, handler }: ExecTarget, files: ExecFiles, { consoleSocket }: ExecFds): string[] {
+  return [
+    ...globalArgs(handler),
+    // Its own words stay out of the command's stderr.
+    `--log=${files.log}`,
+    ...['exec', '--detach', '--pid-file', files.pid, '--process', files.process],
+    ...(consoleSocket === undefined ? [] : ['--console-socket', consoleSocket]),
+    containerId,
+  ];
 }
 
 function readLog(file: string): string {

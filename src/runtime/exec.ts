@@ -92,7 +92,7 @@ export class Execs {
     using pipes = new ExecPipes();
     const [stdoutFd, stdoutStream] = pipes.output();
     const [stderrFd, stderrStream] = pipes.output();
-    const exec = ExecProcess.start(this.#deps, target, { stdin: 'ignore', stdout: stdoutFd, stderr: stderrFd });
+    const exec = await ExecProcess.start(this.#deps, target, { stdin: 'ignore', stdout: stdoutFd, stderr: stderrFd });
     pipes.closeTheirs();
     try {
       const stdout = new Output(stdoutStream, OUTPUT_LIMIT_BYTES);

@@ -130,7 +130,7 @@ export class HandlerTrials {
     // A file and no pipe: the created process holds on to it until it is deleted.
     const output = openSync(messages, 'w', 0o600);
     try {
-      const child = this.#processes.start({
+      const child = await this.#processes.start({
         path: handler.path,
         args: [
           ...globalArgs(handler),

@@ -86,7 +86,7 @@ export class Monitor {
    */
   async create(request: MonitorRequest, signal: AbortSignal): Promise<MonitoredContainer> {
     using deadline = withDeadline(`create container ${request.containerId}`, CREATE_TIMEOUT_MS, signal);
-    const { launcher, answers } = this.#spawn(request);
+    const { launcher, answers } = await this.#spawn(request);
     try {
       const monitor = await this.#awaitMonitor(request, launcher, deadline);
       // Side by side: a move to another cgroup can take as long as the runtime does.
@@ -105,11 +105,11 @@ export class Monitor {
     }
   }
 
-  #spawn(request: MonitorRequest): { launcher: ChildProcess; answers: LineReader } {
+  async #spawn(request: MonitorRequest): Promise<{ launcher: ChildProcess; answers: LineReader }> {
     const sync = createPipe();
     const output = openSync(request.bundle.monitorLog, 'a', 0o600);
     try {
-      const launcher = this.#processes.start({
+      const launcher = await this.#processes.start({
         path: this.#path,
         args: this.#args(request),
         env: { PATH: DAEMON_PATH, TMPDIR: this.#tmpDir, _OCI_SYNCPIPE: '3' },

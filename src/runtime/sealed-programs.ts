@@ -2,9 +2,11 @@ import { closeSync, copyFile, existsSync, mkdirSync, openSync, readSync, rmSync,
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 
+import { sleep, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
+import { isErrno } from '../sys/errno.ts';
 import { createMemoryFile, sealMemoryFile } from '../sys/memory-file.ts';
 import type { Handler } from './handler.ts';
 
@@ -12,6 +14,7 @@ const copy = promisify(copyFile);
 /** How a program begins that is no script (elf(5)). */
 const ELF = Buffer.from('\x7fELF', 'latin1');
 const TRY_TIMEOUT_MS = 10_000;
+const TRY_AGAIN_MS = 10;
 /** A monitor that was given a copy starts it within this time, or its container is given up. */
 const LAST_USE_MS = 120_000;
 
@@ -88,8 +91,7 @@ export class SealedPrograms {
     const fd = await sealedCopy(path);
     try {
       const link = this.#linkTo(path, fd);
-      const command = { path: link, args: ['--version'], timeoutMs: TRY_TIMEOUT_MS };
-      const { exitCode } = await this.#processes.run(command, this.#closing.signal);
+      const exitCode = await this.#try(link);
       if (exitCode !== 0) throw new BerthError('internal', `its sealed copy ended with ${exitCode}`);
       // Replaced meanwhile, there is another copy on its way.
       if (this.#sealed.get(path) !== sealed || identityOf(path) !== sealed.original) return closeSync(fd);
@@ -98,6 +100,24 @@ export class SealedPrograms {
     } catch (err) {
       closeSync(fd);
       throw err;
+    }
+  }
+
+  /**
+   * Runs it once. A process that is just being started has all descriptors of this one until it executes its program,
+   * also the one that the copy was written by, and what is open for writing cannot be executed.
+   */
+  async #try(link: string): Promise<number> {
+    using limited = withDeadline(`first run of ${link}`, TRY_TIMEOUT_MS, this.#closing.signal);
+    for (;;) {
+      try {
+        const command = { path: link, args: ['--version'], timeoutMs: TRY_TIMEOUT_MS };
+        const { exitCode } = await this.#processes.run(command, limited);
+        return exitCode;
+      } catch (err) {
+        if (!isErrno(err, 'ETXTBSY')) throw err;
+        await sleep(TRY_AGAIN_MS, limited);
+      }
     }
   }
 

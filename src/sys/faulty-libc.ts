@@ -44,8 +44,7 @@ function callDisturbed(faults: FaultPoints, name: string, real: unknown, args: u
   };
   const fail = (error: string): unknown => {
     errno = koffi.os.errno[error] ?? 0;
-    // posix_spawn returns the number itself.
-    return name.startsWith('posix_spawn') ? errno : -1;
+    return resultOfFailed(name, errno);
   };
   const result = faults.aroundCall(`call ${callName(name, args[0])}`, call, fail);
   // Looking for faults has called the library too.
@@ -68,7 +67,7 @@ function callInPoolDisturbed(faults: FaultPoints, name: string, real: unknown, a
   };
   const fail = (err: unknown): unknown => {
     errno = koffi.os.errno[kindOf(err)] ?? 0;
-    return -1;
+    return resultOfFailed(name, errno);
   };
   void faults
     .around(`call ${callName(name, args[0])}`, call)
@@ -77,6 +76,11 @@ function callInPoolDisturbed(faults: FaultPoints, name: string, real: unknown, a
       koffi.errno(errno);
       onDone(null, result);
     });
+}
+
+/** posix_spawn returns the number itself. */
+function resultOfFailed(name: string, errno: number): number {
+  return name.startsWith('posix_spawn') ? errno : -1;
 }
 
 function callName(name: string, first: unknown): string {

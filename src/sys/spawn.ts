@@ -7,15 +7,20 @@ import { cString, libc } from './libc.ts';
 import { duplicateFd } from './pipe.ts';
 
 type Rc = number;
+type SpawnArguments = readonly [
+  pid: Uint8Array,
+  path: string,
+  actions: Uint8Array,
+  attributes: Uint8Array,
+  argv: readonly (string | null)[],
+  envp: readonly (string | null)[],
+];
+interface Spawn {
+  (...args: SpawnArguments): Rc;
+  readonly async: (...args: [...SpawnArguments, (err: unknown, rc: Rc) => void]) => void;
+}
 const fn = {
-  posixSpawnp: libc.func('posix_spawnp', 'int', ['void *', 'str', 'void *', 'void *', 'str *', 'str *']) as (
-    pid: Uint8Array,
-    path: string,
-    actions: Uint8Array,
-    attributes: Uint8Array,
-    argv: readonly (string | null)[],
-    envp: readonly (string | null)[],
-  ) => Rc,
+  posixSpawnp: libc.func('posix_spawnp', 'int', ['void *', 'str', 'void *', 'void *', 'str *', 'str *']) as Spawn,
   actionsInit: libc.func('posix_spawn_file_actions_init', 'int', ['void *']) as (actions: Uint8Array) => Rc,
   actionsDestroy: libc.func('posix_spawn_file_actions_destroy', 'int', ['void *']) as (actions: Uint8Array) => Rc,
   addDup2: libc.func('posix_spawn_file_actions_adddup2', 'int', ['void *', 'int', 'int']) as (
@@ -86,30 +91,66 @@ export const canSpawnIntoCgroup = setCgroup !== undefined;
 
 /**
  * Starts a process (posix_spawn(3)) and returns its pid; it is a child that must be reaped. It starts with default
- * signal handlers and an empty signal mask: Node ignores SIGPIPE, and a shell's pipeline must not inherit that. Takes
- * about 0.15 ms, however large this process is, because its memory is not copied. Throws `notFound` for a missing
- * program or folder, else a `SyscallError` that names the program.
+ * signal handlers and an empty signal mask: Node ignores SIGPIPE, and a shell's pipeline must not inherit that. However
+ * large this process is, its memory is not copied; but the thread sleeps until the child has executed its program: 0.15
+ * ms, and as long as the child waits for a processor or a disk. Throws `notFound` for a missing program or folder, else
+ * a `SyscallError` that names the program.
  */
 export function posixSpawn(request: SpawnRequest): number {
-  const argv = [request.path, ...request.args, null];
-  const envp = [...Object.entries(request.env).map(([key, value]) => `${key}=${value}`), null];
-  for (const text of [...argv, ...envp, request.cwd ?? null]) if (text !== null) cString(text);
-  const copies: number[] = [];
-  const actions = Buffer.alloc(OPAQUE_BYTES);
-  const attributes = Buffer.alloc(OPAQUE_BYTES);
-  expectOk('posix_spawn_file_actions_init', fn.actionsInit(actions));
-  expectOk('posix_spawnattr_init', fn.attributesInit(attributes));
-  try {
-    addFileActions(actions, request, copies);
-    setAttributes(attributes, request);
-    const pid = Buffer.alloc(8);
-    const errno = fn.posixSpawnp(pid, request.path, actions, attributes, argv, envp);
-    if (errno !== 0) throw spawnError(request, errno);
-    return pid.readInt32LE(0);
-  } finally {
-    fn.actionsDestroy(actions);
-    fn.attributesDestroy(attributes);
-    for (const fd of copies) closeFd(fd);
+  using prepared = new PreparedSpawn(request);
+  return prepared.pidAfter(fn.posixSpawnp(...prepared.args));
+}
+
+/**
+ * As `posixSpawn`, while a thread of libuv's pool sleeps in place of this one. The descriptors must stay open until it
+ * settles. It cannot be called off.
+ */
+export async function posixSpawnInPool(request: SpawnRequest): Promise<number> {
+  using prepared = new PreparedSpawn(request);
+  const { promise, resolve, reject } = Promise.withResolvers<Rc>();
+  fn.posixSpawnp.async(...prepared.args, (err, rc) => {
+    if (err === null) resolve(rc);
+    else reject(err);
+  });
+  return prepared.pidAfter(await promise);
+}
+
+/** What one call of posix_spawnp(3) is given. It must be kept, and its memory with it, until the call has ended. */
+class PreparedSpawn implements Disposable {
+  readonly args: SpawnArguments;
+  readonly #request: SpawnRequest;
+  readonly #pid = Buffer.alloc(8);
+  readonly #actions = Buffer.alloc(OPAQUE_BYTES);
+  readonly #attributes = Buffer.alloc(OPAQUE_BYTES);
+  readonly #copies: number[] = [];
+
+  constructor(request: SpawnRequest) {
+    this.#request = request;
+    const argv = [request.path, ...request.args, null];
+    const envp = [...Object.entries(request.env).map(([key, value]) => `${key}=${value}`), null];
+    for (const text of [...argv, ...envp, request.cwd ?? null]) if (text !== null) cString(text);
+    expectOk('posix_spawn_file_actions_init', fn.actionsInit(this.#actions));
+    expectOk('posix_spawnattr_init', fn.attributesInit(this.#attributes));
+    try {
+      addFileActions(this.#actions, request, this.#copies);
+      setAttributes(this.#attributes, request);
+    } catch (err) {
+      this[Symbol.dispose]();
+      throw err;
+    }
+    this.args = [this.#pid, request.path, this.#actions, this.#attributes, argv, envp];
+  }
+
+  /** Of the process, once the call has returned this. */
+  pidAfter(errno: Rc): number {
+    if (errno !== 0) throw spawnError(this.#request, errno);
+    return this.#pid.readInt32LE(0);
+  }
+
+  [Symbol.dispose](): void {
+    fn.actionsDestroy(this.#actions);
+    fn.attributesDestroy(this.#attributes);
+    for (const fd of this.#copies) closeFd(fd);
   }
 }
 

@@ -8,17 +8,17 @@ export function openFdCount(): number {
   return readdirSync('/proc/self/fd').length;
 }
 
-/** The pids of this process's children, zombies included. */
-export function childPids(): number[] {
-  return readdirSync('/proc/self/task')
-    .flatMap((tid) => childrenOf(tid).split(' ').filter(Boolean))
+/** The pids of a process's children, whichever of its threads has started them, zombies included. */
+export function childPids(pid: number | 'self' = 'self'): number[] {
+  return readdirSync(`/proc/${pid}/task`)
+    .flatMap((tid) => childrenOf(pid, tid).split(' ').filter(Boolean))
     .map(Number);
 }
 
 /** None of a thread that has ended meanwhile: another one has them then. */
-function childrenOf(tid: string): string {
+function childrenOf(pid: number | 'self', tid: string): string {
   try {
-    return readFileSync(`/proc/self/task/${tid}/children`, 'utf8');
+    return readFileSync(`/proc/${pid}/task/${tid}/children`, 'utf8');
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ESRCH')) return '';
     throw err;

@@ -435,8 +435,7 @@ function processTrials(place: string, skip: number): Trial[] {
     { action: 'kill', phase: 'during', delayMs: 5 },
     { action: 'kill', phase: 'after' },
   ];
-  // A process that is only started, and followed by its answers, has no middle.
-  return ways.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: way.phase !== 'during' }));
+  return ways.map((way) => ({ fault: { place, skip, ...way }, more: [], mustStrike: true }));
 }
 
 function callTrials(place: string, skip: number): Trial[] {

@@ -11,6 +11,7 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { LoopProbe } from '../../bench/measure/event-loop.ts';
 import { ImageServiceService as images, PullImageRequest, RemoveImageRequest } from '../../proto/gen/cri/api.ts';
 import { hostArchitecture } from '../fakes/images.ts';
+import { childPids } from '../fakes/process-facts.ts';
 import { FakeRegistry, fakeImage } from '../fakes/registry.ts';
 import { tarBytes } from '../fakes/tar-bytes.ts';
 import { TestBerthd } from '../harness/berthd.ts';
@@ -64,10 +65,9 @@ suite('disk process of a berthd', { skip, timeout: 900_000 }, () => {
     berthd.call(images.pullImage, PullImageRequest.create({ image: { image: reference() } }));
 
   function diskProcesses(): number[] {
-    const children = readFileSync(`/proc/${berthd.pid}/task/${berthd.pid}/children`, 'utf8').split(' ').filter(Boolean);
-    return children
-      .map(Number)
-      .filter((pid) => isAlive(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === 'berth-disk\n');
+    return childPids(berthd.pid).filter(
+      (pid) => isAlive(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === 'berth-disk\n',
+    );
   }
 
   /** Begins a pull, which is held in the middle of its layer; the process is at it when this returns. */

@@ -19,6 +19,7 @@ import {
   RuntimeServiceService as runtime,
 } from '../../proto/gen/cri/api.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
+import { childPids } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
@@ -85,12 +86,10 @@ suite('hot path', { timeout: 900_000 }, () => {
   }
 
   function hasChild(name: RegExp): boolean {
-    const { pid } = lab.berthd;
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
-    return children.some((child) => name.test(nameOf(child)));
+    return childPids(lab.berthd.pid).some((child) => name.test(nameOf(child)));
   }
 
-  function nameOf(pid: string): string {
+  function nameOf(pid: number): string {
     try {
       return readFileSync(`/proc/${pid}/comm`, 'utf8');
     } catch {

@@ -1,5 +1,17 @@
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  closeSync,
+  copyFileSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -10,11 +22,20 @@ import { silentMeter } from '../../src/base/meter.ts';
 import type { Notice } from '../../src/base/notices.ts';
 import { ExitError } from '../../src/proc/command.ts';
 import { Processes } from '../../src/proc/processes.ts';
+import { libc } from '../../src/sys/libc.ts';
 import { createPipe } from '../../src/sys/pipe.ts';
 import { isSameProcess, readProcessStartTime } from '../../src/sys/process.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
 import { SOON_MS } from '../harness/patience.ts';
 
+const fcntl: (fd: number, command: number, argument: number) => number = libc.func('fcntl', 'int', [
+  'int',
+  'int',
+  'int',
+]);
+const F_SETLEASE = 1024;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
 const never = new AbortController().signal;
 const second = { timeoutMs: 10_000 };
 let processes: Processes;
@@ -70,7 +91,7 @@ test('the environment is only what was asked for', async () => {
 
 test('a child starts with default signals, no open files of ours, and in its folder', async () => {
   const inherited = openSync('/etc/passwd', 'r');
-  const child = processes.start({ path: 'sleep', args: ['30'], cwd: '/usr' });
+  const child = await processes.start({ path: 'sleep', args: ['30'], cwd: '/usr' });
   closeSync(inherited);
   // Seen from outside: a shell that looks at itself blocks signals and moves descriptors while it does so.
   const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
@@ -141,7 +162,12 @@ test('a timeout ends the process, politely first', async () => {
 test('a process that ignores SIGTERM is killed, and its group with it', async () => {
   const { readFd, writeFd } = createPipe();
   const script = `trap "" TERM; (trap "" TERM; sleep 30) & echo $! >&${3}; echo $$ >&${3}; wait`;
-  const started = processes.start({ path: '/bin/sh', args: ['-c', script], extraFds: [writeFd], processGroup: true });
+  const started = await processes.start({
+    path: '/bin/sh',
+    args: ['-c', script],
+    extraFds: [writeFd],
+    processGroup: true,
+  });
   closeSync(writeFd);
   const pids = await firstLines(readFd, 2);
   await started.terminate(50);
@@ -153,7 +179,12 @@ test('a process that ignores SIGTERM is killed, and its group with it', async ()
 test('the group of a leader that left politely does not outlive a timeout', async () => {
   const { readFd, writeFd } = createPipe();
   const script = `(trap "" TERM; echo ready >&3; exec 3>&-; sleep 30) & echo $! >&3; exec 3>&-; wait`;
-  const started = processes.start({ path: '/bin/sh', args: ['-c', script], extraFds: [writeFd], processGroup: true });
+  const started = await processes.start({
+    path: '/bin/sh',
+    args: ['-c', script],
+    extraFds: [writeFd],
+    processGroup: true,
+  });
   closeSync(writeFd);
   const seen = await firstLines(readFd, 2);
   await started.terminate(5000);
@@ -165,6 +196,7 @@ test('an abort kills, reaps, and then throws its reason', async () => {
   const abort = new AbortController();
   const reason = new Error('enough');
   const running = processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal);
+  await until(() => processes.running === 1);
   assert.equal(childPids().length, 1);
   abort.abort(reason);
   await assert.rejects(running, (err) => err === reason);
@@ -173,6 +205,40 @@ test('an abort kills, reaps, and then throws its reason', async () => {
     processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal),
     (err) => err === reason,
   );
+});
+
+test('the event loop goes on while a program takes its time to start', async () => {
+  using program = new HeldProgram();
+  const starting = processes.start({ path: program.path, args: [] });
+  let hasStarted = false;
+  void starting.then(() => (hasStarted = true));
+  await program.wanted;
+  assert.equal(hasStarted, false);
+  program.release();
+  assert.equal((await (await starting).exited).exitCode, 0);
+});
+
+test('a run that is aborted as it starts leaves no process', async () => {
+  using program = new HeldProgram();
+  const abort = new AbortController();
+  const reason = new Error('enough');
+  const running = processes.run({ path: program.path, args: [], ...second }, abort.signal);
+  await program.wanted;
+  abort.abort(reason);
+  program.release();
+  await assert.rejects(running, (err) => err === reason);
+  assert.deepEqual([processes.running, childPids()], [0, []]);
+});
+
+test('close waits for what is about to start, and ends it', async () => {
+  using program = new HeldProgram('sleep');
+  const starting = processes.start({ path: program.path, args: ['30'] });
+  await program.wanted;
+  const closing = processes.close();
+  program.release();
+  await closing;
+  assert.deepEqual([processes.running, childPids()], [0, []]);
+  assert.equal((await (await starting).exited).signal, 'SIGTERM');
 });
 
 test('two hundred runs at once and one after another leave nothing open', async () => {
@@ -186,7 +252,7 @@ test('two hundred runs at once and one after another leave nothing open', async 
 
 test('start hands over streams and descriptors', async () => {
   const { readFd, writeFd } = createPipe();
-  const child = processes.start({
+  const child = await processes.start({
     path: '/bin/sh',
     args: ['-c', 'read line; echo "got $line"; echo err >&2; echo extra >&3; exit 5'],
     stdin: 'pipe',
@@ -206,7 +272,7 @@ test('start hands over streams and descriptors', async () => {
 test('descriptors that would overwrite each other arrive where they belong', async () => {
   const { readFd, writeFd } = createPipe();
   // 1 and 2 swapped: each is the other's target.
-  const child = processes.start({ path: 'sleep', args: ['30'], stdout: 2, stderr: 1, extraFds: [writeFd, 0] });
+  const child = await processes.start({ path: 'sleep', args: ['30'], stdout: 2, stderr: 1, extraFds: [writeFd, 0] });
   const theirs = [1, 2, 3, 4].map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`));
   const ours = [2, 1, writeFd, 0].map((fd) => readlinkSync(`/proc/self/fd/${fd}`));
   assert.deepEqual(theirs, ours);
@@ -216,7 +282,7 @@ test('descriptors that would overwrite each other arrive where they belong', asy
 });
 
 test('back-pressure reaches the child', async () => {
-  const child = processes.start({ path: 'yes', args: [], stdout: 'pipe' });
+  const child = await processes.start({ path: 'yes', args: [], stdout: 'pipe' });
   assert.ok(child.stdout);
   child.stdout.resume();
   await new Promise((resolve) => child.stdout?.once('data', resolve));
@@ -240,7 +306,7 @@ test('exitOf sees the end of processes that are not ours, and of those gone befo
 });
 
 test('exitOf and exited share a child without losing its exit code', async () => {
-  const child = processes.start({ path: '/bin/sh', args: ['-c', 'exit 9'] });
+  const child = await processes.start({ path: '/bin/sh', args: ['-c', 'exit 9'] });
   const startTime = readProcessStartTime(child.pid) ?? 0;
   await Promise.all([processes.exitOf(child.pid, startTime, never), processes.exitOf(child.pid, startTime, never)]);
   assert.equal((await child.exited).exitCode, 9);
@@ -251,14 +317,14 @@ test('exitOf ends with its signal, and close ends everything', async () => {
   await assert.rejects(processes.exitOf(process.pid, startTime, AbortSignal.timeout(10)), { name: 'TimeoutError' });
   const waiting = processes.exitOf(process.pid, startTime, never);
   const running = processes.run({ path: 'sleep', args: ['30'], ...second }, never);
-  const started = processes.start({ path: 'sleep', args: ['30'] });
+  const started = await processes.start({ path: 'sleep', args: ['30'] });
   const all = Promise.allSettled([waiting, running, started.exited]);
   await processes.close();
   const [first, then, last] = await all;
   assert.equal(first.status === 'rejected' && kindOf(first.reason), 'cancelled');
   assert.equal(then.status === 'rejected' && kindOf(then.reason), 'cancelled');
   assert.equal(last.status === 'fulfilled' && last.value.signal, 'SIGTERM');
-  assert.throws(() => processes.start({ path: 'true', args: [] }), { kind: 'cancelled' });
+  await assert.rejects(processes.start({ path: 'true', args: [] }), { kind: 'cancelled' });
 });
 
 test('the event loop goes on while processes run', async () => {
@@ -270,6 +336,34 @@ test('the event loop goes on while processes run', async () => {
   clearInterval(timer);
   assert.ok(ticks > 20, `only ${ticks} ticks`);
 });
+
+/**
+ * A program whose start waits in execve(2): the kernel has who opens a file wait for whoever has a lease of it, and sends
+ * that one SIGIO (fcntl(2), "Leases").
+ */
+class HeldProgram implements Disposable {
+  readonly path: string;
+  /** Somebody wants to start it. */
+  readonly wanted = once(process, 'SIGIO');
+  readonly #folder = mkdtempSync(join(tmpdir(), 'berth-held-'));
+  readonly #fd: number;
+
+  constructor(name = 'true') {
+    this.path = join(this.#folder, name);
+    copyFileSync(join('/bin', name), this.path);
+    this.#fd = openSync(this.path, 'r');
+    assert.equal(fcntl(this.#fd, F_SETLEASE, F_WRLCK), 0);
+  }
+
+  release(): void {
+    fcntl(this.#fd, F_SETLEASE, F_UNLCK);
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+    rmSync(this.#folder, { recursive: true });
+  }
+}
 
 /** Reads whole lines from a descriptor until there are enough or all writers are gone; closes it. */
 async function firstLines(fd: number, count: number): Promise<string[]> {

@@ -13,7 +13,7 @@ import {
 } from '../../src/sys/pidfd.ts';
 import { createPipe, duplicateFd } from '../../src/sys/pipe.ts';
 import { killProcess, openProcess, readProcessStartTime } from '../../src/sys/process.ts';
-import { posixSpawn, type SpawnRequest } from '../../src/sys/spawn.ts';
+import { posixSpawn, posixSpawnInPool, type SpawnRequest } from '../../src/sys/spawn.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
 
 afterEach(() => assert.deepEqual(childPids(), [], 'a child is left'));
@@ -109,15 +109,21 @@ test('arguments, environment and folder arrive as they are', async () => {
   }
 });
 
-test('a program that cannot start leaves no child and no descriptor', () => {
-  const fds = openFdCount();
-  const request = { args: [], env: {}, fds: [2, 0, 1] };
-  assert.throws(() => posixSpawn({ ...request, path: '/no/such' }), { kind: 'notFound' });
-  assert.throws(() => posixSpawn({ ...request, path: '/etc/passwd' }), { errno: 'EACCES', message: /\/etc\/passwd/ });
-  assert.throws(() => posixSpawn({ ...request, path: '/bin/true', cwd: '/no' }), { message: /directory \/no / });
-  assert.throws(() => posixSpawn({ ...request, path: '/bin/true', fds: [0, 1, 99_999] }), { errno: 'EBADF' });
-  assert.equal(openFdCount(), fds);
-});
+for (const [name, start] of [
+  ['by this thread', async (request: SpawnRequest) => await Promise.resolve(request).then(posixSpawn)],
+  ['by the pool', posixSpawnInPool],
+] as const) {
+  test(`a program that cannot start leaves no child and no descriptor, ${name}`, async () => {
+    const fds = openFdCount();
+    const request = { path: '/bin/true', args: [], env: {}, fds: [2, 0, 1] };
+    await assert.rejects(start({ ...request, path: '/no/such' }), { kind: 'notFound' });
+    const locked = { errno: 'EACCES', message: /\/etc\/passwd/ };
+    await assert.rejects(start({ ...request, path: '/etc/passwd' }), locked);
+    await assert.rejects(start({ ...request, cwd: '/no' }), { message: /directory \/no / });
+    await assert.rejects(start({ ...request, fds: [0, 1, 99_999] }), { errno: 'EBADF' });
+    assert.equal(openFdCount(), fds);
+  });
+}
 
 test('pipes carry bytes and are closed in children', () => {
   const { readFd, writeFd } = createPipe();
