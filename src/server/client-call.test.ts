@@ -43,3 +43,12 @@ test('patience ends with the client, also without a deadline', () => {
     assert.equal(kindOf(patience.reason), 'cancelled');
   }
 });
+
+test('a call that was answered ends without an abort', () => {
+  const grpc = new FakeCall(Date.now() + 60_000);
+  const call = new ClientCall('RunPodSandbox', grpc);
+  const { patience } = call;
+  call[Symbol.dispose]();
+  grpc.emit('cancelled');
+  assert.ok(!call.signal.aborted && !patience.aborted);
+});

@@ -29,12 +29,16 @@ export class ClientCall implements Call, Disposable {
   readonly #gone = new AbortController();
   #patience: AbortSignal | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #isAnswered = false;
 
   constructor(method: string, call: Waiting) {
     this.#method = method;
     // A date for those who like it; without a deadline Infinity.
     this.#deadlineMs = Number(call.getDeadline());
-    call.once('cancelled', () => this.#gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError')));
+    // It comes at the end of every call: making the reason, with its stack, for those that were answered costs much.
+    call.once('cancelled', () => {
+      if (!this.#isAnswered) this.#gone.abort(new DOMException(`the client of ${method} has left`, 'AbortError'));
+    });
   }
 
   get signal(): AbortSignal {
@@ -48,6 +52,7 @@ export class ClientCall implements Call, Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#isAnswered = true;
     clearTimeout(this.#timer);
   }
 
