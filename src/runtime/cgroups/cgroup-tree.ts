@@ -298,8 +298,10 @@ export function readText(file: string): string | undefined {
 
 function readSubfolders(folder: string): string[] | undefined {
   try {
+    const found = statSync(folder, { throwIfNoEntry: false });
+    if (!found) return undefined;
     // Two links and no more: nothing is below it. Cgroups have dozens of files, which then need not be read.
-    if (statSync(folder).nlink === 2) return [];
+    if (found.nlink === 2) return [];
     return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => (entry.isDirectory() ? entry.name : []));
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ENODEV', 'ENOTDIR')) return undefined;
