@@ -192,14 +192,14 @@ export class Daemon {
     const cluster = this.#joinCluster(podRanges);
     const notices: Notices = cluster ?? silentNotices;
     for (const problem of store.mended) notices.tell({ reason: 'StorageDamaged', message: problem });
-    // Whatever is done for a pod or an image starts some program.
+    // Nearly all that is done for a pod or an image has some program begin or end.
     const spare = this.#own(
       'spare memory',
       new SpareMemory({ heap: new SpareHeap(), pages: new ProgramPages(), clock: systemClock }),
     );
     const processes = this.#own(
       'processes',
-      new Processes({ log, meter, notices, faults, tracing: tracer, onStart: () => spare.noteWork() }),
+      new Processes({ log, meter, notices, faults, tracing: tracer, onWork: () => spare.noteWork() }),
     );
     const namespaces = this.#own('namespaces', new NamespaceMaker());
     // Its thread takes a while to start; the first pod shall not wait for it.

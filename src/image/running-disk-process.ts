@@ -1,5 +1,5 @@
 import { raceSignal } from '../base/deadline.ts';
-import { BerthError, describe } from '../base/errors.ts';
+import { BerthError, describe, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import { followArrival, type SharedArrival } from './blob-arrival.ts';
@@ -44,10 +44,11 @@ export class RunningDiskProcess {
   readonly #ready = Promise.withResolvers<void>();
   readonly #asked = new Map<number, Asked>();
   readonly #answers = new FrameReader<FromDisk>();
-  #start: NodeJS.Timeout | undefined;
+  readonly #start: NodeJS.Timeout;
   #lastId = 0;
   #words = '';
   #isReady = false;
+  #hasGivenUp = false;
   hasEnded = false;
 
   constructor(
@@ -57,7 +58,10 @@ export class RunningDiskProcess {
     this.#log = options.log;
     this.#version = options.version;
     this.#ready.promise.catch(() => {});
-    this.#started = this.#listen(starting, options.startTimeoutMs);
+    const { startTimeoutMs } = options;
+    // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
+    this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
+    this.#started = this.#listen(starting);
   }
 
   /** How many jobs it is at. */
@@ -106,10 +110,11 @@ export class RunningDiskProcess {
     clearTimeout(timer);
   }
 
-  async #listen(starting: Promise<ChildProcess>, startTimeoutMs: number): Promise<void> {
+  async #listen(starting: Promise<ChildProcess>): Promise<void> {
     try {
       const child = await starting;
       this.#child = child;
+      if (this.#hasGivenUp) child.kill('SIGKILL');
       child.stdin?.on('error', () => {});
       child.stderr?.on('data', (part: Buffer) => {
         this.#words = (this.#words + part.toString('utf8')).slice(-KEPT_WORDS);
@@ -117,11 +122,11 @@ export class RunningDiskProcess {
       child.stdout?.on('data', (part: Buffer) => this.#hear(part));
       // After the last of its answers, as opposed to its end.
       child.stdout?.on('close', () => void this.#lose(child));
-      // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
-      this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
     } catch (err) {
+      clearTimeout(this.#start);
       this.hasEnded = true;
-      this.#log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
+      if (kindOf(err) !== 'cancelled')
+        this.#log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
       this.#ready.reject(new NoDiskProcessError('cannot be started', { cause: err }));
     }
   }
@@ -168,7 +173,13 @@ export class RunningDiskProcess {
   #giveUp(startTimeoutMs: number): void {
     if (this.#isReady || this.hasEnded) return;
     this.#words = `it did not start within ${startTimeoutMs / 1000} s`;
+    this.#hasGivenUp = true;
     this.#child?.kill('SIGKILL');
+    if (this.#child) return;
+    // Its program cannot be had, from a disk that hangs; if it ever comes it is killed.
+    this.hasEnded = true;
+    this.#log.warn({ problem: this.#words }, 'the process for work on the disk does not start');
+    this.#ready.reject(new NoDiskProcessError(this.#words));
   }
 
   async #lose(child: ChildProcess): Promise<void> {

@@ -15,7 +15,7 @@ import type { Handler } from '../runtime/handler.ts';
 import { containerLogPath, removeLogFile } from '../runtime/log-path.ts';
 import type { OciSpec } from '../runtime/oci-spec.ts';
 import type { ProcessIdentity } from '../runtime/process-identity.ts';
-import { plainState } from '../runtime/runc-state.ts';
+import { plainState, stageOf } from '../runtime/runc-state.ts';
 import { isSameProcess, killProcess, killProcessGroup } from '../sys/process.ts';
 import { checkTrust, chooseImageName, chooseStopSignal, imageOf, requestedImage } from './container-image.ts';
 import { buildContainerSpec } from './container-oci-spec.ts';
@@ -33,6 +33,7 @@ import { selinuxLabels } from './selinux-labels.ts';
 /** As long as CRI-O gives a creation. */
 const CREATE_TIMEOUT_MS = 240_000;
 const CLEANUP_TIMEOUT_MS = 30_000;
+const LAST_WORDS_MS = 1_000;
 
 /** The name under which a container's first pipeline is journalled. */
 export const CREATE_CONTAINER = 'CreateContainer';
@@ -178,7 +179,8 @@ const createUnderMonitor: Step<CreateContext> = {
       user,
       init,
       monitor,
-      runcState: plainState(request.handler, id),
+      // What is trusted later is seen here once.
+      runcState: stageOf(init) === 'waiting' ? plainState(request.handler, id) : undefined,
     });
     // The runtime knows a pid only: with the process gone, a stranger's namespace may have been joined.
     if (targetEnded()) throw new BerthError('precondition', problem);
@@ -245,10 +247,22 @@ async function endPlain(
   deps.runtime.endExecs(record.id);
   try {
     await kill();
+    await lastWords(deps, record.monitor);
     return record.runcState;
   } catch (err) {
     if (!isKind(err, 'permission')) throw err;
     return undefined;
+  }
+}
+
+/** A monitor whose container has ended writes down how, and the end of its log, and leaves: it is given a moment for that. */
+async function lastWords(deps: PodDeps, monitor: ProcessIdentity | undefined): Promise<void> {
+  if (!monitor) return;
+  using moment = withDeadline(`end of monitor ${monitor.pid}`, LAST_WORDS_MS);
+  try {
+    await deps.processes.exitOf(monitor.pid, monitor.startTime, moment);
+  } catch {
+    // It is ended.
   }
 }
 

@@ -16,6 +16,8 @@ import { Output } from './output.ts';
 
 const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 const KILL_GRACE_MS = 1000;
+/** How long a start is waited for that its caller has given up: its program's disk may hang. */
+const HANGING_START_MS = 10_000;
 /** A descendant may hold the pipes open for ever; what the program itself wrote is in them when it ends. */
 const LAST_OUTPUT_MS = 250;
 
@@ -29,13 +31,13 @@ export class Processes {
   readonly #notices: Notices;
   readonly #faults: FaultPoints | undefined;
   readonly #tracing: Tracing;
-  readonly #onStart: () => void;
+  readonly #onWork: () => void;
   readonly #children = new Map<number, Child>();
   readonly #starts = new Set<Promise<Child>>();
   readonly #closing = new AbortController();
 
   /**
-   * With `faults`, every process is a place where a test may disturb it: `process NAME`. `onStart` is told of each one that
+   * With `faults`, every process is a place where a test may disturb it: `process NAME`. `onWork` is told of each one that
    * is started; it must not throw.
    */
   constructor({
@@ -44,16 +46,16 @@ export class Processes {
     notices = silentNotices,
     faults,
     tracing = silentTracing,
-    onStart = () => {},
+    onWork = () => {},
   }: {
     log: Logger;
     meter: Meter;
     notices?: Notices;
     faults?: FaultPoints | undefined;
     tracing?: Tracing;
-    onStart?: () => void;
+    onWork?: () => void;
   }) {
-    this.#onStart = onStart;
+    this.#onWork = onWork;
     this.#tracing = tracing;
     this.#log = log;
     this.#meter = meter;
@@ -64,7 +66,7 @@ export class Processes {
   /**
    * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
    * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed and
-   * reaped.
+   * reaped, or for ten seconds was not to be had to its start: then that happens when it is.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
@@ -164,8 +166,9 @@ export class Processes {
     using limited = withDeadline(cmd.path, cmd.timeoutMs, AbortSignal.any([signal, this.#closing.signal]));
     limited.throwIfAborted();
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
-    const child = await this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
     const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
+    const starting = this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
+    const child = await this.#untilStarted(starting, limited, killGraceMs);
     const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
       stream ? [new Output(stream, outputLimitBytes, stream === child.stdout ? onLimit : undefined)] : [],
@@ -179,6 +182,20 @@ export class Processes {
     } finally {
       child.stdin?.destroy();
       for (const output of outputs) output.close();
+    }
+  }
+
+  async #untilStarted(starting: Promise<Child>, signal: AbortSignal, killGraceMs: number): Promise<Child> {
+    try {
+      return await raceSignal(starting, signal);
+    } catch (err) {
+      const ended = starting.then(
+        (child) => child.terminate(killGraceMs),
+        () => {},
+      );
+      using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
+      await raceSignal(ended, patience).catch(() => {});
+      throw err;
     }
   }
 
@@ -199,8 +216,11 @@ export class Processes {
     try {
       const child = await start;
       this.#children.set(child.pid, child);
-      this.#onStart();
-      const disown = (): void => void this.#children.delete(child.pid);
+      this.#onWork();
+      const disown = (): void => {
+        this.#children.delete(child.pid);
+        this.#onWork();
+      };
       child.exited.then(disown, disown);
       return child;
     } finally {

@@ -1,7 +1,8 @@
-import { constants, openSync, readFileSync, readSync, realpathSync, rmSync, unlinkSync } from 'node:fs';
+import { constants, openSync, readFileSync, readSync, realpathSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
+import { withDeadline } from '../base/deadline.ts';
 import { wrap } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
@@ -20,11 +21,11 @@ import { isBinary } from './sealed-programs.ts';
  */
 const VERSION = /^runc version 1\./;
 /** A wrapper may say the version of the runc below it, and do things of its own at a container's start and end. */
-const NAME = /^runc\b/;
+const NAME = /^runc(-v?\d.*)?$/;
 /** How the first process calls itself until it executes the program (libcontainer/nsenter/nsexec.c). */
 const INIT = '(runc:[2:INIT])';
-/** Who is throttled or frozen takes its time; then runc is asked what is the matter. */
-const LET_GO_MS = 10_000;
+/** Who is throttled, frozen or swapped out takes its time. */
+const LET_GO_MS = 60_000;
 /** A bound of about as many milliseconds. */
 const MOST_LOOKS = 100;
 
@@ -62,9 +63,9 @@ export function plainState(
 
 /**
  * Has the first process of a plain container go on to its program, as `runc start` does, and returns when it has. False
- * when that did not come about: what is wrong is for runc to say. The signal counts until the process is let go; from then
- * on it takes what time it takes, 10 s at most, because the process would end if nobody read from the fifo. A berthd
- * that is killed in between, some microseconds as a rule, leaves a container that has ended with 1.
+ * when it does not wait for that, or ended meanwhile: what is wrong is for runc to say. The signal counts until the process
+ * is let go; from then on it may take a minute, because the process would end if nobody read from the fifo; then it throws
+ * `deadline`. A berthd that is killed in between, some microseconds as a rule, leaves a container that has ended with 1.
  */
 export async function letGo(folder: string, init: ProcessIdentity, signal: AbortSignal): Promise<boolean> {
   if (stageOf(init) !== 'waiting') return false;
@@ -79,12 +80,13 @@ export async function letGo(folder: string, init: ProcessIdentity, signal: Abort
     throw wrap(`open ${fifo}`, err);
   }
   try {
-    await fdReadable(fd, AbortSignal.timeout(LET_GO_MS));
+    using limited = withDeadline(`first process ${init.pid}, which was let go at ${fifo}`, LET_GO_MS);
+    await fdReadable(fd, limited);
     // None from a process that has ended.
     if (readSync(fd, Buffer.alloc(1)) === 0) return false;
-    unlinkSync(fifo);
+    rmSync(fifo, { force: true });
   } catch (err) {
-    throw wrap(`let the first process go at ${fifo}`, err);
+    throw wrap('let the first process go', err);
   } finally {
     closeFd(fd);
   }
@@ -106,10 +108,15 @@ export function settleStart(folder: string, init: ProcessIdentity): InitStage {
  * is not waited for, as runc does not.
  */
 async function untilExecuted(init: ProcessIdentity): Promise<void> {
-  for (let looks = 0; looks < MOST_LOOKS && stageOf(init) === 'waiting'; looks++) await delay(1);
+  try {
+    for (let looks = 0; looks < MOST_LOOKS && stageOf(init) === 'waiting'; looks++) await delay(1);
+  } catch {
+    // The program runs, whether it can be looked at or not.
+  }
 }
 
-function stageOf({ pid, startTime }: ProcessIdentity): InitStage {
+/** How far the first process of a created container is. */
+export function stageOf({ pid, startTime }: ProcessIdentity): InitStage {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
     const state = stat.charAt(stat.lastIndexOf(')') + 2);

@@ -104,7 +104,7 @@ export class SealedPrograms {
   }
 
   /**
-   * Runs it once. A process that is just being started has all descriptors of this one until it executes its program,
+   * Runs it once. A process that is just being started has all descriptors of this one for a moment, until it closes them,
    * also the one that the copy was written by, and what is open for writing cannot be executed.
    */
   async #try(link: string): Promise<number> {

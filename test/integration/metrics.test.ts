@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { request } from 'node:http';
 import { after, before, describe as suite, test } from 'node:test';
 
-import { RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { RuntimeServiceService as runtime, UpdateContainerResourcesRequest } from '../../proto/gen/cri/api.ts';
 import { CATALOG, type MetricSpec } from '../../src/metrics/catalog.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
@@ -42,6 +42,9 @@ suite('metrics of a berthd', { timeout: 900_000 }, () => {
     const podSandboxId = await lab.runPod(lab.podConfig());
     const containerId = await lab.create(podSandboxId);
     await lab.berthd.call(runtime.startContainer, { containerId });
+    const linux = { cpuShares: 512n };
+    const update = UpdateContainerResourcesRequest.create({ containerId, linux });
+    await lab.berthd.call(runtime.updateContainerResources, update);
     await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
     const text = await lab.berthd.metrics();
     for (const [name, { type }] of Object.entries<MetricSpec>(CATALOG))
@@ -55,7 +58,7 @@ suite('metrics of a berthd', { timeout: 900_000 }, () => {
       /^berth_containers\{state="exited"\} 1$/m,
       /^berth_containers_created_total\{handler="[^"]+"\} 1$/m,
       /^berth_container_exits_total\{class="signal"\} 1$/m,
-      /^berth_runtime_duration_seconds_count\{handler="[^"]+",verb="start"\} 1$/m,
+      /^berth_runtime_duration_seconds_count\{handler="[^"]+",verb="update"\} 1$/m,
       /^berth_cni_plugin_duration_seconds_count\{plugin="bridge",verb="ADD"\} 1$/m,
       /^berth_cni_duration_seconds_count\{verb="ADD"\} 1$/m,
       /^berth_cni_network_usable 1$/m,
