@@ -7,7 +7,8 @@ import { wrap } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
 import { fdReadable } from '../sys/fd-ready.ts';
-import { parseStartTime } from '../sys/process.ts';
+import { pidfdExited } from '../sys/pidfd.ts';
+import { openProcess, parseStartTime } from '../sys/process.ts';
 import type { Handler } from './handler.ts';
 import type { ProcessIdentity } from './process-identity.ts';
 import { isBinary } from './sealed-programs.ts';
@@ -80,10 +81,7 @@ export async function letGo(folder: string, init: ProcessIdentity, signal: Abort
     throw wrap(`open ${fifo}`, err);
   }
   try {
-    using limited = withDeadline(`first process ${init.pid}, which was let go at ${fifo}`, LET_GO_MS);
-    await fdReadable(fd, limited);
-    // None from a process that has ended.
-    if (readSync(fd, Buffer.alloc(1)) === 0) return false;
+    if (!(await hasGone(fd, init))) return false;
     rmSync(fifo, { force: true });
   } catch (err) {
     throw wrap('let the first process go', err);
@@ -92,6 +90,34 @@ export async function letGo(folder: string, init: ProcessIdentity, signal: Abort
   }
   await untilExecuted(init);
   return true;
+}
+
+/** True when the first process has written its byte, false when it has ended before. Throws `deadline`. */
+async function hasGone(fifo: number, init: ProcessIdentity): Promise<boolean> {
+  const pidfd = openProcess(init.pid, init.startTime);
+  if (pidfd === undefined) return false;
+  using limited = withDeadline(`first process ${init.pid}, which was let go`, LET_GO_MS);
+  const over = new AbortController();
+  const signal = AbortSignal.any([limited, over.signal]);
+  // One that was killed before it came to its end of the fifo is not to be seen there.
+  const waits = [fdReadable(fifo, signal), pidfdExited(pidfd, signal)];
+  try {
+    await Promise.race(waits);
+    return hasByte(fifo);
+  } finally {
+    over.abort();
+    await Promise.allSettled(waits);
+    closeFd(pidfd);
+  }
+}
+
+function hasByte(fifo: number): boolean {
+  try {
+    return readSync(fifo, Buffer.alloc(1)) === 1;
+  } catch (err) {
+    if (isErrno(err, 'EAGAIN')) return false;
+    throw err;
+  }
 }
 
 /** How far the first process is: for a berthd that did not come to note it. Removes what letGo() then did not. */

@@ -28,7 +28,8 @@ describe('memory that is not used', () => {
     // Too small to be mapped for themselves.
     const held = Array.from({ length: 2000 }, () => Buffer.allocUnsafeSlow(64 * 1024).fill(1));
     const before = anonymousBytes();
-    for (const buffer of held) buffer.buffer.transfer(0);
+    // What lies between others cannot go back by itself, as the end of the heap does.
+    for (const [index, buffer] of held.entries()) if (index % 100 !== 99) buffer.buffer.transfer(0);
     const kept = anonymousBytes();
     spare.release();
     const after = anonymousBytes();
