@@ -9,7 +9,7 @@ const COLLECT_MS = 1000;
 /** A collection takes some 50 ms of processor time: at rest at most so often, and after little work seldom. */
 const EVERY_MS = 15_000;
 const SELDOM_MS = 300_000;
-/** In times of `noteWork`. Some twenty pods come and go with them. */
+/** In times of `noteWork`: beginnings and ends of programs. Some ten pods come and go with them. */
 const MUCH_WORK = 100;
 /** Where there is always work, what needs no collection is given back so often. */
 const AT_WORK_MS = 60_000;

@@ -37,8 +37,8 @@ export class Processes {
   readonly #closing = new AbortController();
 
   /**
-   * With `faults`, every process is a place where a test may disturb it: `process NAME`. `onWork` is told of each one that
-   * is started; it must not throw.
+   * With `faults`, every process is a place where a test may disturb it: `process NAME`. `onWork` is told of the
+   * beginning and the end of each; it must not throw.
    */
   constructor({
     log,
