@@ -102,22 +102,31 @@ async function catalogue(): Promise<Record<string, Content>> {
   };
 }
 
-/** Makes all images and pushes them, some at a time. Takes some seconds. */
+/**
+ * Makes all images and pushes them, some repositories at a time. Takes some seconds. Those of one repository come one
+ * after the other: docker-registry writes a layer's link in place, so who asks for the layer meanwhile gets a 500.
+ */
 export async function pushImages(registry: TestRegistry): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), 'berth-critest-images-'));
   try {
-    const images = Object.entries(await catalogue()).entries();
+    const repositories = Map.groupBy(Object.entries(await catalogue()), ([target]) => repositoryOf(target)).entries();
     const pushSome = async (): Promise<void> => {
       // An iterator that is shared: each takes the next one.
-      for (const [index, [target, { config = {}, layers }]] of images) {
-        const layout = await writeLayout(join(work, String(index)), { tag: target, config }, layers);
-        await pushLayout(layout, registry, target);
+      for (const [, images] of repositories) {
+        for (const [target, { config = {}, layers }] of images) {
+          const layout = await writeLayout(join(work, encodeURIComponent(target)), { tag: target, config }, layers);
+          await pushLayout(layout, registry, target);
+        }
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, pushSome));
   } finally {
     await rm(work, { recursive: true });
   }
+}
+
+function repositoryOf(target: string): string {
+  return target.slice(0, target.lastIndexOf(':'));
 }
 
 function nginxLayer(port: number): Promise<FixtureLayer> {
