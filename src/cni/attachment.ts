@@ -1,12 +1,16 @@
 import { invalid } from '../base/errors.ts';
 
 /** What a plugin chain is run for: one interface of one pod. */
-export interface CniAttachment {
+export interface CniAttachment extends PodNetwork {
   /** The sandbox's id. */
   readonly containerId: string;
   /** Path of the network namespace; empty when it is gone (DEL only). */
   readonly netns: string;
   readonly ifName: string;
+}
+
+/** Whose network it is, and what the pod wants of it. */
+export interface PodNetwork {
   readonly pod: { readonly namespace: string; readonly name: string; readonly uid: string };
   /** Those with host port 0 are not mapped. */
   readonly portMappings: readonly {
@@ -59,6 +63,11 @@ export function cniArgs({ containerId, pod }: Pick<CniAttachment, 'containerId' 
     `K8S_POD_INFRA_CONTAINER_ID=${containerId}`,
     `K8S_POD_UID=${argument('config.metadata.uid', pod.uid)}`,
   ].join(';');
+}
+
+/** CNI_ARGS of an attachment for a pod that is yet to come. */
+export function spareCniArgs({ containerId }: Pick<CniAttachment, 'containerId'>): string {
+  return `IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID=${containerId}`;
 }
 
 /** Whose attachment it is by its CNI_ARGS, `NAMESPACE/NAME`, for people. */

@@ -1,5 +1,5 @@
 import { invalid } from '../base/errors.ts';
-import type { CniAttachment } from './attachment.ts';
+import type { PodNetwork } from './attachment.ts';
 import type { JsonObject } from './json.ts';
 import type { PluginConfig } from './network-config.ts';
 import { parseQuantity } from './quantity.ts';
@@ -12,7 +12,7 @@ const MOST_BITS = 10n ** 15n;
  * The capability arguments that some plugin of the chain asks for (CNI conventions, "Dynamic Plugin specific Fields").
  * Throws `invalid` for a bandwidth annotation that is no sensible quantity.
  */
-export function capabilityArgs(a: CniAttachment, plugins: readonly PluginConfig[]): JsonObject {
+export function capabilityArgs(a: PodNetwork, plugins: readonly PluginConfig[]): JsonObject {
   const wanted = new Set(plugins.flatMap((plugin) => plugin.capabilities));
   const all: Readonly<Record<string, () => unknown>> = {
     portMappings: () => portMappings(a),
@@ -35,7 +35,7 @@ export function runtimeConfig(args: JsonObject, plugin: PluginConfig): JsonObjec
   return declared.length > 0 ? Object.fromEntries(declared.map((name) => [name, args[name]])) : undefined;
 }
 
-function portMappings({ portMappings: mappings }: CniAttachment): unknown {
+function portMappings({ portMappings: mappings }: PodNetwork): unknown {
   const mapped = mappings.filter((mapping) => mapping.hostPort > 0);
   if (mapped.length === 0) return undefined;
   return mapped.map(({ hostPort, containerPort, protocol, hostIp }) => ({
@@ -46,7 +46,7 @@ function portMappings({ portMappings: mappings }: CniAttachment): unknown {
   }));
 }
 
-function bandwidth(annotations: CniAttachment['annotations']): unknown {
+function bandwidth(annotations: PodNetwork['annotations']): unknown {
   const ingress = bitsPerSecond(annotations, 'kubernetes.io/ingress-bandwidth');
   const egress = bitsPerSecond(annotations, 'kubernetes.io/egress-bandwidth');
   if (ingress === undefined && egress === undefined) return undefined;
@@ -56,7 +56,7 @@ function bandwidth(annotations: CniAttachment['annotations']): unknown {
   };
 }
 
-function bitsPerSecond(annotations: CniAttachment['annotations'], name: string): number | undefined {
+function bitsPerSecond(annotations: PodNetwork['annotations'], name: string): number | undefined {
   const text = annotations[name];
   if (text === undefined) return undefined;
   const bits = parseQuantity(text);

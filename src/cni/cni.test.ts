@@ -582,3 +582,98 @@ test('closing ends what plugins do', async () => {
   assert.ok(err instanceof BerthError && err.kind === 'cancelled', describe(err));
   assert.deepEqual(cacheFiles(), ['pods-c1-eth0.json'], 'DEL after the next start must know it');
 });
+
+const spared = { plugins: [{ type: 'bridge', ipam: { type: 'host-local' } }, { type: 'tuning' }, { type: 'portmap' }] };
+
+/** Plugins whose side of the host is there: one that is not there is taken for deleted. */
+function withRealLink(): void {
+  const interfaces = [{ name: 'lo' }, { name: 'eth0', mac: '02:00:00:00:00:01', sandbox: '/run/netns/s' }];
+  const ips = [{ address: '10.9.0.2/24', gateway: '10.9.0.1', interface: 1 }];
+  plugins.behave = ({ verb }) =>
+    verb === 'ADD' ? { stdout: JSON.stringify({ cniVersion: '1.0.0', interfaces, ips }) } : undefined;
+}
+
+test('a network is attached before its pod comes, which gets it as ADD would have made it', async () => {
+  withRealLink();
+  configure(spared);
+  await start();
+  assert.equal(cni.canSpare, true);
+  const spare = await cni.addSpare({ containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' }, never);
+  assert.deepEqual(plugins.calls(), ['ADD bridge', 'ADD tuning', 'ADD portmap']);
+  const args = plugins.runs.map(({ env }) => env['CNI_ARGS']);
+  assert.deepEqual(new Set(args), new Set(['IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID=s1']));
+  assert.deepEqual([cni.spareIds(), cni.isGood(spare)], [['s1'], true]);
+  const { netns: _netns, ifName: _ifName, containerId: _id, ...web } = pod();
+  assert.equal(cni.canSpareFor(web), true, 'no plugin asks for port mappings');
+  const claimed = cni.claim(spare, web);
+  await cni.add(pod('c2'), never);
+  assert.deepEqual(claimed.ips, [{ address: '10.9.0.2', prefixLength: 24, gateway: '10.9.0.1' }]);
+  assert.deepEqual(cni.spareIds(), []);
+  // After a restart nobody takes it for one that is still to be had.
+  await restart();
+  assert.deepEqual([cni.spareIds(), cni.isAttached(spare)], [[], true]);
+  await cni.del(pod('s1'), never);
+  assert.match(plugins.runs.at(0)?.env['CNI_ARGS'] ?? '', /K8S_POD_NAME=web;/);
+});
+
+test('a spare one that nobody has claimed is known after a restart, and can be given back', async () => {
+  configure(spared);
+  await start();
+  const spare = await cni.addSpare({ containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' }, never);
+  await restart();
+  assert.deepEqual(cni.spareIds(), ['s1']);
+  await cni.release(spare, never);
+  assert.deepEqual(plugins.calls(), ['DEL portmap', 'DEL tuning', 'DEL bridge']);
+  await cni.release(spare, never);
+  assert.deepEqual([plugins.calls().length, cacheFiles()], [3, []]);
+});
+
+test('it is no good any more once the network is another one', async () => {
+  withRealLink();
+  configure(spared);
+  await start();
+  const spare = await cni.addSpare({ containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' }, never);
+  configure(spared);
+  await restart();
+  assert.equal(cni.isGood(spare), true);
+  configure({ plugins: [{ ...spared.plugins[0], mtu: 1300 }] });
+  await restart();
+  assert.equal(cni.isGood(spare), false);
+  assert.equal(cni.isGood({ ...spare, links: new Map([['no-such-link', 7]]) }), false);
+});
+
+test('plugins that may ask whose network it is are not run before there is a pod', async () => {
+  const bridge = { type: 'bridge', ipam: { type: 'host-local' } };
+  const cases: readonly [string, readonly object[], boolean][] = [
+    ['bridge', [bridge], true],
+    ['ptp with all that may follow', [{ ...bridge, type: 'ptp' }, { type: 'portmap' }, { type: 'bandwidth' }], true],
+    ['addresses by others', [{ type: 'bridge', ipam: { type: 'dhcp' } }], false],
+    ['no addresses', [{ type: 'bridge' }], false],
+    ['another plugin', [{ type: 'calico', ipam: { type: 'host-local' } }], false],
+    ['another one after it', [bridge, { type: 'istio-cni' }], false],
+  ];
+  plugins.install(join(base, 'bin'), 'ptp', 'bandwidth', 'calico', 'istio-cni');
+  await start();
+  for (const [what, list, expected] of cases) {
+    configure({ plugins: list });
+    await restart();
+    assert.equal(cni.canSpare, expected, what);
+  }
+  const key = { containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' };
+  await assert.rejects(cni.addSpare(key, never), { kind: 'precondition', message: /have to know whose network/ });
+  assert.deepEqual(plugins.runs, []);
+});
+
+test('a pod that wants something of a plugin is told apart', async () => {
+  configure({
+    plugins: [
+      { type: 'bridge', ipam: { type: 'host-local' } },
+      { type: 'portmap', capabilities: { portMappings: true } },
+    ],
+  });
+  await start();
+  assert.equal(cni.canSpareFor(pod()), false);
+  assert.equal(cni.canSpareFor(pod('c1', { portMappings: [] })), true);
+  const limited = { 'kubernetes.io/ingress-bandwidth': '10M' };
+  assert.equal(cni.canSpareFor(pod('c1', { portMappings: [], annotations: limited })), true, 'nobody limits it');
+});

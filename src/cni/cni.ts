@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
 
 import type { Clock } from '../base/clock.ts';
 import { sleep, withDeadline } from '../base/deadline.ts';
@@ -8,7 +9,15 @@ import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
 import type { Meter, Outcome } from '../base/meter.ts';
 import type { Processes } from '../proc/processes.ts';
-import { type AttachmentKey, type CniAttachment, checkKey, cniArgs, podOf } from './attachment.ts';
+import {
+  type AttachmentKey,
+  type CniAttachment,
+  checkKey,
+  cniArgs,
+  type PodNetwork,
+  podOf,
+  spareCniArgs,
+} from './attachment.ts';
 import { capabilityArgs } from './capability-args.ts';
 import { CniError, cniCodes } from './cni-error.ts';
 import type { CniVerb } from './cni-version.ts';
@@ -21,9 +30,12 @@ import { type CniResult, cniResult } from './plugin-result.ts';
 import { PluginRunner } from './plugin-runner.ts';
 import { ResultCache } from './result-cache.ts';
 import { SharedGate } from './shared-gate.ts';
+import { ignoresPodNames, isLinked, linksOf, type SpareAttachment } from './spare-attachment.ts';
 import { StatusProbe } from './status-probe.ts';
 
-export type { CniAttachment } from './attachment.ts';
+export type { CniAttachment, PodNetwork } from './attachment.ts';
+export type { CniResult } from './plugin-result.ts';
+export type { SpareAttachment } from './spare-attachment.ts';
 
 /** Durations in milliseconds; tests hand in shorter ones. */
 export interface CniTimes {
@@ -188,6 +200,71 @@ export class Cni {
     return await this.#exclusively('ADD', a, signal, (limited) => this.#add(attached, limited));
   }
 
+  /** Whether a pod's network can be attached before there is the pod: with plugins that do not ask whose it is. */
+  get canSpare(): boolean {
+    const network = this.#networks.find();
+    return network !== undefined && ignoresPodNames(network);
+  }
+
+  /** Whether a spare attachment would be the same as what add() would make for this pod. Throws `invalid` as add() does. */
+  canSpareFor(pod: PodNetwork): boolean {
+    const network = this.#networks.find();
+    if (!network || !ignoresPodNames(network)) return false;
+    return Object.keys(capabilityArgs(pod, network.plugins)).length === 0;
+  }
+
+  /**
+   * As add(), for a pod that is yet to come: claim() tells whether it may have it. Throws as add() does, and
+   * `precondition` for a network whose plugins have to know the pod.
+   */
+  async addSpare(key: AttachmentKey & { readonly netns: string }, signal: AbortSignal): Promise<SpareAttachment> {
+    const network = this.#networks.get();
+    if (!ignoresPodNames(network))
+      throw new BerthError(
+        'precondition',
+        `the plugins of CNI network "${network.name}" have to know whose network it is`,
+      );
+    checkKey(key);
+    const attached = { ...key, network, cniArgs: spareCniArgs(key), capabilityArgs: {}, isSpare: true };
+    await this.#exclusively('ADD', key, signal, (limited) => this.#add(attached, limited));
+    return { ...key, links: linksOf(this.#cache.find(key)?.result ?? {}) };
+  }
+
+  /** Gives a spare attachment that isGood() to a pod that has come. Throws `invalid` as add() does. */
+  claim({ containerId, ifName }: SpareAttachment, { pod }: PodNetwork): CniResult {
+    const attached = this.#cache.find({ containerId, ifName });
+    if (!attached?.result) throw new BerthError('internal', `container ${containerId} has no network to be claimed`);
+    const { isSpare: _no, result, ...rest } = attached;
+    this.#cache.put({ ...rest, result, cniArgs: cniArgs({ containerId, pod }) });
+    return cniResult(result, attached.network.name, ifName);
+  }
+
+  /** Whether a spare attachment is what add() would make now. */
+  isGood(spare: SpareAttachment): boolean {
+    const network = this.#networks.find();
+    const attached = this.#cache.find(spare);
+    return network !== undefined && isDeepStrictEqual(attached?.network, network) && isLinked(spare);
+  }
+
+  /** The containers of spare attachments that nobody has claimed, of this berthd or one before. */
+  spareIds(): string[] {
+    return this.#cache.all().flatMap(({ containerId, isSpare }) => (isSpare ? containerId : []));
+  }
+
+  /** Whether plugins have been asked to attach this, and not yet to detach it. */
+  isAttached(key: AttachmentKey): boolean {
+    return this.#cache.find(key) !== undefined;
+  }
+
+  /** Detaches what isAttached(), as del() does; nothing is success. */
+  async release(key: AttachmentKey, signal: AbortSignal): Promise<void> {
+    if (!this.isAttached(key)) return;
+    await this.#exclusively('DEL', key, signal, async (limited) => {
+      const attached = this.#cache.find(key);
+      if (attached) await this.#delUntilDone(attached, limited);
+    });
+  }
+
   /**
    * Detaches a pod, with the configuration that it was attached with. Tries again a few times. What was never attached,
    * or is detached already, is success; the plugins of the current network get their chance to free what they know.
@@ -350,8 +427,11 @@ export class Cni {
       // A DEL may have come first, even a new ADD.
       if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
     });
+    const { containerId: container, network, isSpare } = attached;
+    if (isSpare)
+      return this.#deps.log.info({ container, network: network.name }, 'freed a network that was kept ready');
     this.#deps.log.info(
-      { pod: podOf(attached.cniArgs), container: attached.containerId, network: attached.network.name },
+      { pod: podOf(attached.cniArgs), container, network: network.name },
       isLostAtReboot
         ? 'the machine was rebooted: freed what this pod had of its network before'
         : 'freed what a pod that is gone had left of its network',

@@ -40,6 +40,7 @@ export interface Config {
     readonly cacheDir: string;
     readonly defaultNetwork: string;
     readonly confTemplate: string;
+    readonly spareNetworks: number;
   };
   readonly runtime: {
     readonly defaultRuntime: string;
@@ -204,6 +205,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       cacheDir: cni('cache_dir') || join(root, 'cni'),
       defaultNetwork: cni('default_network'),
       confTemplate: cni('conf_template'),
+      spareNetworks: Number(cni('spare_networks')),
     },
     runtime: {
       defaultRuntime: runtime('default_runtime'),

@@ -162,6 +162,11 @@ export const TABLES = {
       '',
       'A network configuration with {{POD_CIDR}}, {{POD_CIDRS}}, {{POD_RANGES}} or {{POD_ROUTES}} in place of values. When the kubelet or the cluster names the addresses for pods, they are filled in and it is written as conf_dir/10-berth-pods.conflist. Empty: conf_dir is only read.',
     ),
+    spare_networks: key(
+      { type: 'count', min: 0, max: 64 },
+      4,
+      'While pods come one after the other, so many at most are given their network and address beforehand; 30 s after the last pod they are given back. Only with the plugins bridge or ptp, host-local, and portmap, firewall, tuning and bandwidth after them: others ask whose network it is. 0: none.',
+    ),
   },
   runtime: {
     default_runtime: key(

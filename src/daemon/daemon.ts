@@ -42,6 +42,7 @@ import { settleReboot } from '../pod/reboot.ts';
 import { reconcile } from '../pod/reconcile.ts';
 import { RecordIndex } from '../pod/record-index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pod/records.ts';
+import { SpareNetworks } from '../pod/spare-networks.ts';
 import { Processes } from '../proc/processes.ts';
 import { openCgroups } from '../runtime/cgroups/open-cgroups.ts';
 import { ContainerRuntime } from '../runtime/container-runtime.ts';
@@ -296,6 +297,19 @@ export class Daemon {
     ]);
     await snapshots.start();
     await images.start();
+    const spareNetworks = this.#own(
+      'spare networks',
+      new SpareNetworks({
+        limit: config.cni.spareNetworks,
+        stateDir: config.state,
+        sandboxDir: join(root, 'sandboxes'),
+        cni,
+        namespaces,
+        security,
+        clock: systemClock,
+        log,
+      }),
+    );
     const deps: PodDeps = {
       log,
       meter,
@@ -315,6 +329,7 @@ export class Daemon {
       namespaces,
       processes,
       cni,
+      spareNetworks,
       images,
       snapshots,
       handlers,
@@ -370,7 +385,19 @@ export class Daemon {
     const rest = { streams: streamServer, reconciled: report, doctorFound, certificates, linesLost };
     metrics.watch(liveFigures({ ...figures, ...rest }));
     await served.serve(config.metrics);
-    const parts = { images, cni, handlers, probe, security, processes, metrics: served, traces, log, faults };
+    const parts = {
+      images,
+      cni,
+      spareNetworks,
+      handlers,
+      probe,
+      security,
+      processes,
+      metrics: served,
+      traces,
+      log,
+      faults,
+    };
     this.#follow = async (next, changed) => await followConfig(parts, next, changed, signal);
     const server = new GrpcServer(
       buildServices({

@@ -17,7 +17,7 @@ import { DefunctProcesses } from '../sys/defunct-processes.ts';
 interface FigureParts {
   readonly root: string;
   readonly version: string;
-  readonly pods: Pick<PodDeps, 'sandboxes' | 'containers' | 'locks' | 'processes' | 'handlers'>;
+  readonly pods: Pick<PodDeps, 'sandboxes' | 'containers' | 'locks' | 'processes' | 'handlers' | 'spareNetworks'>;
   readonly cni: Pick<Cni, 'hasNetwork' | 'attachmentLocks'>;
   readonly images: Pick<Images, 'list' | 'pullsInFlight'>;
   readonly layers: Pick<LayerStore, 'all'>;
@@ -62,6 +62,7 @@ export function liveFigures(parts: FigureParts): LiveFigures {
       ),
     berth_runtime_handler_default: () => by('handler', [[pods.handlers.defaultName, 1]]),
     berth_cni_network_usable: () => (cni.hasNetwork ? 1 : 0),
+    berth_cni_spare_networks: () => pods.spareNetworks.ready,
     berth_event_subscribers: () => events.subscribers,
     berth_streams: () => streams.sessions,
     berth_disk_jobs_running: () => disk.load().running,

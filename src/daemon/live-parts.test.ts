@@ -46,6 +46,7 @@ suite('taking over a configuration', { timeout: 120_000 }, () => {
     parts = {
       images: { follow: note('images') },
       cni: { follow: async () => note('cni')() },
+      spareNetworks: { follow: note('spare networks') },
       handlers: { become: note('handlers') },
       probe: async () => probe(),
       security: { ...openSecurityParts(running, { processes, log }) },

@@ -5,6 +5,7 @@ import type { Cni } from '../cni/cni.ts';
 import type { Config } from '../config/load-config.ts';
 import type { Images } from '../image/images.ts';
 import type { SecurityParts } from '../pod/pod-deps.ts';
+import type { SpareNetworks } from '../pod/spare-networks.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 import type { DaemonLogger } from './logger.ts';
@@ -20,6 +21,7 @@ export const RELOAD_PLACES = ['Reload/containers', 'Reload/handlers', 'Reload/tr
 export interface LiveParts {
   readonly images: Pick<Images, 'follow'>;
   readonly cni: Pick<Cni, 'follow'>;
+  readonly spareNetworks: Pick<SpareNetworks, 'follow'>;
   readonly handlers: Pick<Handlers, 'become'>;
   /** Asks the runtimes of a configuration what they are. */
   readonly probe: (runtime: Config['runtime']) => Promise<Handlers>;
@@ -58,6 +60,7 @@ export async function followConfig(
   parts.images.follow(next.image);
   for (const { take } of ready) await orTell(parts.log, take, 'a part does not follow the new configuration');
   if (isAbout(changed, /^cni\./)) await parts.cni.follow(next.cni);
+  parts.spareNetworks.follow(next.cni.spareNetworks);
 }
 
 function preparationsOf(

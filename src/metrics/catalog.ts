@@ -131,6 +131,7 @@ export const CATALOG = {
     verb: CNI_VERBS,
     kind: ERROR_KINDS,
   }),
+  berth_cni_spare_networks: gauge('Networks that are attached already, for pods that are yet to come.'),
   berth_cni_network_usable: gauge('1 while there is a CNI network for pods, 0 while there is none.'),
 
   berth_images: gauge('Images that are present.'),

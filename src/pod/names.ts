@@ -1,5 +1,8 @@
 import type { SandboxSpec } from './sandbox-spec.ts';
 
+/** The name of a pod's interface, as the kubelet's statistics expect it. */
+export const POD_INTERFACE = 'eth0';
+
 /** The name that makes a sandbox unique among retries: the kubelet counts `attempt` up for a new one. */
 export function sandboxName(spec: Pick<SandboxSpec, 'name' | 'namespace' | 'uid' | 'attempt'>): string {
   return ['k8s', spec.name, spec.namespace, spec.uid, spec.attempt].join('_');

@@ -35,10 +35,11 @@ type Complain = (what: string, err: unknown) => void;
  * nothing is here.
  */
 export function findOrphans(deps: PodDeps): Orphans {
-  const { stateDir, sandboxDir, sandboxes, containers, snapshots } = deps;
+  const { stateDir, sandboxDir, sandboxes, containers, snapshots, cni } = deps;
+  const spares = new Set(cni.spareIds());
   const found = readPodFolders({ stateDir, sandboxDir, snapshotDir: snapshots.folder });
   return {
-    sandboxes: found.sandboxes.filter((id) => sandboxes.find(id) === undefined),
+    sandboxes: found.sandboxes.filter((id) => sandboxes.find(id) === undefined && !spares.has(id)),
     containers: found.containers.filter((id) => containers.find(id) === undefined),
   };
 }

@@ -24,6 +24,7 @@ import type { Selinux } from '../runtime/selinux.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
 import type { RecordIndex } from './record-index.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
+import type { SpareNetworks } from './spare-networks.ts';
 
 /** What the lifecycle verbs of this room work with. src/main.ts builds the parts, Pods puts them together. */
 export interface PodDeps {
@@ -52,6 +53,7 @@ export interface PodDeps {
   readonly namespaces: NamespaceMaker;
   readonly processes: Processes;
   readonly cni: Cni;
+  readonly spareNetworks: SpareNetworks;
   readonly images: Images;
   readonly snapshots: Snapshots;
   readonly host: HostFacts;

@@ -19,12 +19,13 @@ import {
   type SandboxFilter,
   visible,
 } from './filters.ts';
+import { POD_INTERFACE } from './names.ts';
 import { PodCreations } from './pod-creations.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { removeContainer } from './remove-container.ts';
 import { removeSandbox } from './remove-sandbox.ts';
-import { networkProblem, POD_INTERFACE } from './run-sandbox.ts';
+import { networkProblem } from './run-sandbox.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { SandboxWatch } from './sandbox-watch.ts';
 import { startContainer } from './start-container.ts';
@@ -249,14 +250,14 @@ export class Pods {
 
   /** Gives back what plugins hold for sandboxes that are gone: an earlier daemon may have died in between. */
   async #freeNetworks(orphansGone: Promise<readonly string[]>): Promise<void> {
-    const { sandboxes, cni, log } = this.#deps;
+    const { sandboxes, cni, spareNetworks, log } = this.#deps;
     try {
       const busy = await raceSignal(orphansGone, this.#shutdown);
       const own = sandboxes
         .all()
         .filter(({ state, hasLostNetwork }) => state !== 'stopped' && !hasLostNetwork)
         .filter(({ spec }) => spec.security.namespaces.network === 'pod');
-      const valid = [...own.map(({ id }) => id), ...busy].map((containerId) => ({
+      const valid = [...own.map(({ id }) => id), ...busy, ...spareNetworks.ids()].map((containerId) => ({
         containerId,
         ifName: POD_INTERFACE,
       }));

@@ -6,12 +6,13 @@ import { withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, invalid, isKind } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { Step } from '../base/steps.ts';
-import type { CniAttachment } from '../cni/cni.ts';
+import type { CniAttachment, CniResult, PodNetwork } from '../cni/cni.ts';
 import type { ThreadPlacement } from '../runtime/cgroups/cgroups.ts';
 import { checkLimits } from '../runtime/check-limits.ts';
 import type { Handler } from '../runtime/handler.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { checkUserNamespace } from '../runtime/user-namespace.ts';
+import { newKinds, sysctlKind } from '../sys/namespace-request.ts';
 import {
   type NamespaceKind,
   type NamespaceRequest,
@@ -23,12 +24,11 @@ import { type CreationPipeline, makeUnclaimed } from './creation-pipeline.ts';
 import type { Unclaimed } from './creations.ts';
 import { findPause } from './find-pause.ts';
 import { checkHostPorts, warnOfBoundPorts } from './host-ports.ts';
-import { sandboxName } from './names.ts';
+import { POD_INTERFACE, sandboxName } from './names.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { SandboxRecord } from './records.ts';
 import {
   makeSandboxFolders,
-  removeSandboxFolders,
   sandboxPaths,
   unmountSandboxFiles,
   writeHosts,
@@ -36,6 +36,7 @@ import {
 } from './sandbox-files.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { newSelinuxLevel, selinuxLabels } from './selinux-labels.ts';
+import type { TakenNetwork } from './spare-networks.ts';
 import { limitsOnHost, podLimits } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
@@ -43,9 +44,6 @@ export const RUN_TIMEOUT_MS = 240_000;
 
 /** The name under which a sandbox's first pipeline is journalled. */
 export const RUN_SANDBOX = 'RunPodSandbox';
-
-/** The name of a pod's interface, as the kubelet's statistics expect it. */
-export const POD_INTERFACE = 'eth0';
 
 /** What each step works with; the record itself is read from the index, so that a restart can build this again. */
 export interface SandboxContext {
@@ -56,6 +54,8 @@ export interface SandboxContext {
 interface RunContext extends SandboxContext {
   /** Begun by one step, and awaited by another. */
   pausing?: Promise<PauseProcess>;
+  /** What it has of its network already: it took over one that was ready. */
+  readonly network?: CniResult | undefined;
   /** Found out by one step, and recorded by the last. */
   ips?: readonly string[];
 }
@@ -70,9 +70,26 @@ export async function makeSandbox(
   onStep: (step: string) => void,
   shutdown: AbortSignal,
 ): Promise<Unclaimed<SandboxRecord>> {
-  const record = newRecord(deps, spec);
+  const handler = deps.handlers.get(spec.runtimeHandler);
+  checkSpec(deps, spec, handler);
+  const taken = await takeNetwork(deps, spec);
+  const record = newRecord(deps, spec, handler, taken?.id ?? newSandboxId());
+  const ctx = { deps, id: record.id, network: taken?.result };
   using signal = withDeadline(`run sandbox ${record.name}`, RUN_TIMEOUT_MS, shutdown);
-  return await makeUnclaimed(pipeline, record, { deps, id: record.id }, onStep, signal);
+  try {
+    return await makeUnclaimed(pipeline, record, ctx, onStep, signal);
+  } catch (err) {
+    // It may have been refused before its first step.
+    if (taken && !deps.sandboxes.find(taken.id)) await deps.spareNetworks.discard(taken.id);
+    throw err;
+  }
+}
+
+async function takeNetwork(deps: PodDeps, spec: SandboxSpec): Promise<TakenNetwork | undefined> {
+  if (spec.security.namespaces.network !== 'pod') return undefined;
+  const hasSysctls = Object.keys(spec.sysctls).some((name) => sysctlKind(name) === 'net');
+  // A namespace belongs to the user namespace that it was made in, and its sysctls hold for interfaces made after them.
+  return await deps.spareNetworks.take(podNetwork(spec), !spec.security.namespaces.user && !hasSysctls);
 }
 
 /** Drops the record and the journal of a sandbox that has nothing left on the machine. */
@@ -84,7 +101,8 @@ export function forgetSandbox({ deps, id }: SandboxContext): void {
 const makeFolders: Step<SandboxContext> = {
   name: 'make folders',
   run: ({ deps, id }) => makeSandboxFolders(sandboxPaths(deps, id)),
-  undo: ({ deps, id }) => removeSandboxFolders(sandboxPaths(deps, id)),
+  // It may have got no further with a network that it took over.
+  undo: ({ deps, id }) => deps.spareNetworks.discard(id),
 };
 
 const makeCgroup: Step<SandboxContext> = {
@@ -120,14 +138,16 @@ const makeNamespaces: Step<RunContext> = {
     const { deps, id } = ctx;
     const { spec, hostname, cgroup } = deps.sandboxes.get(id);
     const kinds = namespaceKinds(spec);
+    const hasNetwork = ctx.network !== undefined;
     const request = {
       pausePath: deps.pausePath,
       pauseArgs: [id],
       kinds,
+      hasNetwork,
       userNamespace: spec.security.namespaces.user,
       hostname: kinds.includes('uts') ? hostname : '',
       sysctls: deps.security.defaultSysctls.with(spec.sysctls, {
-        kinds,
+        kinds: newKinds({ kinds, hasNetwork }),
         hasUserNamespace: spec.security.namespaces.user !== undefined,
       }),
       pinDir: sandboxPaths(deps, id).namespaces,
@@ -140,6 +160,8 @@ const makeNamespaces: Step<RunContext> = {
   async undo(ctx) {
     // One that failed has left nothing, and is told by the step that waits for it.
     await ctx.pausing?.catch(() => {});
+    // While its namespace is there.
+    if (ctx.deps.cni.isAttached({ containerId: ctx.id, ifName: POD_INTERFACE })) await detachNetwork(ctx);
     await endPause(ctx);
   },
 };
@@ -196,7 +218,7 @@ const attachNetwork: Step<RunContext> = {
     let ips: readonly string[] = [];
     if (ownsNetwork(record)) {
       warnOfBoundPorts(record, deps.log);
-      const result = await deps.cni.add(cniAttachment(deps, record), signal);
+      const result = ctx.network ?? (await deps.spareNetworks.attaching(() => addNetwork(deps, record, signal)));
       ips = result.ips.map((ip) => ip.address);
       ctx.ips = ips;
     }
@@ -207,6 +229,18 @@ const attachNetwork: Step<RunContext> = {
   },
   undo: detachNetwork,
 };
+
+async function addNetwork(deps: PodDeps, record: SandboxRecord, signal: AbortSignal): Promise<CniResult> {
+  const attachment = cniAttachment(deps, record);
+  try {
+    return await deps.cni.add(attachment, signal);
+  } catch (err) {
+    // What is kept ready may have the last addresses. What could not be taken back must have a DEL first.
+    if (signal.aborted || deps.cni.isAttached(attachment)) throw err;
+    if (!(await deps.spareNetworks.giveBack(signal))) throw err;
+    return await deps.cni.add(attachment, signal);
+  }
+}
 
 /** Gives the sandbox's addresses back, also when its network namespace is gone already. Safe to repeat. */
 export async function detachNetwork({ deps, id }: SandboxContext): Promise<void> {
@@ -255,9 +289,7 @@ const pipeline: CreationPipeline<SandboxRecord, RunContext> = {
   forget: forgetSandbox,
 };
 
-function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
-  const id = newSandboxId();
-  const handler = deps.handlers.get(spec.runtimeHandler);
+function checkSpec(deps: PodDeps, spec: SandboxSpec, handler: Handler): void {
   checkNamespaces(spec, handler);
   // Pause runs under a filter of its own, stricter than any profile; a profile that cannot be had is told all the same.
   if (!spec.security.privileged) deps.security.seccomp.resolve(spec.security.seccomp, []);
@@ -267,6 +299,9 @@ function newRecord(deps: PodDeps, spec: SandboxSpec): SandboxRecord {
     const limits = spec[part];
     if (limits) checkLimits(limits, deps.host, `config.linux.${part}`);
   }
+}
+
+function newRecord(deps: PodDeps, spec: SandboxSpec, handler: Handler, id: SandboxId): SandboxRecord {
   return {
     id,
     name: sandboxName(spec),
@@ -328,6 +363,12 @@ function cniAttachment(deps: PodDeps, record: SandboxRecord): CniAttachment {
     // After a reboot it is gone, and so is the state folder; DEL then frees the addresses without it.
     netns: existsSync(netns) ? netns : '',
     ifName: POD_INTERFACE,
+    ...podNetwork(spec),
+  };
+}
+
+function podNetwork(spec: SandboxSpec): PodNetwork {
+  return {
     pod: { namespace: spec.namespace, name: spec.name, uid: spec.uid },
     portMappings: spec.portMappings,
     ...(spec.dns ? { dns: spec.dns } : {}),

@@ -8,7 +8,6 @@ import { forEachLimited } from '../base/limited.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mountAside, unmountAside } from '../sys/mount.ts';
-import type { PodDeps } from './pod-deps.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
 
 /** 64 MiB, as every runtime gives a pod's /dev/shm. */
@@ -29,7 +28,11 @@ export interface SandboxPaths {
   readonly hosts: string;
 }
 
-type SandboxDirs = Pick<PodDeps, 'stateDir' | 'sandboxDir'>;
+/** Of PodDeps. */
+interface SandboxDirs {
+  readonly stateDir: string;
+  readonly sandboxDir: string;
+}
 
 /** The paths of a sandbox's files. */
 export function sandboxPaths({ stateDir, sandboxDir }: SandboxDirs, id: string): SandboxPaths {

@@ -26,6 +26,11 @@ export interface NamespaceRequest {
   readonly pauseArgs?: readonly string[] | undefined;
   /** May be empty: then there is only the pause process. */
   readonly kinds: readonly NamespaceKind[];
+  /**
+   * True: the network namespace is there, up and pinned in `pinDir` (see `NetworkRequest`), and only joined; what befalls
+   * the others leaves it alone. Not with a user namespace.
+   */
+  readonly hasNetwork?: boolean | undefined;
   /** A new user namespace that all others belong to, pinned as `user`; undefined: the host's. */
   readonly userNamespace?: IdMaps | undefined;
   /** Empty: as on the host. Needs `uts` among the kinds. */
@@ -47,6 +52,14 @@ export interface NamespaceRequest {
 export interface PauseProcess {
   readonly pid: number;
   readonly startTime: number;
+}
+
+/** A network namespace for a pod that is yet to come, its loopback up, held by nothing but a pin. */
+export interface NetworkRequest {
+  /** An existing folder; the namespace is bind-mounted onto a new file `<networkIn>/net`. */
+  readonly networkIn: string;
+  /** `net.*` alone. */
+  readonly sysctls: Readonly<Record<string, string>>;
 }
 
 /** A stream socket in another network namespace. */
@@ -72,13 +85,23 @@ export type WorkerAnswer =
   /** Comes before the pause: the namespaces that need no process are there. */
   | { readonly pinned: true }
   | { readonly fd: number }
+  | { readonly hasNetwork: true }
   | { readonly kind: ErrorKind; readonly message: string; readonly errno?: string; readonly call?: string };
+
+/** The namespaces that a request makes: all but a network that is there. */
+export function newKinds({ kinds, hasNetwork }: Pick<NamespaceRequest, 'kinds' | 'hasNetwork'>): NamespaceKind[] {
+  return kinds.filter((kind) => kind !== 'net' || !hasNetwork);
+}
 
 /** HOST_NAME_MAX of linux/utsname.h. */
 const HOSTNAME_LIMIT_BYTES = 64;
 
 /** Throws `invalid`, naming the CRI's field, for a request that the kernel would not take, or that would change the host. */
-export function checkNamespaceRequest({ kinds, hostname, sysctls }: NamespaceRequest): void {
+export function checkNamespaceRequest({
+  kinds,
+  hostname,
+  sysctls,
+}: Pick<NamespaceRequest, 'kinds' | 'hostname' | 'sysctls'>): void {
   if (hostname !== '' && !kinds.includes('uts')) {
     throw invalid('config.hostname', 'would rename the host: the pod has no UTS namespace of its own');
   }

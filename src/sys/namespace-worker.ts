@@ -1,5 +1,5 @@
 import { closeSync, constants, openSync, writeFileSync, writeSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import * as threads from 'node:worker_threads';
@@ -18,6 +18,8 @@ import {
   type Made,
   type NamespaceKind,
   type NamespaceRequest,
+  type NetworkRequest,
+  newKinds,
   type PauseProcess,
   type SocketRequest,
   sysctlKind,
@@ -48,13 +50,26 @@ function serve(port: threads.MessagePort, made: Made): void {
     emptyRoot: makeEmptyRoot(),
   };
   setTimeout(collectGarbage, SETTLE_MS).unref();
-  port.on('message', (request: NamespaceRequest | SocketRequest) => {
-    port.postMessage(
-      'netns' in request
-        ? answerSocket(request, descriptors, made)
-        : answer(request, descriptors, made, () => port.postMessage({ pinned: true } satisfies WorkerAnswer)),
-    );
+  const onPinned = (): void => port.postMessage({ pinned: true } satisfies WorkerAnswer);
+  port.on('message', (request: NamespaceRequest | NetworkRequest | SocketRequest) => {
+    if ('netns' in request) port.postMessage(answerSocket(request, descriptors, made));
+    else if ('networkIn' in request) port.postMessage(answerNetwork(request, descriptors));
+    else port.postMessage(answer(request, descriptors, made, onPinned));
   });
+}
+
+function answerNetwork({ networkIn, sysctls }: NetworkRequest, { originals }: Descriptors): WorkerAnswer {
+  try {
+    unshare(['net']);
+    configure({ kinds: ['net'], hostname: '', sysctls });
+    pinNamespace('/proc/thread-self/ns/net', networkIn, 'net');
+    return { hasNetwork: true };
+  } catch (err) {
+    return toAnswer(err);
+  } finally {
+    // A throw here ends the thread: in the wrong namespace it must not take another request.
+    setns(originals.net, 'net');
+  }
 }
 
 /** A socket stays in the namespace that it was made in, whoever uses it. */
@@ -121,9 +136,11 @@ function makeOnHost(
   made: Made,
   onPinned: () => void,
 ): number {
-  unshare(request.kinds);
-  configure(request);
-  for (const kind of request.kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
+  const kinds = newKinds(request);
+  if (request.hasNetwork) visit(join(request.pinDir, 'net'), 'net');
+  unshare(kinds);
+  configure({ ...request, kinds });
+  for (const kind of kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
   onPinned();
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
   const { pid, isInCgroup } = spawnPause(request, [emptyRoot]);
@@ -175,7 +192,12 @@ function visit(path: string, kind: NamespaceKind): void {
 }
 
 /** Host name, loopback and sysctls of the namespaces that the thread is in. */
-function configure({ kinds, hostname, sysctls, userNamespace }: NamespaceRequest): void {
+function configure({
+  kinds,
+  hostname,
+  sysctls,
+  userNamespace,
+}: Pick<NamespaceRequest, 'kinds' | 'hostname' | 'sysctls' | 'userNamespace'>): void {
   if (hostname !== '') setHostname(hostname);
   if (kinds.includes('net')) bringUpLoopback();
   for (const [name, value] of Object.entries(sysctls)) {

@@ -1,4 +1,4 @@
-import { extname } from 'node:path';
+import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 
@@ -15,6 +15,8 @@ import {
   MADE_SOCKET,
   type Made,
   type NamespaceRequest,
+  type NetworkRequest,
+  newKinds,
   type PauseProcess,
   pinnedKinds,
   type SocketRequest,
@@ -68,14 +70,32 @@ export class NamespaceMaker {
       const takeBack = async (made: Made): Promise<void> => {
         const pid = Atomics.load(made, MADE_PROCESS);
         if (pid !== 0) await killChild(pid);
-        unpin(request.pinDir, ['user', ...request.kinds]);
+        unpin(request.pinDir, ['user', ...newKinds(request)]);
       };
       const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, takeBack, onPinned);
       if (!('pause' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
       const { pause } = answer;
       if (!signal.aborted) return pause;
       await killChild(pause.pid);
-      unpin(request.pinDir, ['user', ...request.kinds]);
+      unpin(request.pinDir, ['user', ...newKinds(request)]);
+      throw signal.reason;
+    });
+  }
+
+  /**
+   * Makes a network namespace for a pod that is yet to come, which a later make() joins: loopback and sysctls set,
+   * pinned, without a process. Returns its file. On any error, and when the signal aborts, nothing is left. Throws as
+   * make() does.
+   */
+  async makeNetwork(request: NetworkRequest, signal: AbortSignal): Promise<string> {
+    const { networkIn, sysctls } = request;
+    checkNamespaceRequest({ kinds: ['net'], hostname: '', sysctls });
+    return await this.#turns.withKey('worker', signal, async () => {
+      if (this.#closed) throw new BerthError('unavailable', 'make a network namespace: the daemon is stopping');
+      const takeBack = (): void => unpin(networkIn, ['net']);
+      await this.#ask(request, `make a network namespace in ${networkIn}`, takeBack);
+      if (!signal.aborted) return join(networkIn, 'net');
+      takeBack();
       throw signal.reason;
     });
   }
@@ -109,7 +129,7 @@ export class NamespaceMaker {
 
   /** `takeBack` removes what a thread that failed somewhere in between had made by then. */
   async #ask(
-    request: NamespaceRequest | SocketRequest,
+    request: NamespaceRequest | NetworkRequest | SocketRequest,
     what: string,
     takeBack: (made: Made) => Promise<void> | void,
     onPinned: () => void = () => {},

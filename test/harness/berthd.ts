@@ -27,6 +27,8 @@ export interface BerthdOptions {
   /** More lines of berth.toml. */
   readonly config?: string;
   readonly root?: string;
+  /** How many networks it may keep ready; none unless it is said, so that tests see what their own pods have. */
+  readonly spareNetworks?: number;
   /** More of its environment. */
   readonly environment?: Readonly<Record<string, string>>;
 }
@@ -66,6 +68,7 @@ export class TestBerthd implements AsyncDisposable {
       '[cni]',
       `conf_dir = "${this.networks}"`,
       `bin_dirs = ["${this.plugins}", "/opt/cni/bin", "/usr/lib/cni"]`,
+      `spare_networks = ${options.spareNetworks ?? 0}`,
       '[log]',
       'level = "debug"',
       options.config ?? '',

@@ -104,6 +104,40 @@ test('it tells as soon as namespaces can be used, before there is a pause proces
   await assert.rejects(wrong, { kind: 'notFound' });
 });
 
+test('a network namespace made beforehand is joined, and stays when what joins it fails', async () => {
+  const req = request(['net', 'ipc', 'uts'], { hasNetwork: true, hostname: 'late' });
+  const sysctls = { 'net.ipv4.ip_unprivileged_port_start': '9' };
+  const file = await maker.makeNetwork({ networkIn: req.pinDir, sysctls }, never);
+  assert.equal(file, join(req.pinDir, 'net'));
+  assert.deepEqual(readdirSync(req.pinDir), ['net']);
+  assert.match(inside(req, 'net', 'ip', '-o', 'address', 'show'), /lo\s+inet 127\.0\.0\.1\/8/);
+  const { ino } = statSync(file);
+  await assert.rejects(maker.make({ ...req, pausePath: join(base, 'missing') }, never), { kind: 'notFound' });
+  assert.deepEqual(readdirSync(req.pinDir), ['net']);
+  const pause = await maker.make(req, never);
+  assert.deepEqual(readdirSync(req.pinDir).toSorted(), ['ipc', 'net', 'uts']);
+  assert.equal(readlinkSync(`/proc/${pause.pid}/ns/net`), `net:[${ino}]`);
+  assert.ok(!hostNamespaces.includes(`net:[${ino}]`));
+  assert.equal(inside(req, 'net', 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start'), '9\n');
+  assert.equal(inside(req, 'uts', 'hostname'), 'late\n');
+  await end(pause, req);
+});
+
+test('a network namespace that cannot be made leaves nothing', async () => {
+  const { pinDir } = request([]);
+  const wrong = { networkIn: pinDir, sysctls: { 'net.ipv4.ip_forward': 'much' } };
+  await assert.rejects(maker.makeNetwork(wrong, never), { kind: 'invalid' });
+  const others = { networkIn: pinDir, sysctls: { 'kernel.msgmax': '1' } };
+  await assert.rejects(maker.makeNetwork(others, never), { kind: 'invalid', message: /no ipc namespace/ });
+  await assert.rejects(maker.makeNetwork({ networkIn: pinDir, sysctls: {} }, AbortSignal.abort(new Error('enough'))));
+  assert.deepEqual(readdirSync(pinDir), []);
+  const late = new AbortController();
+  const made = maker.makeNetwork({ networkIn: pinDir, sysctls: {} }, late.signal);
+  late.abort(new Error('too late'));
+  await assert.rejects(made, /too late/);
+  assert.deepEqual(readdirSync(pinDir), []);
+});
+
 test('loopback is up, and only loopback is there', async () => {
   const req = request(['net']);
   const pause = await maker.make(req, never);

@@ -20,8 +20,8 @@ import {
   type UInt64Value,
 } from '../../../proto/gen/cri/api.ts';
 import type { ContainerFilter, SandboxFilter } from '../../pod/filters.ts';
+import { POD_INTERFACE } from '../../pod/names.ts';
 import type { SandboxMetrics } from '../../pod/pod-stats.ts';
-import { POD_INTERFACE } from '../../pod/run-sandbox.ts';
 import type { Metric, MetricDescriptor } from '../../pod/stats/metric.ts';
 import type { ContainerStats, SandboxSample, SandboxStats, UsageSample } from '../../pod/stats/pod-figures.ts';
 import type { Pressure, PressureLine } from '../../runtime/cgroups/stats-text.ts';

@@ -1,0 +1,185 @@
+/** Networks that berthd has ready while pods come one after the other, by the real plugins. */
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, describe as suite, test } from 'node:test';
+
+import { AdminService } from '../../proto/gen/berth/admin.ts';
+import type { PodSandboxConfig } from '../../proto/gen/cri/api.ts';
+import { eventually } from '../harness/cri-lab.ts';
+import { readLinks } from '../harness/machine-state.ts';
+import { PodLab } from '../harness/pod-lab.ts';
+import { bridgeList } from '../harness/test-network.ts';
+
+const LIMIT = 2;
+
+suite('spare networks', { timeout: 900_000 }, () => {
+  let lab: PodLab;
+
+  before(async () => {
+    lab = await PodLab.start({ spareNetworks: LIMIT, config: '[metrics]\nlisten = "127.0.0.1:0"' });
+  });
+  afterEach(async (t) => {
+    // What it has ready goes when it stops; the next test begins with none.
+    await lab.berthd.end('SIGTERM');
+    lab.berthd.useNetwork();
+    await lab.berthd.start();
+    await lab.afterTest(t);
+    deleteBridge();
+  });
+  after(async () => await lab.close());
+
+  const addresses = (): readonly string[] => lab.berthd.traces().addresses ?? [];
+  const isReady = async (): Promise<boolean> => /^berth_cni_spare_networks 2$/m.test(await lab.berthd.metrics());
+
+  /** Pods that come one after the other, and the addresses that are ready for others then. */
+  async function comeTogether(count = LIMIT + 1): Promise<{ pods: string[]; spares: string[] }> {
+    const pods: string[] = [];
+    while (pods.length < count) pods.push(await lab.runPod());
+    await eventually('networks are ready', async () => (await isReady()) || undefined);
+    const taken = await Promise.all(pods.map((pod) => lab.ipOf(pod)));
+    const spares = addresses().filter((ip) => !taken.includes(ip));
+    assert.equal(spares.length, LIMIT);
+    return { pods, spares };
+  }
+
+  test('a pod takes one, and has all that others have', async () => {
+    const { pods, spares } = await comeTogether();
+    const config = lab.podConfig({ hostname: 'spared' });
+    const pod = await lab.runPod(config);
+    const ip = await lab.ipOf(pod);
+    assert.ok(spares.includes(ip), `${ip} of ${spares}`);
+    const show = 'hostname; ip -o addr show up | grep -o "inet [0-9./]*"; ip route | grep -c default; cat /etc/hosts';
+    const [first = ''] = pods;
+    const own = `${show}; ping -c 1 -W 5 ${await lab.ipOf(first)} > /dev/null && echo reached`;
+    const lines = (await lab.output(pod, { command: ['sh', '-c', own] })).split('\n');
+    for (const line of ['spared', 'inet 127.0.0.1/8', `inet ${ip}/24`, '1', `${ip}\tspared`, 'reached'])
+      assert.ok(lines.includes(line), `${line} in ${lines.join('\n')}`);
+    assert.deepEqual(await lab.berthd.call(AdminService.checkPodNetwork, { podSandboxId: pod }), {
+      checked: true,
+      problem: '',
+    });
+    // What is kept for DEL tells whose it is.
+    assert.match(attachmentOf(pod), new RegExp(`K8S_POD_NAME=${config.metadata?.name};`));
+    await lab.removePod(pod);
+    assert.ok(!addresses().includes(ip));
+  });
+
+  test('one pod alone has none made', async () => {
+    await lab.runPod();
+    assert.equal(addresses().length, 1);
+    await lab.runPod();
+    await eventually('one is made for the next', () => addresses().length === 3 || undefined);
+  });
+
+  test('many pods at once each get an address of their own', async () => {
+    await comeTogether();
+    const pods = await Promise.all(Array.from({ length: 8 }, () => lab.runPod()));
+    const ips = await Promise.all(pods.map((pod) => lab.ipOf(pod)));
+    assert.equal(new Set(ips).size, 8);
+    await Promise.all(pods.map((pod) => lab.removePod(pod)));
+    assert.ok(ips.every((ip) => !addresses().includes(ip)));
+  });
+
+  test('a pod that wants more of its network takes none', async () => {
+    const { spares } = await comeTogether();
+    const cases: readonly (readonly [string, PodSandboxConfig])[] = [
+      ['a port of the host', lab.podConfig({ portMappings: [{ containerPort: 80, hostPort: 34_567 }] })],
+      ['a sysctl of its network', lab.podConfig({ linux: { sysctls: { 'net.ipv4.conf.default.forwarding': '1' } } })],
+    ];
+    for (const [what, config] of cases) {
+      const ip = await lab.ipOf(await lab.runPod(config));
+      assert.ok(ip !== '' && !spares.includes(ip), `${what}: ${ip} of ${spares}`);
+    }
+    assert.ok(spares.every((ip) => addresses().includes(ip)));
+  });
+
+  test('one whose bridge has been deleted is not used', async () => {
+    const { spares, pods } = await comeTogether();
+    for (const pod of pods) await lab.removePod(pod);
+    deleteBridge();
+    const pod = await lab.runPod();
+    assert.ok(!spares.includes(await lab.ipOf(pod)));
+    const { bridge } = lab.berthd.network;
+    const ports = execFileSync('ip', ['-o', 'link', 'show', 'master', bridge], { encoding: 'utf8' });
+    assert.match(ports, /veth/);
+    await eventually('the others are given back', () => spares.every((ip) => !addresses().includes(ip)) || undefined);
+  });
+
+  test('one of another configuration is not used', async () => {
+    const { spares } = await comeTogether();
+    await changeNetwork((list) => list.replace('"isGateway"', '"mtu":1300,"isGateway"'));
+    const pod = await lab.runPod();
+    assert.match(await lab.output(pod, { command: ['ip', 'link', 'show', 'eth0'] }), /mtu 1300/);
+    await eventually('the others are given back', () => spares.every((ip) => !addresses().includes(ip)) || undefined);
+  });
+
+  test('they are no reason for a pod to find no address', async () => {
+    const { subnet } = lab.berthd.network;
+    // Six addresses, of which the bridge has one.
+    await changeNetwork((list) => list.replace(subnet, subnet.replace('/24', '/29')));
+    const { spares } = await comeTogether(3);
+    assert.equal(addresses().length, 5);
+    const config = lab.podConfig({ portMappings: [{ containerPort: 80, hostPort: 34_568 }] });
+    assert.ok(spares.includes(await lab.ipOf(await lab.runPod(config))));
+  });
+
+  test('a pod that fails with one gives it back', async () => {
+    const { spares } = await comeTogether();
+    const before = addresses().length;
+    const config = lab.podConfig({ linux: { sysctls: { 'kernel.shmmax': 'much' } } });
+    await assert.rejects(lab.runPod(config), /kernel\.shmmax/);
+    const left = spares.filter((ip) => addresses().includes(ip));
+    assert.ok(left.length < spares.length, 'it had taken none');
+    await eventually('another is made', () => addresses().length === before || undefined);
+    assert.equal(readLinks().filter((name) => name.startsWith('veth')).length, before);
+  });
+
+  test('after a kill they are given back, without a word about lost pods', async () => {
+    const { pods, spares } = await comeTogether();
+    const taker = await lab.runPod();
+    const ip = await lab.ipOf(taker);
+    assert.ok(spares.includes(ip));
+    await lab.berthd.end('SIGKILL');
+    const logBefore = lab.berthd.wholeLog().length;
+    await lab.berthd.start();
+    const left = spares.filter((spare) => spare !== ip);
+    await eventually('they are gone', () => left.every((spare) => !addresses().includes(spare)) || undefined);
+    assert.equal(await lab.ipOf(taker), ip);
+    assert.ok(addresses().includes(ip));
+    assert.doesNotMatch(lab.berthd.wholeLog().slice(logBefore), /does not know|pod that is gone/);
+    await eventually('no folder is left of them', () => sandboxFolders().length === pods.length + 1 || undefined);
+    await lab.output(taker, { command: ['sh', '-c', 'ip addr show eth0 up | grep -q inet'] });
+  });
+
+  test('a stop gives them back', async () => {
+    const { pods, spares } = await comeTogether();
+    await lab.berthd.end('SIGTERM');
+    assert.ok(spares.every((ip) => !addresses().includes(ip)));
+    assert.equal(addresses().length, pods.length);
+    assert.equal(sandboxFolders().length, pods.length);
+    await lab.berthd.start();
+  });
+
+  function deleteBridge(): void {
+    const { bridge } = lab.berthd.network;
+    if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);
+  }
+
+  async function changeNetwork(change: (list: string) => string): Promise<void> {
+    const read = lab.berthd.logged('pods get this CNI network', 1);
+    const list = JSON.stringify(bridgeList(lab.berthd.network, join(lab.berthd.root, 'addresses')));
+    writeFileSync(join(lab.berthd.networks, '10-test.conflist'), change(list));
+    await read;
+  }
+
+  function sandboxFolders(): string[] {
+    return readdirSync(join(lab.berthd.state, 'sandboxes'));
+  }
+
+  function attachmentOf(pod: string): string {
+    return readFileSync(join(lab.berthd.root, 'cni/results', `berth-test-${pod}-eth0.json`), 'utf8');
+  }
+});
