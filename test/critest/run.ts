@@ -69,7 +69,7 @@ async function runAll(suite: Suite, options: Options, outcomes: Outcome[], signa
       outcomes.push(outcome);
       tell(outcome, variant, outcomes.length);
       if (variant.benchmark) tellFigures(join(folder, 'benchmarks'));
-      if (outcome.failed.length === 0) target.assertNoTraces();
+      if (outcome.failed.length === 0) await target.assertNoTraces();
     }
   } finally {
     unmountBelow(work);

@@ -10,6 +10,9 @@ import { TestContainerd } from '../harness/containerd.ts';
 import { MIRRORED, PAUSE_IMAGE } from './images.ts';
 import type { Options } from './options.ts';
 
+/** As many as berthd has by default: the suites see what users get. */
+const SPARE_NETWORKS = 4;
+
 /** The suite's pods bear it. */
 const NAMESPACE = /^cri-test-namespace/;
 
@@ -17,7 +20,7 @@ const NAMESPACE = /^cri-test-namespace/;
 export interface Target extends AsyncDisposable {
   readonly endpoint: string;
   /** Fails when pods have left something in its own folders. */
-  assertNoTraces(): void;
+  assertNoTraces(): Promise<void>;
 }
 
 /** Starts what the suite shall run against, with the registry as its mirror, or takes what is there. */
@@ -37,7 +40,7 @@ async function startBerthd(mirror: string, folder: string, handler: string | und
   writeFileSync(registries, entries.join('\n'));
   const lines = ['[image]', `registries_conf = "${registries}"`];
   if (handler !== undefined) lines.push('[runtime]', `default_runtime = "${handler}"`);
-  const berthd = new TestBerthd({ config: lines.join('\n') });
+  const berthd = new TestBerthd({ config: lines.join('\n'), spareNetworks: SPARE_NETWORKS });
   try {
     await berthd.start();
   } catch (err) {
@@ -47,7 +50,12 @@ async function startBerthd(mirror: string, folder: string, handler: string | und
   }
   return {
     endpoint: berthd.endpoint,
-    assertNoTraces: () => berthd.assertNoTraces(),
+    async assertNoTraces() {
+      // Networks that it has ready for pods go with it.
+      await berthd.end('SIGTERM');
+      berthd.assertNoTraces();
+      await berthd.start();
+    },
     [Symbol.asyncDispose]: () => berthd[Symbol.asyncDispose](),
   };
 }
@@ -74,7 +82,7 @@ async function startContainerd(mirror: string): Promise<Target> {
 }
 
 function givenTarget(endpoint: string): Target {
-  return { endpoint, assertNoTraces: () => undefined, [Symbol.asyncDispose]: () => removePods(endpoint) };
+  return { endpoint, assertNoTraces: async () => undefined, [Symbol.asyncDispose]: () => removePods(endpoint) };
 }
 
 /** What failed specs left running. */

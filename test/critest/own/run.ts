@@ -71,7 +71,7 @@ async function main(): Promise<number> {
     await using server = await startTarget(options, registry.host, work);
     const facts: ServerFacts = { ...references, endpoint: server.endpoint, handler: options.handler };
     const status = await runFacts(facts, options, work);
-    if (status === 0) server.assertNoTraces();
+    if (status === 0) await server.assertNoTraces();
     return status;
   } finally {
     rmSync(work, { recursive: true });
