@@ -70,8 +70,9 @@ export function spareCniArgs({ containerId }: Pick<CniAttachment, 'containerId'>
   return `IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID=${containerId}`;
 }
 
-/** Whose attachment it is by its CNI_ARGS, `NAMESPACE/NAME`, for people. */
-export function podOf(args: string): string {
+/** Whose attachment it is by its CNI_ARGS, `NAMESPACE/NAME`, for people; undefined while its pod is yet to come. */
+export function podOf(args: string): string | undefined {
+  if (!args.includes('K8S_POD_NAME=')) return undefined;
   const argumentOf = (name: string): string => new RegExp(`${name}=([^;]*)`).exec(args)?.[1] ?? '?';
   return `${argumentOf('K8S_POD_NAMESPACE')}/${argumentOf('K8S_POD_NAME')}`;
 }

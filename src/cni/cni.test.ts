@@ -602,26 +602,23 @@ test('a network is attached before its pod comes, which gets it as ADD would hav
   assert.deepEqual(plugins.calls(), ['ADD bridge', 'ADD tuning', 'ADD portmap']);
   const args = plugins.runs.map(({ env }) => env['CNI_ARGS']);
   assert.deepEqual(new Set(args), new Set(['IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID=s1']));
-  assert.deepEqual([cni.spareIds(), cni.isGood(spare)], [['s1'], true]);
+  assert.equal(cni.isGood(spare), true);
   const { netns: _netns, ifName: _ifName, containerId: _id, ...web } = pod();
   assert.equal(cni.canSpareFor(web), true, 'no plugin asks for port mappings');
   const claimed = cni.claim(spare, web);
   await cni.add(pod('c2'), never);
   assert.deepEqual(claimed.ips, [{ address: '10.9.0.2', prefixLength: 24, gateway: '10.9.0.1' }]);
-  assert.deepEqual(cni.spareIds(), []);
-  // After a restart nobody takes it for one that is still to be had.
   await restart();
-  assert.deepEqual([cni.spareIds(), cni.isAttached(spare)], [[], true]);
+  assert.equal(cni.isAttached(spare), true);
   await cni.del(pod('s1'), never);
   assert.match(plugins.runs.at(0)?.env['CNI_ARGS'] ?? '', /K8S_POD_NAME=web;/);
 });
 
-test('a spare one that nobody has claimed is known after a restart, and can be given back', async () => {
+test('a spare one that nobody has claimed can be given back after a restart', async () => {
   configure(spared);
   await start();
   const spare = await cni.addSpare({ containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' }, never);
   await restart();
-  assert.deepEqual(cni.spareIds(), ['s1']);
   await cni.release(spare, never);
   assert.deepEqual(plugins.calls(), ['DEL portmap', 'DEL tuning', 'DEL bridge']);
   await cni.release(spare, never);
@@ -662,6 +659,21 @@ test('plugins that may ask whose network it is are not run before there is a pod
   const key = { containerId: 's1', ifName: 'eth0', netns: '/run/netns/s' };
   await assert.rejects(cni.addSpare(key, never), { kind: 'precondition', message: /have to know whose network/ });
   assert.deepEqual(plugins.runs, []);
+});
+
+test('an ADD that the plugin with the addresses refused is told from others', async () => {
+  configure(spared);
+  await start();
+  const failing = async (plugin: string, error: string): Promise<unknown> => {
+    plugins.behave = (run) =>
+      run.plugin === plugin && run.verb === 'ADD' ? { exitCode: 1, stdout: error } : undefined;
+    return await cni.add(pod(), never).catch((err: unknown) => err);
+  };
+  const full = pluginError(100, 'no IP addresses available in range set').stdout ?? '';
+  assert.equal(cni.mayLackAddress(await failing('bridge', full)), true);
+  assert.equal(cni.mayLackAddress(await failing('portmap', full)), false);
+  assert.equal(cni.mayLackAddress(await failing('bridge', 'no word that is known')), false);
+  assert.equal(cni.mayLackAddress(new Error('another')), false);
 });
 
 test('a pod that wants something of a plugin is told apart', async () => {

@@ -214,8 +214,8 @@ export class Cni {
   }
 
   /**
-   * As add(), for a pod that is yet to come: claim() tells whether it may have it. Throws as add() does, and
-   * `precondition` for a network whose plugins have to know the pod.
+   * As add(), for a pod that is yet to come: canSpareFor() tells whether it may have it, and claim() gives it. Throws as
+   * add() does, and `precondition` for a network whose plugins have to know the pod.
    */
   async addSpare(key: AttachmentKey & { readonly netns: string }, signal: AbortSignal): Promise<SpareAttachment> {
     const network = this.#networks.get();
@@ -225,7 +225,7 @@ export class Cni {
         `the plugins of CNI network "${network.name}" have to know whose network it is`,
       );
     checkKey(key);
-    const attached = { ...key, network, cniArgs: spareCniArgs(key), capabilityArgs: {}, isSpare: true };
+    const attached = { ...key, network, cniArgs: spareCniArgs(key), capabilityArgs: {} };
     await this.#exclusively('ADD', key, signal, (limited) => this.#add(attached, limited));
     return { ...key, links: linksOf(this.#cache.find(key)?.result ?? {}) };
   }
@@ -234,9 +234,8 @@ export class Cni {
   claim({ containerId, ifName }: SpareAttachment, { pod }: PodNetwork): CniResult {
     const attached = this.#cache.find({ containerId, ifName });
     if (!attached?.result) throw new BerthError('internal', `container ${containerId} has no network to be claimed`);
-    const { isSpare: _no, result, ...rest } = attached;
-    this.#cache.put({ ...rest, result, cniArgs: cniArgs({ containerId, pod }) });
-    return cniResult(result, attached.network.name, ifName);
+    this.#cache.put({ ...attached, cniArgs: cniArgs({ containerId, pod }) });
+    return cniResult(attached.result, attached.network.name, ifName);
   }
 
   /** Whether a spare attachment is what add() would make now. */
@@ -244,11 +243,6 @@ export class Cni {
     const network = this.#networks.find();
     const attached = this.#cache.find(spare);
     return network !== undefined && isDeepStrictEqual(attached?.network, network) && isLinked(spare);
-  }
-
-  /** The containers of spare attachments that nobody has claimed, of this berthd or one before. */
-  spareIds(): string[] {
-    return this.#cache.all().flatMap(({ containerId, isSpare }) => (isSpare ? containerId : []));
   }
 
   /** Whether plugins have been asked to attach this, and not yet to detach it. */
@@ -261,8 +255,17 @@ export class Cni {
     if (!this.isAttached(key)) return;
     await this.#exclusively('DEL', key, signal, async (limited) => {
       const attached = this.#cache.find(key);
-      if (attached) await this.#delUntilDone(attached, limited);
+      if (!attached) return;
+      const netns = existsSync(attached.netns) ? attached.netns : '';
+      await this.#delUntilDone({ ...attached, netns }, limited);
     });
+  }
+
+  /** Whether ADD failed in the words of the plugin that gives addresses: there may be none left. */
+  mayLackAddress(err: unknown): boolean {
+    const failure = findCause(err, CniError);
+    const [first] = this.#networks.find()?.plugins ?? [];
+    return failure?.verb === 'ADD' && failure.code !== 0 && failure.plugin === first?.type;
   }
 
   /**
@@ -427,11 +430,12 @@ export class Cni {
       // A DEL may have come first, even a new ADD.
       if (this.#cache.find(attached) === attached) await this.#delUntilDone({ ...attached, netns }, limited);
     });
-    const { containerId: container, network, isSpare } = attached;
-    if (isSpare)
-      return this.#deps.log.info({ container, network: network.name }, 'freed a network that was kept ready');
+    const { containerId: container, network } = attached;
+    const pod = podOf(attached.cniArgs);
+    if (pod === undefined)
+      return this.#deps.log.info({ container, network: network.name }, 'freed a network without a pod');
     this.#deps.log.info(
-      { pod: podOf(attached.cniArgs), container, network: network.name },
+      { pod, container, network: network.name },
       isLostAtReboot
         ? 'the machine was rebooted: freed what this pod had of its network before'
         : 'freed what a pod that is gone had left of its network',

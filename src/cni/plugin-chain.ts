@@ -17,8 +17,6 @@ export interface Attached extends AttachmentKey {
   readonly capabilityArgs: JsonObject;
   /** Undefined while ADD has not succeeded. */
   readonly result?: WireResult;
-  /** True: there is no pod for it yet. */
-  readonly isSpare?: boolean;
 }
 
 /** Runs a network's plugins in their order (CNI specification 1.1, section 3). */

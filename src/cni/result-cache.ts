@@ -27,7 +27,6 @@ const entrySchema = v.object({
   capabilityArgs: jsonObject,
   network: jsonObject,
   result: v.optional(jsonObject),
-  isSpare: v.optional(v.boolean()),
 });
 
 /**
@@ -103,13 +102,12 @@ export class ResultCache {
 }
 
 function parseEntry(text: string): Attached {
-  const { format: _checked, network, result, isSpare, ...rest } = parseJson(entrySchema, text, 'file');
+  const { format: _checked, network, result, ...rest } = parseJson(entrySchema, text, 'file');
   checkKey(rest);
   return {
     ...rest,
     network: networkConfigFromJson(network),
     ...(result ? { result: wireResultFromJson(result) } : {}),
-    ...(isSpare ? { isSpare } : {}),
   };
 }
 

@@ -14,7 +14,7 @@ import type { ConfigFindings } from './config-findings.ts';
 interface DoctorParts {
   readonly places: StorePlaces;
   readonly config: ConfigFindings;
-  readonly pods: Pick<PodDeps, 'sandboxes' | 'containers'>;
+  readonly pods: Pick<PodDeps, 'sandboxes' | 'containers' | 'spareNetworks'>;
   readonly images: Images;
   readonly layers: LayerStore;
   /** Undefined without a kubeconfig. */
@@ -57,7 +57,7 @@ export class DoctorFindings {
     const { pods, images, layers } = this.#parts;
     const stored: readonly StoredImage[] = images.list();
     return {
-      sandboxes: pods.sandboxes.all(),
+      sandboxes: [...pods.sandboxes.all(), ...pods.spareNetworks.ids().map((id) => ({ id, state: 'creating' }))],
       containers: pods.containers.all(),
       images: stored,
       layers: layers.all().map(({ diffId }) => diffId),

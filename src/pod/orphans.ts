@@ -35,8 +35,8 @@ type Complain = (what: string, err: unknown) => void;
  * nothing is here.
  */
 export function findOrphans(deps: PodDeps): Orphans {
-  const { stateDir, sandboxDir, sandboxes, containers, snapshots, cni } = deps;
-  const spares = new Set(cni.spareIds());
+  const { stateDir, sandboxDir, sandboxes, containers, snapshots, spareNetworks } = deps;
+  const spares = new Set<string>(spareNetworks.ids());
   const found = readPodFolders({ stateDir, sandboxDir, snapshotDir: snapshots.folder });
   return {
     sandboxes: found.sandboxes.filter((id) => sandboxes.find(id) === undefined && !spares.has(id)),

@@ -98,10 +98,7 @@ export async function reconcile(
     );
   })();
   await waitAWhile(removed, signal);
-  const sparesGone = deps.spareNetworks
-    .discardLeft()
-    .catch((err: unknown) => complain('networks that an earlier berthd had kept ready', err));
-  await waitAWhile(sparesGone, signal);
+  await waitAWhile(deps.spareNetworks.discardLeft(deps.sandboxes), signal);
   const orphans = findOrphans(deps);
   const orphansGone = endOrphans(deps, orphans, complain, signal).catch((err: unknown) => {
     complain('what the database does not know', err);

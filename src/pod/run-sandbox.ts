@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { hostname as hostHostname } from 'node:os';
 import { join } from 'node:path';
 
@@ -36,11 +36,14 @@ import {
 } from './sandbox-files.ts';
 import type { SandboxSpec } from './sandbox-spec.ts';
 import { newSelinuxLevel, selinuxLabels } from './selinux-labels.ts';
-import type { TakenNetwork } from './spare-networks.ts';
+import { removeSpareNetwork, type TakenNetwork } from './spare-networks.ts';
 import { limitsOnHost, podLimits } from './update-resources.ts';
 
 /** The kubelet's own limit for RunPodSandbox: twice its two-minute request timeout. */
 export const RUN_TIMEOUT_MS = 240_000;
+
+/** How long a pod waits for an address of a network that was ready for others. */
+const GIVE_BACK_TIMEOUT_MS = 10_000;
 
 /** The name under which a sandbox's first pipeline is journalled. */
 export const RUN_SANDBOX = 'RunPodSandbox';
@@ -72,24 +75,25 @@ export async function makeSandbox(
 ): Promise<Unclaimed<SandboxRecord>> {
   const handler = deps.handlers.get(spec.runtimeHandler);
   checkSpec(deps, spec, handler);
-  const taken = await takeNetwork(deps, spec);
-  const record = newRecord(deps, spec, handler, taken?.id ?? newSandboxId());
-  const ctx = { deps, id: record.id, network: taken?.result };
-  using signal = withDeadline(`run sandbox ${record.name}`, RUN_TIMEOUT_MS, shutdown);
+  using signal = withDeadline(`run sandbox ${sandboxName(spec)}`, RUN_TIMEOUT_MS, shutdown);
+  onStep('take network');
+  const taken = await takeNetwork(deps, spec, signal);
   try {
-    return await makeUnclaimed(pipeline, record, ctx, onStep, signal);
+    const record = newRecord(deps, spec, handler, taken?.id ?? newSandboxId());
+    return await makeUnclaimed(pipeline, record, { deps, id: record.id, network: taken?.result }, onStep, signal);
   } catch (err) {
     // It may have been refused before its first step.
-    if (taken && !deps.sandboxes.find(taken.id)) await deps.spareNetworks.discard(taken.id);
+    if (taken && !deps.sandboxes.find(taken.id)) deps.spareNetworks.discard(taken.id);
     throw err;
   }
 }
 
-async function takeNetwork(deps: PodDeps, spec: SandboxSpec): Promise<TakenNetwork | undefined> {
+async function takeNetwork(deps: PodDeps, spec: SandboxSpec, signal: AbortSignal): Promise<TakenNetwork | undefined> {
   if (spec.security.namespaces.network !== 'pod') return undefined;
   const hasSysctls = Object.keys(spec.sysctls).some((name) => sysctlKind(name) === 'net');
   // A namespace belongs to the user namespace that it was made in, and its sysctls hold for interfaces made after them.
-  return await deps.spareNetworks.take(podNetwork(spec), !spec.security.namespaces.user && !hasSysctls);
+  const maySpare = !spec.security.namespaces.user && !hasSysctls;
+  return maySpare ? await deps.spareNetworks.take(podNetwork(spec), signal) : undefined;
 }
 
 /** Drops the record and the journal of a sandbox that has nothing left on the machine. */
@@ -98,11 +102,16 @@ export function forgetSandbox({ deps, id }: SandboxContext): void {
   deps.journals.forget(id);
 }
 
-const makeFolders: Step<SandboxContext> = {
+const makeFolders: Step<RunContext> = {
   name: 'make folders',
-  run: ({ deps, id }) => makeSandboxFolders(sandboxPaths(deps, id)),
+  run({ deps, id, network }) {
+    const paths = sandboxPaths(deps, id);
+    makeSandboxFolders(paths);
+    // From here on the journal tells that there is something to undo.
+    if (network) rmSync(paths.spareMark, { force: true });
+  },
   // It may have got no further with a network that it took over.
-  undo: ({ deps, id }) => deps.spareNetworks.discard(id),
+  undo: ({ deps, id }) => removeSpareNetwork(deps, id),
 };
 
 const makeCgroup: Step<SandboxContext> = {
@@ -235,9 +244,10 @@ async function addNetwork(deps: PodDeps, record: SandboxRecord, signal: AbortSig
   try {
     return await deps.cni.add(attachment, signal);
   } catch (err) {
-    // What is kept ready may have the last addresses. What could not be taken back must have a DEL first.
-    if (signal.aborted || deps.cni.isAttached(attachment)) throw err;
-    if (!(await deps.spareNetworks.giveBack(signal))) throw err;
+    // What could not be taken back must have a DEL first.
+    if (!deps.cni.mayLackAddress(err) || deps.cni.isAttached(attachment)) throw err;
+    using limited = withDeadline('give back networks that were ready', GIVE_BACK_TIMEOUT_MS, signal);
+    if (!(await deps.spareNetworks.giveBack(limited).catch(() => false))) throw err;
     return await deps.cni.add(attachment, signal);
   }
 }

@@ -19,6 +19,8 @@ export interface SandboxPaths {
   readonly folder: string;
   /** Holds one bind mount per namespace that the sandbox made. */
   readonly namespaces: string;
+  /** There until a pod takes what was made for a pod that is yet to come. */
+  readonly spareMark: string;
   /** Mount point of the pod's /dev/shm. */
   readonly shm: string;
   /** On the root folder's disk, for the files below: containers may write to them, as much as to their own disk. */
@@ -28,8 +30,8 @@ export interface SandboxPaths {
   readonly hosts: string;
 }
 
-/** Of PodDeps. */
-interface SandboxDirs {
+/** Where sandboxes have their folders; see PodDeps. */
+export interface SandboxDirs {
   readonly stateDir: string;
   readonly sandboxDir: string;
 }
@@ -40,6 +42,7 @@ export function sandboxPaths({ stateDir, sandboxDir }: SandboxDirs, id: string):
   return {
     folder,
     namespaces: join(folder, 'ns'),
+    spareMark: join(folder, 'spare'),
     shm: join(folder, 'shm'),
     files,
     hostname: join(files, 'hostname'),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, mock, test } from 'node:test';
@@ -19,16 +19,22 @@ let nowMs: number;
 let networks: SpareNetworks;
 /** What plugins hold. */
 let attached: Set<string>;
+/** The ids that pods have taken. */
+let taken: string[];
 /** Where makers stand until a test lets them go. */
 let gates: PromiseWithResolvers<void>[];
 let bad: Set<string>;
 let security: { defaultSysctls: DefaultSysctls };
 let claimFails: boolean;
+let releaseFails: boolean;
+let releasing: number;
+let mostReleasing: number;
 
 beforeEach(() => {
   mock.timers.enable({ apis: ['setTimeout'] });
   folder = mkdtempSync(join(tmpdir(), 'berth-spares-'));
-  [nowMs, attached, gates, bad, claimFails] = [0, new Set(), [], new Set(), false];
+  [nowMs, attached, taken, gates, bad] = [0, new Set(), [], [], new Set()];
+  [claimFails, releaseFails, releasing, mostReleasing] = [false, false, 0, 0];
   security = { defaultSysctls: new DefaultSysctls([], silentLogger) };
   networks = new SpareNetworks({
     limit: LIMIT,
@@ -53,28 +59,30 @@ beforeEach(() => {
         if (claimFails) throw new Error('the disk is full');
         return { network: 'pods', ips: [], interfaces: [] };
       },
-      release: async ({ containerId }) => void attached.delete(containerId),
-      spareIds: () => ['left-1', 'left-2'],
+      async release({ containerId }) {
+        releasing += 1;
+        mostReleasing = Math.max(mostReleasing, releasing);
+        await new Promise(setImmediate);
+        releasing -= 1;
+        if (releaseFails) throw new Error('the plugin fails');
+        attached.delete(containerId);
+      },
     },
   });
 });
 afterEach(async () => {
+  releaseFails = false;
   await networks.close();
   mock.timers.reset();
-  assert.deepEqual([...attached], taken, 'only pods hold a network');
-  taken = [];
+  assert.deepEqual([...attached].toSorted(), taken.toSorted(), 'only pods hold a network');
   rmSync(folder, { recursive: true });
 });
 
-/** The ids that pods have taken. */
-let taken: string[] = [];
-
 /** A pod comes, without waiting for what it gets. */
-function come(wanted = pod, maySpare = true): Promise<string | undefined> {
-  return networks.take(wanted, maySpare).then((network) => {
-    if (network) taken.push(network.id);
-    return network?.id;
-  });
+async function come(wanted = pod): Promise<string | undefined> {
+  const network = await networks.take(wanted, never);
+  if (network) taken.push(network.id);
+  return network?.id;
 }
 
 /** Lets the plugins end that are at work now. */
@@ -88,20 +96,43 @@ async function settle(): Promise<void> {
   for (let turn = 0; turn < 50; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
+/** Pods come one after the other until so many networks are ready for others: one less than have come. */
 async function readySome(count: number): Promise<void> {
-  for (let i = 0; i <= count; i += 1) await come(pod, false);
-  while (networks.ready < count) {
+  for (let turn = 0; turn < 20 && networks.ready < count; turn += 1) {
+    const coming = come();
     await settle();
     await finish();
+    await coming;
+    await passHeadStart();
+    for (let again = 0; again < LIMIT; again += 1) await finish();
   }
+  assert.equal(networks.ready, count);
+}
+
+/** Others are begun to be made. */
+async function passHeadStart(): Promise<void> {
+  mock.timers.tick(50);
+  await settle();
+}
+
+async function gone(): Promise<void> {
+  for (let turn = 0; turn < 20 && networks.ids().length > 0; turn += 1) await settle();
+  assert.deepEqual(networks.ids(), []);
 }
 
 test('one pod alone has none made, two have one, and more never more than the limit', async () => {
   await come();
   assert.equal(gates.length, 0);
-  await come(pod, false);
+  await come();
+  await settle();
   assert.equal(gates.length, 1);
-  for (let i = 0; i < 10; i += 1) await come(pod, false);
+  await finish();
+  for (let i = 0; i < 10; i += 1) {
+    await come();
+    await passHeadStart();
+    await finish();
+    await finish();
+  }
   await readySome(LIMIT);
   assert.deepEqual([networks.ready, gates.length, networks.ids().length], [LIMIT, 0, LIMIT]);
 });
@@ -112,8 +143,7 @@ test('a pod takes the oldest, and another one is made a moment later', async () 
   assert.equal(await come(), oldest);
   await settle();
   assert.equal(gates.length, 0);
-  mock.timers.tick(50);
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 1);
   await finish();
   assert.equal(networks.ready, LIMIT);
@@ -121,7 +151,7 @@ test('a pod takes the oldest, and another one is made a moment later', async () 
 
 test('pods wait for those that are being made, each for one of its own', async () => {
   await come();
-  await come(pod, false);
+  await come();
   await settle();
   assert.equal(gates.length, 1);
   const [first, second] = [come(), come()];
@@ -133,9 +163,27 @@ test('pods wait for those that are being made, each for one of its own', async (
   assert.equal(new Set(ids.filter((id) => id !== undefined)).size, 2);
 });
 
+test('a pod waits for a second at most, and as long as its client does', async () => {
+  await come();
+  await come();
+  await settle();
+  const waiting = come();
+  mock.timers.tick(999);
+  await settle();
+  mock.timers.tick(1);
+  assert.equal(await waiting, undefined);
+  const client = new AbortController();
+  const left = networks.take(pod, client.signal);
+  client.abort();
+  assert.equal(await left, undefined);
+  await finish();
+  // Neither of them is handed one now.
+  assert.ok(networks.ready > 0);
+});
+
 test('a pod that waits for one that fails is told at once, and none is made for a while', async () => {
   await come();
-  await come(pod, false);
+  await come();
   await settle();
   const waiting = come();
   gates.shift()?.reject(new Error('no address is left'));
@@ -144,18 +192,23 @@ test('a pod that waits for one that fails is told at once, and none is made for 
   for (const gate of gates.splice(0)) gate.reject(new Error('no address is left'));
   await settle();
   await come();
+  await settle();
   assert.deepEqual([gates.length, attached.size], [0, 0]);
   nowMs += 60_000;
   await come();
   await come();
+  await settle();
   assert.equal(gates.length, 1);
 });
 
-test('not for a pod that wants more of its network', async () => {
+test('not for a pod that wants more of its network, and its coming tells nothing', async () => {
   await readySome(1);
-  assert.equal(await come(pod, false), undefined);
   const mapping = { protocol: 'tcp', containerPort: 80, hostPort: 80, hostIp: '' } as const;
-  assert.equal(await come({ ...pod, portMappings: [mapping] }), undefined);
+  for (let i = 0; i < 3; i += 1) {
+    assert.equal(await come({ ...pod, portMappings: [mapping] }), undefined);
+    mock.timers.tick(10_000);
+  }
+  await gone();
 });
 
 test('what is good no more is given back and not used', async () => {
@@ -169,91 +222,128 @@ test('what is good no more is given back and not used', async () => {
 
 test('nor what was made with other sysctls than pods get now', async () => {
   await readySome(1);
-  const before = networks.ids();
+  const before: readonly string[] = networks.ids();
   security.defaultSysctls = new DefaultSysctls(['net.ipv4.ip_forward=1'], silentLogger);
   const next = come();
   await settle();
   await finish();
-  assert.ok(!before.includes((await next) as never));
+  assert.ok(!before.includes((await next) ?? ''));
+  await settle();
   assert.ok(before.every((id) => !attached.has(id)));
+});
+
+test('what has become bad while it was made is not handed to the pod that waits for it', async () => {
+  await come();
+  await come();
+  await settle();
+  const waiting = come();
+  for (const id of networks.ids()) bad.add(id);
+  await finish();
+  assert.equal(await waiting, undefined);
 });
 
 test('all are given back when no pod has come for a while', async () => {
   await readySome(2);
-  await come(pod, false);
+  mock.timers.tick(29_000);
+  await come();
   mock.timers.tick(29_999);
   await settle();
-  assert.deepEqual([networks.ready, gates.length], [2, 1], 'one is still being made');
+  assert.deepEqual([networks.ready, gates.length], [1, 2], 'some are still being made');
   mock.timers.tick(1);
   await finish();
-  while (networks.ids().length > 0) await settle();
-  assert.equal(attached.size, 0);
-  assert.deepEqual(
-    ['state/sandboxes', 'files'].flatMap((name) => readdirSync(join(folder, name))),
-    [],
-  );
+  await gone();
+  assert.deepEqual(readdirSync(join(folder, 'state/sandboxes')).toSorted(), taken.toSorted());
 });
 
 test('pods that are attached by themselves keep others from being made', async () => {
   await come();
   const attaching = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const done = attaching.map((one) => networks.attaching(() => one.promise));
-  await come(pod, false);
+  await come();
+  await settle();
   assert.equal(gates.length, 0);
   for (const one of attaching) one.resolve();
   await Promise.all(done);
+  await settle();
   assert.equal(gates.length, 1);
 });
 
 test('for a pod that finds no address all are given back, also those that come meanwhile', async () => {
   await readySome(2);
-  await come(pod, false);
-  mock.timers.tick(50);
-  await settle();
+  await come();
+  await passHeadStart();
   assert.ok(gates.length > 0);
   const given = networks.giveBack(never);
   await settle();
   await finish();
   assert.equal(await given, true);
-  assert.equal(attached.size, 0);
+  assert.equal(attached.size, taken.length);
   assert.equal(await networks.giveBack(never), false);
+});
+
+test('one that plugins do not take back is told, counted and tried again', async () => {
+  await readySome(1);
+  const [id = ''] = networks.ids();
+  releaseFails = true;
+  networks.follow(0);
+  await settle();
+  assert.deepEqual(networks.ids(), [id]);
+  mock.timers.tick(60_000);
+  await settle();
+  assert.deepEqual(networks.ids(), [id]);
+  releaseFails = false;
+  mock.timers.tick(60_000);
+  await gone();
+});
+
+test('and at once for a pod that finds no address', async () => {
+  await readySome(1);
+  releaseFails = true;
+  networks.follow(0);
+  await settle();
+  releaseFails = false;
+  assert.equal(await networks.giveBack(never), true);
+  assert.deepEqual(networks.ids(), []);
 });
 
 test('what cannot be claimed is given back', async () => {
   await readySome(1);
+  const [id = ''] = networks.ids();
   claimFails = true;
   await assert.rejects(come(), /the disk is full/);
   await settle();
-  assert.equal(networks.ready, 0);
+  assert.ok(!attached.has(id));
 });
 
 test('a lower limit holds at once, and none means none', async () => {
   await readySome(LIMIT);
   networks.follow(1);
-  await settle();
-  assert.equal(attached.size, 1);
+  for (let turn = 0; turn < 20 && networks.ids().length > 1; turn += 1) await settle();
+  assert.equal(attached.size - taken.length, 1);
+  assert.equal(mostReleasing, 2, 'no more than two at a time');
   networks.follow(0);
-  await settle();
+  await gone();
   assert.equal(await come(), undefined);
   await come();
-  assert.deepEqual([gates.length, attached.size], [0, 0]);
+  assert.equal(gates.length, 0);
 });
 
 test('a stop ends what is being made and gives all back', async () => {
   await readySome(2);
-  await come(pod, false);
-  mock.timers.tick(50);
-  await settle();
+  await come();
+  await passHeadStart();
   const waiting = [come(), come(), come()];
   await networks.close();
   await Promise.all(waiting);
-  taken = taken.filter((id) => attached.has(id));
   assert.deepEqual(networks.ids(), []);
 });
 
-test('what an earlier berthd had ready is given back', async () => {
-  attached.add('left-1');
-  await networks.discardLeft();
-  assert.equal(attached.size, 0);
-  assert.equal(existsSync(join(folder, 'state/sandboxes/left-1')), false);
+test('what an earlier berthd had ready is given back, unless a sandbox has it', async () => {
+  const [left, own] = ['a'.repeat(64), 'b'.repeat(64)];
+  for (const id of [left, own]) {
+    mkdirSync(join(folder, 'state/sandboxes', id, 'ns'), { recursive: true });
+    writeFileSync(join(folder, 'state/sandboxes', id, 'spare'), '');
+  }
+  await networks.discardLeft({ find: (id) => (id === own ? {} : undefined) });
+  assert.deepEqual(readdirSync(join(folder, 'state/sandboxes')), [own]);
 });

@@ -1,16 +1,19 @@
+import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import type { Clock } from '../base/clock.ts';
 import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe } from '../base/errors.ts';
 import { newSandboxId, type SandboxId } from '../base/ids.ts';
-import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
 import type { Cni, CniResult, PodNetwork, SpareAttachment } from '../cni/cni.ts';
 import type { DefaultSysctls } from '../runtime/default-sysctls.ts';
+import { readFolder } from '../runtime/pod-folders.ts';
 import { type NamespaceMaker, unpinNamespacesAside } from '../sys/namespaces.ts';
 import { POD_INTERFACE } from './names.ts';
-import { makeSandboxFolders, removeSandboxFolders, sandboxPaths } from './sandbox-files.ts';
+import { removeSandboxFolders, type SandboxDirs, sandboxPaths } from './sandbox-files.ts';
 
 /** Pods that came within it are a sign that more will come. */
 const RECENT_MS = 10_000;
@@ -18,22 +21,22 @@ const RECENT_MS = 10_000;
 const IDLE_MS = 30_000;
 /** About as long as a pod takes to come up: until then it shall have the processors to itself. */
 const HEAD_START_MS = 50;
+/** How long a pod waits for one that is being made: longer than plugins take, unless something is wrong. */
+const WAIT_MS = 1000;
 /** After a failure, of a range without a free address for one, none is made for so long. */
 const PAUSE_MS = 60_000;
 const MAKE_TIMEOUT_MS = 30_000;
 const GIVE_BACK_TIMEOUT_MS = 60_000;
 /** The longest that a stop waits for networks to be given back; the next start does the rest. */
 const CLOSE_TIMEOUT_MS = 10_000;
-/** Attached at once, with those of pods that have come: plugins wait for each other in the kernel. */
+/** Attached at once, with those of pods that have come, and detached: plugins wait for each other in the kernel. */
 const PARALLEL = 2;
 
 /** What spare networks are made with. */
-export interface SpareNetworksDeps {
+export interface SpareNetworksDeps extends SandboxDirs {
   /** The most that are kept; 0: none. */
   readonly limit: number;
-  readonly stateDir: string;
-  readonly sandboxDir: string;
-  readonly cni: Pick<Cni, 'canSpare' | 'canSpareFor' | 'addSpare' | 'isGood' | 'claim' | 'release' | 'spareIds'>;
+  readonly cni: Pick<Cni, 'canSpare' | 'canSpareFor' | 'addSpare' | 'isGood' | 'claim' | 'release'>;
   readonly namespaces: Pick<NamespaceMaker, 'makeNetwork'>;
   /** What it says may change. */
   readonly security: { readonly defaultSysctls: DefaultSysctls };
@@ -54,6 +57,33 @@ export interface TakenNetwork {
   readonly result: CniResult;
 }
 
+/** The ids of networks that were made ready, by this berthd or one before, and that no sandbox has taken. */
+export function findSpareNetworks(dirs: SandboxDirs): SandboxId[] {
+  const ids = readFolder(join(dirs.stateDir, 'sandboxes')) as SandboxId[];
+  return ids.filter((id) => existsSync(sandboxPaths(dirs, id).spareMark));
+}
+
+/**
+ * Removes what was made ready for a sandbox, taken by it or not: address, namespace, folders. Nothing else of the
+ * sandbox may be there. Safe to repeat. Throws a CniError when the plugins keep failing; then it stays as it is.
+ */
+export async function removeSpareNetwork(
+  deps: SandboxDirs & { readonly cni: Pick<Cni, 'release'> },
+  id: string,
+): Promise<void> {
+  const paths = sandboxPaths(deps, id);
+  using signal = withDeadline(`give back the network of sandbox ${id}`, GIVE_BACK_TIMEOUT_MS);
+  // While its namespace is there: the plugins find in it what they have to take back.
+  await deps.cni.release({ containerId: id, ifName: POD_INTERFACE }, signal);
+  await unpinNamespacesAside(paths.namespaces);
+  if (!existsSync(paths.spareMark)) return await removeSandboxFolders(paths);
+  await rm(paths.files, { recursive: true, force: true });
+  await rm(paths.namespaces, { recursive: true, force: true });
+  // Last, and together: a folder without it is taken for one of a pod that was lost.
+  rmSync(paths.spareMark);
+  rmdirSync(paths.folder);
+}
+
 /**
  * Network namespaces that the plugins have attached already, each with the id that its sandbox will have: a pod that
  * takes one does not wait for CNI ADD, two fifths of the time in which it comes up. They are made while pods come one
@@ -67,16 +97,21 @@ export class SpareNetworks {
   /** Oldest first. */
   #ready: readonly Spare[] = [];
   readonly #making = new Map<SandboxId, Promise<void>>();
-  /** Those whose plugins have not given them back yet. */
+  /** Being given back, or waiting for it; each lane does one after the other. */
   readonly #leaving = new Map<SandboxId, Promise<void>>();
+  readonly #lanes: Promise<void>[] = Array.from({ length: PARALLEL }, () => Promise.resolve());
+  #nextLane = 0;
+  /** Those whose plugins would not take them back: tried again. */
+  readonly #stuck = new Set<SandboxId>();
   /** Pods that get the next ones, or undefined when they come to nothing. */
-  readonly #waiting: ((spare: Spare | undefined) => void)[] = [];
+  readonly #waiting = new Set<(spare: Spare | undefined) => void>();
   /** How many pods are being attached without a spare one. */
   #attaching = 0;
   /** When the last pods came. */
   #comingsMs: readonly number[] = [];
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
   #nextFill: NodeJS.Timeout | undefined;
+  #nextTry: NodeJS.Timeout | undefined;
   #idle: NodeJS.Timeout | undefined;
 
   constructor(deps: SpareNetworksDeps) {
@@ -89,9 +124,9 @@ export class SpareNetworks {
     return this.#ready.length;
   }
 
-  /** The sandbox ids of all: ready, being made, being given back. */
+  /** The sandbox ids of all: ready, being made, being given back, and those that could not be. */
   ids(): SandboxId[] {
-    return [...this.#ready.map(({ id }) => id), ...this.#making.keys(), ...this.#leaving.keys()];
+    return [...this.#ready.map(({ id }) => id), ...this.#making.keys(), ...this.#leaving.keys(), ...this.#stuck];
   }
 
   /** Keeps at most so many from now on. */
@@ -101,21 +136,20 @@ export class SpareNetworks {
   }
 
   /**
-   * Tells that a pod has come that wants a network of its own, and gives it one if it may be a spare one: what is ready,
-   * or else what is being made. Undefined when there is none, or the pod wants what only CNI ADD can give it. Whoever
-   * takes one gives it back like any other. Throws `invalid` as Cni.add() does.
+   * Tells that a pod has come that could have a spare network, and gives it one: what is ready, or else what is being
+   * made, for which it waits a second at most. Undefined when there is none, or the pod wants what only CNI ADD can give
+   * it. Whoever takes one gives it back like any other. Throws `invalid` as Cni.add() does.
    */
-  async take(pod: PodNetwork, maySpare: boolean): Promise<TakenNetwork | undefined> {
-    if (this.#limit === 0) return undefined;
-    const isAsked = maySpare && this.#deps.cni.canSpareFor(pod);
-    const taken = isAsked ? (this.#takeReady() ?? this.#takeNext()) : undefined;
+  async take(pod: PodNetwork, signal: AbortSignal): Promise<TakenNetwork | undefined> {
+    if (this.#limit === 0 || !this.#deps.cni.canSpareFor(pod)) return undefined;
+    const taken = this.#takeReady() ?? this.#takeNext(signal);
     this.#noteComing();
     const spare = await taken;
     if (!spare) return undefined;
     try {
       return { id: spare.id, result: this.#deps.cni.claim(spare.attachment, pod) };
     } catch (err) {
-      this.#leave(spare.id);
+      this.discard(spare.id);
       throw err;
     }
   }
@@ -132,40 +166,48 @@ export class SpareNetworks {
   }
 
   /**
-   * Gives back all, for a pod that could not be attached: they may have the last addresses. Resolves to whether there
-   * were any. Throws the signal's reason.
+   * Gives back all, for a pod that found no address: they may have the last ones. Resolves to whether there were any.
+   * Throws the signal's reason.
    */
   async giveBack(signal: AbortSignal): Promise<boolean> {
     const hadSome = this.ids().length > 0;
     this.#pause();
     this.#dropReady();
+    this.#tryAgain();
     await raceSignal(this.#settled(), signal);
     return hadSome;
   }
 
-  /** Removes what was made for a sandbox that has nothing else yet. Safe to repeat, and when a pod has taken it. */
-  async discard(id: string): Promise<void> {
-    const paths = sandboxPaths(this.#deps, id);
-    using signal = withDeadline(`give back the network of sandbox ${id}`, GIVE_BACK_TIMEOUT_MS);
-    // While its namespace is there: the plugins find in it what they have to take back.
-    await this.#deps.cni.release({ containerId: id, ifName: POD_INTERFACE }, signal);
-    await unpinNamespacesAside(paths.namespaces);
-    await removeSandboxFolders(paths);
+  /** Gives back what was taken for a sandbox that did not come to be, beside whatever else is done. */
+  discard(id: SandboxId): void {
+    const lane = this.#nextLane;
+    this.#nextLane = (lane + 1) % PARALLEL;
+    const done = (this.#lanes[lane] ?? Promise.resolve())
+      .then(() => removeSpareNetwork(this.#deps, id))
+      .catch((err: unknown) => this.#noteStuck(id, err))
+      .finally(() => this.#leaving.delete(id));
+    this.#lanes[lane] = done;
+    this.#leaving.set(id, done);
   }
 
-  /** Gives back what an earlier berthd had ready. To be called before any is made. */
-  async discardLeft(): Promise<void> {
-    await forEachLimited(this.#deps.cni.spareIds(), PARALLEL, async (id) => await this.discard(id));
+  /** Gives back what an earlier berthd had ready, unless a sandbox has it. To be called before any is made. */
+  async discardLeft(sandboxes: { find(id: string): unknown }): Promise<void> {
+    const left = findSpareNetworks(this.#deps).filter((id) => sandboxes.find(id) === undefined);
+    if (left.length === 0) return;
+    this.#deps.log.info({ containers: left }, 'networks that an earlier berthd had ready are given back');
+    for (const id of left) this.discard(id);
+    await this.#settled();
   }
 
   /** Ends what is being made, and gives everything back. What plugins keep for too long is left to the next start. */
   async close(): Promise<void> {
     this.#shutdown.abort(new BerthError('cancelled', 'the daemon is stopping'));
-    clearTimeout(this.#idle);
-    clearTimeout(this.#nextFill);
+    for (const timer of [this.#idle, this.#nextFill, this.#nextTry]) clearTimeout(timer);
     this.#dropReady();
-    using signal = withDeadline('give back networks that were kept ready', CLOSE_TIMEOUT_MS);
-    await raceSignal(this.#settled(), signal);
+    using signal = withDeadline('give back networks that were ready', CLOSE_TIMEOUT_MS);
+    await raceSignal(this.#settled(), signal).catch((err: unknown) => {
+      this.#deps.log.warn({ containers: this.ids(), err: describe(err) }, 'the next start gives these networks back');
+    });
   }
 
   /** Nothing is being made or given back. */
@@ -179,14 +221,24 @@ export class SpareNetworks {
       const [spare, ...others] = this.#ready;
       this.#ready = others;
       if (!spare || this.#isGood(spare)) return spare;
-      this.#leave(spare.id);
+      this.discard(spare.id);
     }
   }
 
   /** One that is being made, and that no other pod waits for; undefined when there is none, or it comes to nothing. */
-  #takeNext(): Promise<Spare | undefined> | undefined {
-    if (this.#waiting.length >= this.#making.size) return undefined;
-    return new Promise((resolve) => this.#waiting.push(resolve));
+  async #takeNext(signal: AbortSignal): Promise<Spare | undefined> {
+    if (this.#waiting.size >= this.#making.size) return undefined;
+    const { promise, resolve } = Promise.withResolvers<Spare | undefined>();
+    this.#waiting.add(resolve);
+    using limited = withDeadline('wait for a network that is being made', WAIT_MS, signal);
+    const leave = (): void => {
+      this.#waiting.delete(resolve);
+      resolve(undefined);
+    };
+    limited.addEventListener('abort', leave, { once: true });
+    if (limited.aborted) leave();
+    // Awaited here: the deadline ends with this block.
+    return await promise;
   }
 
   #noteComing(): void {
@@ -211,7 +263,7 @@ export class SpareNetworks {
     clearTimeout(this.#nextFill);
     this.#nextFill = undefined;
     if (this.#isPaused || !this.#deps.cni.canSpare) return;
-    const isMissing = (): boolean => this.#ready.length + this.#making.size - this.#waiting.length < this.#wanted;
+    const isMissing = (): boolean => this.#ready.length + this.#making.size - this.#waiting.size < this.#wanted;
     while (this.#making.size + this.#attaching < PARALLEL && isMissing()) {
       const id = newSandboxId();
       const made = this.#make(id).then((spare) => {
@@ -224,13 +276,14 @@ export class SpareNetworks {
   }
 
   #handOver(spare: Spare | undefined): void {
-    const giveTo = this.#waiting.shift();
-    const isTaken = spare !== undefined && giveTo !== undefined && this.#isGood(spare);
-    giveTo?.(isTaken ? spare : undefined);
-    if (!spare || isTaken) return;
+    const [giveTo] = this.#waiting;
+    if (giveTo) this.#waiting.delete(giveTo);
+    const isGood = spare !== undefined && this.#isGood(spare);
+    giveTo?.(isGood ? spare : undefined);
+    if (!spare || (isGood && giveTo)) return;
     // Nobody may want it by now.
-    if (!this.#isPaused && this.#ready.length < this.#wanted) this.#ready = [...this.#ready, spare];
-    else this.#leave(spare.id);
+    if (isGood && !this.#isPaused && this.#ready.length < this.#wanted) this.#ready = [...this.#ready, spare];
+    else this.discard(spare.id);
   }
 
   async #make(id: SandboxId): Promise<Spare | undefined> {
@@ -238,15 +291,19 @@ export class SpareNetworks {
     const paths = sandboxPaths(this.#deps, id);
     using signal = withDeadline(`make network ${id} ready`, MAKE_TIMEOUT_MS, this.#shutdown.signal);
     try {
-      makeSandboxFolders(paths);
+      mkdirSync(paths.folder, { recursive: true, mode: 0o700 });
+      writeFileSync(paths.spareMark, '');
+      mkdirSync(paths.namespaces, { mode: 0o700 });
       const sysctls = this.#sysctls();
       const netns = await namespaces.makeNetwork({ networkIn: paths.namespaces, sysctls }, signal);
       const attachment = await cni.addSpare({ containerId: id, ifName: POD_INTERFACE, netns }, signal);
       return { id, attachment, sysctls };
     } catch (err) {
-      if (!this.#shutdown.signal.aborted) log.info({ err: describe(err) }, 'no network is kept ready for a while');
+      const fields = { container: id, err: describe(err), pauseMs: PAUSE_MS };
+      if (!this.#shutdown.signal.aborted)
+        log.info(fields, 'no network is made ready for a while: one could not be attached');
       this.#pause();
-      this.#leave(id);
+      this.discard(id);
       return undefined;
     }
   }
@@ -274,18 +331,24 @@ export class SpareNetworks {
 
   #drop(spare: Spare): void {
     this.#ready = this.#ready.filter((other) => other !== spare);
-    this.#leave(spare.id);
+    this.discard(spare.id);
   }
 
-  #leave(id: SandboxId): void {
-    const left = this.discard(id)
-      .catch((err: unknown) => {
-        this.#deps.log.warn(
-          { container: id, err: describe(err) },
-          'a network that was kept ready could not be given back',
-        );
-      })
-      .finally(() => this.#leaving.delete(id));
-    this.#leaving.set(id, left);
+  // A pod has a kubelet that stops it again; this one has nobody else.
+  #noteStuck(id: SandboxId, err: unknown): void {
+    this.#stuck.add(id);
+    this.#deps.log.warn(
+      { container: id, err: describe(err), againInMs: PAUSE_MS },
+      'a network that was ready could not be given back, and keeps its address',
+    );
+    if (!this.#shutdown.signal.aborted) this.#nextTry ??= setTimeout(() => this.#tryAgain(), PAUSE_MS).unref();
+  }
+
+  #tryAgain(): void {
+    clearTimeout(this.#nextTry);
+    this.#nextTry = undefined;
+    const stuck = [...this.#stuck];
+    this.#stuck.clear();
+    for (const id of stuck) this.discard(id);
   }
 }
