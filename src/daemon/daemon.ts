@@ -301,6 +301,7 @@ export class Daemon {
       'spare networks',
       new SpareNetworks({
         limit: config.cni.spareNetworks,
+        shutdown: signal,
         stateDir: config.state,
         sandboxDir: join(root, 'sandboxes'),
         cni,

@@ -82,8 +82,8 @@ export async function makeSandbox(
     const record = newRecord(deps, spec, handler, taken?.id ?? newSandboxId());
     return await makeUnclaimed(pipeline, record, { deps, id: record.id, network: taken?.result }, onStep, signal);
   } catch (err) {
-    // It may have been refused before its first step.
-    if (taken && !deps.sandboxes.find(taken.id)) deps.spareNetworks.discard(taken.id);
+    // It was refused before its first step.
+    if (taken && existsSync(sandboxPaths(deps, taken.id).spareMark)) deps.spareNetworks.discard(taken.id);
     throw err;
   }
 }
@@ -247,7 +247,8 @@ async function addNetwork(deps: PodDeps, record: SandboxRecord, signal: AbortSig
     // What could not be taken back must have a DEL first.
     if (!deps.cni.mayLackAddress(err) || deps.cni.isAttached(attachment)) throw err;
     using limited = withDeadline('give back networks that were ready', GIVE_BACK_TIMEOUT_MS, signal);
-    if (!(await deps.spareNetworks.giveBack(limited).catch(() => false))) throw err;
+    // Some may be given back when others hang.
+    if (!(await deps.spareNetworks.giveBack(limited).catch(() => !signal.aborted))) throw err;
     return await deps.cni.add(attachment, signal);
   }
 }

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -36,6 +37,8 @@ const PARALLEL = 2;
 export interface SpareNetworksDeps extends SandboxDirs {
   /** The most that are kept; 0: none. */
   readonly limit: number;
+  /** From then on none is made. */
+  readonly shutdown: AbortSignal;
   readonly cni: Pick<Cni, 'canSpare' | 'canSpareFor' | 'addSpare' | 'isGood' | 'claim' | 'release'>;
   readonly namespaces: Pick<NamespaceMaker, 'makeNetwork'>;
   /** What it says may change. */
@@ -60,7 +63,11 @@ export interface TakenNetwork {
 /** The ids of networks that were made ready, by this berthd or one before, and that no sandbox has taken. */
 export function findSpareNetworks(dirs: SandboxDirs): SandboxId[] {
   const ids = readFolder(join(dirs.stateDir, 'sandboxes')) as SandboxId[];
-  return ids.filter((id) => existsSync(sandboxPaths(dirs, id).spareMark));
+  return ids.filter((id) => {
+    const { folder, spareMark } = sandboxPaths(dirs, id);
+    // An empty one had not come to its mark, or had lost it already.
+    return existsSync(spareMark) || readFolder(folder).length === 0;
+  });
 }
 
 /**
@@ -79,7 +86,7 @@ export async function removeSpareNetwork(
   if (!existsSync(paths.spareMark)) return await removeSandboxFolders(paths);
   await rm(paths.files, { recursive: true, force: true });
   await rm(paths.namespaces, { recursive: true, force: true });
-  // Last, and together: a folder without it is taken for one of a pod that was lost.
+  // Last: what is in a folder without it is taken for a pod's that was lost.
   rmSync(paths.spareMark);
   rmdirSync(paths.folder);
 }
@@ -92,15 +99,18 @@ export async function removeSpareNetwork(
  */
 export class SpareNetworks {
   readonly #deps: SpareNetworksDeps;
-  readonly #shutdown = new AbortController();
+  readonly #closing = new AbortController();
+  readonly #stop: AbortSignal;
+  /** What is done here is no part of the request that has set it off. */
+  readonly #outside = AsyncLocalStorage.snapshot();
   #limit: number;
   /** Oldest first. */
   #ready: readonly Spare[] = [];
   readonly #making = new Map<SandboxId, Promise<void>>();
-  /** Being given back, or waiting for it; each lane does one after the other. */
+  /** Being given back, or waiting for their turn. */
   readonly #leaving = new Map<SandboxId, Promise<void>>();
-  readonly #lanes: Promise<void>[] = Array.from({ length: PARALLEL }, () => Promise.resolve());
-  #nextLane = 0;
+  readonly #turns: (() => void)[] = [];
+  #removing = 0;
   /** Those whose plugins would not take them back: tried again. */
   readonly #stuck = new Set<SandboxId>();
   /** Pods that get the next ones, or undefined when they come to nothing. */
@@ -117,6 +127,7 @@ export class SpareNetworks {
   constructor(deps: SpareNetworksDeps) {
     this.#deps = deps;
     this.#limit = deps.limit;
+    this.#stop = AbortSignal.any([deps.shutdown, this.#closing.signal]);
   }
 
   /** How many a pod could take at once. */
@@ -147,11 +158,14 @@ export class SpareNetworks {
     const spare = await taken;
     if (!spare) return undefined;
     try {
-      return { id: spare.id, result: this.#deps.cni.claim(spare.attachment, pod) };
+      // The network may have become another one while it was waited for.
+      if (this.#deps.cni.canSpareFor(pod)) return { id: spare.id, result: this.#deps.cni.claim(spare.attachment, pod) };
     } catch (err) {
       this.discard(spare.id);
       throw err;
     }
+    this.discard(spare.id);
+    return undefined;
   }
 
   /** Attaches a pod that has not taken a network; meanwhile fewer are made for others. */
@@ -180,14 +194,25 @@ export class SpareNetworks {
 
   /** Gives back what was taken for a sandbox that did not come to be, beside whatever else is done. */
   discard(id: SandboxId): void {
-    const lane = this.#nextLane;
-    this.#nextLane = (lane + 1) % PARALLEL;
-    const done = (this.#lanes[lane] ?? Promise.resolve())
-      .then(() => removeSpareNetwork(this.#deps, id))
-      .catch((err: unknown) => this.#noteStuck(id, err))
-      .finally(() => this.#leaving.delete(id));
-    this.#lanes[lane] = done;
-    this.#leaving.set(id, done);
+    this.#leaving.set(
+      id,
+      this.#outside(() => this.#remove(id)),
+    );
+  }
+
+  async #remove(id: SandboxId): Promise<void> {
+    if (this.#removing >= PARALLEL) await new Promise<void>((resolve) => this.#turns.push(resolve));
+    else this.#removing += 1;
+    try {
+      await removeSpareNetwork(this.#deps, id);
+    } catch (err) {
+      this.#noteStuck(id, err);
+    } finally {
+      this.#leaving.delete(id);
+      const next = this.#turns.shift();
+      if (next) next();
+      else this.#removing -= 1;
+    }
   }
 
   /** Gives back what an earlier berthd had ready, unless a sandbox has it. To be called before any is made. */
@@ -201,7 +226,7 @@ export class SpareNetworks {
 
   /** Ends what is being made, and gives everything back. What plugins keep for too long is left to the next start. */
   async close(): Promise<void> {
-    this.#shutdown.abort(new BerthError('cancelled', 'the daemon is stopping'));
+    this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
     for (const timer of [this.#idle, this.#nextFill, this.#nextTry]) clearTimeout(timer);
     this.#dropReady();
     using signal = withDeadline('give back networks that were ready', CLOSE_TIMEOUT_MS);
@@ -237,8 +262,11 @@ export class SpareNetworks {
     };
     limited.addEventListener('abort', leave, { once: true });
     if (limited.aborted) leave();
-    // Awaited here: the deadline ends with this block.
-    return await promise;
+    try {
+      return await promise;
+    } finally {
+      limited.removeEventListener('abort', leave);
+    }
   }
 
   #noteComing(): void {
@@ -256,10 +284,16 @@ export class SpareNetworks {
   }
 
   get #isPaused(): boolean {
-    return this.#shutdown.signal.aborted || this.#deps.clock.monotonicMs() < this.#pausedUntilMs;
+    // What plugins do not take back must not become more and more.
+    if (this.#stop.aborted || this.#stuck.size > 0) return true;
+    return this.#deps.clock.monotonicMs() < this.#pausedUntilMs;
   }
 
   #fill(): void {
+    this.#outside(() => this.#fillNow());
+  }
+
+  #fillNow(): void {
     clearTimeout(this.#nextFill);
     this.#nextFill = undefined;
     if (this.#isPaused || !this.#deps.cni.canSpare) return;
@@ -279,6 +313,8 @@ export class SpareNetworks {
     const [giveTo] = this.#waiting;
     if (giveTo) this.#waiting.delete(giveTo);
     const isGood = spare !== undefined && this.#isGood(spare);
+    // What was bad from the beginning would be so again.
+    if (spare && !isGood) this.#pause();
     giveTo?.(isGood ? spare : undefined);
     if (!spare || (isGood && giveTo)) return;
     // Nobody may want it by now.
@@ -289,7 +325,7 @@ export class SpareNetworks {
   async #make(id: SandboxId): Promise<Spare | undefined> {
     const { cni, namespaces, log } = this.#deps;
     const paths = sandboxPaths(this.#deps, id);
-    using signal = withDeadline(`make network ${id} ready`, MAKE_TIMEOUT_MS, this.#shutdown.signal);
+    using signal = withDeadline(`make network ${id} ready`, MAKE_TIMEOUT_MS, this.#stop);
     try {
       mkdirSync(paths.folder, { recursive: true, mode: 0o700 });
       writeFileSync(paths.spareMark, '');
@@ -300,8 +336,7 @@ export class SpareNetworks {
       return { id, attachment, sysctls };
     } catch (err) {
       const fields = { container: id, err: describe(err), pauseMs: PAUSE_MS };
-      if (!this.#shutdown.signal.aborted)
-        log.info(fields, 'no network is made ready for a while: one could not be attached');
+      if (!this.#stop.aborted) log.info(fields, 'no network is made ready for a while: one could not be attached');
       this.#pause();
       this.discard(id);
       return undefined;
@@ -339,9 +374,9 @@ export class SpareNetworks {
     this.#stuck.add(id);
     this.#deps.log.warn(
       { container: id, err: describe(err), againInMs: PAUSE_MS },
-      'a network that was ready could not be given back, and keeps its address',
+      'a network that was ready could not be given back, and may keep its address; none is made ready until then',
     );
-    if (!this.#shutdown.signal.aborted) this.#nextTry ??= setTimeout(() => this.#tryAgain(), PAUSE_MS).unref();
+    if (!this.#stop.aborted) this.#nextTry ??= setTimeout(() => this.#tryAgain(), PAUSE_MS).unref();
   }
 
   #tryAgain(): void {
