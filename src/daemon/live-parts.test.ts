@@ -106,7 +106,7 @@ suite('taking over a configuration', { timeout: 120_000 }, () => {
 
   test('all parts follow', async () => {
     await follow(everything(`socket = "${folder}/new.sock"`));
-    assert.deepEqual(followed.toSorted(), ['cni', 'format', 'handlers', 'images', 'level']);
+    assert.deepEqual(followed.toSorted(), ['cni', 'format', 'handlers', 'images', 'level', 'spare networks']);
     assert.deepEqual(parts.security.defaultEnv, configOf('[runtime]\ndefault_env = ["NEW=1"]').runtime.defaultEnv);
     assert.equal(tracer.isOn, true);
     assert.deepEqual([await answers(`${folder}/new.sock`), existsSync(`${folder}/old.sock`)], [true, false]);

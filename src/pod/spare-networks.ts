@@ -1,7 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import type { Clock } from '../base/clock.ts';
@@ -11,7 +10,7 @@ import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { Logger } from '../base/log.ts';
 import type { Cni, CniResult, PodNetwork, SpareAttachment } from '../cni/cni.ts';
 import type { DefaultSysctls } from '../runtime/default-sysctls.ts';
-import { readFolder } from '../runtime/pod-folders.ts';
+import { readFolder, readSandboxStates } from '../runtime/pod-folders.ts';
 import { type NamespaceMaker, unpinNamespacesAside } from '../sys/namespaces.ts';
 import { POD_INTERFACE } from './names.ts';
 import { removeSandboxFolders, type SandboxDirs, sandboxPaths } from './sandbox-files.ts';
@@ -62,11 +61,11 @@ export interface TakenNetwork {
 
 /** The ids of networks that were made ready, by this berthd or one before, and that no sandbox has taken. */
 export function findSpareNetworks(dirs: SandboxDirs): SandboxId[] {
-  const ids = readFolder(join(dirs.stateDir, 'sandboxes')) as SandboxId[];
+  const ids = readSandboxStates(dirs.stateDir) as SandboxId[];
   return ids.filter((id) => {
     const { folder, spareMark } = sandboxPaths(dirs, id);
     // An empty one had not come to its mark, or had lost it already.
-    return existsSync(spareMark) || readFolder(folder).length === 0;
+    return existsSync(spareMark) || (statSync(folder).isDirectory() && readFolder(folder).length === 0);
   });
 }
 

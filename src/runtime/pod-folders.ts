@@ -27,6 +27,11 @@ export function readPodFolders(places: {
   };
 }
 
+/** Ids of sandboxes that have something in the state folder. */
+export function readSandboxStates(stateDir: string): string[] {
+  return idsIn([join(stateDir, 'sandboxes')]);
+}
+
 function idsIn(folders: readonly string[]): string[] {
   return [...new Set(folders.flatMap(readFolder))].filter((name) => ID.test(name));
 }

@@ -69,9 +69,21 @@ export function plainState(
  * `deadline`. A berthd that is killed in between, some microseconds as a rule, leaves a container that has ended with 1.
  */
 export async function letGo(folder: string, init: ProcessIdentity, signal: AbortSignal): Promise<boolean> {
-  if (stageOf(init) !== 'waiting') return false;
-  const fifo = join(folder, 'exec.fifo');
   signal.throwIfAborted();
+  // Before it is let go: a short program may have ended, and be reaped, by the time that this goes on.
+  const pidfd = openProcess(init.pid, init.startTime);
+  if (pidfd === undefined) return false;
+  try {
+    if (stageOf(init) !== 'waiting' || !(await passFifo(join(folder, 'exec.fifo'), init.pid, pidfd))) return false;
+  } finally {
+    closeFd(pidfd);
+  }
+  await untilExecuted(init);
+  return true;
+}
+
+/** Lets a process go that waits at this fifo; false when there is none, or it has ended before. */
+async function passFifo(fifo: string, pid: number, pidfd: number): Promise<boolean> {
   let fd: number;
   try {
     // This wakes it: it waits to open the other end.
@@ -81,22 +93,19 @@ export async function letGo(folder: string, init: ProcessIdentity, signal: Abort
     throw wrap(`open ${fifo}`, err);
   }
   try {
-    if (!(await hasGone(fd, init))) return false;
-    rmSync(fifo, { force: true });
+    const hasPassed = await hasGone(fd, pid, pidfd);
+    if (hasPassed) rmSync(fifo, { force: true });
+    return hasPassed;
   } catch (err) {
     throw wrap('let the first process go', err);
   } finally {
     closeFd(fd);
   }
-  await untilExecuted(init);
-  return true;
 }
 
 /** True when the first process has written its byte, false when it has ended before. Throws `deadline`. */
-async function hasGone(fifo: number, init: ProcessIdentity): Promise<boolean> {
-  const pidfd = openProcess(init.pid, init.startTime);
-  if (pidfd === undefined) return false;
-  using limited = withDeadline(`first process ${init.pid}, which was let go`, LET_GO_MS);
+async function hasGone(fifo: number, pid: number, pidfd: number): Promise<boolean> {
+  using limited = withDeadline(`first process ${pid}, which was let go`, LET_GO_MS);
   const over = new AbortController();
   const signal = AbortSignal.any([limited, over.signal]);
   // One that was killed before it came to its end of the fifo is not to be seen there.
@@ -107,7 +116,6 @@ async function hasGone(fifo: number, init: ProcessIdentity): Promise<boolean> {
   } finally {
     over.abort();
     await Promise.allSettled(waits);
-    closeFd(pidfd);
   }
 }
 

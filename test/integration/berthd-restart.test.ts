@@ -25,6 +25,7 @@ import { readProcessStartTime } from '../../src/sys/process.ts';
 import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive, killInCgroups } from '../harness/machine-state.ts';
+import { dropRules } from '../harness/packet-rules.ts';
 import { patient, SOON_MS } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
@@ -448,23 +449,6 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
     await slow.removePod(pod);
     slow.berthd.assertNoTraces();
   });
-
-  /** A reboot takes packet rules along, and so the bridge plugin leaves them when the namespace is gone. */
-  const dropRules = (pod: string): void => {
-    const all = execFileSync('iptables', ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
-    const rules = all.filter((rule) => rule.startsWith('-A ') && rule.includes(pod));
-    const chains = [...new Set(rules.map((rule) => / -j (CNI-(?:DN-)?[0-9a-f]+)$/.exec(rule)?.[1] ?? ''))].filter(
-      Boolean,
-    );
-    const jumps = rules.filter((rule) => !chains.some((chain) => rule.startsWith(`-A ${chain} `)));
-    assert.ok(chains.length > 0);
-    assert.equal(jumps.length, chains.length);
-    const lines = [
-      ...jumps.map((rule) => rule.replace('-A', '-D')),
-      ...chains.flatMap((chain) => [`-F ${chain}`, `-X ${chain}`]),
-    ];
-    execFileSync('iptables-restore', ['--noflush', '--wait'], { input: `*nat\n${lines.join('\n')}\nCOMMIT\n` });
-  };
 
   const ownMounts = (): string[] =>
     readFileSync('/proc/self/mounts', 'utf8')

@@ -13,6 +13,7 @@ import type { PodSandboxConfig } from '../../proto/gen/cri/api.ts';
 import { childPids } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { readLinks } from '../harness/machine-state.ts';
+import { dropRules } from '../harness/packet-rules.ts';
 import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { bridgeList } from '../harness/test-network.ts';
@@ -204,7 +205,10 @@ suite('spare networks', { timeout: 900_000 }, () => {
     const held = addresses();
     assert.ok(spares.some((ip) => held.includes(ip)));
     // What a reboot leaves of a pin is its file.
-    for (const id of sandboxFolders()) execFileSync('umount', [join(lab.berthd.state, 'sandboxes', id, 'ns/net')]);
+    for (const id of sandboxFolders()) {
+      execFileSync('umount', [join(lab.berthd.state, 'sandboxes', id, 'ns/net')]);
+      dropRules(id);
+    }
     const database = new Database(join(lab.berthd.root, 'berth.db'));
     database.prepare("UPDATE facts SET value = 'another' WHERE name = 'boot id'").run();
     database.close();
