@@ -224,17 +224,18 @@ for (const name of ['runc', 'crun']) {
 
     it('carries a lot in both directions, in little memory', async () => {
       // The log is on the way: it gets a part only.
-      const container = await run('head -c 67108864 | wc -c; head -c 134217728 /dev/zero; read a', {
+      const container = await run('head -c 134217728 | wc -c; head -c 268435456 /dev/zero; read a', {
         stdin: true,
         stdinOnce: true,
       });
       const before = process.memoryUsage.rss();
       const output = new Counter();
-      await attach(container, { stdin: zeros(64 * MiB), stdout: output });
-      assert.equal(output.bytes, '67108864\n'.length + 134_217_728);
+      await attach(container, { stdin: zeros(128 * MiB), stdout: output });
+      assert.equal(output.bytes, '134217728\n'.length + 268_435_456);
       assert.equal((await lab.lab.exitOf(container.id)).exitCode, 1);
       const grown = process.memoryUsage.rss() - before;
-      assert.ok(grown < 64 * MiB, `memory has grown by ${grown / MiB} MiB`);
+      // Garbage of the transfer is among it, some 70 MiB at times, however much passes.
+      assert.ok(grown < 96 * MiB, `memory has grown by ${grown / MiB} MiB`);
     });
 
     it('has a container wait for a slow client, but not for one that takes nothing', async () => {
