@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, mock, test } from 'node:test';
@@ -368,6 +368,12 @@ test('what an earlier berthd had ready is given back, unless a sandbox has it', 
     mkdirSync(join(folder, 'state/sandboxes', id, 'ns'), { recursive: true });
     writeFileSync(join(folder, 'state/sandboxes', id, 'spare'), '');
   }
+  const [file, link, begun] = ['c', 'd', 'e'].map((digit) => join(folder, 'state/sandboxes', digit.repeat(64)));
+  writeFileSync(file ?? '', 'not ours');
+  symlinkSync('/nowhere', link ?? '');
+  // Killed between its folder and its mark.
+  mkdirSync(begun ?? '');
   await networks.discardLeft({ find: (id) => (id === own ? {} : undefined) });
-  assert.deepEqual(readdirSync(join(folder, 'state/sandboxes')), [own]);
+  const names = [own, 'c'.repeat(64), 'd'.repeat(64)];
+  assert.deepEqual(readdirSync(join(folder, 'state/sandboxes')).toSorted(), names);
 });

@@ -65,7 +65,8 @@ export function findSpareNetworks(dirs: SandboxDirs): SandboxId[] {
   return ids.filter((id) => {
     const { folder, spareMark } = sandboxPaths(dirs, id);
     // An empty one had not come to its mark, or had lost it already.
-    return existsSync(spareMark) || (statSync(folder).isDirectory() && readFolder(folder).length === 0);
+    if (existsSync(spareMark)) return true;
+    return statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true && readFolder(folder).length === 0;
   });
 }
 
