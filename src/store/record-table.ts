@@ -31,7 +31,8 @@ export class RecordTable<R extends StoredRecord> implements CopiedTable {
   /** `extra` are further columns, each filled from the record. */
   constructor(db: Database, table: string, extra: Readonly<Record<string, (record: R) => string>> = {}) {
     const columns = ['id', 'name', 'state', 'created_at_us', 'body', 'body_sum', ...Object.keys(extra)];
-    const updates = columns.slice(1).map((column) => `${column} = excluded.${column}`);
+    // The others never change for an id, and each that is written writes its index too.
+    const updates = ['state', 'body', 'body_sum'].map((column) => `${column} = excluded.${column}`);
     this.#table = table;
     this.#extra = Object.values(extra);
     this.#put = db.prepare(
@@ -39,7 +40,7 @@ export class RecordTable<R extends StoredRecord> implements CopiedTable {
        ON CONFLICT (id) DO UPDATE SET ${updates.join(', ')}`,
     );
     this.#delete = db.prepare(`DELETE FROM ${table} WHERE id = ?`);
-    this.#all = db.prepare(`SELECT id, body FROM ${table} ORDER BY created_at_us`);
+    this.#all = db.prepare(`SELECT id, body FROM ${table} ORDER BY created_at_us, id`);
     this.#find = db.prepare(`SELECT id, body FROM ${table} WHERE id = ?`);
   }
 

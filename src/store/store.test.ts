@@ -357,11 +357,45 @@ suite('Store', () => {
       INSERT INTO containers (id, sandbox_id, name, state, created_at_us, body)
         SELECT id, sandbox_id, name, state, created_at_us, body FROM newer;
       INSERT INTO containers VALUES ('d', 'gone', 'name-d', 'ready', 1, '{"id":"d"}');
-      DROP TABLE newer; CREATE INDEX containers_by_sandbox ON containers (sandbox_id); PRAGMA user_version = 1`);
+      DROP TABLE newer; CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
+      CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0; PRAGMA user_version = 1`);
     store = Store.open(root, systemClock);
     assert.deepEqual(store.containers.all(), [record('c')]);
     assert.throws(() => store.sandboxes.delete('s'));
     store.sandboxes.delete('t');
+  });
+
+  test('the records of schema 3 are taken over, except one that cannot be read', () => {
+    for (const id of ['s', 't', 'bad']) store.sandboxes.put(record(id));
+    store.containers.put(record('c'));
+    store.journal.open('run', 's').begin('step', false);
+    store.close();
+    const columns =
+      'name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, created_at_us INTEGER NOT NULL, body TEXT NOT NULL';
+    shell(`ALTER TABLE containers RENAME TO new_containers; ALTER TABLE sandboxes RENAME TO new_sandboxes;
+      CREATE TABLE sandboxes (id TEXT PRIMARY KEY, ${columns} CHECK (json_valid(body)), body_sum TEXT)
+        STRICT, WITHOUT ROWID;
+      CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL REFERENCES sandboxes (id), ${columns}
+        CHECK (json_valid(body)), body_sum TEXT) STRICT, WITHOUT ROWID;
+      INSERT INTO sandboxes SELECT * FROM new_sandboxes;
+      INSERT INTO containers SELECT * FROM new_containers;
+      UPDATE sandboxes SET body = '{"id":' WHERE id = 'bad';
+      DROP TABLE new_containers; DROP TABLE new_sandboxes;
+      CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
+      CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0;
+      PRAGMA user_version = 3; UPDATE facts SET value = '3' WHERE name = 'schema'`);
+    store = Store.open(root, systemClock);
+    assert.deepEqual(store.sandboxes.all(), [record('s'), record('t')]);
+    assert.deepEqual(store.containers.all(), [record('c')]);
+    assert.match(store.mended.join(), /^sandboxes bad is dropped/);
+    assert.deepEqual(
+      store.journal.unfinished().map(({ subject }) => subject),
+      ['s'],
+    );
+    assert.throws(() => store.sandboxes.delete('s'));
+    assert.throws(() => store.containers.put({ ...record('d'), sandboxId: 'gone' }));
+    reopen();
+    assert.deepEqual(store.mended, []);
   });
 
   test('facts are kept over a restart', () => {
