@@ -5,11 +5,12 @@ import { setTimeout as delay } from 'node:timers/promises';
 
 import { BerthError } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
-import { type ExitStatus, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled, waitPidfd } from '../sys/pidfd.ts';
+import { type ExitStatus, peekPidfd, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled } from '../sys/pidfd.ts';
 import { createPipe } from '../sys/pipe.ts';
 import type { SignalName } from '../sys/signals.ts';
 import { posixSpawnInPool } from '../sys/spawn.ts';
 import type { ChildProcess, StartCommand } from './command.ts';
+import type { Reaper } from './reaper.ts';
 
 /** Every pipe holds at least one page, so that much can be written before anybody reads. */
 const PIPE_ROOM_BYTES = 4096;
@@ -20,7 +21,7 @@ const UNKILLABLE_MS = 10_000;
  * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Descriptors of the caller must stay
  * open until this settles. Throws what `posixSpawn` throws, and leaves nothing open.
  */
-export async function startChild(cmd: StartCommand, input?: Uint8Array): Promise<Child> {
+export async function startChild(cmd: StartCommand, reaper: Reaper, input?: Uint8Array): Promise<Child> {
   const handedOver: number[] = [];
   const streams: Socket[] = [];
   try {
@@ -37,7 +38,7 @@ export async function startChild(cmd: StartCommand, input?: Uint8Array): Promise
       newProcessGroup: cmd.processGroup,
     });
     const hasGroup = cmd.processGroup === true || cmd.newSession === true;
-    return new Child(pid, hasGroup, { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream });
+    return new Child(pid, hasGroup, reaper, { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream });
   } catch (err) {
     for (const stream of streams) stream.destroy();
     throw err;
@@ -46,7 +47,7 @@ export async function startChild(cmd: StartCommand, input?: Uint8Array): Promise
   }
 }
 
-/** A child of this process, from its start until it is reaped. */
+/** A child of this process, from its start until its end. A reaper has it then. */
 export class Child implements ChildProcess {
   readonly pid: number;
   readonly stdin: Writable | undefined;
@@ -54,23 +55,30 @@ export class Child implements ChildProcess {
   readonly stderr: Readable | undefined;
   readonly exited: Promise<ExitStatus>;
   readonly #hasGroup: boolean;
+  readonly #reaper: Reaper;
   readonly #pidfd: number;
-  #reaped = false;
+  #hasEnded = false;
   #terminating = false;
 
-  constructor(pid: number, hasGroup: boolean, streams: Pick<ChildProcess, 'stdin' | 'stdout' | 'stderr'>) {
+  constructor(
+    pid: number,
+    hasGroup: boolean,
+    reaper: Reaper,
+    streams: Pick<ChildProcess, 'stdin' | 'stdout' | 'stderr'>,
+  ) {
     this.pid = pid;
     this.stdin = streams.stdin;
     this.stdout = streams.stdout;
     this.stderr = streams.stderr;
     this.#hasGroup = hasGroup;
+    this.#reaper = reaper;
     this.#pidfd = openChild(pid, hasGroup);
-    this.exited = this.#reap();
+    this.exited = this.#end();
     this.exited.catch(() => {});
   }
 
   kill(signal: SignalName): void {
-    if (this.#reaped) return;
+    if (this.#hasEnded) return;
     // A group has no descriptor, but as long as its leader is not reaped its number is not given to another.
     if (this.#hasGroup) killGroup(this.pid, signal);
     else pidfdSendSignal(this.#pidfd, signal);
@@ -94,16 +102,16 @@ export class Child implements ChildProcess {
     }
   }
 
-  async #reap(): Promise<ExitStatus> {
+  async #end(): Promise<ExitStatus> {
     try {
       await pidfdExited(this.#pidfd);
       if (this.#terminating && this.#hasGroup) killGroup(this.pid, 'SIGKILL');
-      const status = waitPidfd(this.#pidfd);
+      const status = peekPidfd(this.#pidfd);
       if (typeof status === 'string') throw new BerthError('internal', `exit status of process ${this.pid} is lost`);
       return status;
     } finally {
-      this.#reaped = true;
-      closeFd(this.#pidfd);
+      this.#hasEnded = true;
+      this.#reaper.add(this.#pidfd);
     }
   }
 }

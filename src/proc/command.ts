@@ -55,17 +55,17 @@ export interface StartCommand extends Program {
   readonly newSession?: boolean | undefined;
 }
 
-/** A running child. It is reaped by itself. */
+/** A running child. It is reaped by itself, a moment after its end. */
 export interface ChildProcess {
   readonly pid: number;
   readonly stdin: Writable | undefined;
   readonly stdout: Readable | undefined;
   readonly stderr: Readable | undefined;
-  /** Settles when it has ended and been reaped; its streams may still hold output. */
+  /** Settles when it has ended; its streams may still hold output. */
   readonly exited: Promise<ExitStatus>;
   /** Sends a signal, to its group where it has one; nothing when it has ended. */
   kill(signal: SignalName): void;
-  /** SIGTERM, and SIGKILL after `graceMs`; then SIGKILL for what is left of its group. Resolves when it is reaped. */
+  /** SIGTERM, and SIGKILL after `graceMs`; then SIGKILL for what is left of its group. Resolves when it has ended. */
   terminate(graceMs: number): Promise<void>;
 }
 

@@ -13,6 +13,7 @@ import { openProcess } from '../sys/process.ts';
 import { type Child, startChild } from './child.ts';
 import { type ChildProcess, type Command, type CommandResult, ExitError, type StartCommand } from './command.ts';
 import { Output } from './output.ts';
+import { Reaper } from './reaper.ts';
 
 const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 const KILL_GRACE_MS = 1000;
@@ -34,6 +35,7 @@ export class Processes {
   readonly #onWork: () => void;
   readonly #children = new Map<number, Child>();
   readonly #starts = new Set<Promise<Child>>();
+  readonly #reaper = new Reaper();
   readonly #closing = new AbortController();
 
   /**
@@ -65,8 +67,8 @@ export class Processes {
 
   /**
    * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
-   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed and
-   * reaped, or for ten seconds was not to be had to its start: then that happens when it is.
+   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed, or
+   * for ten seconds was not to be had to its start: then that happens when it is.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
@@ -148,6 +150,7 @@ export class Processes {
     // Whoever has asked for a start hears why there is none.
     const starts = [...this.#starts].map((start) => start.then(end, () => {}));
     await Promise.all([...starts, ...[...this.#children.values()].map(end)]);
+    this.#reaper.close();
   }
 
   async #disturbed<T>(cmd: Command, signal: AbortSignal, run: (cmd: Command) => Promise<T>): Promise<T> {
@@ -211,7 +214,7 @@ export class Processes {
   /** Nobody calls a start off, so that whatever becomes of the caller its child is known here. */
   async #startOwned(cmd: StartCommand, input?: Uint8Array): Promise<Child> {
     this.#closing.signal.throwIfAborted();
-    const start = startChild(cmd, input);
+    const start = startChild(cmd, this.#reaper, input);
     this.#starts.add(start);
     try {
       const child = await start;

@@ -1,8 +1,11 @@
 import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 
 /** Processes whose state is read at a time: more would keep the threads that all file access shares. */
 const AT_A_TIME = 16;
 const FRESH_MS = 15_000;
+/** A parent may take a moment; this one does. */
+const REAPED_WITHIN_MS = 200;
 
 /**
  * Counts the host's processes that have ended and that their parents do not reap (state Z of proc_pid_stat(5)). Many
@@ -28,12 +31,20 @@ export class DefunctProcesses {
 
   async #count(): Promise<number> {
     const pids = (await readdir(this.#proc)).filter((name) => /^\d+$/.test(name));
-    let count = 0;
+    const ended = await this.#defunctOf(pids);
+    if (ended.length === 0) return 0;
+    await delay(REAPED_WITHIN_MS, undefined, { ref: false });
+    return (await this.#defunctOf(ended)).length;
+  }
+
+  async #defunctOf(pids: readonly string[]): Promise<string[]> {
+    const left = [...pids];
+    const defunct: string[] = [];
     const next = async (): Promise<void> => {
-      for (let pid = pids.pop(); pid !== undefined; pid = pids.pop()) if (await this.#isDefunct(pid)) count += 1;
+      for (let pid = left.pop(); pid !== undefined; pid = left.pop()) if (await this.#isDefunct(pid)) defunct.push(pid);
     };
     await Promise.all(Array.from({ length: AT_A_TIME }, next));
-    return count;
+    return defunct;
   }
 
   async #isDefunct(pid: string): Promise<boolean> {

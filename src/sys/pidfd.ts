@@ -23,6 +23,7 @@ const P_PID = 1;
 const P_PIDFD = 3;
 const WNOHANG = 1;
 const WEXITED = 4;
+const WNOWAIT = 0x01000000;
 /** siginfo's si_code of a process that ended by itself; any other code is a signal's. */
 const CLD_EXITED = 1;
 
@@ -62,6 +63,11 @@ export function pidfdSendSignal(pidfd: number, signal: SignalName | number): boo
  */
 export function waitPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
   return waitFor(P_PIDFD, pidfd, WEXITED | WNOHANG);
+}
+
+/** How a child has ended, as waitPidfd() tells, which reaps it later. */
+export function peekPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
+  return waitFor(P_PIDFD, pidfd, WEXITED | WNOHANG | WNOWAIT);
 }
 
 /** Waits for a child's end and reaps it. Blocks the thread: only for a child that has just been sent SIGKILL. */

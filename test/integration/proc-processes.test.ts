@@ -26,6 +26,7 @@ import { libc } from '../../src/sys/libc.ts';
 import { createPipe } from '../../src/sys/pipe.ts';
 import { isSameProcess, readProcessStartTime } from '../../src/sys/process.ts';
 import { childPids, openFdCount } from '../fakes/process-facts.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { SOON_MS } from '../harness/patience.ts';
 
 const fcntl: (fd: number, command: number, argument: number) => number = libc.func('fcntl', 'int', [
@@ -46,7 +47,9 @@ let fdsBefore: number;
 
 before(async () => {
   // The first stream and the first poll open the event loop's own descriptors.
-  await newProcesses().run({ path: 'true', args: [], ...second }, never);
+  const first = newProcesses();
+  await first.run({ path: 'true', args: [], ...second }, never);
+  await first.close();
   fdsBefore = openFdCount();
 });
 beforeEach(() => {
@@ -70,6 +73,11 @@ function newProcesses(): Processes {
 
 function sh(script: string, more?: object): { path: string; args: string[]; timeoutMs: number } {
   return { path: '/bin/sh', args: ['-c', script], ...second, ...more };
+}
+
+/** Without those that have ended and are about to be reaped. */
+function runningChildren(): number[] {
+  return childPids().filter(isAlive);
 }
 
 test('output, error output and exit code come back', async () => {
@@ -142,7 +150,7 @@ test('output over the limit is read and dropped', async () => {
 test('a program that prints for ever is ended at the limit, where that is asked for', async () => {
   const result = await processes.run(sh('exec yes', { outputLimitBytes: 1000, endAtLimit: true }), never);
   assert.deepEqual([result.signal, result.stdout.length, result.truncated], ['SIGTERM', 1000, true]);
-  assert.deepEqual(childPids(), []);
+  assert.deepEqual(runningChildren(), []);
 });
 
 test('a descendant that keeps the pipes open does not hold the result back', async () => {
@@ -151,10 +159,18 @@ test('a descendant that keeps the pipes open does not hold the result back', asy
   process.kill(Number(result.stdout.toString()), 'SIGKILL');
 });
 
+test('a child that has ended is reaped by itself', async () => {
+  const child = await processes.start({ path: 'true', args: [] });
+  const fds = openFdCount();
+  assert.equal((await child.exited).exitCode, 0);
+  await until(() => childPids().length === 0);
+  assert.equal(openFdCount(), fds - 1, 'its descriptor is left');
+});
+
 test('a timeout ends the process, politely first', async () => {
   const cmd = sh('trap "exit 0" TERM; echo $$; while :; do sleep 0.01; done', { timeoutMs: 100 });
   await assert.rejects(processes.run(cmd, never), { kind: 'deadline', message: /\/bin\/sh/ });
-  assert.deepEqual(childPids(), []);
+  assert.deepEqual(runningChildren(), []);
   assert.deepEqual(counted, [['sh', 'deadline']]);
   assert.deepEqual(told, ['ProgramHanging: /bin/sh did not end within 0.1 s and was killed']);
 });
@@ -192,15 +208,15 @@ test('the group of a leader that left politely does not outlive a timeout', asyn
   await waitGone(Number(seen.find((line) => line !== 'ready')));
 });
 
-test('an abort kills, reaps, and then throws its reason', async () => {
+test('an abort kills, and then throws its reason', async () => {
   const abort = new AbortController();
   const reason = new Error('enough');
   const running = processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal);
   await until(() => processes.running === 1);
-  assert.equal(childPids().length, 1);
+  assert.equal(runningChildren().length, 1);
   abort.abort(reason);
   await assert.rejects(running, (err) => err === reason);
-  assert.deepEqual(childPids(), []);
+  assert.deepEqual(runningChildren(), []);
   await assert.rejects(
     processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal),
     (err) => err === reason,
@@ -227,7 +243,7 @@ test('a run that is aborted as it starts leaves no process', async () => {
   abort.abort(reason);
   program.release();
   await assert.rejects(running, (err) => err === reason);
-  assert.deepEqual([processes.running, childPids()], [0, []]);
+  assert.deepEqual([processes.running, runningChildren()], [0, []]);
 });
 
 test('close waits for what is about to start, and ends it', async () => {
@@ -237,7 +253,7 @@ test('close waits for what is about to start, and ends it', async () => {
   const closing = processes.close();
   program.release();
   await closing;
-  assert.deepEqual([processes.running, childPids()], [0, []]);
+  assert.deepEqual([processes.running, runningChildren()], [0, []]);
   assert.equal((await (await starting).exited).signal, 'SIGTERM');
 });
 
@@ -246,8 +262,8 @@ test('two hundred runs at once and one after another leave nothing open', async 
   await Promise.all(Array.from({ length: 50 }, () => processes.run(sh('cat; exit 1', { stdin: 'x' }), never)));
   for (let i = 0; i < 150; i++) await processes.run({ path: 'true', args: [], ...second }, never);
   await assert.rejects(processes.run({ path: '/no/such', args: [], stdin: Buffer.alloc(9999), ...second }, never));
+  await until(() => childPids().length === 0);
   assert.equal(openFdCount(), count);
-  assert.deepEqual(childPids(), []);
 });
 
 test('start hands over streams and descriptors', async () => {
