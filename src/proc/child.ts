@@ -73,7 +73,7 @@ export class Child implements ChildProcess {
     this.#hasGroup = hasGroup;
     this.#reaper = reaper;
     this.#pidfd = openChild(pid, hasGroup);
-    this.exited = this.#end();
+    this.exited = this.#untilEnd();
     this.exited.catch(() => {});
   }
 
@@ -102,7 +102,7 @@ export class Child implements ChildProcess {
     }
   }
 
-  async #end(): Promise<ExitStatus> {
+  async #untilEnd(): Promise<ExitStatus> {
     try {
       await pidfdExited(this.#pidfd);
       if (this.#terminating && this.#hasGroup) killGroup(this.pid, 'SIGKILL');
@@ -111,7 +111,7 @@ export class Child implements ChildProcess {
       return status;
     } finally {
       this.#hasEnded = true;
-      this.#reaper.add(this.#pidfd);
+      this.#reaper.take(this.#pidfd);
     }
   }
 }

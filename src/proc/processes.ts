@@ -118,8 +118,8 @@ export class Processes {
   }
 
   /**
-   * Resolves when that very process has ended, at once when it is gone already; it need not be our child, and is
-   * reaped when it is. Throws the signal's reason.
+   * Resolves when that very process has ended, at once when it is gone already. It need not be our child; one that came
+   * to us when its parent died is reaped, what we started has its reaper. Throws the signal's reason.
    */
   async exitOf(pid: number, startTime: number, signal: AbortSignal): Promise<void> {
     const pidfd = openProcess(pid, startTime);
@@ -127,7 +127,7 @@ export class Processes {
     const child = this.#children.get(pid);
     try {
       await pidfdExited(pidfd, AbortSignal.any([signal, this.#closing.signal]));
-      // A child that we started ourselves is reaped where its exit code is wanted.
+      // Its exit code is wanted elsewhere; once that has been read, it does not matter who reaps it.
       if (child) await child.exited;
       else waitPidfd(pidfd);
     } finally {

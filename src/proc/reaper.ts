@@ -11,8 +11,8 @@ const REAP_AFTER_MS = 50;
 export class Reaper {
   readonly #timers = new Map<number, NodeJS.Timeout>();
 
-  /** Takes the descriptor of a child that has ended over; its exit code has been read. */
-  add(pidfd: number): void {
+  /** Takes over the descriptor of a child that has ended; its exit code has been read. */
+  take(pidfd: number): void {
     this.#timers.set(pidfd, setTimeout(() => this.#reap(pidfd), REAP_AFTER_MS).unref());
   }
 
@@ -26,8 +26,9 @@ export class Reaper {
     this.#timers.delete(pidfd);
     try {
       waitPidfd(pidfd);
-    } finally {
       closeFd(pidfd);
+    } catch {
+      // Its exit code is known: a zombie that stays is the least harm, and a timer has nobody to tell.
     }
   }
 }

@@ -1,6 +1,7 @@
 import type { Database } from 'better-sqlite3';
 
 import { BerthError } from '../base/errors.ts';
+import { SCHEMA_FACT } from './sound-database.ts';
 import { storeError } from './store-error.ts';
 
 /**
@@ -91,8 +92,8 @@ const MIGRATIONS: readonly string[] = Object.freeze([
   ALTER TABLE images ADD COLUMN body_sum TEXT;
   `,
   // Without rowids a row of over 1 kB spills into pages of its own, which each put freed and took anew: six or seven pages
-  // where it is one or two now. Bodies are checked by who reads them (`dropBadRows`): a bad one shall not keep the others
-  // from being brought along. The few pipelines that are unfinished are found without an index.
+  // where it is one or two now, up to 4 kB. `dropBadRows` checks the bodies; what else a damaged row may lack shall not
+  // keep the others from being brought along. The few pipelines that are unfinished are found without an index.
   `
   CREATE TABLE sandboxes_by_rowid (
     id TEXT PRIMARY KEY NOT NULL,
@@ -103,7 +104,8 @@ const MIGRATIONS: readonly string[] = Object.freeze([
     body_sum TEXT
   ) STRICT;
   INSERT INTO sandboxes_by_rowid (id, name, state, created_at_us, body, body_sum)
-    SELECT id, name, state, created_at_us, body, body_sum FROM sandboxes;
+    SELECT id, CAST(ifnull(name, id) AS TEXT), CAST(ifnull(state, '') AS TEXT),
+      CAST(ifnull(created_at_us, 0) AS INTEGER), body, body_sum FROM sandboxes;
 
   CREATE TABLE containers_by_rowid (
     id TEXT PRIMARY KEY NOT NULL,
@@ -115,7 +117,8 @@ const MIGRATIONS: readonly string[] = Object.freeze([
     body_sum TEXT
   ) STRICT;
   INSERT INTO containers_by_rowid (id, sandbox_id, name, state, created_at_us, body, body_sum)
-    SELECT id, sandbox_id, name, state, created_at_us, body, body_sum FROM containers
+    SELECT id, sandbox_id, CAST(ifnull(name, id) AS TEXT), CAST(ifnull(state, '') AS TEXT),
+      CAST(ifnull(created_at_us, 0) AS INTEGER), body, body_sum FROM containers
     WHERE sandbox_id IN (SELECT id FROM sandboxes);
 
   DROP TABLE containers;
@@ -124,12 +127,20 @@ const MIGRATIONS: readonly string[] = Object.freeze([
   ALTER TABLE containers_by_rowid RENAME TO containers;
   CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
 
-  DROP INDEX pipelines_unfinished;
+  DROP INDEX IF EXISTS pipelines_unfinished;
   `,
 ]);
 
 /** The schema of this version. */
 export const SCHEMA = MIGRATIONS.length;
+/** From this one on there are facts, and sums of bodies. */
+const SCHEMA_WITH_SUMS = 3;
+
+/** Whether a database is to be migrated whose rows can be checked before. */
+export function canCheckBeforeMigration(db: Database): boolean {
+  const version = Number(db.pragma('user_version', { simple: true }));
+  return version >= SCHEMA_WITH_SUMS && version < SCHEMA;
+}
 
 /** Brings a database to this version's schema. Throws `precondition` for one that a newer Berth has written. */
 export function migrate(db: Database, file: string): void {
@@ -146,6 +157,9 @@ export function migrate(db: Database, file: string): void {
       db.transaction(() => {
         db.exec(sql);
         db.pragma(`user_version = ${index + 1}`);
+        // Both at once: one without the other is taken for damage.
+        if (index >= SCHEMA_WITH_SUMS)
+          db.prepare('UPDATE facts SET value = ? WHERE name = ?').run(String(index + 1), SCHEMA_FACT);
       })();
     } catch (err) {
       throw storeError(`migrate database ${file} to schema ${index + 1}`, err);

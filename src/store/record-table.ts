@@ -31,7 +31,7 @@ export class RecordTable<R extends StoredRecord> implements CopiedTable {
   /** `extra` are further columns, each filled from the record. */
   constructor(db: Database, table: string, extra: Readonly<Record<string, (record: R) => string>> = {}) {
     const columns = ['id', 'name', 'state', 'created_at_us', 'body', 'body_sum', ...Object.keys(extra)];
-    // The others never change for an id, and each that is written writes its index too.
+    // The others never change, and each that is written writes its index too.
     const updates = ['state', 'body', 'body_sum'].map((column) => `${column} = excluded.${column}`);
     this.#table = table;
     this.#extra = Object.values(extra);
@@ -44,7 +44,10 @@ export class RecordTable<R extends StoredRecord> implements CopiedTable {
     this.#find = db.prepare(`SELECT id, body FROM ${table} WHERE id = ?`);
   }
 
-  /** Adds or replaces a record. It is on disk when this returns, as far as a crash of the daemon is concerned. */
+  /**
+   * Adds or replaces a record; its name, its creation and the further columns never change. It is on disk when this
+   * returns, as far as a crash of the daemon is concerned.
+   */
   put(record: R): void {
     const { id, name, state, createdAtUs } = record;
     const extra = this.#extra.map((read) => read(record));

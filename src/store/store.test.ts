@@ -25,7 +25,7 @@ import { systemClock } from '../base/clock.ts';
 import { kindOf } from '../base/errors.ts';
 import { FaultPoints } from '../base/fault-points.ts';
 import { type Journal, runSteps } from '../base/steps.ts';
-import { SCHEMA } from './migrations.ts';
+import { migrate, SCHEMA } from './migrations.ts';
 import { Store, type StoredTypes } from './store.ts';
 import { storeError } from './store-error.ts';
 
@@ -365,37 +365,74 @@ suite('Store', () => {
     store.sandboxes.delete('t');
   });
 
-  test('the records of schema 3 are taken over, except one that cannot be read', () => {
-    for (const id of ['s', 't', 'bad']) store.sandboxes.put(record(id));
-    store.containers.put(record('c'));
-    store.journal.open('run', 's').begin('step', false);
-    store.close();
-    const columns =
-      'name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, created_at_us INTEGER NOT NULL, body TEXT NOT NULL';
-    shell(`ALTER TABLE containers RENAME TO new_containers; ALTER TABLE sandboxes RENAME TO new_sandboxes;
-      CREATE TABLE sandboxes (id TEXT PRIMARY KEY, ${columns} CHECK (json_valid(body)), body_sum TEXT)
-        STRICT, WITHOUT ROWID;
-      CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL REFERENCES sandboxes (id), ${columns}
-        CHECK (json_valid(body)), body_sum TEXT) STRICT, WITHOUT ROWID;
-      INSERT INTO sandboxes SELECT * FROM new_sandboxes;
-      INSERT INTO containers SELECT * FROM new_containers;
-      UPDATE sandboxes SET body = '{"id":' WHERE id = 'bad';
-      DROP TABLE new_containers; DROP TABLE new_sandboxes;
-      CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
-      CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0;
-      PRAGMA user_version = 3; UPDATE facts SET value = '3' WHERE name = 'schema'`);
-    store = Store.open(root, systemClock);
-    assert.deepEqual(store.sandboxes.all(), [record('s'), record('t')]);
-    assert.deepEqual(store.containers.all(), [record('c')]);
-    assert.match(store.mended.join(), /^sandboxes bad is dropped/);
-    assert.deepEqual(
-      store.journal.unfinished().map(({ subject }) => subject),
-      ['s'],
-    );
-    assert.throws(() => store.sandboxes.delete('s'));
-    assert.throws(() => store.containers.put({ ...record('d'), sandboxId: 'gone' }));
-    reopen();
-    assert.deepEqual(store.mended, []);
+  suite('a database of schema 3', () => {
+    const toSchema3 = (more = ''): void => {
+      store.close();
+      const columns = (rule: string) => `name TEXT ${rule} UNIQUE, state TEXT NOT NULL, created_at_us INTEGER NOT NULL,
+        body TEXT NOT NULL CHECK (json_valid(body)), body_sum TEXT`;
+      shell(`ALTER TABLE containers RENAME TO new_containers; ALTER TABLE sandboxes RENAME TO new_sandboxes;
+        CREATE TABLE sandboxes (id TEXT PRIMARY KEY, ${columns(more.includes('NULL') ? '' : 'NOT NULL')})
+          STRICT, WITHOUT ROWID;
+        CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL REFERENCES sandboxes (id),
+          ${columns('NOT NULL')}) STRICT, WITHOUT ROWID;
+        INSERT INTO sandboxes SELECT * FROM new_sandboxes;
+        INSERT INTO containers SELECT * FROM new_containers;
+        DROP TABLE new_containers; DROP TABLE new_sandboxes;
+        CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
+        CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0;
+        PRAGMA user_version = 3; UPDATE facts SET value = '3' WHERE name = 'schema'; ${more}`);
+    };
+
+    test('its records are taken over, and what cannot be read is told', () => {
+      for (const id of ['s', 't', 'bad']) store.sandboxes.put(record(id));
+      store.containers.put(record('c'));
+      store.containers.put({ ...record('lost'), sandboxId: 't' });
+      store.journal.open('run', 's').begin('step', false);
+      toSchema3(`UPDATE sandboxes SET body = '{"id":' WHERE id = 'bad';
+        UPDATE containers SET sandbox_id = 'gone' WHERE id = 'lost'`);
+      store = Store.open(root, systemClock);
+      assert.deepEqual([store.sandboxes.all(), store.containers.all()], [[record('s'), record('t')], [record('c')]]);
+      assert.match(store.mended.join(), /^sandboxes bad is dropped.*containers lost is dropped/);
+      assert.deepEqual(
+        store.journal.unfinished().map(({ subject }) => subject),
+        ['s'],
+      );
+      assert.throws(() => store.sandboxes.delete('s'));
+      assert.throws(() => store.containers.put({ ...record('d'), sandboxId: 'gone' }));
+      reopen();
+      assert.deepEqual(store.mended, []);
+    });
+
+    test('a row that lacks a column keeps no daemon from its start', () => {
+      for (const id of ['s', 't']) store.sandboxes.put(record(id));
+      toSchema3(`UPDATE sandboxes SET name = NULL WHERE id = 's'`);
+      store = Store.open(root, systemClock);
+      assert.deepEqual(store.sandboxes.all(), [record('s'), record('t')]);
+    });
+
+    test('a daemon may die right after it has migrated it', () => {
+      store.sandboxes.put(record('s'));
+      toSchema3();
+      const db = new Database(join(root, 'berth.db'));
+      migrate(db, 'berth.db');
+      db.close();
+      store = Store.open(root, systemClock);
+      assert.deepEqual([store.sandboxes.all(), store.mended], [[record('s')], []]);
+    });
+
+    test('what its containers kept to themselves does not stay in pages that are free', () => {
+      store.sandboxes.put(record('s'));
+      const secrets = Array.from({ length: 40 }, (_, index) => `SECRET-${index}-${'x'.repeat(2000)}`);
+      for (const [index, secret] of secrets.entries())
+        store.containers.put({ ...record(`c${index}`), sandboxId: 's', ...{ secret } });
+      toSchema3();
+      store = Store.open(root, systemClock);
+      for (const { id } of store.containers.all()) store.containers.delete(id);
+      store.close();
+      const bytes = readFileSync(join(root, 'berth.db'));
+      assert.ok(!bytes.includes('SECRET-'));
+      store = Store.open(root, systemClock);
+    });
   });
 
   test('facts are kept over a restart', () => {

@@ -12,7 +12,7 @@ import { disturbDatabase } from './faulty-database.ts';
 import { FolderHold } from './folder-hold.ts';
 import { ImageTable, LayerTable, type StoredImageRow } from './image-table.ts';
 import { JournalTable } from './journal-table.ts';
-import { migrate, SCHEMA } from './migrations.ts';
+import { canCheckBeforeMigration, migrate, SCHEMA } from './migrations.ts';
 import { RecordCopies } from './record-copies.ts';
 import { RecordTable, type StoredRecord } from './record-table.ts';
 import { reserveRoom } from './reserve.ts';
@@ -107,12 +107,14 @@ export class Store<T extends StoredTypes> {
       const mended: string[] = [];
       const isLost = (opened: Database.Database): boolean => opened.pragma('user_version', { simple: true }) === 0;
       let wasLost = false;
+      let dropped: DroppedRow[] = [];
       db = openSound(
         file,
         () => {
           const opened = openDatabase(file);
           try {
             wasLost = isLost(opened);
+            dropped = canCheckBeforeMigration(opened) ? dropBadRows(opened, mended) : [];
             migrate(opened, file);
             return opened;
           } catch (err) {
@@ -123,13 +125,13 @@ export class Store<T extends StoredTypes> {
         clock.nowUs(),
         mended,
       );
-      const dropped = dropBadRows(db, mended);
+      dropped.push(...dropBadRows(db, mended));
+      // What is reserved has no secrets.
+      db.pragma('secure_delete = OFF');
       reserveRoom(db);
+      db.pragma('secure_delete = ON');
       // The pages that were looked at, and those that were reserved, are not what is asked for next.
       db.pragma('shrink_memory');
-      // Variables of containers that are gone are often secrets, which shall not stay in what is free. Not before: what
-      // was reserved has none.
-      db.pragma('secure_delete = ON');
       if (faults) disturbDatabase(db, faults);
       const store = new Store<T>(db, hold, { root, state }, clock, mended);
       store.#restore(wasLost, dropped);
@@ -210,6 +212,8 @@ function openDatabase(file: string): Database.Database {
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = NORMAL');
     db.pragma('foreign_keys = ON');
+    // Variables of containers that are gone are often secrets, which shall not stay in what is free.
+    db.pragma('secure_delete = ON');
     checkPages(db, file);
     checkSchema(db, file);
     checkWritable(db);

@@ -65,7 +65,7 @@ export function waitPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
   return waitFor(P_PIDFD, pidfd, WEXITED | WNOHANG);
 }
 
-/** How a child has ended, as waitPidfd() tells, which reaps it later. */
+/** As waitPidfd(), but a child that has ended stays a zombie: waitPidfd() still has to reap it. */
 export function peekPidfd(pidfd: number): ExitStatus | 'running' | 'notOurs' {
   return waitFor(P_PIDFD, pidfd, WEXITED | WNOHANG | WNOWAIT);
 }

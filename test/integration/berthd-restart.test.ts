@@ -22,6 +22,7 @@ import {
 import { identify } from '../../src/runtime/process-identity.ts';
 import { letGo } from '../../src/runtime/runc-state.ts';
 import { readProcessStartTime } from '../../src/sys/process.ts';
+import { childPids } from '../fakes/process-facts.ts';
 import { connectCommand } from '../fakes/stream-client.ts';
 import { eventually, readLog } from '../harness/cri-lab.ts';
 import { isAlive, killInCgroups } from '../harness/machine-state.ts';
@@ -499,6 +500,7 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
       children: execFileSync('sh', ['-c', `cat /proc/${lab.berthd.pid}/task/*/children`], { encoding: 'utf8' }),
     });
     for (let round = 0; round < 5; round++) await cycle();
+    await eventually('ended children are reaped', () => childPids(lab.berthd.pid).every(isAlive) || undefined);
     const before = count();
     for (let round = 0; round < 25; round++) await cycle();
     await eventually('it holds no more than before', () => {

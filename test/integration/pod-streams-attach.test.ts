@@ -12,7 +12,7 @@ import { killProcess } from '../../src/sys/process.ts';
 import { openFdCount } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
-import { Counter, StreamLab, TestClient, zeros } from './stream-lab.ts';
+import { Counter, StreamLab, settledFdCount, TestClient, zeros } from './stream-lab.ts';
 
 const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
@@ -115,7 +115,7 @@ for (const name of ['runc', 'crun']) {
 
     it('does not close it when a client goes that only looked on', async () => {
       const container = await echo({ stdinOnce: true });
-      const fds = openFdCount();
+      const fds = await settledFdCount();
       const { stdin, stdout } = new TestClient();
       const staying = attach(container, { stdin, stdout });
       for (let i = 0; i < 3; i++) {
@@ -278,7 +278,7 @@ for (const name of ['runc', 'crun']) {
 
     it('leaves without harm at any moment', async () => {
       const container = await run('while :; do echo line; done', { stdin: true });
-      const fds = openFdCount();
+      const fds = await settledFdCount();
       for (let i = 0; i < 20; i++) {
         const leave = new AbortController();
         const attached = attach(container, { stdin: new TestClient().stdin, stdout: new Counter() }, leave.signal);

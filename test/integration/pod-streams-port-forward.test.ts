@@ -8,7 +8,7 @@ import { after, before, describe, it } from 'node:test';
 
 import { openFdCount } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
-import { Counter, type LabSandbox, StreamLab, zeros } from './stream-lab.ts';
+import { Counter, type LabSandbox, StreamLab, settledFdCount, zeros } from './stream-lab.ts';
 
 const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
@@ -23,7 +23,7 @@ describe('port-forward', () => {
     sandbox = await lab.sandbox('pod', signal);
     // The thread and the first connection open descriptors that stay.
     await assert.rejects(lab.streams.portForward(sandbox.id, 1, duplexPair()[0], signal), { kind: 'unavailable' });
-    fds = openFdCount();
+    fds = await settledFdCount();
   });
   after(async () => {
     await sandbox[Symbol.asyncDispose]();

@@ -9,7 +9,7 @@ import { killProcess } from '../../src/sys/process.ts';
 import { openFdCount } from '../fakes/process-facts.ts';
 import { eventually } from '../harness/cri-lab.ts';
 import { mountHugetlb } from './runtime-lab.ts';
-import { Counter, StreamLab, TestClient, zeros } from './stream-lab.ts';
+import { Counter, StreamLab, settledFdCount, TestClient, zeros } from './stream-lab.ts';
 
 const signal = AbortSignal.timeout(900_000);
 const MiB = 1024 * 1024;
@@ -284,7 +284,7 @@ for (const name of ['runc', 'crun']) {
 
     it('runs a hundred at once, and leaves nothing open', async () => {
       const { id } = await lab.run({ args: ['sleep', '1000'], pidsLimit: 5000 }, signal);
-      const fds = openFdCount();
+      const fds = await settledFdCount();
       const one = async (i: number): Promise<void> => {
         const { stdin, stdout } = new TestClient();
         stdin.end(`number ${i}\n`);

@@ -15,6 +15,9 @@ import { findProgram } from '../../src/runtime/handlers.ts';
 import { NamespaceMaker, unpinNamespaces } from '../../src/sys/namespaces.ts';
 import { killProcess } from '../../src/sys/process.ts';
 import { buildNative } from '../fakes/build-native.ts';
+import { childPids, openFdCount } from '../fakes/process-facts.ts';
+import { eventually } from '../harness/cri-lab.ts';
+import { isAlive } from '../harness/machine-state.ts';
 import { Lab, type LabContainer, plainContainer } from './runtime-lab.ts';
 
 const plainSandbox: SandboxSpec = {
@@ -276,4 +279,10 @@ export function zeros(size: number): Readable {
       }
     },
   });
+}
+
+/** How many descriptors this process has open once its children that have ended are reaped: each holds one until then. */
+export async function settledFdCount(): Promise<number> {
+  await eventually('ended children are reaped', () => childPids().every(isAlive) || undefined);
+  return openFdCount();
 }
