@@ -133,7 +133,7 @@ const MIGRATIONS: readonly string[] = Object.freeze([
 
 /** The schema of this version. */
 export const SCHEMA = MIGRATIONS.length;
-/** From this one on there are facts, and sums of bodies. */
+/** From this one on bodies have sums, and a fact tells the schema once more. */
 const SCHEMA_WITH_SUMS = 3;
 
 /** Whether a database is to be migrated whose rows can be checked before. */
