@@ -1,6 +1,6 @@
 import type { Database, Statement } from 'better-sqlite3';
 
-import type { CopiedTable } from './record-copies.ts';
+import { type CopiedTable, sumOf } from './record-copies.ts';
 import { inStore } from './store-error.ts';
 
 /** Single facts, each under a name of its own. */
@@ -8,13 +8,13 @@ export class FactTable implements CopiedTable {
   /** Told of each fact that is put. */
   onChange: (name: string) => void = () => {};
   readonly #find: Statement<[string], { value: string }>;
-  readonly #put: Statement<[string, string]>;
+  readonly #put: Statement<[string, string, string]>;
   readonly #names: Statement<[], { name: string }>;
 
   constructor(db: Database) {
     this.#find = db.prepare('SELECT value FROM facts WHERE name = ?');
     this.#names = db.prepare('SELECT name FROM facts');
-    this.#put = db.prepare('INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)');
+    this.#put = db.prepare('INSERT OR REPLACE INTO facts (name, value, row_sum) VALUES (?, ?, ?)');
   }
 
   find(name: string): string | undefined {
@@ -22,7 +22,9 @@ export class FactTable implements CopiedTable {
   }
 
   put(name: string, value: string): void {
-    inStore(`write fact ${name}`, () => this.#put.run(name, value));
+    // As `SUMMED_COLUMNS` of sound-database.ts has it.
+    const sum = sumOf([name, value].join(' '));
+    inStore(`write fact ${name}`, () => this.#put.run(name, value, sum));
     this.onChange(name);
   }
 

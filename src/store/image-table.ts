@@ -74,7 +74,7 @@ export class ImageTable<I extends StoredImageRow> implements CopiedTable {
 export class LayerTable implements CopiedTable {
   /** Told of each row that is put or deleted. */
   onChange: (diffId: string) => void = () => {};
-  readonly #put: Statement<[string, number, number, number]>;
+  readonly #put: Statement<[string, number, number, number, string]>;
   readonly #delete: Statement<[string]>;
   readonly #all: Statement<[], LayerRow>;
   readonly #find: Statement<[string], LayerRow>;
@@ -82,18 +82,18 @@ export class LayerTable implements CopiedTable {
   constructor(db: Database) {
     const columns = 'diff_id AS diffId, size_bytes AS sizeBytes, inodes, created_at_us AS createdAtUs';
     this.#put = db.prepare(
-      'INSERT OR REPLACE INTO layers (diff_id, size_bytes, inodes, created_at_us) VALUES (?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO layers (diff_id, size_bytes, inodes, created_at_us, row_sum) VALUES (?, ?, ?, ?, ?)',
     );
     this.#delete = db.prepare('DELETE FROM layers WHERE diff_id = ?');
     this.#all = db.prepare(`SELECT ${columns} FROM layers ORDER BY diff_id`);
     this.#find = db.prepare(`SELECT ${columns} FROM layers WHERE diff_id = ?`);
   }
 
-  putLayer(layer: LayerRow): void {
-    inStore(`write layer ${layer.diffId}`, () =>
-      this.#put.run(layer.diffId, layer.sizeBytes, layer.inodes, layer.createdAtUs),
-    );
-    this.onChange(layer.diffId);
+  putLayer({ diffId, sizeBytes, inodes, createdAtUs }: LayerRow): void {
+    // As `SUMMED_COLUMNS` of sound-database.ts has it.
+    const sum = sumOf([diffId, sizeBytes, inodes, createdAtUs].join(' '));
+    inStore(`write layer ${diffId}`, () => this.#put.run(diffId, sizeBytes, inodes, createdAtUs, sum));
+    this.onChange(diffId);
   }
 
   deleteLayer(diffId: string): void {

@@ -1,7 +1,7 @@
 import type { Database } from 'better-sqlite3';
 
 import { BerthError } from '../base/errors.ts';
-import { SCHEMA_FACT } from './sound-database.ts';
+import { SCHEMA_FACT, TABLES_FACT } from './sound-database.ts';
 import { storeError } from './store-error.ts';
 
 /**
@@ -129,6 +129,11 @@ const MIGRATIONS: readonly string[] = Object.freeze([
 
   DROP INDEX IF EXISTS pipelines_unfinished;
   `,
+  // What is not in a body has sums too. NULL: written before there were any.
+  `
+  ALTER TABLE layers ADD COLUMN row_sum TEXT;
+  ALTER TABLE facts ADD COLUMN row_sum TEXT;
+  `,
 ]);
 
 /** The schema of this version. */
@@ -157,9 +162,9 @@ export function migrate(db: Database, file: string): void {
       db.transaction(() => {
         db.exec(sql);
         db.pragma(`user_version = ${index + 1}`);
-        // Both at once: one without the other is taken for damage.
+        // What does not fit the schema is taken for damage; the store writes both facts anew.
         if (index >= SCHEMA_WITH_SUMS)
-          db.prepare('UPDATE facts SET value = ? WHERE name = ?').run(String(index + 1), SCHEMA_FACT);
+          db.prepare('DELETE FROM facts WHERE name IN (?, ?)').run(SCHEMA_FACT, TABLES_FACT);
       })();
     } catch (err) {
       throw storeError(`migrate database ${file} to schema ${index + 1}`, err);

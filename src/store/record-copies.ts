@@ -72,16 +72,20 @@ export class RecordCopies {
     });
   }
 
-  /** Puts single rows back where there is a copy, in words; keys are taken by the name of their place. */
-  restoreRows(rows: readonly { readonly name: string; readonly key: string }[]): string[] {
-    return this.#places.flatMap((place) =>
-      rows
-        .filter(({ name, key }) => name === place.name && keysIn(place.folder).includes(key))
-        .flatMap(({ key }) => {
-          const problems = this.#restore(place, key);
-          return problems.length > 0 ? problems : [`${place.name} ${key} is restored from its copy`];
-        }),
-    );
+  /**
+   * Puts the rows of these places back that there are copies of and that are not there, in words: what a damaged row's
+   * key was may be known from its copy alone.
+   */
+  restoreMissing(names: readonly string[]): string[] {
+    return this.#places.flatMap((place) => {
+      if (!names.includes(place.name)) return [];
+      const there = new Set(place.table.keys());
+      const missing = keysIn(place.folder).filter((key) => !there.has(key));
+      return missing.flatMap((key) => {
+        const problems = this.#restore(place, key);
+        return problems.length > 0 ? problems : [`${place.name} ${key} is restored from its copy`];
+      });
+    });
   }
 
   /** Has the copies follow the rows from now on, and brings those of earlier days up to date. */

@@ -350,6 +350,7 @@ suite('Store', () => {
     store.containers.put(record('c'));
     store.close();
     shell(`DROP TABLE facts; ALTER TABLE sandboxes DROP COLUMN body_sum; ALTER TABLE images DROP COLUMN body_sum;
+      ALTER TABLE layers DROP COLUMN row_sum;
       ALTER TABLE containers RENAME TO newer;
       CREATE TABLE containers (id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL, name TEXT NOT NULL UNIQUE,
         state TEXT NOT NULL, created_at_us INTEGER NOT NULL, body TEXT NOT NULL CHECK (json_valid(body)))
@@ -380,6 +381,8 @@ suite('Store', () => {
         DROP TABLE new_containers; DROP TABLE new_sandboxes;
         CREATE INDEX containers_by_sandbox ON containers (sandbox_id);
         CREATE INDEX pipelines_unfinished ON pipelines (finished) WHERE finished = 0;
+        ALTER TABLE layers DROP COLUMN row_sum; ALTER TABLE facts DROP COLUMN row_sum;
+        DELETE FROM facts WHERE name = 'tables';
         PRAGMA user_version = 3; UPDATE facts SET value = '3' WHERE name = 'schema'; ${more}`);
     };
 

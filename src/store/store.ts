@@ -20,10 +20,11 @@ import {
   checkPages,
   checkSchema,
   checkWritable,
-  type DroppedRow,
   dropBadRows,
   openSound,
   SCHEMA_FACT,
+  sumOfTables,
+  TABLES_FACT,
 } from './sound-database.ts';
 import { inStore, storeError } from './store-error.ts';
 import { WalCheckpoints } from './wal-checkpoints.ts';
@@ -107,7 +108,7 @@ export class Store<T extends StoredTypes> {
       const mended: string[] = [];
       const isLost = (opened: Database.Database): boolean => opened.pragma('user_version', { simple: true }) === 0;
       let wasLost = false;
-      let dropped: DroppedRow[] = [];
+      let dropped: string[] = [];
       db = openSound(
         file,
         () => {
@@ -168,14 +169,15 @@ export class Store<T extends StoredTypes> {
     this.#copies.start(log);
   }
 
-  #restore(wasLost: boolean, dropped: readonly DroppedRow[]): void {
+  /** `dropped` are the names of the tables that rows were dropped from. */
+  #restore(wasLost: boolean, dropped: readonly string[]): void {
     const restored = this.transaction(() =>
-      wasLost ? this.#copies.restoreAll(this.#ownCopies()) : this.#copies.restoreRows(dropped),
+      wasLost ? this.#copies.restoreAll(this.#ownCopies()) : this.#copies.restoreMissing(dropped),
     );
     if (restored.length > 0 && this.mended.length === 0)
       this.mended.push(`database ${this.#db.name} was not there, although there were records`);
     this.mended.push(...restored);
-    const facts = { [SCHEMA_FACT]: String(SCHEMA), [ROOT_FACT]: this.#root };
+    const facts = { [SCHEMA_FACT]: String(SCHEMA), [TABLES_FACT]: sumOfTables(this.#db), [ROOT_FACT]: this.#root };
     for (const [name, value] of Object.entries(facts)) if (this.facts.find(name) !== value) this.facts.put(name, value);
     this.#forgetGone();
   }
