@@ -7,7 +7,8 @@
  * the command is then a child of this process, which is why there is one: only a parent learns the exit code, and what
  * the command forks twice comes to it too where the container has no PID namespace of its own.
  *
- * Descriptors 0, 1 and 2 are the command's. Descriptor 3 is a stream socket to the daemon. It gets lines:
+ * Descriptors 0, 1 and 2 are the command's, 4 is the runtime's where there is one. Descriptor 3 is a stream socket to the
+ * daemon. It gets lines:
  *
  *     failed CODE       the runtime did not start the command; this is the runtime's own exit code
  *     started PID       the command runs
@@ -35,7 +36,7 @@
 
 #include "kernel.h"
 
-enum { DAEMON = 3, NOT_STARTED = 127, MOST_KILL_ROUNDS = 10 };
+enum { DAEMON = 3, RUNTIMES_OWN = 4, NOT_STARTED = 127, MOST_KILL_ROUNDS = 10 };
 
 /* An entry of a folder, as getdents64(2) gives it. */
 struct entry {
@@ -205,6 +206,13 @@ static int kill_marked(void)
 	return count;
 }
 
+/* Again, because what is killed may have just forked. */
+static void kill_all_marked(void)
+{
+	for (int round = 0; round < MOST_KILL_ROUNDS && kill_marked() > 0; round++)
+		;
+}
+
 static long exit_code(int status)
 {
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
@@ -222,6 +230,12 @@ static void reap(const char *pid_file)
 		if (status == 0)
 			command = read_pid(pid_file);
 		if (command == 0) {
+			/* It may have been killed, by the container's lack of memory, when the command ran already. */
+			if (WIFSIGNALED(status)) {
+				if (read_pid(pid_file) != 0)
+					syscall4(SYS_kill, read_pid(pid_file), SIGKILL, 0, 0);
+				kill_all_marked();
+			}
 			tell("failed", exit_code(status));
 			leave(0);
 		}
@@ -245,9 +259,7 @@ __attribute__((noreturn)) static void abandon(void)
 		syscall4(SYS_kill, runtime, SIGKILL, 0, 0);
 	if (command != 0)
 		syscall4(SYS_kill, command, SIGKILL, 0, 0);
-	/* Again, because what is killed may have just forked. */
-	for (int round = 0; round < MOST_KILL_ROUNDS && kill_marked() > 0; round++)
-		;
+	kill_all_marked();
 	leave(1);
 }
 
@@ -297,6 +309,7 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	/* Or the daemon would not see the end of the command's output, nor the command that of its input. */
 	for (long fd = 0; fd < DAEMON; fd++)
 		syscall4(SYS_close, fd, 0, 0, 0);
+	syscall4(SYS_close, RUNTIMES_OWN, 0, 0, 0);
 	wait_for_end(arguments[3]);
 }
 

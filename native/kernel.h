@@ -41,6 +41,21 @@ static long syscall4(long number, long a, long b, long c, long d)
 	return syscall5(number, a, b, c, d, 0);
 }
 
+/* The compiler calls these two for what it finds long. */
+__attribute__((used)) void *memset(void *to, int byte, unsigned long size)
+{
+	for (unsigned long at = 0; at < size; at++)
+		((unsigned char *)to)[at] = (unsigned char)byte;
+	return to;
+}
+
+__attribute__((used)) void *memcpy(void *to, const void *from, unsigned long size)
+{
+	for (unsigned long at = 0; at < size; at++)
+		((unsigned char *)to)[at] = ((const unsigned char *)from)[at];
+	return to;
+}
+
 __attribute__((noreturn)) static void leave(int code)
 {
 	for (;;)

@@ -29,4 +29,5 @@ native() {
 
 native pause
 native exec-monitor
+native exec-join
 bundle

@@ -89,6 +89,7 @@ const FIRST_PROCESS = 'start of process 1';
 /** Beside the compiled program, in dist/native. */
 const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
 const EXEC_MONITOR_PATH = fileURLToPath(new URL('../../native/exec-monitor', import.meta.url));
+const EXEC_JOIN_PATH = fileURLToPath(new URL('../../native/exec-join', import.meta.url));
 
 /**
  * One berthd: builds the rooms from the ground up and hands each what it needs. Parts that must be closed are put on a
@@ -213,6 +214,7 @@ export class Daemon {
       stateDir: config.state,
       monitorPath,
       execMonitorPath: EXEC_MONITOR_PATH,
+      execJoinPath: EXEC_JOIN_PATH,
       systemdCgroup: cgroups.driver === 'systemd',
       processes,
       programs,

@@ -2,6 +2,7 @@ import { BerthError } from '../base/errors.ts';
 import { atPlace } from '../base/fault-points.ts';
 import type { ExecResult } from '../runtime/exec.ts';
 import type { ContainerContext } from './create-container.ts';
+import { execCommand } from './exec-command.ts';
 import type { ContainerRecord } from './records.ts';
 
 /** Where tests disturb a log's change of file; it has no undo, and so it is no pipeline. */
@@ -15,9 +16,7 @@ export async function execSync(
   signal: AbortSignal,
 ): Promise<ExecResult> {
   const record = getInState({ deps, id }, 'running');
-  const handler = deps.handlers.get(record.handler);
-  const exec = { containerId: id, handler, args: command, expectMoves: () => deps.cgroups.expectMoves() };
-  return await deps.runtime.execSync(exec, timeoutMs, signal);
+  return await deps.runtime.execSync(execCommand(deps, record, command), timeoutMs, signal);
 }
 
 /** Has a running container write to a new log file, after its client renamed the old one. */

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream';
 import { BerthError, invalid } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { ClientStreams } from '../runtime/client-streams.ts';
+import { type ExecCommandDeps, execCommand } from './exec-command.ts';
 import type { PodDeps } from './pod-deps.ts';
 import type { ContainerRecord, SandboxRecord } from './records.ts';
 import { sandboxPaths } from './sandbox-files.ts';
@@ -17,9 +18,9 @@ export interface ExecOptions {
 const LAST_PORT = 65_535;
 
 /** The parts of PodDeps that streams need. */
-export interface StreamDeps extends Pick<PodDeps, 'stateDir' | 'sandboxDir' | 'sandboxes' | 'containers' | 'runtime'> {
-  readonly cgroups: Pick<PodDeps['cgroups'], 'expectMoves'>;
-  readonly handlers: Pick<PodDeps['handlers'], 'get'>;
+export interface StreamDeps
+  extends ExecCommandDeps,
+    Pick<PodDeps, 'stateDir' | 'sandboxDir' | 'sandboxes' | 'containers' | 'runtime'> {
   readonly processes: Pick<PodDeps['processes'], 'exitOf'>;
 }
 
@@ -48,14 +49,7 @@ export class PodStreams {
    */
   async exec(id: string, options: ExecOptions, streams: ClientStreams, signal: AbortSignal): Promise<number> {
     const record = this.#getInState(id, 'running');
-    const handler = this.#deps.handlers.get(record.handler);
-    const { cgroups } = this.#deps;
-    const command = {
-      containerId: record.id,
-      handler,
-      args: options.command,
-      expectMoves: () => cgroups.expectMoves(),
-    };
+    const command = execCommand(this.#deps, record, options.command);
     return await this.#deps.runtime.exec(command, options.tty, streams, AbortSignal.any([signal, this.#shutdown]));
   }
 

@@ -8,6 +8,7 @@ import { Attaches, type AttachTarget } from './attach.ts';
 import { Bundles } from './bundle.ts';
 import type { ClientStreams } from './client-streams.ts';
 import { type ExecResult, Execs } from './exec.ts';
+import { canJoin, type Joinable } from './exec-join.ts';
 import type { ExecRequest } from './exec-process.ts';
 import { ExitWatch } from './exit-watch.ts';
 import type { Handler } from './handler.ts';
@@ -15,7 +16,7 @@ import { prepareLogFile } from './log-path.ts';
 import { reopenLog } from './log-reopen.ts';
 import { Monitor, type MonitoredContainer } from './monitor.ts';
 import { type DumpRequest, OciRuntime, type OciState } from './oci-runtime.ts';
-import type { OciResources, OciRlimit, OciSpec } from './oci-spec.ts';
+import type { OciResources, OciSpec } from './oci-spec.ts';
 import { type ForwardTarget, PortForwards } from './port-forward.ts';
 import type { ProcessIdentity } from './process-identity.ts';
 import { letGo } from './runc-state.ts';
@@ -30,9 +31,11 @@ export interface ContainerRuntimeDeps {
   readonly monitorPath: string;
   /** The program of native/exec-monitor.c. */
   readonly execMonitorPath: string;
+  /** The program of native/exec-join.c. */
+  readonly execJoinPath: string;
   readonly systemdCgroup: boolean;
   readonly processes: Processes;
-  readonly programs: Pick<SealedPrograms, 'pathOf'>;
+  readonly programs: Pick<SealedPrograms, 'pathOf' | 'readonlyPathOf'>;
   readonly namespaces: Pick<NamespaceMaker, 'openSocket'>;
   readonly log: Logger;
 }
@@ -63,6 +66,8 @@ export interface ExecCommand {
   readonly containerId: string;
   readonly handler: Handler;
   readonly args: readonly string[];
+  /** How the command can come into the container without its runtime; undefined where it cannot. */
+  readonly joinable: Joinable | undefined;
   /** Called when the command's process is about to be moved between cgroups, where that may go fast. */
   expectMoves(): void;
 }
@@ -111,6 +116,7 @@ export class ContainerRuntime {
    * left but the log file, its cgroup, and the working directory.
    */
   async create(request: CreateContainerRequest, signal: AbortSignal): Promise<MonitoredContainer> {
+    this.#execs.prepare();
     const { containerId, spec, logFile } = request;
     const bundle = this.bundles.write(containerId, spec);
     try {
@@ -245,25 +251,16 @@ export class ContainerRuntime {
     await reopenLog({ containerId, control, logFile, monitorPid }, signal);
   }
 
-  #execRequest({ expectMoves, ...command }: ExecCommand): ExecRequest {
-    const { containerId } = command;
-    const process = this.bundles.readProcess(containerId);
-    if (!process.rlimits.some(mayComeTooEarly)) expectMoves();
-    return { ...command, process, bundle: this.bundles.paths(containerId) };
+  #execRequest(command: ExecCommand): ExecRequest {
+    const { containerId, handler } = command;
+    const spec = this.bundles.readSpec(containerId);
+    const joinable = canJoin(handler, spec) ? command.joinable : undefined;
+    return { ...command, process: spec.process, joinable, bundle: this.bundles.paths(containerId) };
   }
 
   #oci(handler: Handler): OciRuntime {
     return new OciRuntime(handler, this.#processes);
   }
-}
-
-/**
- * True for a limit that is lost when the move between cgroups goes fast. `runc exec` of before 1.1.13 sets the limits of
- * the new process right after the move; if that is before Go starts in there, Go raises the soft limit on open files to
- * the hard one, and leaves it so (runc issue 4195).
- */
-function mayComeTooEarly({ type, soft, hard }: OciRlimit): boolean {
-  return type === 'RLIMIT_NOFILE' && soft < hard;
 }
 
 /** Whom the container's root is on the host. */

@@ -10,12 +10,13 @@ import type { Processes } from '../proc/processes.ts';
 import { closeFd } from '../sys/at.ts';
 import { createSocketPair } from '../sys/pipe.ts';
 import { type BundlePaths, EXEC_FILE_PREFIX } from './bundle.ts';
+import { canExecute, type Joinable, joinArgs, joinEnv, openInit } from './exec-join.ts';
 import type { Handler } from './handler.ts';
 import { LineReader } from './line-reader.ts';
 import { DAEMON_PATH } from './monitor.ts';
 import { processJson } from './oci-json.ts';
 import { globalArgs } from './oci-runtime.ts';
-import type { OciProcess } from './oci-spec.ts';
+import type { OciProcess, OciRlimit } from './oci-spec.ts';
 import { killMarked, newMark } from './process-tree.ts';
 import { runtimeMessage, saysNoCommand, saysNoContainer } from './runtime-output.ts';
 import type { SealedPrograms } from './sealed-programs.ts';
@@ -27,6 +28,10 @@ export interface ExecRequest {
   readonly handler: Handler;
   /** The container's own process section: environment, user, working directory and rights are taken from it. */
   readonly process: OciProcess;
+  /** Undefined where only its runtime can bring a command into the container. */
+  readonly joinable: Joinable | undefined;
+  /** Called when the runtime is about to move a process between cgroups, where that may go fast. */
+  expectMoves(): void;
   readonly args: readonly string[];
 }
 
@@ -46,8 +51,10 @@ export interface ExecFds {
 export interface ExecDeps {
   /** The program of native/exec-monitor.c. */
   readonly execMonitorPath: string;
+  /** The program of native/exec-join.c. */
+  readonly execJoinPath: string;
   readonly processes: Processes;
-  readonly programs: Pick<SealedPrograms, 'pathOf'>;
+  readonly programs: Pick<SealedPrograms, 'pathOf' | 'readonlyPathOf'>;
   readonly log: Logger;
 }
 
@@ -78,28 +85,26 @@ export class ExecProcess {
   /** Starts a command. Its descriptors must stay open until this settles. */
   static async start(deps: ExecDeps, target: ExecTarget, fds: ExecFds): Promise<ExecProcess> {
     const mark = newMark();
-    const files = writeExecFiles(target);
+    const files = execFilesOf(target);
     const { ownFd, otherFd } = createSocketPair();
     try {
+      using starter = joinStarter(deps, target, files) ?? runtimeStarter(deps, target, files, fds);
       const child = await deps.processes.start({
         path: deps.execMonitorPath,
-        args: [
-          ...[String(mark), String(target.process.oomScoreAdj ?? ''), files.pid],
-          ...[deps.programs.pathOf(target.handler), ...runtimeArgs(target, files, fds)],
-        ],
-        env: { PATH: DAEMON_PATH },
+        args: [String(mark), String(target.process.oomScoreAdj ?? ''), files.pid, ...starter.command],
+        env: starter.env,
         cwd: target.bundle.folder,
         stdin: fds.stdin,
         stdout: fds.stdout,
         stderr: fds.stderr,
-        extraFds: [otherFd],
+        extraFds: [otherFd, ...starter.fds],
         newSession: true,
       });
       return new ExecProcess(deps, target, { mark, files, child, answersFd: ownFd });
     } catch (err) {
       closeFd(ownFd);
       removeExecFiles(files);
-      throw wrap(`start exec monitor ${deps.execMonitorPath}`, err);
+      throw isKind(err, 'precondition') ? err : wrap(`start a command by ${deps.execMonitorPath}`, err);
     } finally {
       closeFd(otherFd);
     }
@@ -208,11 +213,54 @@ export function parseExecAnswer(line: string): { what: string; value: number } {
   return { what, value: Number(value) };
 }
 
-function writeExecFiles({ bundle, process }: ExecTarget): ExecFiles {
+/** What brings a command into the container, below the monitor. */
+interface Starter extends Disposable {
+  readonly command: readonly string[];
+  readonly env: Record<string, string>;
+  /** From number 4 on. */
+  readonly fds: readonly number[];
+}
+
+function execFilesOf({ bundle }: ExecTarget): ExecFiles {
   const name = join(bundle.folder, `${EXEC_FILE_PREFIX}${randomBytes(8).toString('hex')}`);
-  const files = { process: `${name}.json`, pid: `${name}.pid`, log: `${name}.log` };
+  return { process: `${name}.json`, pid: `${name}.pid`, log: `${name}.log` };
+}
+
+/** Undefined where the runtime has to do it. */
+function joinStarter(deps: ExecDeps, target: ExecTarget, files: ExecFiles): Starter | undefined {
+  const { containerId, joinable, process } = target;
+  if (!joinable || !canExecute(process)) return undefined;
+  // Not its own file: the container could write to it.
+  const program = deps.programs.readonlyPathOf(deps.execJoinPath);
+  if (program === undefined) return undefined;
+  const pidfd = openInit(containerId, joinable.init);
+  return {
+    command: [program, ...joinArgs(containerId, joinable, process, files)],
+    env: joinEnv(process),
+    fds: [pidfd],
+    [Symbol.dispose]: () => closeFd(pidfd),
+  };
+}
+
+function runtimeStarter(deps: ExecDeps, target: ExecTarget, files: ExecFiles, fds: ExecFds): Starter {
+  const { handler, process } = target;
+  if (!process.rlimits.some(mayComeTooEarly)) target.expectMoves();
   writeFileSync(files.process, processJson(process), { mode: 0o600, flag: 'wx' });
-  return files;
+  return {
+    command: [deps.programs.pathOf(handler), ...runtimeArgs(target, files, fds)],
+    env: { PATH: DAEMON_PATH },
+    fds: [],
+    [Symbol.dispose]: () => {},
+  };
+}
+
+/**
+ * True for a limit that is lost when the move between cgroups goes fast. `runc exec` of before 1.1.13 sets the limits of
+ * the new process right after the move; if that is before Go starts in there, Go raises the soft limit on open files to
+ * the hard one, and leaves it so (runc issue 4195).
+ */
+function mayComeTooEarly({ type, soft, hard }: OciRlimit): boolean {
+  return type === 'RLIMIT_NOFILE' && soft < hard;
 }
 
 function removeExecFiles(files: ExecFiles): void {

@@ -30,6 +30,11 @@ export class Execs {
     this.#deps = deps;
   }
 
+  /** Has made ready what commands start by, beside other work. */
+  prepare(): void {
+    this.#deps.programs.readonlyPathOf(this.#deps.execJoinPath);
+  }
+
   /**
    * Runs a command without input to its end. Throws `invalid` when it cannot be started, `deadline` after `timeoutMs`
    * (0: none), `precondition` when end() was called for its container, the signal's reason when it aborts; in each case

@@ -26,7 +26,7 @@ export function saysNoContainer(message: string): boolean {
 
 /** True when a runtime's message says that the program to run is not there or cannot be run. */
 export function saysNoCommand(message: string): boolean {
-  return /executable file .*not found|\bexec: .*(no such file or directory|permission denied|is a directory|file name too long|argument list too long)|exec format error|open executable/i.test(
+  return /executable file .*not found|\bexec: .*(no such file or directory|permission denied|not a directory|is a directory|too many levels of symbolic links|file name too long|argument list too long)|start container process: eaccess |exec format error|open executable/i.test(
     message,
   );
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
   existsSync,
@@ -72,6 +73,19 @@ test('a program is started from its sealed copy as soon as that is there', { ski
   assert.equal(basename(link), 'runtime', 'the name that lists of processes show');
   assert.deepEqual(readFileSync(link), readFileSync(program));
   assert.throws(() => writeFileSync(link, 'x', { flag: 'r+' }), { code: 'EPERM' });
+});
+
+test('a copy that a container has made useless is made anew', { skip }, async () => {
+  pathOf();
+  const spoilt = await tried.promise;
+  await nextTurn();
+  assert.equal(pathOf(), spoilt);
+  tried = Promise.withResolvers();
+  chmodSync(spoilt, 0);
+  assert.equal(pathOf(), program, 'it is not used any more');
+  const link = await tried.promise;
+  assert.notEqual(link, spoilt);
+  assert.equal(pathOf(), link);
 });
 
 test('a copy that a process on its start has still open for writing is tried again', { skip }, async () => {

@@ -1,4 +1,15 @@
-import { closeSync, copyFile, existsSync, mkdirSync, openSync, readSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import {
+  closeSync,
+  copyFile,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -8,6 +19,7 @@ import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
 import { isErrno } from '../sys/errno.ts';
 import { createMemoryFile, sealMemoryFile } from '../sys/memory-file.ts';
+import { openReadonlyView } from '../sys/mount.ts';
 import type { Handler } from './handler.ts';
 
 const copy = promisify(copyFile);
@@ -25,6 +37,8 @@ interface Sealed {
   /** A link to the copy, with a name that people know in lists of processes; undefined while there is none. */
   link: string | undefined;
   fd: number | undefined;
+  /** When the copy's mode, owner or attributes were last changed, which seals do not forbid. */
+  changedNs: bigint;
 }
 
 /**
@@ -54,17 +68,31 @@ export class SealedPrograms {
    * path. The first call has the copy made, beside other work; so has the first after the program was replaced.
    */
   pathOf({ path, copiesItself }: Pick<Handler, 'path' | 'copiesItself'>): string {
-    if (!copiesItself || this.#closing.signal.aborted) return path;
+    return copiesItself ? (this.#linkOf(path, sealedCopy) ?? path) : path;
+  }
+
+  /**
+   * What to start a program by that joins containers and cannot be changed from there, also not in its mode, nor be opened
+   * for writing, so that it could not be executed any more. It is the file itself, on a read-only mount; as with pathOf()
+   * the first call has it made. Undefined while there is none, and where the program says by `--version` that it cannot
+   * run.
+   */
+  readonlyPathOf(path: string): string | undefined {
+    return this.#linkOf(path, openReadonlyView);
+  }
+
+  #linkOf(path: string, open: (path: string) => number | Promise<number>): string | undefined {
+    if (this.#closing.signal.aborted) return undefined;
     const known = this.#sealed.get(path);
     const now = identityOf(path);
-    if (now === '') return path;
-    if (known?.original === now) return known.link ?? path;
+    if (now === '') return undefined;
+    if (known?.original === now && !isTampered(known)) return known.link;
     if (known) this.#retire(known);
-    const sealed: Sealed = { original: now, link: undefined, fd: undefined };
+    const sealed: Sealed = { original: now, link: undefined, fd: undefined, changedNs: 0n };
     this.#sealed.set(path, sealed);
     // A program has the SELinux domain that its file gives it, and a memory file would give it another one.
-    if (!existsSync('/sys/fs/selinux/enforce') && isBinary(path)) this.#begin(path, sealed);
-    return path;
+    if (!existsSync('/sys/fs/selinux/enforce') && isBinary(path)) this.#begin(path, sealed, open);
+    return undefined;
   }
 
   /** Waits for copies that are being made, and lets go of all. */
@@ -78,17 +106,20 @@ export class SealedPrograms {
     rmSync(this.#folder, { recursive: true, force: true });
   }
 
-  #begin(path: string, sealed: Sealed): void {
-    const work = this.#seal(path, sealed).catch((err: unknown) => {
+  #begin(path: string, sealed: Sealed, open: (path: string) => number | Promise<number>): void {
+    const work = this.#seal(path, sealed, open).catch((err: unknown) => {
       // It goes on as it would without.
-      this.#log.info({ program: path, err: describe(err) }, 'the runtime copies itself for every container');
+      this.#log.info(
+        { program: path, err: describe(err) },
+        'the program is not kept apart from containers: the runtime copies itself for each of them',
+      );
     });
     this.#work.add(work);
     void work.then(() => this.#work.delete(work));
   }
 
-  async #seal(path: string, sealed: Sealed): Promise<void> {
-    const fd = await sealedCopy(path);
+  async #seal(path: string, sealed: Sealed, open: (path: string) => number | Promise<number>): Promise<void> {
+    const fd = await open(path);
     try {
       const link = this.#linkTo(path, fd);
       const exitCode = await this.#try(link);
@@ -96,6 +127,7 @@ export class SealedPrograms {
       // Replaced meanwhile, there is another copy on its way.
       if (this.#sealed.get(path) !== sealed || identityOf(path) !== sealed.original) return closeSync(fd);
       sealed.fd = fd;
+      sealed.changedNs = fstatSync(fd, { bigint: true }).ctimeNs;
       sealed.link = link;
     } catch (err) {
       closeSync(fd);
@@ -139,6 +171,11 @@ export class SealedPrograms {
     }, LAST_USE_MS);
     timer.unref();
   }
+}
+
+/** A container that runs it, as `/proc/self/exe` of a script, can take everybody's right to execute it. */
+function isTampered({ fd, changedNs }: Sealed): boolean {
+  return fd !== undefined && fstatSync(fd, { bigint: true }).ctimeNs !== changedNs;
 }
 
 async function sealedCopy(path: string): Promise<number> {

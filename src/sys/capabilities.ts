@@ -24,6 +24,19 @@ export function hasCapability(name: string): boolean {
   return readCapabilities().has(name);
 }
 
+/** True for a name that capabilityBits() knows. */
+export function isKnownCapability(name: string): boolean {
+  return names.includes(name);
+}
+
+/** A set of capabilities as the bits of linux/capability.h; names that are not known are left out. */
+export function capabilityBits(set: readonly string[]): bigint {
+  return set.reduce((bits, name) => {
+    const bit = names.indexOf(name);
+    return bit < 0 ? bits : bits | (1n << BigInt(bit));
+  }, 0n);
+}
+
 /** One capability set of a /proc/pid/status text; bits newer than this list are left out. */
 export function parseCapabilities(status: string, set: 'CapEff' | 'CapBnd' | 'CapPrm'): ReadonlySet<string> {
   const hex = new RegExp(`^${set}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0';

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
@@ -40,6 +40,8 @@ suite('hot path', { timeout: 900_000 }, () => {
   let lab: PodLab;
   let folder: string;
   let trace: string;
+  /** A copy of runc. */
+  let runc: string;
   let syncs: string;
 
   before(async () => {
@@ -52,11 +54,15 @@ suite('hot path', { timeout: 900_000 }, () => {
     writeFileSync(wrapper, `#!/bin/sh\necho "$*" >> ${trace}\nexec ${findProgram('runc')} "$@"\n`);
     chmodSync(wrapper, 0o755);
     writeFileSync(trace, '');
+    runc = join(folder, 'runc');
+    copyFileSync(findProgram('runc'), runc);
     const config = [
       '[runtime]',
       'default_runtime = "counted"',
       '[runtime.handlers.counted]',
       `path = "${wrapper}"`,
+      '[runtime.handlers.spared]',
+      `path = "${runc}"`,
       '[metrics]',
       'listen = "127.0.0.1:0"',
     ].join('\n');
@@ -162,16 +168,26 @@ suite('hot path', { timeout: 900_000 }, () => {
     );
   });
 
-  test('of a container whose runtime is runc itself: no program for its start and its end', async () => {
-    lab.handler = 'runc';
+  test('of a container whose runtime is runc itself: no program for its start, its commands and its end', async () => {
+    lab.handler = 'spared';
     const podSandboxId = await lab.runPod();
     lab.handler = '';
     const containerId = await lab.create(podSandboxId);
     const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
+    rmSync(runc);
+    // The program that stands in for it may not be sealed yet.
+    await eventually('a command runs', async () => {
+      const exec = lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n });
+      return await exec.then(
+        ({ exitCode }) => exitCode === 0,
+        () => undefined,
+      );
+    });
+    copyFileSync(findProgram('runc'), runc);
     await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
     const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
     assert.deepEqual([start.started, remove.started], [{}, {}]);
-    assert.equal(existsSync(join(lab.berthd.state, 'runtime/runc', containerId)), false, 'what runc kept is gone');
+    assert.equal(existsSync(join(lab.berthd.state, 'runtime/spared', containerId)), false, 'what runc kept is gone');
     assert.equal(execFileSync('find', ['/sys/fs/cgroup', '-name', `*${containerId}*`], { encoding: 'utf8' }), '');
     await lab.removePod(podSandboxId);
   });

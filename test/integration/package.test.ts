@@ -76,6 +76,7 @@ suite('package', { timeout: 1_800_000 }, () => {
       './usr/bin/berthd',
       './usr/bin/berth',
       './usr/lib/berth/native/pause',
+      './usr/lib/berth/native/exec-join',
       './usr/lib/berth/native/exec-monitor',
       `./usr/lib/berth/${OLD}/node.squashfs`,
       `./usr/lib/berth/${OLD}/node/`,

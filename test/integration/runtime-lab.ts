@@ -18,9 +18,13 @@ import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { type BundlePaths, Bundles } from '../../src/runtime/bundle.ts';
+import { xattrMarks } from '../../src/runtime/cgroups/cgroup-marks.ts';
+import { CgroupTree } from '../../src/runtime/cgroups/cgroup-tree.ts';
+import { ContainerCgroupFiles } from '../../src/runtime/cgroups/container-cgroup.ts';
 import { modeOf, readHierarchies } from '../../src/runtime/cgroups/hierarchies.ts';
 import type { ContainerSpec, MountSpec } from '../../src/runtime/container-spec.ts';
 import { Execs } from '../../src/runtime/exec.ts';
+import { canJoin } from '../../src/runtime/exec-join.ts';
 import type { ExecRequest } from '../../src/runtime/exec-process.ts';
 import { ExitWatch, type SeenExit } from '../../src/runtime/exit-watch.ts';
 import type { Handler } from '../../src/runtime/handler.ts';
@@ -58,8 +62,10 @@ export class Lab implements AsyncDisposable {
   readonly programs: SealedPrograms;
   readonly exits: ExitWatch;
   readonly bundles: Bundles;
+  readonly cgroups = new CgroupTree(readHierarchies(), xattrMarks);
   readonly monitor: Monitor;
   readonly execs: Execs;
+  readonly execJoinPath: string;
   readonly runtime: OciRuntime;
   readonly #made = new Map<string, MonitoredContainer>();
   readonly #ended = new Map<string, PromiseWithResolvers<SeenExit>>();
@@ -77,7 +83,7 @@ export class Lab implements AsyncDisposable {
       version: '',
       features: { recursiveReadOnlyMounts: true, userNamespaces: false, checkpoint: false },
       annotations: [],
-      isRunc: true,
+      isRunc: handlerName === 'runc',
       copiesItself: true,
       privilegedWithoutHostDevices: false,
     };
@@ -94,8 +100,10 @@ export class Lab implements AsyncDisposable {
       programs: this.programs,
       ...shared,
     });
+    this.execJoinPath = buildNative('exec-join', folder);
     this.execs = new Execs({
       execMonitorPath: buildNative('exec-monitor', folder),
+      execJoinPath: this.execJoinPath,
       programs: this.programs,
       ...shared,
     });
@@ -109,7 +117,16 @@ export class Lab implements AsyncDisposable {
     for (const name of ['resolv.conf', 'hostname', 'hosts'])
       writeFileSync(join(lab.folder, name), `${name} of the lab\n`);
     lab.exits.start();
+    await lab.#prepareExecs();
     return lab;
+  }
+
+  /** Or it would be by chance which way the first commands take. */
+  async #prepareExecs(): Promise<void> {
+    this.execs.prepare();
+    for (let look = 0; look < 500 && this.programs.readonlyPathOf(this.execJoinPath) === undefined; look++)
+      await setTimeout(10);
+    assert.ok(this.programs.readonlyPathOf(this.execJoinPath));
   }
 
   newId(): string {
@@ -211,9 +228,24 @@ export class Lab implements AsyncDisposable {
     return await this.execs.run(this.execRequest(id, args), timeoutMs, signal);
   }
 
+  cgroupOf(id: string): ContainerCgroupFiles {
+    return new ContainerCgroupFiles(this.cgroups, this.bundles.readSpec(id).linux.cgroupsPath);
+  }
+
   execRequest(id: string, args: readonly string[]): ExecRequest {
-    const process = this.bundles.readProcess(id);
-    return { containerId: id, bundle: this.paths(id), handler: this.handler, process, args };
+    const spec = this.bundles.readSpec(id);
+    const init = this.#made.get(id)?.init;
+    const canBeJoined = init && canJoin(this.handler, spec);
+    const joinable = canBeJoined ? { init, cgroups: this.cgroupOf(id).entriesFor(init.pid) } : undefined;
+    return {
+      containerId: id,
+      bundle: this.paths(id),
+      handler: this.handler,
+      process: spec.process,
+      joinable,
+      expectMoves() {},
+      args,
+    };
   }
 
   async remove(id: string): Promise<void> {

@@ -51,6 +51,19 @@ const plainSandbox: SandboxSpec = {
 };
 
 /** A sandbox that is no more than its network namespace. */
+/** Its network and processes are the host's: only its record is asked for. */
+const sandboxOfContainers: Omit<SandboxRecord, 'id'> = {
+  name: 'sandbox',
+  state: 'ready',
+  spec: plainSandbox,
+  pause: undefined,
+  createdAtUs: 0,
+  handler: '',
+  hostname: '',
+  cgroup: undefined,
+  ips: [],
+};
+
 export interface LabSandbox extends AsyncDisposable {
   readonly id: SandboxId;
   readonly netns: string;
@@ -76,6 +89,7 @@ export class StreamLab implements AsyncDisposable {
       stateDir: lab.stateDir,
       monitorPath: findProgram('conmon'),
       execMonitorPath: buildNative('exec-monitor', lab.folder),
+      execJoinPath: lab.execJoinPath,
       systemdCgroup: false,
       processes: lab.processes,
       programs: lab.programs,
@@ -89,7 +103,7 @@ export class StreamLab implements AsyncDisposable {
         containers: this.containers,
         runtime: this.runtime,
         processes: lab.processes,
-        cgroups: { expectMoves() {} },
+        cgroups: { expectMoves() {}, container: (_parent, id) => lab.cgroupOf(id) },
         handlers: { get: () => lab.handler },
       },
       this.#shutdown.signal,
@@ -131,6 +145,7 @@ export class StreamLab implements AsyncDisposable {
       monitor,
     };
     this.containers.put(record);
+    this.sandboxes.put({ ...sandboxOfContainers, id: record.sandboxId });
     return record;
   }
 

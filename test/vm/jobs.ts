@@ -31,7 +31,12 @@ export const INSTALL: Job = { name: 'install', phases: [`exec sh ${job('install.
 
 /** All others. */
 export const JOBS: readonly Job[] = [
-  { name: 'apparmor', phases: [tests('apparmor', job('apparmor.test.ts'))], minutes: 5, isShort: true },
+  {
+    name: 'apparmor',
+    phases: [tests('apparmor', job('apparmor.test.ts'), integration('exec-join'))],
+    minutes: 5,
+    isShort: true,
+  },
   { name: 'restart', phases: [tests('restart', job('restart.test.ts'))], minutes: 6, isShort: true },
   { name: 'cgroups', phases: [`exec sh ${job('cgroups.sh')} ${RESULTS}`], minutes: 30, isShort: false },
   { name: 'upgrade', phases: [tests('upgrade', job('upgrade.test.ts'))], minutes: 10, isShort: true },

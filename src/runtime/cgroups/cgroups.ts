@@ -117,10 +117,22 @@ export interface FoundCgroup {
   readonly cgroup: SandboxCgroup;
 }
 
+/** Folders of the cgroups that a process is to join. */
+export interface CgroupEntries {
+  /** Of version 1; in a hierarchy that the OCI runtime does not know there is none. */
+  readonly v1: readonly string[];
+  /** Of version 2, also beside version 1, where the OCI runtime may have made none. */
+  readonly unified: string | undefined;
+  /** Of version 2, where the container's first process is in one that it has made below: for where that one takes none. */
+  readonly unifiedOfInit: string | undefined;
+}
+
 /** The cgroup of one container. Reads are synchronous: a handful of tiny kernel files. */
 export interface ContainerCgroup {
   /** Below each hierarchy's mount point. */
   readonly path: string;
+  /** What another process of the container joins, as with runc's `exec`. */
+  entriesFor(initPid: number): CgroupEntries;
   /** Processes that the OOM killer ended, in the container's cgroup and below. Throws notFound when it is gone. */
   oomKills(): number;
   /** Begins to look for the OOM killer's work, for oomKillsAtEnd(). Call it while the container lives. */

@@ -5,8 +5,8 @@ import { BerthError, because } from '../../base/errors.ts';
 import { isErrno, wrapErrno } from '../../sys/errno.ts';
 import type { HugepageLimit } from '../container-spec.ts';
 import { type CgroupTree, foldersBelow, readText } from './cgroup-tree.ts';
-import type { ContainerCgroup } from './cgroups.ts';
-import { cgroupFile } from './hierarchies.ts';
+import type { CgroupEntries, ContainerCgroup } from './cgroups.ts';
+import { cgroupFile, cgroupOf, type Hierarchy } from './hierarchies.ts';
 import type { MemberEnd, OomLedger } from './oom-ledger.ts';
 import { hugepageLimitFiles, writeLimits } from './pod-limits.ts';
 
@@ -36,6 +36,22 @@ export class ContainerCgroupFiles implements ContainerCgroup {
 
   unwatchedOomKills(): number {
     return this.#ledger?.unwatched(dirname(this.path)) ?? 0;
+  }
+
+  entriesFor(initPid: number): CgroupEntries {
+    const { hierarchies, mode } = this.#tree;
+    const unified = hierarchies.find(({ version }) => version === 2);
+    const below = unified && mode === 'v2' ? this.#pathBelow(initPid, unified) : undefined;
+    return {
+      v1: hierarchies.filter(({ version }) => version === 1).map((hierarchy) => cgroupFile(hierarchy, this.path)),
+      unified: unified && cgroupFile(unified, this.path),
+      unifiedOfInit: unified && below && cgroupFile(unified, below),
+    };
+  }
+
+  #pathBelow(pid: number, hierarchy: Hierarchy): string | undefined {
+    const path = cgroupOf(readText(`/proc/${pid}/cgroup`) ?? '', hierarchy);
+    return path?.startsWith(`${this.path}/`) ? path : undefined;
   }
 
   oomKills(): number {
