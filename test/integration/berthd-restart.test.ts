@@ -311,7 +311,7 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
     for (const pod of pods) dropRules(pod);
     // The boot is told by the kernel, which has not been started anew.
     const database = new Database(join(lab.berthd.root, 'berth.db'));
-    const { changes } = database.prepare("UPDATE facts SET value = 'another' WHERE name = ?").run(fact);
+    const { changes } = database.prepare("UPDATE facts SET value = 'another', row_sum = NULL WHERE name = ?").run(fact);
     assert.equal(changes, 1, `berthd notes the ${fact}`);
     database.close();
   };
@@ -381,7 +381,7 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
     const stranger = spawn('sleep', ['1000']);
     const identity = JSON.stringify({ pid: stranger.pid, startTime: readProcessStartTime(stranger.pid ?? 0) });
     const database = new Database(join(lab.berthd.root, 'berth.db'));
-    database.exec(`UPDATE facts SET value = 'another' WHERE name = 'boot id';
+    database.exec(`UPDATE facts SET value = 'another', row_sum = NULL WHERE name = 'boot id';
       UPDATE sandboxes SET body_sum = NULL, body = json_set(body, '$.pause', json('${identity}'));
       UPDATE containers SET body_sum = NULL,
         body = json_set(body, '$.init', json('${identity}'), '$.monitor', json('${identity}'))`);
