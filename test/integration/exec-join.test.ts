@@ -21,7 +21,7 @@ import type { ExecRequest } from '../../src/runtime/exec-process.ts';
 import type { OciProcess } from '../../src/runtime/oci-spec.ts';
 import { Lab, type LabContainer } from './runtime-lab.ts';
 
-const signal = AbortSignal.timeout(120_000);
+const signal = AbortSignal.timeout(600_000);
 
 /** All that a process knows of itself; what differs from one to the next is left out. */
 const LOOK = `
