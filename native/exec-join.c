@@ -645,7 +645,7 @@ __attribute__((noreturn)) static void run_command(char **command, char **environ
 		if (result != -ENOSYS)
 			expect("join session keyring", keyring, result);
 	}
-	/* As of the container's first process; runc leaves a command its own. */
+	/* As of the container's first process; runc leaves a command the daemon's. */
 	syscall4(SYS_umask, 022, 0, 0, 0);
 	use_all_processors();
 	if (no_new_privs)

@@ -94,12 +94,12 @@ export function joinArgs(
   ];
 }
 
-/** The command's environment; of a variable that is there twice the last one counts, as with runc. */
+/** The environment of a command that canExecute(); of a variable that is there twice the last one counts, as with runc. */
 export function joinEnv({ env }: OciProcess): Record<string, string> {
   return Object.fromEntries(
     env.map((entry) => {
       const at = entry.indexOf('=');
-      return at < 0 ? [entry, ''] : [entry.slice(0, at), entry.slice(at + 1)];
+      return [entry.slice(0, at), entry.slice(at + 1)];
     }),
   );
 }

@@ -104,7 +104,9 @@ export class ExecProcess {
     } catch (err) {
       closeFd(ownFd);
       removeExecFiles(files);
-      throw isKind(err, 'precondition') ? err : wrap(`start a command by ${deps.execMonitorPath}`, err);
+      throw isKind(err, 'precondition')
+        ? err
+        : wrap(`start a command in container ${target.containerId} by ${deps.execMonitorPath}`, err);
     } finally {
       closeFd(otherFd);
     }

@@ -30,7 +30,7 @@ const TRY_AGAIN_MS = 10;
 /** A monitor that was given a copy starts it within this time, or its container is given up. */
 const LAST_USE_MS = 120_000;
 
-/** A program's copy, or that there is none. */
+/** A program's copy, or read-only view, or that there is none. */
 interface Sealed {
   /** What the program's file was when it was copied. */
   readonly original: string;
@@ -45,7 +45,8 @@ interface Sealed {
  * Copies of OCI runtimes in sealed memory files. A container must never reach the runtime's own program to write to it
  * (CVE-2019-5736), so runc copies itself into such a file whenever it makes or joins a container, and starts anew from
  * there. It spares itself both when it is started from one, as its contrib/cmd/memfd-bind has it. The copy takes as much
- * memory as the program is large, once, from the first container on.
+ * memory as the program is large, once, from the first container on. Of a program of Berth's own that joins containers
+ * there is a read-only view in place of a copy.
  */
 export class SealedPrograms {
   readonly #folder: string;
@@ -111,7 +112,7 @@ export class SealedPrograms {
       // It goes on as it would without.
       this.#log.info(
         { program: path, err: describe(err) },
-        'the program is not kept apart from containers: the runtime copies itself for each of them',
+        'containers cannot be kept from changing the program; the OCI runtime does its work, and takes longer',
       );
     });
     this.#work.add(work);
