@@ -107,7 +107,7 @@ async function fetchLayer(
   const unpack = async ({ path, arrival }: { path: string; arrival?: SharedArrival }): Promise<void> => {
     const unpacking =
       blob.file === undefined
-        ? deps.layers.unpack({ path, arrival, compression: blob.compression, digest: blob.digest }, diffId, signal)
+        ? deps.layers.unpack({ path, arrival, compression: blob.compression }, diffId, signal)
         : deps.layers.placeFile({ path, ...blob.file }, diffId, signal);
     const { sizeBytes } = await unpacking.catch((err: unknown) => {
       throw wrap(`unpack layer ${blob.digest}`, err);

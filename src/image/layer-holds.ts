@@ -14,8 +14,6 @@ export interface LayerFolders {
       readonly compression: LayerCompression | 'detect';
       /** Set for a blob that still comes. */
       readonly arrival?: SharedArrival | undefined;
-      /** Of the blob, by whatever path it is reached; what comes from an archive has none. */
-      readonly digest?: string | undefined;
     },
     diffId: string,
     signal: AbortSignal,

@@ -163,21 +163,17 @@ export class LayerStore {
   }
 
   /**
-   * Unpacks a blob into its own folder, unless it is here; two who bring the same blob share the work. Whoever brings
-   * another one does not wait for theirs, which may be slow or broken: the first that is unpacked counts. Verifies that it
-   * unpacks to `diffId`. Throws `invalid` naming the member that is refused, `precondition` for another digest,
+   * Unpacks a blob into its own folder, unless it is here; two who bring the same file share the work. Whoever brings
+   * another one does not wait for theirs, which may be slow or broken, or still to come: the first that is unpacked counts.
+   * Verifies that it unpacks to `diffId`. Throws `invalid` naming the member that is refused, `precondition` for another digest,
    * `exhausted` when the disk is full; nothing of it is left then.
    */
-  async unpack(
-    { digest, ...source }: BlobInput & { readonly digest?: string | undefined },
-    diffId: string,
-    signal: AbortSignal,
-  ): Promise<LayerRow> {
-    const key = JSON.stringify([diffId, digest ?? source.path]);
+  async unpack(blob: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
+    const key = JSON.stringify([diffId, blob.path]);
     return (
       this.#rows.get(diffId) ??
       (await this.#unpacking.join(key, signal, (shared) =>
-        this.#make(diffId, (target) => this.#unpack(source, target, diffId, shared), shared),
+        this.#make(diffId, (target) => this.#unpack(blob, target, diffId, shared), shared),
       ))
     );
   }

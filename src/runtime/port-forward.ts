@@ -5,7 +5,7 @@ import { withDeadline } from '../base/deadline.ts';
 import { BerthError, because } from '../base/errors.ts';
 import { isErrno } from '../sys/errno.ts';
 import type { NamespaceMaker } from '../sys/namespaces.ts';
-import { connectLoopback, openTcpSocket } from '../sys/tcp.ts';
+import { connectLoopback, openTcpSocket, resetOnClose } from '../sys/tcp.ts';
 
 /** Where a forwarded connection goes. */
 export interface ForwardTarget {
@@ -13,6 +13,13 @@ export interface ForwardTarget {
   /** The file of the sandbox's network namespace; undefined is the host's. */
   readonly netns: string | undefined;
   readonly port: number;
+}
+
+/** The connection to a program in a sandbox. */
+interface Connection {
+  readonly socket: Socket;
+  /** The socket's own; closed with it. */
+  readonly fd: number;
 }
 
 /** A program that listens is there at once; only one whose queue is full keeps a client waiting. */
@@ -42,8 +49,8 @@ export class PortForwards {
       const onClose = (): void => stopped.abort(clientLeft(target));
       client.once('close', onClose);
       if (client.destroyed) onClose();
-      const socket = await this.#connect(target, either).finally(() => client.off('close', onClose));
-      await join(client, socket, either, target);
+      const connection = await this.#connect(target, either).finally(() => client.off('close', onClose));
+      await join(client, connection, either, target);
     } finally {
       running.delete(stopped);
       if (running.size === 0) this.#running.delete(target.sandboxId);
@@ -57,7 +64,7 @@ export class PortForwards {
     }
   }
 
-  async #connect(target: ForwardTarget, signal: AbortSignal): Promise<Socket> {
+  async #connect(target: ForwardTarget, signal: AbortSignal): Promise<Connection> {
     const { sandboxId, port } = target;
     using deadline = withDeadline(`connection to port ${port} of sandbox ${sandboxId}`, CONNECT_TIMEOUT_MS, signal);
     try {
@@ -75,18 +82,23 @@ export class PortForwards {
     }
   }
 
-  async #connectBy(family: 'ipv4' | 'ipv6', { netns, port }: ForwardTarget, signal: AbortSignal): Promise<Socket> {
+  async #connectBy(family: 'ipv4' | 'ipv6', { netns, port }: ForwardTarget, signal: AbortSignal): Promise<Connection> {
     const fd =
       netns === undefined ? openTcpSocket(family) : await this.#namespaces.openSocket({ netns, family }, signal);
     await connectLoopback(fd, family, port, signal);
     // One piece ahead each way: the kernel holds small ones together, while each would be a buffer here.
     const ahead: object = { readableHighWaterMark: 1, writableHighWaterMark: 1 };
-    return new Socket({ ...ahead, fd, readable: true, writable: true, allowHalfOpen: true });
+    return { socket: new Socket({ ...ahead, fd, readable: true, writable: true, allowHalfOpen: true }), fd };
   }
 }
 
 /** Carries bytes and ends both ways, each no faster than it is taken. */
-async function join(client: Duplex, socket: Socket, signal: AbortSignal, target: ForwardTarget): Promise<void> {
+async function join(
+  client: Duplex,
+  { socket, fd }: Connection,
+  signal: AbortSignal,
+  target: ForwardTarget,
+): Promise<void> {
   const where = `port ${target.port} of sandbox ${target.sandboxId}`;
   const { promise: broken, reject } = Promise.withResolvers<never>();
   const finished = Promise.all([once(socket, 'close'), once(client, 'finish')]);
@@ -106,7 +118,12 @@ async function join(client: Duplex, socket: Socket, signal: AbortSignal, target:
   try {
     await Promise.race([finished, broken]);
   } catch (err) {
-    if (!socket.destroyed) socket.resetAndDestroy();
+    if (!socket.destroyed) {
+      // Not socket.resetAndDestroy(): where an end is still on its way, it leaves the socket open for ever, and a process
+      // with such a one spins when it shall exit (Node 24).
+      resetOnClose(fd);
+      socket.destroy();
+    }
     client.destroy(err instanceof Error ? err : undefined);
     throw err;
   } finally {

@@ -24,10 +24,18 @@ const fn = {
     value: Uint8Array,
     size: Uint8Array,
   ) => number,
+  setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
+    fd: number,
+    level: number,
+    name: number,
+    value: Uint8Array,
+    size: number,
+  ) => number,
 };
 
 const familyNumber = Object.freeze({ ipv4: AF_INET, ipv6: AF_INET6 });
 const SO_ERROR = 4;
+const SO_LINGER = 13;
 
 /** A TCP socket of the calling thread's network namespace, non-blocking and close-on-exec. The caller closes it. */
 export function openTcpSocket(family: 'ipv4' | 'ipv6'): number {
@@ -57,6 +65,13 @@ export async function connectLoopback(
     closeFd(fd);
     throw err;
   }
+}
+
+/** Has the close of a TCP socket reset its connection, also when its end has been told (SO_LINGER of socket(7)). */
+export function resetOnClose(fd: number): void {
+  const linger = Buffer.alloc(8);
+  linger.writeInt32LE(1, 0);
+  check('setsockopt', 'SO_LINGER', fn.setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.length));
 }
 
 function loopbackAddress(family: 'ipv4' | 'ipv6', port: number): Buffer {

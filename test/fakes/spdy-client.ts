@@ -196,7 +196,9 @@ export class SpdyClient {
   /** Vanishes: the server's kernel sees a reset. */
   vanish(): void {
     const { transport } = this;
-    if (transport instanceof Socket && !('encrypted' in transport)) transport.resetAndDestroy();
+    // Node 24 loses a socket that is reset while its end is on its way, and does not exit with it.
+    const canReset = transport instanceof Socket && !('encrypted' in transport) && !transport.writableEnded;
+    if (canReset) transport.resetAndDestroy();
     else transport.destroy();
   }
 

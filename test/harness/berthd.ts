@@ -17,6 +17,10 @@ import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const START_TIMEOUT_MS = patient(60_000);
+/** As long as systemd waits for a service. */
+const END_TIMEOUT_MS = 90_000;
+/** Characters of its log that are shown of one that did not end. */
+const LAST_WORDS = 4000;
 /** Set where other programs make pods at the same time: then only what bears a test's own names is looked for. */
 const IS_SHARED = process.env['BERTH_TEST_SHARED_MACHINE'] !== undefined;
 /** `cgroupfs` or `systemd`: the cgroup driver of berthds whose test does not name one; on most machines it shows by itself. */
@@ -110,14 +114,21 @@ export class TestBerthd implements AsyncDisposable {
     this.#connection = new CriConnection(this.endpoint);
   }
 
-  /** Ends berthd by a signal and waits for its end. */
+  /** Ends berthd by a signal and waits for its end. Fails, and kills it, when that does not come. */
   async end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     const child = this.#process;
     if (!child || hasEnded(child)) return;
     const { promise, resolve } = Promise.withResolvers<void>();
     child.once('exit', () => resolve());
     child.kill(signal);
+    const stop = new AbortController();
+    const tooLong = delay(patient(END_TIMEOUT_MS), 'too long', { signal: stop.signal }).catch(() => undefined);
+    const outcome = await Promise.race([promise, tooLong]);
+    stop.abort();
+    if (outcome === undefined) return;
+    child.kill('SIGKILL');
     await promise;
+    throw new Error(`berthd did not end ${END_TIMEOUT_MS / 1000} s after ${signal}:\n${this.log().slice(-LAST_WORDS)}`);
   }
 
   /** Starts a berthd anew that is gone, or that does not answer; true when that was so. */
@@ -221,9 +232,10 @@ export class TestBerthd implements AsyncDisposable {
   /** Stops berthd, removes its folders and bridge, and looks whether anything is left on the machine. */
   async [Symbol.asyncDispose](): Promise<void> {
     const problem = await this.#removePods().catch((err: unknown) => err);
-    const traces = readPodTraces(this);
     this.#connection?.close();
-    await this.end('SIGTERM');
+    const endless = await this.end('SIGTERM').catch((err: unknown) => err);
+    // By now without the networks that it had ready.
+    const traces = readPodTraces(this);
     const { bridge } = this.network;
     if (readLinks().includes(bridge)) execFileSync('ip', ['link', 'delete', bridge]);
     writeFileSync('/proc/sys/net/ipv4/ip_forward', this.#forwarding);
@@ -232,6 +244,7 @@ export class TestBerthd implements AsyncDisposable {
     const left = await assertNothingLeft(this.#before, own).catch((err: unknown) => err);
     this.#takeAwayRest();
     for (const folder of [this.state, this.root]) rmSync(folder, { recursive: true, force: true });
+    assert.equal(endless, undefined);
     assert.equal(problem, undefined);
     assert.deepEqual(traces, {}, 'left of pods that were removed');
     if (left !== undefined) throw left;
