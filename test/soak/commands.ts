@@ -18,6 +18,7 @@ import {
   type NodeModel,
   type SoakedNode,
 } from './model.ts';
+import { ECHO_PORT, useExec, useForward } from './streams.ts';
 
 /** More pods at once would only make it slower. */
 const MOST_PODS = 5;
@@ -83,7 +84,8 @@ const plans: Readonly<Record<string, Plan>> = {
       choice,
     );
     if (!pod) return undefined;
-    const command = ['/bin/sh', '-c', 'trap "exit 5" TERM; while :; do sleep 0.05; done'];
+    const echo = hasOwnNetwork(pod) ? `nc -ll -p ${ECHO_PORT} -e cat & ` : '';
+    const command = ['/bin/sh', '-c', `${echo}trap "exit 5" TERM; while :; do sleep 0.05; done`];
     const container: ModelContainer = { request: lab.containerRequest(pod.id, { command }), id: '', state: 'created' };
     return {
       async ask(timeoutMs) {
@@ -136,6 +138,25 @@ const plans: Readonly<Record<string, Plan>> = {
           const { exitCode, stdout } = await lab.berthd.call(runtime.execSync, request, timeoutMs);
           assert.deepEqual([exitCode, Buffer.from(stdout).toString()], [0, 'here\n']);
         },
+        done() {},
+      }
+    );
+  },
+  execStream(model, { lab }, choice) {
+    const container = chosen(containersIn(model, ['running']), choice);
+    return (
+      container && {
+        ask: async (timeoutMs) => await useExec(lab, container.id, choice, timeoutMs),
+        done() {},
+      }
+    );
+  },
+  forward({ pods }, { lab }, choice) {
+    const served = pods.filter((pod) => hasOwnNetwork(pod) && pod.state === 'ready');
+    const pod = chosen(served, choice);
+    return (
+      pod && {
+        ask: async (timeoutMs) => await useForward(lab, pod.id, choice, timeoutMs),
         done() {},
       }
     );
@@ -257,6 +278,10 @@ function startOf(lab: PodLab, container: ModelContainer): Operation {
       container.state = hasFailed ? 'exited' : 'running';
     },
   };
+}
+
+function hasOwnNetwork({ config }: ModelPod): boolean {
+  return config.linux?.securityContext?.namespaceOptions?.network === NamespaceMode.POD;
 }
 
 function chosen<T>(items: readonly T[], choice: number): T | undefined {
