@@ -315,9 +315,14 @@ static int has_line(const char *folder, const char *file, const char *beginning)
 }
 
 /* What joins a frozen cgroup is frozen itself, and nobody would hear of it. `F` is FREEZING or FROZEN. */
+static int is_frozen(const char *cgroup)
+{
+	return has_line(cgroup, "freezer.state", "F") || has_line(cgroup, "cgroup.events", "frozen 1");
+}
+
 static void expect_thawed(const char *cgroup)
 {
-	if (has_line(cgroup, "freezer.state", "F") || has_line(cgroup, "cgroup.events", "frozen 1"))
+	if (is_frozen(cgroup))
 		fail("container is paused, cgroup", cgroup, -EBUSY);
 }
 
@@ -333,6 +338,14 @@ static long open_unified(const char *folder)
 	if (fd != -ENOENT || cgroup_count == 0)
 		expect("open cgroup", folder, fd);
 	return fd;
+}
+
+/* What the container's first process has moved to, which it may have left by now: negative then. */
+static long open_moved_to(const char *folder)
+{
+	if (*folder == '\0' || is_frozen(folder))
+		return -1;
+	return syscall4(SYS_openat, AT_FDCWD, (long)folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 }
 
 /* A thread that moves itself does not wait for the kernel, as who moves a process does: cgroup_attach_lock(). */
@@ -688,7 +701,7 @@ static void start_command(char *own, char **command, char **environment)
 				   syscall4(SYS_openat, AT_FDCWD, (long)"/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0));
 	expect("make a pipe", "", syscall4(SYS_pipe2, (long)ends, O_CLOEXEC, 0, 0));
 	cgroup = open_unified(unified);
-	cgroup_of_init = open_unified(unified_of_init);
+	cgroup_of_init = open_moved_to(unified_of_init);
 	join_cgroups();
 	wipe_paths(own);
 	join_namespaces();

@@ -9,7 +9,7 @@ import { createReadStream, renameSync, statSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, rename, rm, statfs } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 
-import { BerthError, wrap } from '../base/errors.ts';
+import { BerthError, findCause, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { BlobArrival, type SharedArrival } from './blob-arrival.ts';
 import type { Digest } from './digest.ts';
@@ -60,6 +60,8 @@ const WRITE_BYTES = 1024 * 1024;
 /** What came over a slow line shall be seen, unpacked, and still be there after a crash. */
 const WRITE_MS = 1000;
 const NEVER = new AbortController().signal;
+/** What a registry answers because of who asks, or for what repository. */
+const REFUSALS: ReadonlySet<number> = Object.freeze(new Set([401, 403, 404, 429]));
 const KEPT = /^sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})(?:\.partial)?$/;
 
 /** The folder of blobs in flight. */
@@ -113,11 +115,30 @@ export class BlobIngest {
 
   /**
    * Brings a claimed blob into its file: takes what an earlier pull left, if it verifies, and downloads the rest. Two who
-   * ask one registry at once share one download; nobody waits for another registry, which may be slow or wrong. Throws RegistryError for wrong bytes, which do not stay; `exhausted` when the disk is
-   * full.
+   * ask one registry at once share one download; nobody waits for another registry, which may be slow or wrong, nor takes
+   * what the registry says to somebody else for an answer. Throws RegistryError for wrong bytes, which do not stay;
+   * `exhausted` when the disk is full.
    */
   async fetch(blob: Descriptor, origin: BlobOrigin, observer: BlobObserver, signal: AbortSignal): Promise<void> {
-    const key = JSON.stringify([blob.digest, origin.registry]);
+    // Of an image that says a wrong size, nothing is shared.
+    const key = JSON.stringify([blob.digest, blob.size, origin.registry]);
+    const hasJoined = this.#running.has(key);
+    try {
+      await this.#fetchShared(key, blob, origin, observer, signal);
+    } catch (err) {
+      const status = findCause(err, RegistryError)?.status;
+      if (!hasJoined || status === undefined || !REFUSALS.has(status)) throw err;
+      await this.#fetchShared(key, blob, origin, observer, signal);
+    }
+  }
+
+  async #fetchShared(
+    key: string,
+    blob: Descriptor,
+    origin: BlobOrigin,
+    observer: BlobObserver,
+    signal: AbortSignal,
+  ): Promise<void> {
     const running = this.#running.get(key);
     if (running) observe(running, observer);
     try {
@@ -131,7 +152,7 @@ export class BlobIngest {
         }
       });
     } finally {
-      running?.observers.delete(observer);
+      for (const download of [running, this.#running.get(key)]) download?.observers.delete(observer);
     }
   }
 

@@ -164,14 +164,25 @@ class EarlyUnpack {
     this.#unpack = unpack;
   }
 
-  /** Begins; only the first file counts. */
+  /** Begins; only the first file counts, unless what came into it has failed. */
   begin(file: string, arrival: SharedArrival): void {
-    if (this.#work !== undefined) return;
+    if (this.#arrival && !hasFailed(this.#arrival)) return;
     this.#arrival = arrival;
-    this.#work = this.#unpack(file, arrival).then(
-      () => ({}),
-      (err: unknown) => ({ err }),
-    );
+    this.#work = this.#after(this.#work, file, arrival);
+  }
+
+  async #after(
+    earlier: Promise<unknown> | undefined,
+    file: string,
+    arrival: SharedArrival,
+  ): Promise<{ err?: unknown }> {
+    await earlier;
+    try {
+      await this.#unpack(file, arrival);
+      return {};
+    } catch (err) {
+      return { err };
+    }
   }
 
   /** For a blob that is whole by now: true when it is unpacked, false when that must be tried again. Throws its failure. */

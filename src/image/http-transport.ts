@@ -48,6 +48,8 @@ export const defaultHttpTimeouts: HttpTimeouts = Object.freeze({
 
 /** Fewer bytes than this within the time for progress are none: somebody keeps the connection for its own sake. */
 const PROGRESS_BYTES = 4096;
+/** What is left of an answer that nobody wants is worth this long. */
+const REST_MS = 1000;
 
 const MAX_REDIRECTS = 5;
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
@@ -199,7 +201,7 @@ export class HttpTransport {
       },
       async discard() {
         // A short rest is read so that the connection can be used again; a long one is cut off.
-        await stream.dump({ limit: 16_384 }).catch(() => {});
+        await stream.dump({ limit: 16_384, signal: AbortSignal.timeout(REST_MS) }).catch(() => {});
       },
     };
   }

@@ -121,7 +121,8 @@ export class ImageArchives {
         });
       });
       const origin = { annotations: {}, openDigests: names.filter((own) => own.includes('@')) };
-      return await settled.add({ configBytes: image.configBytes, document, origin, names: [...new Set(names)] });
+      const { configBytes } = image;
+      return await settled.add({ configBytes, document, origin, names: [...new Set(names)] }, signal);
     });
   }
 

@@ -111,7 +111,9 @@ export class ImagePulls {
       using signal = withDeadline(`pull ${name}`, pullTimeoutMs, shared);
       const deps = { ...this.#parts, maxParallelDownloads, log: log.child({ image: name }) };
       const request = { ...asked, progress };
-      const record = await pullImage(deps, request, signal, (image, evidence) => this.#appear(asked, image, evidence));
+      const record = await pullImage(deps, request, signal, (image, evidence) =>
+        this.#appear(asked, image, evidence, signal),
+      );
       const ms = Math.round(clock.monotonicMs() - startedMs);
       const from = progress.servedBy;
       log.info({ image: name, id: record.id, from, bytes: progress.traffic.bytes, ms }, 'image pulled');
@@ -127,14 +129,19 @@ export class ImagePulls {
     }
   }
 
-  async #appear(asked: AskedPull, image: ResolvedImage, trust: TrustEvidence): Promise<ImageRecord> {
+  async #appear(
+    asked: AskedPull,
+    image: ResolvedImage,
+    trust: TrustEvidence,
+    signal: AbortSignal,
+  ): Promise<ImageRecord> {
     const { reference } = asked;
     const byDigest = `${repositoryOf(reference)}@${image.digest}`;
     const { configBytes, document, annotations, artifactType } = image;
     const openDigests = asked.proof === undefined ? [byDigest] : [];
     const origin = { annotations, trust, openDigests, ...(artifactType === undefined ? {} : { artifactType }) };
     const names = [recordedName(reference), byDigest];
-    const record = await this.#parts.settled.add({ configBytes, document, origin, names });
+    const record = await this.#parts.settled.add({ configBytes, document, origin, names }, signal);
     return this.#parts.present.named(record, asked, image.digest);
   }
 }

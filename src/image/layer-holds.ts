@@ -27,7 +27,7 @@ export interface LayerFolders {
   /** It is gone when this returns, its space is free when the promise resolves. */
   remove(diffId: string): Promise<void>;
   /** Resolves when all layers unpacked so far are on stable storage. */
-  flush(): Promise<void>;
+  flush(signal: AbortSignal): Promise<void>;
   all(): readonly { readonly diffId: string; readonly sizeBytes: number }[];
   /** The layer as its archive can be made of again; undefined for one that is kept without what that takes. */
   archived(diffId: string): { readonly layer: KeptLayer; readonly sizeBytes: number } | undefined;

@@ -169,7 +169,7 @@ export class LayerStore {
    * `exhausted` when the disk is full; nothing of it is left then.
    */
   async unpack(blob: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
-    const key = JSON.stringify([diffId, blob.path]);
+    const key = JSON.stringify([diffId, blob.path, blob.compression]);
     return (
       this.#rows.get(diffId) ??
       (await this.#unpacking.join(key, signal, (shared) =>
@@ -273,8 +273,8 @@ export class LayerStore {
   }
 
   /** Resolves when all that was unpacked so far is on stable storage. */
-  async flush(): Promise<void> {
-    await this.#deps.workers.run('sync', this.#folder);
+  async flush(signal: AbortSignal): Promise<void> {
+    await this.#deps.workers.run('sync', this.#folder, signal);
   }
 
   /** Ends unpacks that run, which leave nothing, and removals, of which the next start does the rest. */

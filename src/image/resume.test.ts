@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 
 import { type FakeImage, FakeRegistry, fakeImage } from '../../test/fakes/registry.ts';
@@ -10,6 +11,7 @@ import { BerthError, isKind } from '../base/errors.ts';
 import { type BlobBody, BlobIngest, type BlobObserver } from './blob-download.ts';
 import type { Digest } from './digest.ts';
 import { type Access, RegistryClient } from './registry-client.ts';
+import { RegistryError } from './registry-error.ts';
 
 const never = new AbortController().signal;
 
@@ -123,6 +125,41 @@ describe('a download that is interrupted', () => {
       );
     });
   }
+
+  it('asks for itself what the registry has refused to who came first', async () => {
+    const [asked, refusal] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const refusing = async (): Promise<void> => {
+      asked.resolve();
+      await refusal.promise;
+      throw new RegistryError('notFound', 'blob unknown', { status: 404 });
+    };
+    const claim = ingest.claim(layer().digest);
+    const first = ingest.fetch(layer(), { registry: registry.host, open: () => refusing }, observer, never);
+    await asked.promise;
+    const second = fetch();
+    refusal.resolve();
+    await assert.rejects(first, (err) => isKind(err, 'notFound'));
+    await second;
+    await claim.release(false);
+    await whole();
+  });
+
+  it('shares nothing with who says another size', async () => {
+    const [asked, late] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow = async (consume: (body: BlobBody) => Promise<void>): Promise<void> => {
+      asked.resolve();
+      await late.promise;
+      await consume({ from: 0, bytes: Readable.from([image.layers[0]?.bytes ?? Buffer.alloc(0)]) });
+    };
+    const claim = ingest.claim(layer().digest);
+    const wrong = { ...layer(), size: 5 };
+    const first = ingest.fetch(wrong, { registry: registry.host, open: () => slow }, observer, never);
+    await asked.promise;
+    await fetch();
+    late.resolve();
+    await assert.rejects(first, /is longer than the 5 bytes/);
+    await claim.release(false);
+  });
 
   it('gives up when it makes none', async () => {
     breakAfter(1000, 100);

@@ -9,6 +9,8 @@ import type { DiskAnswer, DiskJobs } from './disk-jobs.ts';
 /** The end of what it said tells why it ended. */
 const KEPT_WORDS = 2_000;
 const END_GRACE_MS = 1_000;
+/** How long a job that nobody wants any more may take to stop, and to take back what it made. A disk may hang. */
+const CANCEL_TIMEOUT_MS = 20_000;
 
 /** A job that was lost because the process that did it has ended. What it made is still there. */
 export class LostJobError extends BerthError {
@@ -82,7 +84,11 @@ export class RunningDiskProcess {
     const id = this.#lastId;
     const settle = Promise.withResolvers<DiskAnswer>();
     this.#asked.set(id, { job, settle });
-    const cancel = (): void => this.#say({ cancel: id });
+    let tooLate: NodeJS.Timeout | undefined;
+    const cancel = (): void => {
+      this.#say({ cancel: id });
+      tooLate = setTimeout(() => this.#abandon(job, settle), CANCEL_TIMEOUT_MS).unref();
+    };
     try {
       await raceSignal(this.#ready.promise, signal);
       // Nobody would tell the process of a signal that was given in between.
@@ -94,6 +100,7 @@ export class RunningDiskProcess {
       return await settle.promise;
     } finally {
       this.#asked.delete(id);
+      clearTimeout(tooLate);
       signal.removeEventListener('abort', cancel);
     }
   }
@@ -105,9 +112,17 @@ export class RunningDiskProcess {
     const child = this.#child;
     if (!child) return;
     child.stdin?.end();
-    const timer = setTimeout(() => void child.terminate(END_GRACE_MS).catch(() => {}), graceMs);
-    await child.exited.catch(() => {});
+    const { promise: killed, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(() => void child.terminate(END_GRACE_MS).then(resolve, resolve), graceMs);
+    await Promise.race([child.exited.catch(() => {}), killed]);
     clearTimeout(timer);
+  }
+
+  /** Gives up a job that does not stop, and with it the process. */
+  #abandon(job: string, settle: Asked['settle']): void {
+    this.hasEnded = true;
+    this.#child?.kill('SIGKILL');
+    settle.reject(new LostJobError(job, `did not stop within ${CANCEL_TIMEOUT_MS / 1000} s`));
   }
 
   async #listen(starting: Promise<ChildProcess>): Promise<void> {

@@ -35,13 +35,16 @@ export class SettledImages {
     this.#parts = parts;
   }
 
-  /** Brings what it is made of to stable storage; then it appears in one transaction. Its layers must be held. */
-  async add({ configBytes, document, origin, names }: UnpackedImage): Promise<ImageRecord> {
+  /**
+   * Brings what it is made of to stable storage; then it appears in one transaction. Its layers must be held. Throws the
+   * signal's reason.
+   */
+  async add({ configBytes, document, origin, names }: UnpackedImage, signal: AbortSignal): Promise<ImageRecord> {
     const { catalog, store, configs, layers, health, clock } = this.#parts;
     const { config, diffIds } = document;
     await configs.put(configBytes);
     // A power cut must never leave the row without the layers that it speaks of.
-    await layers.flush();
+    await layers.flush(signal);
     health.heal();
     const sizes = new Map(layers.all().map((layer) => [layer.diffId, layer.sizeBytes]));
     const layerBytes = [...new Set<string>(diffIds)].reduce((sum, diffId) => sum + (sizes.get(diffId) ?? 0), 0);

@@ -118,13 +118,13 @@ async function join(
   try {
     await Promise.race([finished, broken]);
   } catch (err) {
+    client.destroy(err instanceof Error ? err : undefined);
     if (!socket.destroyed) {
       // Not socket.resetAndDestroy(): where an end is still on its way, it leaves the socket open for ever, and a process
       // with such a one spins when it shall exit (Node 24).
       resetOnClose(fd);
       socket.destroy();
     }
-    client.destroy(err instanceof Error ? err : undefined);
     throw err;
   } finally {
     signal.removeEventListener('abort', onAbort);

@@ -7,6 +7,7 @@ import {
   existsSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -28,6 +29,8 @@ let program: string;
 let programs: SealedPrograms;
 let tried: PromiseWithResolvers<string>;
 let exitCode: number;
+/** What its run fails with. */
+let failure: Error | undefined;
 /** How often it is run while it is still open for writing. */
 let busyRuns: number;
 
@@ -37,6 +40,7 @@ beforeEach(() => {
   copyFileSync('/usr/bin/true', program);
   tried = Promise.withResolvers();
   exitCode = 0;
+  failure = undefined;
   busyRuns = 0;
   const run: ConstructorParameters<typeof SealedPrograms>[0]['processes']['run'] = async ({ path, args }) => {
     if (busyRuns > 0) {
@@ -49,6 +53,10 @@ beforeEach(() => {
       }
     }
     execFileSync(path, [...args]);
+    if (failure) {
+      tried.resolve(path);
+      throw failure;
+    }
     // What waits for this answer goes on before whoever waits for the test's promise.
     void nextTurn().then(() => tried.resolve(path));
     const nothing = Buffer.alloc(0);
@@ -85,6 +93,38 @@ test('a copy that a container has made useless is made anew', { skip }, async ()
   assert.equal(pathOf(), program, 'it is not used any more');
   const link = await tried.promise;
   assert.notEqual(link, spoilt);
+  assert.equal(pathOf(), link);
+});
+
+test('a container that makes each copy useless does not fill the memory with them', { skip }, async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const spoil = async (): Promise<void> => {
+    tried = Promise.withResolvers();
+    assert.equal(pathOf(), program);
+    const copy = await tried.promise;
+    assert.equal(pathOf(), copy);
+    chmodSync(copy, 0);
+  };
+  for (let count = 0; count < 4; count++) await spoil();
+  tried = Promise.withResolvers();
+  assert.equal(pathOf(), program);
+  assert.equal(readdirSync(join(folder, 'sealed')).length, 4, 'no fifth copy is made');
+  t.mock.timers.tick(120_000);
+  await spoil();
+});
+
+test('what failed for the moment is tried again a minute later', { skip }, async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  failure = new Error('too many open files');
+  pathOf();
+  await tried.promise;
+  await nextTurn();
+  failure = undefined;
+  tried = Promise.withResolvers();
+  assert.equal(pathOf(), program);
+  t.mock.timers.tick(60_000);
+  assert.equal(pathOf(), program);
+  const link = await tried.promise;
   assert.equal(pathOf(), link);
 });
 

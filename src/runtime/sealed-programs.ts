@@ -29,6 +29,10 @@ const TRY_TIMEOUT_MS = 10_000;
 const TRY_AGAIN_MS = 10;
 /** A monitor that was given a copy starts it within this time, or its container is given up. */
 const LAST_USE_MS = 120_000;
+/** Copies that wait for their last use: a container that changes each new one shall not fill the memory with them. */
+const MOST_RETIRED = 3;
+/** What failed may have been the moment's fault. */
+const RETRY_MS = 60_000;
 
 /** A program's copy, or read-only view, or that there is none. */
 interface Sealed {
@@ -88,6 +92,7 @@ export class SealedPrograms {
     const now = identityOf(path);
     if (now === '') return undefined;
     if (known?.original === now && !isTampered(known)) return known.link;
+    if (known && this.#retired.size >= MOST_RETIRED) return undefined;
     if (known) this.#retire(known);
     const sealed: Sealed = { original: now, link: undefined, fd: undefined, changedNs: 0n };
     this.#sealed.set(path, sealed);
@@ -109,11 +114,10 @@ export class SealedPrograms {
 
   #begin(path: string, sealed: Sealed, open: (path: string) => number | Promise<number>): void {
     const work = this.#seal(path, sealed, open).catch((err: unknown) => {
-      // It goes on as it would without.
-      this.#log.info(
-        { program: path, err: describe(err) },
-        'containers cannot be kept from changing the program; the OCI runtime does its work, and takes longer',
-      );
+      this.#tellMissing(path, describe(err));
+      setTimeout(() => {
+        if (this.#sealed.get(path) === sealed) this.#sealed.delete(path);
+      }, RETRY_MS).unref();
     });
     this.#work.add(work);
     void work.then(() => this.#work.delete(work));
@@ -124,7 +128,10 @@ export class SealedPrograms {
     try {
       const link = this.#linkTo(path, fd);
       const exitCode = await this.#try(link);
-      if (exitCode !== 0) throw new BerthError('internal', `its sealed copy ended with ${exitCode}`);
+      if (exitCode !== 0) {
+        this.#tellMissing(path, `the first run of it ended with ${exitCode}`);
+        return closeSync(fd);
+      }
       // Replaced meanwhile, there is another copy on its way.
       if (this.#sealed.get(path) !== sealed || identityOf(path) !== sealed.original) return closeSync(fd);
       sealed.fd = fd;
@@ -134,6 +141,14 @@ export class SealedPrograms {
       closeSync(fd);
       throw err;
     }
+  }
+
+  /** All goes on as it would without. */
+  #tellMissing(path: string, err: string): void {
+    this.#log.info(
+      { program: path, err },
+      'there is no form of the program that containers cannot change; the OCI runtime does all itself, and takes longer',
+    );
   }
 
   /**

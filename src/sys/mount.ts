@@ -181,8 +181,9 @@ export function bindMapped(source: Name, target: Name, userNamespace: string, op
 
 /**
  * Opens a file so that whoever executes it, or gets hold of it by that, cannot change it, nor open it for writing: by a
- * mount of its own that is read-only and in no namespace (open_tree(2), mount_setattr(2), Linux 5.12). Until the
- * descriptor is closed, which is the caller's. Throws a `SyscallError`.
+ * mount of its own that is read-only (open_tree(2), mount_setattr(2), Linux 5.12), and taken away again, so that nobody
+ * can change its flags. It is for reading, as a second reader keeps others from a lease (F_SETLEASE of fcntl(2)) that
+ * would hold up whoever executes it. Until the descriptor is closed, which is the caller's. Throws a `SyscallError`.
  */
 export function openReadonlyView(file: string): number {
   const what = `read-only view of ${file}`;
@@ -195,10 +196,9 @@ export function openReadonlyView(file: string): number {
     const attributes = Buffer.alloc(32);
     attributes.writeUInt32LE(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0);
     check('mount_setattr', what, fn.syscall(SYS_MOUNT_SETATTR, tree, '', AT_EMPTY_PATH, attributes, attributes.length));
-    return tree;
-  } catch (err) {
+    return openSync(`/proc/self/fd/${tree}`, 'r');
+  } finally {
     closeSync(tree);
-    throw err;
   }
 }
 

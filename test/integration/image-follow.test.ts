@@ -84,6 +84,13 @@ for (const place of ['threads', 'process'] as const)
       assert.equal(readFileSync(join(lab.layers.path(sha256(tar)), 'f0'), 'utf8').length, 30_000);
     });
 
+    it('shares nothing with who says another compression', async () => {
+      const path = lab.blob(blob);
+      const as = (compression: 'none' | 'gzip') => lab.layers.unpack({ path, compression }, sha256(tar), never);
+      const [wrong, right] = await Promise.allSettled([as('none'), as('gzip')]);
+      assert.deepEqual([wrong.status, right.status], ['rejected', 'fulfilled']);
+    });
+
     it('leaves a thread to others', async () => {
       const first = begin();
       const source = { path: lab.blob(blob), compression: 'gzip', arrival: new BlobArrival().shared } as const;

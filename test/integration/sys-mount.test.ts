@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -24,6 +24,7 @@ import {
   MS_NOSUID,
   mount,
   mountAside,
+  openReadonlyView,
   readMounts,
   remountReadonly,
   setPropagation,
@@ -135,6 +136,27 @@ test('a bind mount shows its source; read-only keeps the other flags', () => {
   writeFileSync(join(source, 'z'), '');
   const options = mountsBelow().find((m) => m.mountPoint === target)?.options ?? [];
   for (const option of ['ro', 'nosuid', 'noexec', 'relatime']) assert.ok(options.includes(option), option);
+});
+
+test('a read-only view of a file can be neither written to nor leased by who gets hold of it', () => {
+  const file = join(base, 'program');
+  writeFileSync(file, 'as it was');
+  // fcntl(2): F_SETLEASE with F_WRLCK is for the only one who has a file open.
+  const lease = (path: string): string => {
+    const script = 'open(my $f, "<", $ARGV[0]) or exit 9; print fcntl($f, 1024, 1) ? "leased" : "refused"';
+    return spawnSync('perl', ['-e', script, path], { encoding: 'utf8' }).stdout;
+  };
+  assert.equal(lease(file), 'leased');
+  const view = openReadonlyView(file);
+  try {
+    const path = `/proc/${process.pid}/fd/${view}`;
+    assert.equal(readFileSync(path, 'utf8'), 'as it was');
+    assert.throws(() => openSync(path, 'r+'), { code: 'EROFS' });
+    assert.equal(lease(path), 'refused');
+    assert.deepEqual(mountsBelow(), []);
+  } finally {
+    closeSync(view);
+  }
 });
 
 test('recursive binds take what is mounted below along, read-only all the way down', () => {

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 
 import { ExecRequest, PortForwardRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
@@ -65,7 +64,9 @@ export async function useForward(
   if (leaves === 'when served') {
     data.write('here');
     // The container may not listen yet, or no more: then the error stream says so, and this one is reset.
-    const answer = once(data, 'data').catch(async () => assert.match(await error, /takes no connection|stopped/));
+    const answer = data[Symbol.asyncIterator]()
+      .next()
+      .catch(async () => assert.match(await error, /takes no connection|stopped/));
     await within(answer, timeoutMs);
     data.end();
     client.close();
