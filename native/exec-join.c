@@ -314,12 +314,14 @@ static int has_line(const char *folder, const char *file, const char *beginning)
 	return 0;
 }
 
-/* What joins a frozen cgroup is frozen itself, and nobody would hear of it. `F` is FREEZING or FROZEN. */
+/* Or about to be. `F` is FREEZING or FROZEN. */
 static int is_frozen(const char *cgroup)
 {
-	return has_line(cgroup, "freezer.state", "F") || has_line(cgroup, "cgroup.events", "frozen 1");
+	return has_line(cgroup, "freezer.state", "F") || has_line(cgroup, "cgroup.events", "frozen 1") ||
+	       has_line(cgroup, "cgroup.freeze", "1");
 }
 
+/* What joins a frozen cgroup is frozen itself, and nobody would hear of it. */
 static void expect_thawed(const char *cgroup)
 {
 	if (is_frozen(cgroup))

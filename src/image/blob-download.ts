@@ -122,37 +122,37 @@ export class BlobIngest {
   async fetch(blob: Descriptor, origin: BlobOrigin, observer: BlobObserver, signal: AbortSignal): Promise<void> {
     // Of an image that says a wrong size, nothing is shared.
     const key = JSON.stringify([blob.digest, blob.size, origin.registry]);
-    const hasJoined = this.#running.has(key);
-    try {
-      await this.#fetchShared(key, blob, origin, observer, signal);
-    } catch (err) {
-      const status = findCause(err, RegistryError)?.status;
-      if (!hasJoined || status === undefined || !REFUSALS.has(status)) throw err;
-      await this.#fetchShared(key, blob, origin, observer, signal);
+    for (let isOwn = false; ; ) {
+      const running = this.#running.get(key);
+      if (running) observe(running, observer);
+      const start = async (shared: AbortSignal): Promise<void> => {
+        isOwn = true;
+        await this.#download(key, blob, origin, observer, shared);
+      };
+      try {
+        return await this.#downloads.join(key, signal, start);
+      } catch (err) {
+        const status = findCause(err, RegistryError)?.status;
+        if (isOwn || status === undefined || !REFUSALS.has(status)) throw err;
+      } finally {
+        for (const download of [running, this.#running.get(key)]) download?.observers.delete(observer);
+      }
     }
   }
 
-  async #fetchShared(
+  async #download(
     key: string,
     blob: Descriptor,
     origin: BlobOrigin,
     observer: BlobObserver,
     signal: AbortSignal,
   ): Promise<void> {
-    const running = this.#running.get(key);
-    if (running) observe(running, observer);
+    const download: Download = { observers: new Set([observer]), bytes: 0, open: undefined };
+    this.#running.set(key, download);
     try {
-      await this.#downloads.join(key, signal, async (shared) => {
-        const download: Download = { observers: new Set([observer]), bytes: 0, open: undefined };
-        this.#running.set(key, download);
-        try {
-          await this.#locks.withKey(key, shared, () => this.#fetch(blob, origin.open(shared), download, shared));
-        } finally {
-          if (this.#running.get(key) === download) this.#running.delete(key);
-        }
-      });
+      await this.#locks.withKey(key, signal, () => this.#fetch(blob, origin.open(signal), download, signal));
     } finally {
-      for (const download of [running, this.#running.get(key)]) download?.observers.delete(observer);
+      if (this.#running.get(key) === download) this.#running.delete(key);
     }
   }
 

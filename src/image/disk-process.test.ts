@@ -23,7 +23,7 @@ import { Processes } from '../proc/processes.ts';
 import { encodeFrame } from './disk-channel.ts';
 import { DiskProcess } from './disk-process.ts';
 import { DiskWorkers } from './disk-workers.ts';
-import { LostJobError } from './running-disk-process.ts';
+import { AbandonedJobError, LostJobError } from './running-disk-process.ts';
 import { streamArchive } from './stream-archive.ts';
 import { defaultTarLimits } from './tar-reader.ts';
 
@@ -39,7 +39,7 @@ describe('disk process', { timeout: 600_000 }, () => {
   let workers: DiskWorkers;
   /** `instead` is what is started in place of the program. */
   const open = (
-    options: { idleMs?: number; startTimeoutMs?: number } = {},
+    options: { idleMs?: number; startTimeoutMs?: number; cancelTimeoutMs?: number } = {},
     instead: (cmd: StartCommand) => StartCommand = (cmd) => cmd,
   ): DiskWorkers => {
     const start: Processes['start'] = async (cmd) => {
@@ -95,6 +95,28 @@ describe('disk process', { timeout: 600_000 }, () => {
     await workers.run('remove', join(folder, 'tree'));
     assert.equal(existsSync(join(folder, 'tree')), false);
     assert.equal(children.length, 1);
+  });
+
+  it('gives up a job that does not stop, and the process when its other jobs are done', async () => {
+    await workers.close();
+    workers = open({ cancelTimeoutMs: 50 });
+    writeEndless('endless');
+    writeEndless('other');
+    const [left, leftToo] = [new AbortController(), new AbortController()];
+    const [work, other] = [digest('endless', left.signal), digest('other', leftToo.signal)];
+    await opened(0, join(folder, 'endless'));
+    await opened(0, join(folder, 'other'));
+    // As on a disk that hangs.
+    children[0]?.kill('SIGSTOP');
+    left.abort(new Error('the client left'));
+    await assert.rejects(work, (err) => err instanceof AbandonedJobError);
+    writeFileSync(join(folder, 'empty'), '');
+    assert.equal(await digest('empty'), EMPTY);
+    assert.equal(children.length, 2);
+    assert.deepEqual(kills, ['SIGSTOP']);
+    leftToo.abort(new Error('the client left'));
+    await assert.rejects(other, (err) => err instanceof AbandonedJobError);
+    assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
   });
 
   it('has no descriptor of this process but its three pipes', async () => {

@@ -7,7 +7,7 @@ import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { DiskJobs, DiskPlace } from './disk-jobs.ts';
-import { RunningDiskProcess } from './running-disk-process.ts';
+import { CANCEL_TIMEOUT_MS, RunningDiskProcess } from './running-disk-process.ts';
 
 /** It runs as it is from source, and compiled. */
 const programPath = fileURLToPath(new URL(`./disk-program${extname(fileURLToPath(import.meta.url))}`, import.meta.url));
@@ -30,6 +30,7 @@ interface DiskProcessDeps {
   readonly version: string;
   readonly idleMs?: number | undefined;
   readonly startTimeoutMs?: number | undefined;
+  readonly cancelTimeoutMs?: number | undefined;
 }
 
 /**
@@ -76,6 +77,7 @@ export class DiskProcess implements DiskPlace {
       return answer.answer;
     } finally {
       if (alone) this.#end(running, START_TIMEOUT_MS);
+      else if (running.isStuck && running.jobs === 0) this.#end(running, END_GRACE_MS);
       else if (running.jobs === 0) this.#endLater();
     }
   }
@@ -88,15 +90,15 @@ export class DiskProcess implements DiskPlace {
 
   #take(): RunningDiskProcess {
     clearTimeout(this.#idle);
-    if (this.#current?.hasEnded === false) return this.#current;
+    if (this.#current?.hasEnded === false && !this.#current.isStuck) return this.#current;
     this.#current = this.#start();
     return this.#current;
   }
 
   #start(): RunningDiskProcess {
     if (this.#closed) throw new BerthError('cancelled', 'the daemon is stopping');
-    const { log, version, startTimeoutMs = START_TIMEOUT_MS } = this.#deps;
-    return new RunningDiskProcess(this.#startProgram(), { log, version, startTimeoutMs });
+    const { log, version, startTimeoutMs = START_TIMEOUT_MS, cancelTimeoutMs = CANCEL_TIMEOUT_MS } = this.#deps;
+    return new RunningDiskProcess(this.#startProgram(), { log, version, startTimeoutMs, cancelTimeoutMs });
   }
 
   async #startProgram(): Promise<ChildProcess> {

@@ -6,7 +6,7 @@ import { BerthError } from '../base/errors.ts';
 import type { DiskJobs, DiskPlace } from './disk-jobs.ts';
 import { DiskThreads } from './disk-threads.ts';
 import { Slots } from './parallel.ts';
-import { LostJobError, NoDiskProcessError } from './running-disk-process.ts';
+import { AbandonedJobError, LostJobError, NoDiskProcessError } from './running-disk-process.ts';
 
 /** More at once than this do not make a disk faster. */
 const MAX_AT_ONCE = 8;
@@ -75,7 +75,8 @@ export class DiskWorkers {
     try {
       return await work;
     } catch (err) {
-      signal?.throwIfAborted();
+      // Who has the job's folder must hear that somebody may still be at work in it.
+      if (!(err instanceof AbandonedJobError)) signal?.throwIfAborted();
       throw err;
     } finally {
       this.#running.delete(work);
@@ -134,8 +135,9 @@ export class DiskWorkers {
     try {
       return await place.ask(job, request, signal, alone);
     } catch (err) {
-      // A process that was lost, or a thread that ran out of memory, cannot take back what it made.
-      await this.#takeBack(job, request, signal).catch(() => {});
+      // A process that was lost, or a thread that ran out of memory, cannot take back what it made. Of a job that hangs
+      // on the disk, whoever tried to would hang too: it is left to the next start.
+      if (!(err instanceof AbandonedJobError)) await this.#takeBack(job, request, signal).catch(() => {});
       throw err;
     }
   }

@@ -25,17 +25,20 @@ import { chmod, copyFile, link, mkdir, readdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 import type { Clock } from '../base/clock.ts';
-import { BerthError, because, invalid } from '../base/errors.ts';
+import { raceSignal } from '../base/deadline.ts';
+import { BerthError, because, findCause, invalid } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import { isErrno, wrapErrno } from '../sys/errno.ts';
 import { readMounts } from '../sys/mount.ts';
 import { statfs } from '../sys/statfs.ts';
 import type { KeptLayer } from './assemble-layer.ts';
+import type { SharedArrival } from './blob-arrival.ts';
 import { isDigest } from './digest.ts';
 import type { DiskWorkers } from './disk-workers.ts';
 import type { BlobInput } from './inflate.ts';
 import { JoinedWork } from './joined-work.ts';
 import { readLayerFacts } from './layer-frame.ts';
+import { AbandonedJobError } from './running-disk-process.ts';
 import { defaultTarLimits, type TarLimits } from './tar-reader.ts';
 import type { DevicePolicy, UnpackedLayer } from './unpack-layer.ts';
 
@@ -90,6 +93,8 @@ export class LayerStore {
   readonly #rows = new Map<string, LayerRow>();
   readonly #shortNames = new Map<string, string>();
   readonly #unpacking = new JoinedWork<LayerRow>();
+  readonly #arrivals = new WeakMap<SharedArrival, number>();
+  #lastArrival = 0;
   /** Temporary folders that somebody is at work on. */
   readonly #busy = new Set<string>();
   /** Folders whose removal is under way, with the layers that they were; those of what is no layer without. */
@@ -169,7 +174,7 @@ export class LayerStore {
    * `exhausted` when the disk is full; nothing of it is left then.
    */
   async unpack(blob: BlobInput, diffId: string, signal: AbortSignal): Promise<LayerRow> {
-    const key = JSON.stringify([diffId, blob.path, blob.compression]);
+    const key = JSON.stringify([diffId, blob.path, blob.compression, this.#numberOf(blob.arrival)]);
     return (
       this.#rows.get(diffId) ??
       (await this.#unpacking.join(key, signal, (shared) =>
@@ -274,7 +279,7 @@ export class LayerStore {
 
   /** Resolves when all that was unpacked so far is on stable storage. */
   async flush(signal: AbortSignal): Promise<void> {
-    await this.#deps.workers.run('sync', this.#folder, signal);
+    await raceSignal(this.#deps.workers.run('sync', this.#folder), signal);
   }
 
   /** Ends unpacks that run, which leave nothing, and removals, of which the next start does the rest. */
@@ -283,6 +288,15 @@ export class LayerStore {
     this.#closing.abort(stopping);
     await this.#unpacking.close(stopping);
     await this.freed();
+  }
+
+  /** A file that is still to come may have the name of one that came to nothing. */
+  #numberOf(arrival: SharedArrival | undefined): number {
+    if (!arrival) return 0;
+    const number = this.#arrivals.get(arrival) ?? this.#lastArrival + 1;
+    this.#lastArrival = Math.max(this.#lastArrival, number);
+    this.#arrivals.set(arrival, number);
+    return number;
   }
 
   async #unpack(
@@ -345,7 +359,7 @@ export class LayerStore {
       return row;
     } catch (err) {
       const left = isPlaced ? final : temporary;
-      if (existsSync(left)) await workers.run('remove', left).catch(() => {});
+      if (!findCause(err, AbandonedJobError) && existsSync(left)) await workers.run('remove', left).catch(() => {});
       throw this.#explained(err);
     } finally {
       this.#busy.delete(temporary);

@@ -10,7 +10,7 @@ import type { DiskAnswer, DiskJobs } from './disk-jobs.ts';
 const KEPT_WORDS = 2_000;
 const END_GRACE_MS = 1_000;
 /** How long a job that nobody wants any more may take to stop, and to take back what it made. A disk may hang. */
-const CANCEL_TIMEOUT_MS = 20_000;
+export const CANCEL_TIMEOUT_MS = 20_000;
 
 /** A job that was lost because the process that did it has ended. What it made is still there. */
 export class LostJobError extends BerthError {
@@ -18,6 +18,15 @@ export class LostJobError extends BerthError {
 
   constructor(job: string, how: string) {
     super('internal', `${job}: the process for work on the disk ${how}`);
+  }
+}
+
+/** A job that nobody wanted any more, and that did not stop. What it made is still there, on a disk that may hang. */
+export class AbandonedJobError extends BerthError {
+  override readonly name = 'AbandonedJobError';
+
+  constructor(job: string, waitedMs: number) {
+    super('cancelled', `${job}: it did not stop within ${waitedMs / 1000} s`);
   }
 }
 
@@ -42,6 +51,7 @@ export class RunningDiskProcess {
   #child: ChildProcess | undefined;
   readonly #log: Logger;
   readonly #version: string;
+  readonly #cancelTimeoutMs: number;
   /** Settled with its first word. */
   readonly #ready = Promise.withResolvers<void>();
   readonly #asked = new Map<number, Asked>();
@@ -52,13 +62,21 @@ export class RunningDiskProcess {
   #isReady = false;
   #hasGivenUp = false;
   hasEnded = false;
+  /** A job of it does not stop: it does what it is at, and gets no other. */
+  isStuck = false;
 
   constructor(
     starting: Promise<ChildProcess>,
-    options: { readonly log: Logger; readonly version: string; readonly startTimeoutMs: number },
+    options: {
+      readonly log: Logger;
+      readonly version: string;
+      readonly startTimeoutMs: number;
+      readonly cancelTimeoutMs: number;
+    },
   ) {
     this.#log = options.log;
     this.#version = options.version;
+    this.#cancelTimeoutMs = options.cancelTimeoutMs;
     this.#ready.promise.catch(() => {});
     const { startTimeoutMs } = options;
     // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
@@ -73,7 +91,7 @@ export class RunningDiskProcess {
 
   /**
    * Throws a `LostJobError` when the process ends before it answers, a `NoDiskProcessError` when it ends before it has
-   * begun, `unavailable` when it is of another version.
+   * begun, `unavailable` when it is of another version, an `AbandonedJobError` some time after the signal's abort.
    */
   async ask<K extends keyof DiskJobs>(
     job: K,
@@ -87,7 +105,10 @@ export class RunningDiskProcess {
     let tooLate: NodeJS.Timeout | undefined;
     const cancel = (): void => {
       this.#say({ cancel: id });
-      tooLate = setTimeout(() => this.#abandon(job, settle), CANCEL_TIMEOUT_MS).unref();
+      tooLate = setTimeout(() => {
+        this.isStuck = true;
+        settle.reject(new AbandonedJobError(job, this.#cancelTimeoutMs));
+      }, this.#cancelTimeoutMs).unref();
     };
     try {
       await raceSignal(this.#ready.promise, signal);
@@ -116,13 +137,6 @@ export class RunningDiskProcess {
     const timer = setTimeout(() => void child.terminate(END_GRACE_MS).then(resolve, resolve), graceMs);
     await Promise.race([child.exited.catch(() => {}), killed]);
     clearTimeout(timer);
-  }
-
-  /** Gives up a job that does not stop, and with it the process. */
-  #abandon(job: string, settle: Asked['settle']): void {
-    this.hasEnded = true;
-    this.#child?.kill('SIGKILL');
-    settle.reject(new LostJobError(job, `did not stop within ${CANCEL_TIMEOUT_MS / 1000} s`));
   }
 
   async #listen(starting: Promise<ChildProcess>): Promise<void> {

@@ -91,6 +91,23 @@ for (const place of ['threads', 'process'] as const)
       assert.deepEqual([wrong.status, right.status], ['rejected', 'fulfilled']);
     });
 
+    it('follows its own download, where another one of that name came to nothing', async () => {
+      const first = begin();
+      const second = new BlobArrival();
+      const source = { path: first.path, compression: 'gzip', arrival: second.shared } as const;
+      first.arrival.end(false);
+      // The first has not heard of it yet.
+      appendFileSync(first.path, blob.subarray(10));
+      second.reached(blob.length);
+      second.end(true);
+      const unpacked = lab.layers.unpack(source, sha256(tar), never).catch((err: unknown) => err);
+      await assert.rejects(first.unpacked, (err) => isKind(err, 'cancelled'));
+      const outcome = await unpacked;
+      // No thread may have been free for it.
+      if (outcome instanceof Error) assert.match(chain(outcome), /no thread is free/);
+      else assert.ok(lab.layers.has(sha256(tar)));
+    });
+
     it('leaves a thread to others', async () => {
       const first = begin();
       const source = { path: lab.blob(blob), compression: 'gzip', arrival: new BlobArrival().shared } as const;

@@ -59,15 +59,20 @@ export async function useForward(
   const { transport, leaves } = mannerOf(choice);
   const { url } = await berthd.call(runtime.portForward, PortForwardRequest.create({ podSandboxId }), timeoutMs);
   const client = await connectPortForward(url, transport);
-  const { data, error } = await within(client.connect(choice % 4 === 1 ? NOBODYS_PORT : ECHO_PORT), timeoutMs);
+  const { data, error } = await within(
+    client.connect(Math.trunc(choice / 6) % 4 === 1 ? NOBODYS_PORT : ECHO_PORT),
+    timeoutMs,
+  );
   data.on('error', () => {});
   if (leaves === 'when served') {
     data.write('here');
     // The container may not listen yet, or no more: then the error stream says so, and this one is reset.
-    const answer = data[Symbol.asyncIterator]()
-      .next()
-      .catch(async () => assert.match(await error, /takes no connection|stopped/));
-    await within(answer, timeoutMs);
+    const answer = (data[Symbol.asyncIterator]() as AsyncIterator<Buffer, undefined>).next();
+    const said = answer.then(
+      ({ value }) => assert.equal(value?.toString(), 'here'),
+      async () => assert.match(await error, /takes no connection|stopped/),
+    );
+    await within(said, timeoutMs);
     data.end();
     client.close();
   } else if (leaves === 'in one piece with its end') {
