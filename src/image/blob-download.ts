@@ -122,7 +122,8 @@ export class BlobIngest {
   async fetch(blob: Descriptor, origin: BlobOrigin, observer: BlobObserver, signal: AbortSignal): Promise<void> {
     // Of an image that says a wrong size, nothing is shared.
     const key = JSON.stringify([blob.digest, blob.size, origin.registry]);
-    for (let isOwn = false; ; ) {
+    for (;;) {
+      let isOwn = false;
       const running = this.#running.get(key);
       if (running) observe(running, observer);
       const start = async (shared: AbortSignal): Promise<void> => {

@@ -277,7 +277,7 @@ export class LayerStore {
     await this.#free(this.#renameToTrash(join(this.#folder, name)));
   }
 
-  /** Resolves when all that was unpacked so far is on stable storage. */
+  /** Resolves when all that was unpacked so far is on stable storage. Throws the signal's reason; the work goes on then. */
   async flush(signal: AbortSignal): Promise<void> {
     await raceSignal(this.#deps.workers.run('sync', this.#folder), signal);
   }
@@ -293,10 +293,11 @@ export class LayerStore {
   /** A file that is still to come may have the name of one that came to nothing. */
   #numberOf(arrival: SharedArrival | undefined): number {
     if (!arrival) return 0;
-    const number = this.#arrivals.get(arrival) ?? this.#lastArrival + 1;
-    this.#lastArrival = Math.max(this.#lastArrival, number);
-    this.#arrivals.set(arrival, number);
-    return number;
+    const known = this.#arrivals.get(arrival);
+    if (known !== undefined) return known;
+    this.#lastArrival += 1;
+    this.#arrivals.set(arrival, this.#lastArrival);
+    return this.#lastArrival;
   }
 
   async #unpack(

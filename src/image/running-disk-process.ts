@@ -107,6 +107,10 @@ export class RunningDiskProcess {
       this.#say({ cancel: id });
       tooLate = setTimeout(() => {
         this.isStuck = true;
+        this.#log.warn(
+          { job, waitedMs: this.#cancelTimeoutMs, others: this.#asked.size - 1 },
+          'work on the disk does not stop, and is given up; the disk may hang (dmesg tells)',
+        );
         settle.reject(new AbandonedJobError(job, this.#cancelTimeoutMs));
       }, this.#cancelTimeoutMs).unref();
     };

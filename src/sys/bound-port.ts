@@ -16,13 +16,6 @@ import {
 
 const fn = {
   ...socketCalls,
-  setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
-    fd: number,
-    level: number,
-    name: number,
-    value: Uint8Array,
-    size: number,
-  ) => number,
   inet_pton: libc.func('inet_pton', 'int', ['int', 'str', 'void *']) as (
     family: number,
     text: string,

@@ -11,6 +11,13 @@ export const socketCalls = Object.freeze({
     address: Uint8Array,
     size: number,
   ) => Rc,
+  setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
+    fd: number,
+    level: number,
+    name: number,
+    value: Uint8Array,
+    size: number,
+  ) => Rc,
   ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as (fd: number, request: number, data: Uint8Array) => Rc,
 });
 

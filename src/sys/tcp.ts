@@ -24,13 +24,6 @@ const fn = {
     value: Uint8Array,
     size: Uint8Array,
   ) => number,
-  setsockopt: libc.func('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint']) as (
-    fd: number,
-    level: number,
-    name: number,
-    value: Uint8Array,
-    size: number,
-  ) => number,
 };
 
 const familyNumber = Object.freeze({ ipv4: AF_INET, ipv6: AF_INET6 });

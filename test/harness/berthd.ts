@@ -17,7 +17,7 @@ import { bridgeList, type TestNetwork, takeNetwork } from './test-network.ts';
 
 const TOP = fileURLToPath(new URL('../..', import.meta.url));
 const START_TIMEOUT_MS = patient(60_000);
-/** As long as systemd waits for a service. */
+/** As long as systemd waits for a service that does not say otherwise. */
 const END_TIMEOUT_MS = 90_000;
 /** Characters of its log that are shown of one that did not end. */
 const LAST_WORDS = 4000;
