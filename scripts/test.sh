@@ -14,18 +14,21 @@ scripts/npm-packages.sh || exit 1
 export PATH="$PWD/node_modules/.bin:$PATH"
 
 summaries=$(mktemp -d)
-trap 'rm -rf "$summaries"' EXIT
+logs=$(mktemp -d)
+trap 'rm -rf "$summaries" "$logs"' EXIT
 # How many of this script's own steps succeeded, and how many did not.
 stepped=0 stumbled=0
 
 # Runs test files, each in a process of its own: NAME, how many at a time, seconds for all of them, files.
 run_tests() {
   local name=$1 at_once=$2 seconds=$3 status
+  local log="$logs/$name"
   shift 3
   timeout --kill-after=10 "$seconds" node --test --test-concurrency="$at_once" --test-timeout="$((seconds * 1000))" \
     --test-reporter=spec --test-reporter-destination=stdout \
     --test-reporter=tap --test-reporter-destination="$summaries/$name" "$@" </dev/null |
-    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) '
+    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' |
+    tee "$log"
   status=${PIPESTATUS[0]}
   if [ "$status" -ge 124 ]; then
     echo "test: $name: stopped after $seconds s" >&2
@@ -35,6 +38,16 @@ run_tests() {
     echo "test: $name: ended with status $status and without a summary" >&2
     stumbled=$((stumbled + 1))
   fi
+}
+
+# What failed, with its reasons, once more: who has only the end of what was printed shall find it there.
+tell_failures() {
+  local log
+  for log in "$logs"/*; do
+    grep -q '^✖ failing tests:' "$log" || continue
+    echo "== failed in $(basename "$log")"
+    sed '1,/^✖ failing tests:/d; /^$/d' "$log" | head -n 80
+  done
 }
 
 # Sums a line of the summaries, such as `# pass 12`.
@@ -76,7 +89,8 @@ echo "== integration tests: ${#integration[@]} files"
 # One by one: they share the kernel, and one that hangs must not take the others along.
 for file in "${integration[@]}"; do run_tests "$(basename "$file" .test.ts)" 1 1200 "$file"; done
 echo "== conformance: the own suite"
-if ! timeout --kill-after=10 900 node test/critest/own/run.ts --summary "$summaries/own-suite" </dev/null &&
+timeout --kill-after=10 900 node test/critest/own/run.ts --summary "$summaries/own-suite" </dev/null | tee "$logs/own-suite"
+if [ "${PIPESTATUS[0]}" != 0 ] &&
   ! grep -q '^# fail [1-9]' "$summaries/own-suite" 2>/dev/null; then
   echo 'test: conformance: ended without a summary' >&2
   stumbled=$((stumbled + 1))
@@ -92,6 +106,9 @@ if [ -n "$critest_missing" ]; then
   echo 'test: install Go 1.26, or name a critest v1.36.0 with CRITEST_BIN' >&2
   skipped=$((skipped + 1))
 fi
-[ "$failed" = 0 ] || echo 'test: FAILED; the reasons are above' >&2
+if [ "$failed" != 0 ]; then
+  tell_failures
+  echo 'test: FAILED; the reasons are above' >&2
+fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

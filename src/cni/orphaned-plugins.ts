@@ -3,19 +3,21 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { withDeadline } from '../base/deadline.ts';
 import type { Processes } from '../proc/processes.ts';
 import { killProcess, readProcessStartTime } from '../sys/process.ts';
+import { LET_FINISH_MS } from './plugin-runner.ts';
 
 const END_TIMEOUT_MS = 10_000;
 
 /**
- * Kills what plugins of an earlier daemon still do for these containers, and waits for its end: an ADD that goes on
- * after the DEL would make again what that has freed. Plugins and what they start are known by their environment (CNI
- * 1.1, section 2). Returns how many there were; throws `deadline` when one does not die.
+ * Waits for what plugins of an earlier daemon still do for these containers, for some seconds, then kills it, and waits
+ * for its end: an ADD that goes on after the DEL would make again what that has freed. Plugins and what they start are known by their environment (CNI
+ * 1.1, section 2). Returns how many were killed; throws `deadline` when one does not die.
  */
 export async function endOrphanedPlugins(
   containerIds: ReadonlySet<string>,
   processes: Pick<Processes, 'exitOf'>,
 ): Promise<number> {
   using signal = withDeadline('the end of plugins that an earlier berthd has left', END_TIMEOUT_MS);
+  await untilFinished(findPlugins(containerIds), processes);
   let ended = 0;
   // Again and again: what was found may have started something meanwhile.
   for (let orphans = findPlugins(containerIds); orphans.length > 0; orphans = findPlugins(containerIds)) {
@@ -27,7 +29,17 @@ export async function endOrphanedPlugins(
   return ended;
 }
 
-function findPlugins(containerIds: ReadonlySet<string>): { pid: number; startTime: number }[] {
+async function untilFinished(plugins: readonly Plugin[], processes: Pick<Processes, 'exitOf'>): Promise<void> {
+  using patience = withDeadline('plugins that an earlier berthd has left', LET_FINISH_MS);
+  await Promise.all(plugins.map(({ pid, startTime }) => processes.exitOf(pid, startTime, patience).catch(() => {})));
+}
+
+interface Plugin {
+  readonly pid: number;
+  readonly startTime: number;
+}
+
+function findPlugins(containerIds: ReadonlySet<string>): Plugin[] {
   const ownNamespace = readlinkSync('/proc/self/ns/pid');
   return readdirSync('/proc').flatMap((name) => {
     if (!/^\d+$/.test(name)) return [];

@@ -26,6 +26,11 @@ const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 const STDERR_TAIL_CHARS = 500;
 /** The caller's signal ends it earlier; this is for a signal without a deadline. */
 const LONGEST_MS = 120_000;
+/**
+ * How long an ADD that nobody waits for any more may go on. host-local makes the file of an address first, and writes
+ * into it then whose it is: killed in between it leaves one that no DEL finds, and the node has an address less for ever.
+ */
+export const LET_FINISH_MS = 3000;
 const FALLBACK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 const errorSchema = v.object({
@@ -81,6 +86,7 @@ export class PluginRunner {
           endAtLimit: true,
           // A plugin that hangs often does so in a child: its address management, or iptables.
           processGroup: true,
+          ...(verb === 'ADD' ? { letFinishMs: LET_FINISH_MS } : {}),
         },
         signal,
       );

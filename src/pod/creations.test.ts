@@ -287,4 +287,19 @@ suite('creations', () => {
     assert.deepEqual([closed.status, failed.status], ['fulfilled', 'rejected']);
     assert.deepEqual(bench.log.slice(-2).toSorted(), ['discard id-1', 'rolled back id-2']);
   });
+
+  test('what is ready when berthd is told to stop goes to the client that waits for it', async () => {
+    const bench = new Bench();
+    const claimed = { id: 'id', claim: async () => 'claimed', discard: () => assert.fail('it was undone') };
+    const waiting = bench.creations.get(
+      request(),
+      async () => {
+        bench.shutdown.abort(new BerthError('cancelled', 'berthd is stopping'));
+        return claimed;
+      },
+      patient,
+    );
+    assert.equal(await waiting, 'claimed');
+    await bench.creations.close();
+  });
 });

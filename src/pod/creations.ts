@@ -146,7 +146,8 @@ export class Creations<Spec, R> {
     };
     try {
       const made = await make(onStep, signal, creation.replaced);
-      if (creation.waiters > 0 && !signal.aborted) await this.#claim(creation, made);
+      // Also when berthd is stopping: it is made, and its client is there.
+      if (creation.waiters > 0 && !creation.giveUp.signal.aborted) await this.#claim(creation, made);
       else this.#park(creation, made);
     } catch (err) {
       this.#settle(creation, () => creation.result.reject(err));

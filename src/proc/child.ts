@@ -38,7 +38,8 @@ export async function startChild(cmd: StartCommand, reaper: Reaper, input?: Uint
       newProcessGroup: cmd.processGroup,
     });
     const hasGroup = cmd.processGroup === true || cmd.newSession === true;
-    return new Child(pid, hasGroup, reaper, { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream });
+    const own = { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream };
+    return new Child(pid, { hasGroup, letFinishMs: cmd.letFinishMs ?? 0 }, reaper, own);
   } catch (err) {
     for (const stream of streams) stream.destroy();
     throw err;
@@ -55,6 +56,7 @@ export class Child implements ChildProcess {
   readonly stderr: Readable | undefined;
   readonly exited: Promise<ExitStatus>;
   readonly #hasGroup: boolean;
+  readonly #letFinishMs: number;
   readonly #reaper: Reaper;
   readonly #pidfd: number;
   #hasEnded = false;
@@ -62,7 +64,7 @@ export class Child implements ChildProcess {
 
   constructor(
     pid: number,
-    hasGroup: boolean,
+    { hasGroup, letFinishMs }: { readonly hasGroup: boolean; readonly letFinishMs: number },
     reaper: Reaper,
     streams: Pick<ChildProcess, 'stdin' | 'stdout' | 'stderr'>,
   ) {
@@ -71,6 +73,7 @@ export class Child implements ChildProcess {
     this.stdout = streams.stdout;
     this.stderr = streams.stderr;
     this.#hasGroup = hasGroup;
+    this.#letFinishMs = letFinishMs;
     this.#reaper = reaper;
     this.#pidfd = openChild(pid, hasGroup);
     this.exited = this.#untilEnd();
@@ -82,6 +85,12 @@ export class Child implements ChildProcess {
     // A group has no descriptor, but as long as its leader is not reaped its number is not given to another.
     if (this.#hasGroup) killGroup(this.pid, signal);
     else pidfdSendSignal(this.#pidfd, signal);
+  }
+
+  /** For one that nobody wants any more: as terminate(), once the time is over in which it may end by itself. */
+  async abandon(graceMs: number): Promise<void> {
+    if (this.#letFinishMs > 0 && (await this.#endsWithin(this.#letFinishMs))) return;
+    await this.terminate(graceMs);
   }
 
   async terminate(graceMs: number): Promise<void> {

@@ -19,6 +19,11 @@ interface Program {
   readonly errand?: Errand | undefined;
   /** A process group of its own; then signals go to its descendants too. */
   readonly processGroup?: boolean | undefined;
+  /**
+   * How long it may come to its own end when nobody wants it any more: for one that leaves what nobody can undo when it
+   * is killed in the middle. Default 0. Not for one that is late: that is killed at once.
+   */
+  readonly letFinishMs?: number | undefined;
 }
 
 /** A process that runs to its end while its output is collected. */

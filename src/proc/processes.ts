@@ -67,8 +67,9 @@ export class Processes {
 
   /**
    * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
-   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed, or
-   * for ten seconds was not to be had to its start: then that happens when it is.
+   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed, or,
+   * with `letFinishMs`, has ended by itself, or for ten seconds was not to be had to its start: then that happens when
+   * it is.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
@@ -141,12 +142,12 @@ export class Processes {
   }
 
   /**
-   * Ends all waits and kills what `run` and `start` have running, or are about to have. Processes that they left behind
-   * live on.
+   * Ends all waits and kills what `run` and `start` have running, or are about to have, what has `letFinishMs` only after
+   * that. Processes that they left behind live on.
    */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
-    const end = (child: Child): Promise<void> => child.terminate(KILL_GRACE_MS);
+    const end = (child: Child): Promise<void> => child.abandon(KILL_GRACE_MS);
     // Whoever has asked for a start hears why there is none.
     const starts = [...this.#starts].map((start) => start.then(end, () => {}));
     await Promise.all([...starts, ...[...this.#children.values()].map(end)]);
@@ -193,7 +194,7 @@ export class Processes {
       return await raceSignal(starting, signal);
     } catch (err) {
       const ended = starting.then(
-        (child) => child.terminate(killGraceMs),
+        (child) => child.abandon(killGraceMs),
         () => {},
       );
       using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
@@ -206,7 +207,7 @@ export class Processes {
     try {
       return await raceSignal(child.exited, signal);
     } catch (err) {
-      await child.terminate(killGraceMs);
+      await (kindOf(err) === 'deadline' ? child.terminate(killGraceMs) : child.abandon(killGraceMs));
       throw err;
     }
   }

@@ -478,6 +478,20 @@ suite('berthd goes and comes back', { timeout: patient(900_000) }, () => {
     assert.equal(await lab.exec(id, 'echo', 'runs'), 'runs');
   });
 
+  test('SIGTERM at any moment of pods that are made leaves nothing, not even an address', async () => {
+    for (let afterMs = 0; afterMs < 150; afterMs += 10) {
+      const making = Array.from({ length: 4 }, () => lab.runPod().catch(() => undefined));
+      await delay(afterMs);
+      await lab.berthd.end('SIGTERM');
+      const answers = await Promise.all(making);
+      await lab.berthd.start();
+      const found = (await listed()).map((item) => item.id);
+      for (const answer of answers) assert.ok(answer === undefined || found.includes(answer), `after ${afterMs} ms`);
+      await Promise.all(found.map((id) => lab.removePod(id)));
+      lab.berthd.assertNoTraces();
+    }
+  });
+
   test('it takes no more descriptors, threads or processes after thirty pods than after five', async () => {
     const cycle = async (): Promise<void> => {
       const pod = await lab.runPod();

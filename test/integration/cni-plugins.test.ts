@@ -6,12 +6,14 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 
 import { systemClock } from '../../src/base/clock.ts';
+import { BerthError } from '../../src/base/errors.ts';
 import { silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import { Cni, type CniAttachment } from '../../src/cni/cni.ts';
 import { CniError } from '../../src/cni/cni-error.ts';
 import { Processes } from '../../src/proc/processes.ts';
 import { childPids } from '../fakes/process-facts.ts';
+import { eventually } from '../harness/cri-lab.ts';
 import { holdNetns, inNetns, pidsInNetns, releaseNetns } from '../harness/held-netns.ts';
 import { readLinks } from '../harness/machine-state.ts';
 
@@ -126,18 +128,22 @@ async function start(cniVersion: string, plugins: readonly object[]): Promise<vo
   await restart();
 }
 
-async function restart(): Promise<void> {
+async function restart(binDirs: readonly string[] = [binDir]): Promise<void> {
   await cni?.close();
-  cni = new Cni({
+  cni = newCni(binDirs);
+  await cni.start();
+}
+
+function newCni(binDirs: readonly string[]): Cni {
+  return new Cni({
     confDir: join(base, 'net.d'),
-    binDirs: [binDir],
+    binDirs,
     cacheDir: join(base, 'cache'),
     processes,
     log: silentLogger,
     meter: silentMeter,
     clock: systemClock,
   });
-  await cni.start();
 }
 
 function makeNetns(id: string): string {
@@ -337,6 +343,50 @@ test('a subnet that is used up is told in the words of the plugin', { skip }, as
     message: /no IP addresses available/,
   });
   await cni.del(a, never);
+});
+
+/** A network whose ADD leaves a file half written for a moment, as host-local does; returns that file. */
+function writeHalvingNetwork(): string {
+  const file = join(base, 'half');
+  const ready = '{"cniVersion":"1.0.0"}';
+  const script = `#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\n: > ${file}\nsleep 0.5\necho whole > ${file}\necho '${ready}'\n`;
+  mkdirSync(join(base, 'bin'));
+  writeFileSync(join(base, 'bin', 'halving'), script, { mode: 0o755 });
+  writeFileSync(
+    join(base, 'net.d', '10-halving.conflist'),
+    JSON.stringify({ cniVersion: '1.0.0', name: mark, plugins: [{ type: 'halving' }] }),
+  );
+  return file;
+}
+
+test('an ADD that nobody waits for any more is not killed in the middle', { skip }, async () => {
+  const file = writeHalvingNetwork();
+  await restart([join(base, 'bin')]);
+  const gone = new AbortController();
+  const adding = cni.add(pod('a', makeNetns('a')), gone.signal);
+  await eventually('an ADD in the middle', () => existsSync(file) || undefined);
+  gone.abort(new BerthError('cancelled', 'the client has left'));
+  await assert.rejects(adding, { kind: 'cancelled' });
+  assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+  rmSync(file);
+
+  const stopped = cni.add(pod('b', makeNetns('b')), never);
+  await eventually('an ADD in the middle', () => existsSync(file) || undefined);
+  await Promise.all([assert.rejects(stopped, { kind: 'cancelled' }), cni.close()]);
+  assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+});
+
+test('nor is one that an earlier berthd has left at work', { skip }, async () => {
+  const file = writeHalvingNetwork();
+  await restart([join(base, 'bin')]);
+  const killed = cni;
+  const adding = killed.add(pod('a', makeNetns('a')), never);
+  await eventually('an ADD in the middle', () => existsSync(file) || undefined);
+  cni = newCni([join(base, 'bin')]);
+  await cni.start();
+  assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+  await adding;
+  await killed.close();
 });
 
 test('a plugin that hangs is killed with its children', { skip }, async () => {

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import {
   closeSync,
   copyFileSync,
+  existsSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -16,7 +17,7 @@ import { text } from 'node:stream/consumers';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { kindOf } from '../../src/base/errors.ts';
+import { BerthError, kindOf } from '../../src/base/errors.ts';
 import { type LogFields, silentLogger } from '../../src/base/log.ts';
 import { silentMeter } from '../../src/base/meter.ts';
 import type { Notice } from '../../src/base/notices.ts';
@@ -221,6 +222,34 @@ test('an abort kills, and then throws its reason', async () => {
     processes.run({ path: 'sleep', args: ['30'], ...second }, abort.signal),
     (err) => err === reason,
   );
+});
+
+test('who may finish is let, for a while, when it is called off, and is killed at once when it is late', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'berth-processes-'));
+  try {
+    const file = join(folder, 'half');
+    const work = sh(`: > ${file}; sleep 0.3; echo whole > ${file}`, { letFinishMs: SOON_MS });
+    const abort = new AbortController();
+    const running = processes.run(work, abort.signal);
+    await until(() => existsSync(file));
+    abort.abort(new BerthError('cancelled', 'enough'));
+    await assert.rejects(running, { kind: 'cancelled' });
+    assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+
+    rmSync(file);
+    const closing = processes.run(work, never);
+    await until(() => existsSync(file));
+    await Promise.all([assert.rejects(closing, { kind: 'cancelled' }), processes.close()]);
+    assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+    processes = newProcesses();
+
+    const endless = processes.run(sh('sleep 30', { letFinishMs: 50 }), AbortSignal.timeout(50));
+    await assert.rejects(endless, { name: 'TimeoutError' });
+    await assert.rejects(processes.run({ ...work, letFinishMs: SOON_MS, timeoutMs: 50 }, never), { kind: 'deadline' });
+    assert.deepEqual(runningChildren(), []);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
 
 test('the event loop goes on while a program takes its time to start', async () => {
