@@ -164,7 +164,7 @@ export const TABLES = {
     ),
     spare_networks: key(
       { type: 'count', min: 0, max: 64 },
-      4,
+      8,
       'While pods come one after the other, so many at most are given their network and address beforehand; 30 s after the last pod they are given back. Only with the plugins bridge or ptp, host-local, and portmap, firewall, tuning and bandwidth after them: others ask whose network it is. 0: none.',
     ),
   },

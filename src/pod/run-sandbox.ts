@@ -227,7 +227,7 @@ const attachNetwork: Step<RunContext> = {
     let ips: readonly string[] = [];
     if (ownsNetwork(record)) {
       warnOfBoundPorts(record, deps.log);
-      const result = ctx.network ?? (await deps.spareNetworks.attaching(() => addNetwork(deps, record, signal)));
+      const result = ctx.network ?? (await deps.spareNetworks.attaching(id, () => addNetwork(deps, record, signal)));
       ips = result.ips.map((ip) => ip.address);
       ctx.ips = ips;
     }

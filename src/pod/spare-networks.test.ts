@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, mock, test } from 'node:test';
 
 import { raceSignal } from '../base/deadline.ts';
+import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import { silentLogger } from '../base/log.ts';
 import type { PodNetwork, SpareAttachment } from '../cni/cni.ts';
 import { DefaultSysctls } from '../runtime/default-sysctls.ts';
@@ -84,7 +85,7 @@ afterEach(async () => {
 });
 
 /** A pod comes, without waiting for what it gets. */
-async function come(wanted = pod): Promise<string | undefined> {
+async function come(wanted = pod): Promise<SandboxId | undefined> {
   const network = await networks.take(wanted, never);
   if (network) taken.push(network.id);
   return network?.id;
@@ -116,7 +117,7 @@ async function readySome(count: number): Promise<void> {
 
 /** Others are begun to be made. */
 async function passHeadStart(): Promise<void> {
-  mock.timers.tick(50);
+  mock.timers.tick(100);
   await settle();
 }
 
@@ -132,9 +133,10 @@ async function gone(): Promise<void> {
 
 test('one pod alone has none made, two have one, and more never more than the limit', async () => {
   await come();
+  await passHeadStart();
   assert.equal(gates.length, 0);
   await come();
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 1);
   await finish();
   for (let i = 0; i < 10; i += 1) {
@@ -159,13 +161,53 @@ test('a pod takes the oldest, and another one is made a moment later', async () 
   assert.equal(networks.ready, LIMIT);
 });
 
+test('none is made beside pods that come all at once and take all', async () => {
+  await readySome(LIMIT);
+  await Promise.all(Array.from({ length: LIMIT }, () => come()));
+  mock.timers.tick(99);
+  await settle();
+  assert.deepEqual([networks.ready, gates.length], [0, 0]);
+  mock.timers.tick(1);
+  await settle();
+  assert.equal(gates.length, 2);
+});
+
+test('once all that have come are up, others are made', async () => {
+  await readySome(LIMIT);
+  const [first, second] = [await come(), await come()];
+  const attached = networks.attaching(newSandboxId(), async () => {});
+  assert.ok(first && second);
+  await attached;
+  networks.noteUp(first);
+  networks.noteUp(first);
+  mock.timers.tick(20);
+  await settle();
+  assert.equal(gates.length, 0);
+  await passHeadStart();
+  await finish(2);
+  await passHeadStart();
+
+  const third = await come();
+  assert.ok(third);
+  networks.noteUp(second);
+  mock.timers.tick(20);
+  await settle();
+  assert.equal(gates.length, 0, 'who was too slow is not waited for');
+  networks.noteUp(third);
+  mock.timers.tick(20);
+  await settle();
+  assert.equal(gates.length, 1);
+});
+
 test('pods wait for those that are being made, each for one of its own', async () => {
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 1);
-  const [first, second] = [come(), come()];
-  await settle();
+  const first = come();
+  await passHeadStart();
+  const second = come();
+  await passHeadStart();
   assert.equal(gates.length, 2, 'no more are made at once');
   assert.equal(await come(), undefined, 'there is none that nobody waits for');
   await finish(2);
@@ -176,7 +218,7 @@ test('pods wait for those that are being made, each for one of its own', async (
 test('a pod waits for a second at most, and as long as its client does', async () => {
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   const waiting = come();
   mock.timers.tick(999);
   await settle();
@@ -194,7 +236,7 @@ test('a pod waits for a second at most, and as long as its client does', async (
 test('a pod that waits for one that fails is told at once, and none is made for a while', async () => {
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   const waiting = come();
   gates.shift()?.reject(new Error('no address is left'));
   assert.equal(await waiting, undefined);
@@ -207,7 +249,7 @@ test('a pod that waits for one that fails is told at once, and none is made for 
   nowMs += 60_000;
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 1);
 });
 
@@ -243,7 +285,7 @@ test('nor what was made with other sysctls than pods get now', async () => {
 test('what has become bad while it was made is not handed to the pod that waits for it', async () => {
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   const waiting = come();
   for (const id of networks.ids()) bad.add(id);
   await finish();
@@ -266,13 +308,13 @@ test('all are given back when no pod has come for a while', async () => {
 test('pods that are attached by themselves keep others from being made', async () => {
   await come();
   const attaching = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  const done = attaching.map((one) => networks.attaching(() => one.promise));
+  const done = attaching.map((one) => networks.attaching(newSandboxId(), () => one.promise));
   await come();
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 0);
   for (const one of attaching) one.resolve();
   await Promise.all(done);
-  await settle();
+  await passHeadStart();
   assert.equal(gates.length, 1);
 });
 
@@ -324,7 +366,7 @@ test('and at once for a pod that finds no address', async () => {
 test('not for a pod for which the network has become another one while it waited', async () => {
   await come();
   await come();
-  await settle();
+  await passHeadStart();
   const waiting = come();
   isForAll = false;
   await finish();

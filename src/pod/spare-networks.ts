@@ -19,8 +19,10 @@ import { removeSandboxFolders, type SandboxDirs, sandboxPaths } from './sandbox-
 const RECENT_MS = 10_000;
 /** Without a pod for so long, none is kept. */
 const IDLE_MS = 30_000;
-/** About as long as a pod takes to come up: until then it shall have the processors to itself. */
-const HEAD_START_MS = 50;
+/** Pods that come up have the processors to themselves for so long at most: about what four take that come at once. */
+const HEAD_START_MS = 100;
+/** When they are up: the answer, and what the client does next, go before too. */
+const AFTERWARDS_MS = 20;
 /** How long a pod waits for one that is being made: longer than plugins take, unless something is wrong. */
 const WAIT_MS = 1000;
 /** After a failure, of a range without a free address for one, none is made for so long. */
@@ -117,6 +119,8 @@ export class SpareNetworks {
   readonly #waiting = new Set<(spare: Spare | undefined) => void>();
   /** How many pods are being attached without a spare one. */
   #attaching = 0;
+  /** Sandboxes of the last pods that have come, as far as none of their containers runs. */
+  readonly #rising = new Set<string>();
   /** When the last pods came. */
   #comingsMs: readonly number[] = [];
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
@@ -159,7 +163,11 @@ export class SpareNetworks {
     if (!spare) return undefined;
     try {
       // The network may have become another one while it was waited for.
-      if (this.#deps.cni.canSpareFor(pod)) return { id: spare.id, result: this.#deps.cni.claim(spare.attachment, pod) };
+      if (this.#deps.cni.canSpareFor(pod)) {
+        const result = this.#deps.cni.claim(spare.attachment, pod);
+        this.#rising.add(spare.id);
+        return { id: spare.id, result };
+      }
     } catch (err) {
       this.discard(spare.id);
       throw err;
@@ -168,15 +176,23 @@ export class SpareNetworks {
     return undefined;
   }
 
-  /** Attaches a pod that has not taken a network; meanwhile fewer are made for others. */
-  async attaching<T>(attach: () => Promise<T>): Promise<T> {
+  /** Attaches a sandbox that has not taken a network; meanwhile fewer are made for others. */
+  async attaching<T>(id: SandboxId, attach: () => Promise<T>): Promise<T> {
     this.#attaching += 1;
+    this.#rising.add(id);
     try {
       return await attach();
     } finally {
       this.#attaching -= 1;
-      this.#fill();
+      this.#fillSoon();
     }
+  }
+
+  /** Tells that a container of the sandbox runs. Once that is so for all that have come, networks are made for others. */
+  noteUp(id: SandboxId): void {
+    if (!this.#rising.delete(id) || this.#rising.size > 0) return;
+    clearTimeout(this.#nextFill);
+    this.#nextFill = setTimeout(() => this.#fill(), AFTERWARDS_MS).unref();
   }
 
   /**
@@ -274,8 +290,7 @@ export class SpareNetworks {
     this.#comingsMs = [...this.#comingsMs.filter((ms) => nowMs - ms < RECENT_MS), nowMs].slice(-this.#limit - 1);
     clearTimeout(this.#idle);
     this.#idle = setTimeout(() => this.#rest(), IDLE_MS).unref();
-    if (this.#ready.length === 0) this.#fill();
-    else this.#nextFill ??= setTimeout(() => this.#fill(), HEAD_START_MS).unref();
+    this.#fillSoon();
   }
 
   /** One pod alone is no sign that others come. */
@@ -287,6 +302,13 @@ export class SpareNetworks {
     // What plugins do not take back must not become more and more.
     if (this.#stop.aborted || this.#stuck.size > 0) return true;
     return this.#deps.clock.monotonicMs() < this.#pausedUntilMs;
+  }
+
+  #fillSoon(): void {
+    this.#nextFill ??= setTimeout(() => {
+      this.#rising.clear();
+      this.#fill();
+    }, HEAD_START_MS).unref();
   }
 
   #fill(): void {
