@@ -18,18 +18,35 @@ logs=$(mktemp -d)
 trap 'rm -rf "$summaries" "$logs"' EXIT
 # How many of this script's own steps succeeded, and how many did not.
 stepped=0 stumbled=0
+# What the parts printed that failed.
+failed_logs=()
+
+# Runs a part of the tests: NAME, seconds, command. Prints what that prints, but node's counts, which are told in sum.
+# What a part leaves behind may hold its output open: that is not waited for.
+run_part() {
+  local log="$logs/$1" seconds=$2 status output reader
+  shift 2
+  exec {output}> >(
+    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' | tee "$log"
+  )
+  reader=$!
+  timeout --kill-after=60 "$seconds" "$@" </dev/null >&"$output" 2>&1 {output}>&-
+  status=$?
+  exec {output}>&-
+  timeout 5 tail --pid="$reader" --sleep-interval=0.05 --follow /dev/null
+  # 77 is that of what was not run.
+  case $status in 0 | 77) ;; *) failed_logs+=("$log") ;; esac
+  return "$status"
+}
 
 # Runs test files, each in a process of its own: NAME, how many at a time, seconds for all of them, files.
 run_tests() {
   local name=$1 at_once=$2 seconds=$3 status
-  local log="$logs/$name"
   shift 3
-  timeout --kill-after=10 "$seconds" node --test --test-concurrency="$at_once" --test-timeout="$((seconds * 1000))" \
+  run_part "$name" "$seconds" node --test --test-concurrency="$at_once" --test-timeout="$((seconds * 1000))" \
     --test-reporter=spec --test-reporter-destination=stdout \
-    --test-reporter=tap --test-reporter-destination="$summaries/$name" "$@" </dev/null |
-    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' |
-    tee "$log"
-  status=${PIPESTATUS[0]}
+    --test-reporter=tap --test-reporter-destination="$summaries/$name" "$@"
+  status=$?
   if [ "$status" -ge 124 ]; then
     echo "test: $name: stopped after $seconds s" >&2
     stumbled=$((stumbled + 1))
@@ -43,10 +60,14 @@ run_tests() {
 # What failed, with its reasons, once more: who has only the end of what was printed shall find it there.
 tell_failures() {
   local log
-  for log in "$logs"/*; do
-    grep -q '^✖ failing tests:' "$log" || continue
+  for log in "${failed_logs[@]}"; do
     echo "== failed in $(basename "$log")"
-    sed '1,/^✖ failing tests:/d; /^$/d' "$log" | head -n 80
+    # What did not come to its end has no such heading; its last lines tell where it was.
+    if grep -q '^✖ failing tests:' "$log"; then
+      sed '1,/^✖ failing tests:/d; /^$/d' "$log" | head -n 80
+    else
+      tail -n 40 "$log"
+    fi
   done
 }
 
@@ -56,18 +77,18 @@ count() { echo $(($(cat "$summaries"/* 2>/dev/null | sed -n "s/^# $1 \([0-9]*\)$
 # One of this script's own steps, counted like a test. The rest is told too when one fails.
 step() {
   echo "== $1"
-  if "scripts/$1.sh"; then stepped=$((stepped + 1)); else stumbled=$((stumbled + 1)); fi
+  if run_part "$1" 1800 "scripts/$1.sh"; then stepped=$((stepped + 1)); else stumbled=$((stumbled + 1)); fi
 }
 
-# Runs the official conformance suite, with the runtime that can most. It needs Go, or critest itself: where neither is, the last lines tell.
+# Runs the official conformance suite, with the runtime that can most. It needs Go, or critest itself: where neither is,
+# the last lines tell.
 critest_missing=
 run_critest() {
-  local log="$summaries/critest.log" status
-  timeout --kill-after=60 1800 node test/critest/run.ts --everything --runtime runc --summary "$summaries/critest" </dev/null 2>&1 |
-    tee "$log"
-  status=${PIPESTATUS[0]}
+  local status
+  run_part critest 1800 node test/critest/run.ts --everything --runtime runc --summary "$summaries/critest"
+  status=$?
   if [ "$status" = 77 ]; then
-    critest_missing=$(sed -n 's/^critest: NOT RUN: //p' "$log")
+    critest_missing=$(sed -n 's/^critest: NOT RUN: //p' "$logs/critest")
   elif [ ! -e "$summaries/critest" ]; then
     echo "test: critest: ended with status $status and without a summary" >&2
     stumbled=$((stumbled + 1))
@@ -89,8 +110,7 @@ echo "== integration tests: ${#integration[@]} files"
 # One by one: they share the kernel, and one that hangs must not take the others along.
 for file in "${integration[@]}"; do run_tests "$(basename "$file" .test.ts)" 1 1200 "$file"; done
 echo "== conformance: the own suite"
-timeout --kill-after=10 900 node test/critest/own/run.ts --summary "$summaries/own-suite" </dev/null | tee "$logs/own-suite"
-if [ "${PIPESTATUS[0]}" != 0 ] &&
+if ! run_part own-suite 900 node test/critest/own/run.ts --summary "$summaries/own-suite" &&
   ! grep -q '^# fail [1-9]' "$summaries/own-suite" 2>/dev/null; then
   echo 'test: conformance: ended without a summary' >&2
   stumbled=$((stumbled + 1))

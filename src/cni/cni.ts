@@ -138,7 +138,7 @@ export class Cni {
 
   /**
    * Reads the attachments of an earlier run and the configuration, and begins to watch it. Plugins that an earlier run
-   * left in the middle of an ADD are ended first.
+   * left in the middle of an ADD come to their end first, or are killed after three seconds.
    */
   async start(): Promise<void> {
     await Promise.all([this.#cache.load().then(() => this.#endOrphans()), this.#networks.start()]);

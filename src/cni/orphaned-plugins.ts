@@ -8,9 +8,10 @@ import { LET_FINISH_MS } from './plugin-runner.ts';
 const END_TIMEOUT_MS = 10_000;
 
 /**
- * Waits for what plugins of an earlier daemon still do for these containers, for some seconds, then kills it, and waits
- * for its end: an ADD that goes on after the DEL would make again what that has freed. Plugins and what they start are known by their environment (CNI
- * 1.1, section 2). Returns how many were killed; throws `deadline` when one does not die.
+ * Has plugins end that an earlier daemon left at work for these containers: an ADD that goes on after the DEL would
+ * make again what that has freed. They get three seconds to finish, then they are killed. Plugins and what they start
+ * are known by their environment (CNI 1.1, section 2). Returns how many were killed; throws `deadline` when one does
+ * not die.
  */
 export async function endOrphanedPlugins(
   containerIds: ReadonlySet<string>,
@@ -31,7 +32,15 @@ export async function endOrphanedPlugins(
 
 async function untilFinished(plugins: readonly Plugin[], processes: Pick<Processes, 'exitOf'>): Promise<void> {
   using patience = withDeadline('plugins that an earlier berthd has left', LET_FINISH_MS);
-  await Promise.all(plugins.map(({ pid, startTime }) => processes.exitOf(pid, startTime, patience).catch(() => {})));
+  await Promise.all(
+    plugins.map(async ({ pid, startTime }) => {
+      try {
+        await processes.exitOf(pid, startTime, patience);
+      } catch (err) {
+        if (!patience.aborted) throw err;
+      }
+    }),
+  );
 }
 
 interface Plugin {

@@ -27,10 +27,12 @@ const STDERR_TAIL_CHARS = 500;
 /** The caller's signal ends it earlier; this is for a signal without a deadline. */
 const LONGEST_MS = 120_000;
 /**
- * How long an ADD that nobody waits for any more may go on. host-local makes the file of an address first, and writes
- * into it then whose it is: killed in between it leaves one that no DEL finds, and the node has an address less for ever.
+ * How long an ADD or DEL that nobody waits for any more may go on: what it leaves when it is killed in the middle, no later
+ * DEL finds. host-local makes the file of an address first, and writes into it then whose it is. bridge removes the
+ * interface first, and then the packet rules of the addresses that it had.
  */
 export const LET_FINISH_MS = 3000;
+const CHANGING: readonly CniVerb[] = ['ADD', 'DEL'];
 const FALLBACK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 const errorSchema = v.object({
@@ -53,7 +55,7 @@ export class PluginRunner {
 
   /**
    * Runs a plugin and returns what it printed. Throws a CniError when it fails, hangs or is missing, and the signal's
-   * reason, wrapped, when the caller gave up.
+   * reason, wrapped, when the caller gave up: up to three seconds later with an ADD or DEL, when it has come to its end.
    */
   async run(call: PluginCall, signal: AbortSignal): Promise<string> {
     const path = this.#binaries.known(call.plugin.type) ?? (await this.#binaries.find(call.plugin.type));
@@ -86,7 +88,7 @@ export class PluginRunner {
           endAtLimit: true,
           // A plugin that hangs often does so in a child: its address management, or iptables.
           processGroup: true,
-          ...(verb === 'ADD' ? { letFinishMs: LET_FINISH_MS } : {}),
+          letFinishMs: CHANGING.includes(verb) ? LET_FINISH_MS : 0,
         },
         signal,
       );
@@ -114,7 +116,7 @@ function facts({ verb, network, plugin }: PluginCall): { verb: CniVerb; network:
 
 function notRun(call: PluginCall, cause: unknown, signal: AbortSignal): BerthError {
   const kind = kindOf(cause);
-  if (kind === 'deadline') return new CniError({ ...facts(call), kind, problem: 'it hung and was killed', cause });
+  if (kind === 'deadline') return new CniError({ ...facts(call), kind, problem: 'it did not end in time', cause });
   if (signal.aborted) return wrap(`CNI ${call.verb} on network "${call.network.name}"`, cause);
   return new CniError({ ...facts(call), kind, problem: 'it could not be run', cause });
 }

@@ -167,6 +167,8 @@ export class Creations<Spec, R> {
     const { kind, log, keptMs = KEPT_MS } = this.#options;
     const timer = setTimeout(() => void this.#discard(creation, 'nobody has asked for it again'), keptMs);
     creation.parked = { made, timer: timer.unref() };
+    // Who has given it up undoes it now, and says so.
+    if (creation.giveUp.signal.aborted) return;
     log.info({ [kind]: made.id, name: creation.request.name, keptMs }, `${kind} is made, and its client has left`);
   }
 

@@ -93,6 +93,12 @@ export class Child implements ChildProcess {
     await this.terminate(graceMs);
   }
 
+  /** For one that nobody has looked at: as terminate(), with its streams. */
+  async discard(graceMs: number): Promise<void> {
+    for (const stream of [this.stdin, this.stdout, this.stderr]) stream?.destroy();
+    await this.terminate(graceMs);
+  }
+
   async terminate(graceMs: number): Promise<void> {
     this.#terminating = true;
     this.kill('SIGTERM');

@@ -20,8 +20,8 @@ interface Program {
   /** A process group of its own; then signals go to its descendants too. */
   readonly processGroup?: boolean | undefined;
   /**
-   * How long it may come to its own end when nobody wants it any more: for one that leaves what nobody can undo when it
-   * is killed in the middle. Default 0. Not for one that is late: that is killed at once.
+   * How long it may take to come to its own end when nobody waits for it any more: for one that leaves what nobody can
+   * undo when it is killed in the middle. Default 0.
    */
   readonly letFinishMs?: number | undefined;
 }

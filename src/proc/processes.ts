@@ -24,7 +24,8 @@ const LAST_OUTPUT_MS = 250;
 
 /**
  * Starts all external processes of the daemon: each with a deadline, capped output and an end by SIGTERM, then
- * SIGKILL. Every child is reaped, whatever happens to the caller.
+ * SIGKILL, after a while of its own where the command asks for one. Every child is reaped, whatever happens to the
+ * caller.
  */
 export class Processes {
   readonly #log: Logger;
@@ -67,9 +68,8 @@ export class Processes {
 
   /**
    * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
-   * after `timeoutMs`, the signal's reason when it aborts: the last two only after the process has been killed, or,
-   * with `letFinishMs`, has ended by itself, or for ten seconds was not to be had to its start: then that happens when
-   * it is.
+   * after `timeoutMs`, the signal's reason when it aborts: the last two only when the process is gone, which with
+   * `letFinishMs` takes that much longer. One that has not even started ten seconds later is killed as it starts.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
@@ -142,8 +142,8 @@ export class Processes {
   }
 
   /**
-   * Ends all waits and kills what `run` and `start` have running, or are about to have, what has `letFinishMs` only after
-   * that. Processes that they left behind live on.
+   * Ends all waits and what `run` and `start` have running, or are about to have; who has `letFinishMs` gets that long
+   * to end by itself. Processes that they left behind live on.
    */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
@@ -172,13 +172,13 @@ export class Processes {
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
     const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
     const starting = this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
-    const child = await this.#untilStarted(starting, limited, killGraceMs);
+    const child = await untilStarted(starting, limited, killGraceMs);
     const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
       stream ? [new Output(stream, outputLimitBytes, stream === child.stdout ? onLimit : undefined)] : [],
     );
     try {
-      const status = await this.#untilExit(child, limited, killGraceMs);
+      const status = await untilExit(child, limited, killGraceMs);
       await allEnded(outputs, LAST_OUTPUT_MS);
       const [stdout = Buffer.alloc(0), stderr = Buffer.alloc(0)] = outputs.map((output) => output.bytes());
       const truncated = outputs.some((output) => output.truncated);
@@ -186,29 +186,6 @@ export class Processes {
     } finally {
       child.stdin?.destroy();
       for (const output of outputs) output.close();
-    }
-  }
-
-  async #untilStarted(starting: Promise<Child>, signal: AbortSignal, killGraceMs: number): Promise<Child> {
-    try {
-      return await raceSignal(starting, signal);
-    } catch (err) {
-      const ended = starting.then(
-        (child) => child.abandon(killGraceMs),
-        () => {},
-      );
-      using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
-      await raceSignal(ended, patience).catch(() => {});
-      throw err;
-    }
-  }
-
-  async #untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {
-    try {
-      return await raceSignal(child.exited, signal);
-    } catch (err) {
-      await (kindOf(err) === 'deadline' ? child.terminate(killGraceMs) : child.abandon(killGraceMs));
-      throw err;
     }
   }
 
@@ -233,7 +210,7 @@ export class Processes {
   }
 
   #tellHanging({ path, timeoutMs }: Command): void {
-    const message = `${path} did not end within ${timeoutMs / 1000} s and was killed`;
+    const message = `${path} did not end within ${timeoutMs / 1000} s`;
     this.#notices.tell({ reason: 'ProgramHanging', message });
   }
 
@@ -262,6 +239,35 @@ function standIn<C extends { readonly path: string; readonly args: readonly stri
 ): C {
   const script = faults.standIn(placeOf(cmd));
   return script === undefined ? cmd : { ...cmd, path: '/bin/sh', args: ['-c', script, 'sh', cmd.path, ...cmd.args] };
+}
+
+/**
+ * The child, also when the signal has aborted meanwhile: its caller has it to end then. Throws the signal's reason when
+ * it does not start at all.
+ */
+async function untilStarted(starting: Promise<Child>, signal: AbortSignal, killGraceMs: number): Promise<Child> {
+  try {
+    return await raceSignal(starting, signal);
+  } catch (err) {
+    using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
+    return await raceSignal(starting, patience).catch(() => {
+      // What undoes its work may have run by then: it must not begin with it.
+      starting.then(
+        (child) => child.discard(killGraceMs),
+        () => {},
+      );
+      throw err;
+    });
+  }
+}
+
+async function untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {
+  try {
+    return await raceSignal(child.exited, signal);
+  } catch (err) {
+    await child.abandon(killGraceMs);
+    throw err;
+  }
 }
 
 async function allEnded(outputs: readonly Output[], atMostMs: number): Promise<void> {

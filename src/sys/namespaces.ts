@@ -59,23 +59,30 @@ export class NamespaceMaker {
 
   /**
    * Makes namespaces: host name, loopback and sysctls set, pinned, held by a new pause process, which is a child of
-   * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is left. Throws `invalid` for a bad host name or
-   * sysctl, and a `SyscallError` that names the call when the kernel refuses. Calls `onPinned` as soon as the network,
-   * IPC and UTS namespaces can be used, before there is a pause process; not with a user namespace, which needs one.
+   * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is
+   * left. Throws `invalid` for a bad host name or sysctl, and a `SyscallError` that names the call when the kernel refuses.
+   * Calls `onPinned` as soon as the network, IPC and UTS namespaces can be used, before there is a pause process; not with
+   * a user namespace, which needs one. From then on who is told may be at work in them: it cannot be called off any more,
+   * and the pins of one that hangs are the caller's to let go of.
    */
-  async make(request: NamespaceRequest, signal: AbortSignal, onPinned: () => void = () => {}): Promise<PauseProcess> {
+  async make(request: NamespaceRequest, signal: AbortSignal, onPinned?: () => void): Promise<PauseProcess> {
     checkNamespaceRequest(request);
     return await this.#turns.withKey('worker', signal, async () => {
       if (this.#closed) throw new BerthError('unavailable', 'make namespaces: the daemon is stopping');
+      let isTold = false;
+      const tell = (): void => {
+        isTold = onPinned !== undefined;
+        onPinned?.();
+      };
       const takeBack = async (made: Made): Promise<void> => {
         const pid = Atomics.load(made, MADE_PROCESS);
         if (pid !== 0) await killChild(pid);
-        unpin(request.pinDir, ['user', ...newKinds(request)]);
+        if (!isTold) unpin(request.pinDir, ['user', ...newKinds(request)]);
       };
-      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, takeBack, onPinned);
+      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, takeBack, tell);
       if (!('pause' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
       const { pause } = answer;
-      if (!signal.aborted) return pause;
+      if (!signal.aborted || isTold) return pause;
       await killChild(pause.pid);
       unpin(request.pinDir, ['user', ...newKinds(request)]);
       throw signal.reason;

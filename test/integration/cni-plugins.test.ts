@@ -134,12 +134,12 @@ async function restart(binDirs: readonly string[] = [binDir]): Promise<void> {
   await cni.start();
 }
 
-function newCni(binDirs: readonly string[]): Cni {
+function newCni(binDirs: readonly string[], by = processes): Cni {
   return new Cni({
     confDir: join(base, 'net.d'),
     binDirs,
     cacheDir: join(base, 'cache'),
-    processes,
+    processes: by,
     log: silentLogger,
     meter: silentMeter,
     clock: systemClock,
@@ -345,11 +345,11 @@ test('a subnet that is used up is told in the words of the plugin', { skip }, as
   await cni.del(a, never);
 });
 
-/** A network whose ADD leaves a file half written for a moment, as host-local does; returns that file. */
-function writeHalvingNetwork(): string {
+/** A network whose plugin leaves a file half written for a moment, as host-local does; returns that file. */
+function writeHalvingNetwork(verb: 'ADD' | 'DEL'): string {
   const file = join(base, 'half');
   const ready = '{"cniVersion":"1.0.0"}';
-  const script = `#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\n: > ${file}\nsleep 0.5\necho whole > ${file}\necho '${ready}'\n`;
+  const script = `#!/bin/sh\necho '${ready}'\n[ $CNI_COMMAND = ${verb} ] || exit 0\n: > ${file}\nsleep 0.5\necho whole > ${file}\n`;
   mkdirSync(join(base, 'bin'));
   writeFileSync(join(base, 'bin', 'halving'), script, { mode: 0o755 });
   writeFileSync(
@@ -360,7 +360,7 @@ function writeHalvingNetwork(): string {
 }
 
 test('an ADD that nobody waits for any more is not killed in the middle', { skip }, async () => {
-  const file = writeHalvingNetwork();
+  const file = writeHalvingNetwork('ADD');
   await restart([join(base, 'bin')]);
   const gone = new AbortController();
   const adding = cni.add(pod('a', makeNetns('a')), gone.signal);
@@ -376,8 +376,21 @@ test('an ADD that nobody waits for any more is not killed in the middle', { skip
   assert.equal(readFileSync(file, 'utf8'), 'whole\n');
 });
 
-test('nor is one that an earlier berthd has left at work', { skip }, async () => {
-  const file = writeHalvingNetwork();
+test('nor is a DEL', { skip }, async () => {
+  const file = writeHalvingNetwork('DEL');
+  await restart([join(base, 'bin')]);
+  const attachment = pod('a', makeNetns('a'));
+  await cni.add(attachment, never);
+  const gone = new AbortController();
+  const deleting = cni.del(attachment, gone.signal);
+  await eventually('a DEL in the middle', () => existsSync(file) || undefined);
+  gone.abort(new BerthError('cancelled', 'berthd is stopping'));
+  await assert.rejects(deleting, { kind: 'cancelled' });
+  assert.equal(readFileSync(file, 'utf8'), 'whole\n');
+});
+
+test('nor is what an earlier berthd has left at work', { skip }, async () => {
+  const file = writeHalvingNetwork('ADD');
   await restart([join(base, 'bin')]);
   const killed = cni;
   const adding = killed.add(pod('a', makeNetns('a')), never);
@@ -387,6 +400,19 @@ test('nor is one that an earlier berthd has left at work', { skip }, async () =>
   assert.equal(readFileSync(file, 'utf8'), 'whole\n');
   await adding;
   await killed.close();
+});
+
+test('nor when the berthd that waits for it is stopped', { skip }, async () => {
+  const file = writeHalvingNetwork('ADD');
+  await restart([join(base, 'bin')]);
+  const adding = cni.add(pod('a', makeNetns('a')), never);
+  await eventually('an ADD in the middle', () => existsSync(file) || undefined);
+  const others = new Processes({ log: silentLogger, meter: silentMeter });
+  const next = newCni([join(base, 'bin')], others);
+  await Promise.all([assert.rejects(next.start(), { kind: 'cancelled' }), others.close()]);
+  await next.close();
+  await adding;
+  assert.equal(readFileSync(file, 'utf8'), 'whole\n');
 });
 
 test('a plugin that hangs is killed with its children', { skip }, async () => {

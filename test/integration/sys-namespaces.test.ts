@@ -375,6 +375,14 @@ test('an abort before its turn makes nothing, one in between takes everything ba
   await Promise.all([first, second].map((made) => assert.rejects(made, isReason)));
 });
 
+test('who was told of its namespaces is not called off: it may be at work in them', async () => {
+  const req = request(['net', 'ipc', 'uts']);
+  const abort = new AbortController();
+  const pause = await maker.make(req, abort.signal, () => abort.abort(new Error('enough')));
+  assert.deepEqual(readdirSync(req.pinDir).toSorted(), ['ipc', 'net', 'uts']);
+  await end(pause, req);
+});
+
 test('a thread that dies is cleaned up after and replaced', async () => {
   // No way back is known for this kind: the thread must not take another request.
   const req = request(['uts', 'cgroup' as NamespaceKind]);
