@@ -27,7 +27,7 @@ run_part() {
   local log="$logs/$1" seconds=$2 status output reader
   shift 2
   exec {output}> >(
-    grep --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' | tee "$log"
+    grep --text --line-buffered -vE '^ℹ (tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) ' | tee "$log"
   )
   reader=$!
   timeout --kill-after=60 "$seconds" "$@" </dev/null >&"$output" 2>&1 {output}>&-

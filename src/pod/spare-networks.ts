@@ -119,8 +119,8 @@ export class SpareNetworks {
   readonly #waiting = new Set<(spare: Spare | undefined) => void>();
   /** How many pods are being attached without a spare one. */
   #attaching = 0;
-  /** Sandboxes of the last pods that have come, as far as none of their containers runs. */
-  readonly #rising = new Set<string>();
+  /** Sandboxes of the last pods that have got a network or are being attached, as far as none of their containers runs. */
+  readonly #rising = new Set<SandboxId>();
   /** When the last pods came. */
   #comingsMs: readonly number[] = [];
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
@@ -192,7 +192,12 @@ export class SpareNetworks {
   noteUp(id: SandboxId): void {
     if (!this.#rising.delete(id) || this.#rising.size > 0) return;
     clearTimeout(this.#nextFill);
-    this.#nextFill = setTimeout(() => this.#fill(), AFTERWARDS_MS).unref();
+    this.#nextFill = setTimeout(() => {
+      this.#nextFill = undefined;
+      // One may have come meanwhile.
+      if (this.#rising.size > 0) this.#fillSoon();
+      else this.#fill();
+    }, AFTERWARDS_MS).unref();
   }
 
   /**
@@ -305,10 +310,7 @@ export class SpareNetworks {
   }
 
   #fillSoon(): void {
-    this.#nextFill ??= setTimeout(() => {
-      this.#rising.clear();
-      this.#fill();
-    }, HEAD_START_MS).unref();
+    this.#nextFill ??= setTimeout(() => this.#fill(), HEAD_START_MS).unref();
   }
 
   #fill(): void {
@@ -318,6 +320,7 @@ export class SpareNetworks {
   #fillNow(): void {
     clearTimeout(this.#nextFill);
     this.#nextFill = undefined;
+    this.#rising.clear();
     if (this.#isPaused || !this.#deps.cni.canSpare) return;
     const isMissing = (): boolean => this.#ready.length + this.#making.size - this.#waiting.size < this.#wanted;
     while (this.#making.size + this.#attaching < PARALLEL && isMissing()) {

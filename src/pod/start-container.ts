@@ -39,7 +39,6 @@ export async function startContainer(
     checkReady(deps.sandboxes.get(sandboxId));
     try {
       await runSteps(startContainerSteps, ctx, signal, deps.journals.open(START_CONTAINER, ctx.id));
-      deps.spareNetworks.noteUp(sandboxId);
     } catch (err) {
       // A daemon that is stopping leaves it to the next one, which asks the runtime what came of it.
       if (!shutdown.aborted && (await settleFailure(ctx, err))) return;
@@ -47,6 +46,7 @@ export async function startContainer(
     } finally {
       deps.journals.finish(START_CONTAINER, ctx.id);
     }
+    deps.spareNetworks.noteUp(sandboxId);
   });
 }
 

@@ -252,10 +252,7 @@ async function untilStarted(starting: Promise<Child>, signal: AbortSignal, killG
     using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
     return await raceSignal(starting, patience).catch(() => {
       // What undoes its work may have run by then: it must not begin with it.
-      starting.then(
-        (child) => child.discard(killGraceMs),
-        () => {},
-      );
+      void starting.then((child) => child.discard(killGraceMs)).catch(() => {});
       throw err;
     });
   }

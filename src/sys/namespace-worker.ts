@@ -111,7 +111,7 @@ function toAnswer(err: unknown): WorkerAnswer {
   return { kind: kindOf(err), message: describe(err), ...facts };
 }
 
-/** Makes everything, or takes back what it had made. */
+/** Makes everything, or takes back what it had made and not told of. */
 function make(request: NamespaceRequest, emptyRoot: number, made: Made, onPinned: () => void): PauseProcess {
   const pins = new Pins(request.pinDir);
   try {
@@ -141,6 +141,7 @@ function makeOnHost(
   unshare(kinds);
   configure({ ...request, kinds });
   for (const kind of kinds) if (kind !== 'pid') pins.add(`/proc/thread-self/ns/${kind}`, kind);
+  pins.handOver();
   onPinned();
   for (const file of request.cgroupThread?.enter ?? []) moveThread(file);
   const { pid, isInCgroup } = spawnPause(request, [emptyRoot]);
@@ -214,7 +215,7 @@ function hostRoot({ uids }: IdMaps): number {
   return uids.find(({ containerId }) => containerId === 0)?.hostId ?? 0;
 }
 
-/** The pins that one request has made so far. */
+/** The pins that one request has made so far and nobody else has. */
 class Pins {
   readonly #folder: string;
   readonly #kinds: PinnedKind[] = [];
@@ -226,6 +227,11 @@ class Pins {
   add(source: string, kind: PinnedKind): void {
     pinNamespace(source, this.#folder, kind);
     this.#kinds.push(kind);
+  }
+
+  /** Who is told of them may be at work in the namespaces, and lets go of them. */
+  handOver(): void {
+    this.#kinds.length = 0;
   }
 
   undo(): void {

@@ -62,29 +62,37 @@ export class NamespaceMaker {
    * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is
    * left. Throws `invalid` for a bad host name or sysctl, and a `SyscallError` that names the call when the kernel refuses.
    * Calls `onPinned` as soon as the network, IPC and UTS namespaces can be used, before there is a pause process; not with
-   * a user namespace, which needs one. From then on who is told may be at work in them: it cannot be called off any more,
-   * and the pins of one that hangs are the caller's to let go of.
+   * a user namespace, which needs one. Who was told may be at work in them: from then on it cannot be called off, and the
+   * pins are the caller's to let go of, also when there comes to be no pause process.
    */
   async make(request: NamespaceRequest, signal: AbortSignal, onPinned?: () => void): Promise<PauseProcess> {
     checkNamespaceRequest(request);
     return await this.#turns.withKey('worker', signal, async () => {
       if (this.#closed) throw new BerthError('unavailable', 'make namespaces: the daemon is stopping');
-      let isTold = false;
+      let isPinned = false;
       const tell = (): void => {
-        isTold = onPinned !== undefined;
+        isPinned = true;
         onPinned?.();
       };
+      const isTold = (): boolean => isPinned && onPinned !== undefined;
+      const letGo = (): void => unpin(request.pinDir, ['user', ...newKinds(request)]);
       const takeBack = async (made: Made): Promise<void> => {
         const pid = Atomics.load(made, MADE_PROCESS);
         if (pid !== 0) await killChild(pid);
-        if (!isTold) unpin(request.pinDir, ['user', ...newKinds(request)]);
+        if (!isTold()) letGo();
       };
-      const answer = await this.#ask(request, `make namespaces in ${request.pinDir}`, takeBack, tell);
+      const refuse = (err: unknown): never => {
+        // Before that the thread lets go of them: what it finds there is not its own.
+        if (isPinned && !isTold()) letGo();
+        throw err;
+      };
+      const what = `make namespaces in ${request.pinDir}`;
+      const answer = await this.#ask(request, what, takeBack, tell).catch(refuse);
       if (!('pause' in answer)) throw new BerthError('internal', 'the namespace thread answered something else');
       const { pause } = answer;
-      if (!signal.aborted || isTold) return pause;
+      if (!signal.aborted || isTold()) return pause;
       await killChild(pause.pid);
-      unpin(request.pinDir, ['user', ...newKinds(request)]);
+      letGo();
       throw signal.reason;
     });
   }

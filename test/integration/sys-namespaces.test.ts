@@ -100,8 +100,6 @@ test('it tells as soon as namespaces can be used, before there is a pause proces
   assert.deepEqual((await Promise.race([pinned.promise, making.then(() => [])])).toSorted(), ['ipc', 'net', 'uts']);
   await end(await making);
   unpinNamespaces(req.pinDir);
-  const wrong = maker.make({ ...request(['net']), pausePath: join(base, 'missing') }, never, () => {});
-  await assert.rejects(wrong, { kind: 'notFound' });
 });
 
 test('a network namespace made beforehand is joined, and stays when what joins it fails', async () => {
@@ -381,6 +379,19 @@ test('who was told of its namespaces is not called off: it may be at work in the
   const pause = await maker.make(req, abort.signal, () => abort.abort(new Error('enough')));
   assert.deepEqual(readdirSync(req.pinDir).toSorted(), ['ipc', 'net', 'uts']);
   await end(pause, req);
+});
+
+test('nor does who was told lose them when there comes to be no pause', async () => {
+  for (const refused of [{ pausePath: '/no/such/pause' }, { cgroupProcs: ['/no/cgroup.procs'] }]) {
+    const req = { ...request(['net', 'ipc', 'uts']), ...refused };
+    await assert.rejects(
+      maker.make(req, never, () => {}),
+      { kind: 'notFound' },
+    );
+    assert.deepEqual(readdirSync(req.pinDir).toSorted(), ['ipc', 'net', 'uts']);
+    assert.deepEqual(childPids(), []);
+    unpinNamespaces(req.pinDir);
+  }
 });
 
 test('a thread that dies is cleaned up after and replaced', async () => {
