@@ -58,7 +58,7 @@ export class CredentialHelpers {
           stdin: `${server}\n`,
           timeoutMs: TIMEOUT_MS,
           outputLimitBytes: OUTPUT_LIMIT_BYTES,
-          processGroup: true,
+          newSession: true,
         },
         signal,
       );

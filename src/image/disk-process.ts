@@ -114,7 +114,7 @@ export class DiskProcess implements DiskPlace {
       stdout: 'pipe',
       stderr: 'pipe',
       // A terminal's Ctrl-C is berthd's to hear.
-      processGroup: true,
+      newSession: true,
     });
   }
 

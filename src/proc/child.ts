@@ -7,6 +7,7 @@ import { BerthError } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { type ExitStatus, peekPidfd, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled } from '../sys/pidfd.ts';
 import { createPipe } from '../sys/pipe.ts';
+import { setSessionNice } from '../sys/process.ts';
 import type { SignalName } from '../sys/signals.ts';
 import { posixSpawnInPool } from '../sys/spawn.ts';
 import type { ChildProcess, StartCommand } from './command.ts';
@@ -35,9 +36,9 @@ export async function startChild(cmd: StartCommand, reaper: Reaper, input?: Uint
       cwd: cmd.cwd,
       fds: [stdin.fd, stdout.fd, stderr.fd, ...(cmd.extraFds ?? [])],
       newSession: cmd.newSession,
-      newProcessGroup: cmd.processGroup,
     });
-    const hasGroup = cmd.processGroup === true || cmd.newSession === true;
+    if (cmd.newSession && cmd.sessionNice !== undefined) setSessionNice(pid, cmd.sessionNice);
+    const hasGroup = cmd.newSession === true;
     const own = { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.stream };
     return new Child(pid, { hasGroup, letFinishMs: cmd.letFinishMs ?? 0 }, reaper, own);
   } catch (err) {

@@ -17,8 +17,13 @@ interface Program {
   readonly cwd?: string | undefined;
   /** What it is run for, where that is measured apart. */
   readonly errand?: Errand | undefined;
-  /** A process group of its own; then signals go to its descendants too. */
-  readonly processGroup?: boolean | undefined;
+  /**
+   * A session and a process group of its own: signals go to its descendants too, it outlives this one's terminal, and has
+   * a share of the processors of its own where the kernel shares them out among sessions (`setSessionNice`).
+   */
+  readonly newSession?: boolean | undefined;
+  /** How far that session gives way to others; default 0. */
+  readonly sessionNice?: number | undefined;
   /**
    * How long it may take to come to its own end when nobody waits for it any more: for one that leaves what nobody can
    * undo when it is killed in the middle. Default 0.
@@ -56,8 +61,6 @@ export interface StartCommand extends Program {
   readonly stderr?: 'pipe' | 'ignore' | number | undefined;
   /** The child's descriptors 3, 4, ...; they stay the caller's. */
   readonly extraFds?: readonly number[] | undefined;
-  /** A session of its own, so that it outlives this one's terminal. */
-  readonly newSession?: boolean | undefined;
 }
 
 /** A running child. It is reaped by itself, a moment after its end. */

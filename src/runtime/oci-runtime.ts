@@ -127,7 +127,7 @@ export class OciRuntime {
         timeoutMs,
         errand: { of: 'runtime', handler: name, verb },
         // Its hooks end with it when it is given up.
-        processGroup: true,
+        newSession: true,
         ...(stdin !== undefined ? { stdin } : {}),
       },
       signal,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { getPriority, setPriority } from 'node:os';
 import { test } from 'node:test';
@@ -15,6 +15,7 @@ import {
   parseStartTime,
   preferThreads,
   readProcessStartTime,
+  setSessionNice,
 } from './process.ts';
 
 test('the start time is field 22, whatever the command is called', () => {
@@ -86,3 +87,36 @@ test('threads that come before others do not have children and later threads com
     for (const tid of tids) setPriority(tid, 0);
   }
 });
+
+const noAutogroups = existsSync('/proc/self/autogroup') ? false : 'this kernel shares nothing out among sessions';
+const sessionNice = (pid: number): number =>
+  Number(/nice (-?\d+)/.exec(readFileSync(`/proc/${pid}/autogroup`, 'latin1'))?.[1]);
+
+test('a session gives way to others', { skip: noAutogroups }, async () => {
+  const child = spawn('sleep', ['30'], { detached: true, stdio: 'ignore' });
+  const { pid = 0 } = child;
+  await once(child, 'spawn');
+  setSessionNice(pid, 5);
+  assert.equal(sessionNice(pid), 5);
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  setSessionNice(pid, 5);
+});
+
+for (const leads of [true, false]) {
+  test(`a process that leads ${leads ? 'its' : 'no'} session has it come ${leads ? 'first' : 'as before'}`, {
+    skip: noAutogroups,
+  }, async (t) => {
+    const code = `import(${JSON.stringify(import.meta.resolve('./process.ts'))})
+      .then(({ preferThreads }) => preferThreads(-4))
+      .then(() => process.stdout.write(require('fs').readFileSync('/proc/self/autogroup', 'latin1')));`;
+    const before = sessionNice(process.pid);
+    const child = spawn(process.execPath, ['-e', code], { detached: leads, stdio: ['ignore', 'pipe', 'pipe'] });
+    let [said, problem] = ['', ''];
+    child.stdout.on('data', (text: Buffer) => (said += text.toString()));
+    child.stderr.on('data', (text: Buffer) => (problem += text.toString()));
+    await once(child, 'close');
+    if (/EPERM|EACCES/.test(problem)) return t.skip('needs CAP_SYS_NICE');
+    assert.match(said, new RegExp(`nice ${leads ? -4 : before}\n`), problem);
+  });
+}

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 
 import { closeFd } from './at.ts';
 import { check, isErrno } from './errno.ts';
@@ -40,13 +40,29 @@ export function setThreadNice(nice: number): void {
  * nor threads that start later (sched(7), "The SCHED_RESET_ON_FORK scheduling policy"). From Linux 6.12 on they also take
  * the place of one that runs as soon as they have something to do (the slice of sched_setattr(2)). All, and not just the
  * first: up to glibc 2.40 pthread_cond_signal(3) may wait until a thread has run that was woken before, so that the first
- * waits as long for a processor as those of libuv and V8. Where the nice value is not 0, somebody has chosen it, and
- * nothing changes. Throws a `SyscallError` without CAP_SYS_NICE.
+ * waits as long for a processor as those of libuv and V8. If this process leads its session, that comes before others
+ * too. Where the nice value is not 0, somebody has chosen it, and nothing changes. Throws a `SyscallError` without
+ * CAP_SYS_NICE.
  */
 export function preferThreads(nice: number): void {
   if (getpriorityCall(PRIO_PROCESS, 0) !== 0) return;
   const tids = readdirSync('/proc/self/task').map(Number);
   for (const tid of tids) preferThread(tid, nice);
+  if (sessionOf(readFileSync('/proc/self/stat', 'latin1')) === process.pid) setSessionNice(process.pid, nice);
+}
+
+/**
+ * Has the session of a process come before others, or give way to them, where the kernel shares the processors out
+ * among sessions first (sched(7), "The autogroup feature"): there the nice value of a thread counts only within its
+ * session. It does so with processes that are in no cgroup of the cpu controller. For others nothing changes, nor when
+ * the process is gone or this one may not: nobody depends on it.
+ */
+export function setSessionNice(pid: number, nice: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/autogroup`, String(nice), { flag: 'r+' });
+  } catch {
+    // There is no such file in a kernel that does not do it.
+  }
 }
 
 function preferThread(tid: number, nice: number): void {
@@ -82,6 +98,11 @@ export function readProcessStartTime(pid: number): number | undefined {
 export function parseStartTime(stat: string): number | undefined {
   const ticks = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
   return Number.isSafeInteger(ticks) ? ticks : undefined;
+}
+
+/** Field 6 of a /proc/pid/stat line. */
+function sessionOf(stat: string): number {
+  return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[3]);
 }
 
 /** True while that very process exists, as a zombie too. */

@@ -50,16 +50,11 @@ const fn = {
     attributes: Uint8Array,
     set: Uint8Array,
   ) => Rc,
-  setProcessGroup: libc.func('posix_spawnattr_setpgroup', 'int', ['void *', 'int']) as (
-    attributes: Uint8Array,
-    group: number,
-  ) => Rc,
 };
 
 type SetCgroup = (attributes: Uint8Array, cgroupFd: number) => Rc;
 const setCgroup = findSetCgroup();
 
-const POSIX_SPAWN_SETPGROUP = 0x02;
 const POSIX_SPAWN_SETSIGDEF = 0x04;
 const POSIX_SPAWN_SETSIGMASK = 0x08;
 const POSIX_SPAWN_SETSID = 0x80;
@@ -78,10 +73,11 @@ export interface SpawnRequest {
   readonly cwd?: string | undefined;
   /** Descriptors of this process that become 0, 1, 2, ... of the child. All others are closed in the child. */
   readonly fds: readonly number[];
-  /** A session (and process group) of its own: no terminal, and no signals meant for this one. */
+  /**
+   * A session and a process group of its own: no terminal, no signals meant for this one, and it can be signalled with
+   * its descendants.
+   */
   readonly newSession?: boolean | undefined;
-  /** A process group of its own, so that it can be signalled with its descendants. */
-  readonly newProcessGroup?: boolean | undefined;
   /** The open folder of a cgroup v2 that it is born in. Only where `canSpawnIntoCgroup`. */
   readonly cgroupFd?: number | undefined;
 }
@@ -179,17 +175,13 @@ function findSetCgroup(): SetCgroup | undefined {
   }
 }
 
-function setAttributes(attributes: Uint8Array, { newSession, newProcessGroup, cgroupFd }: SpawnRequest): void {
+function setAttributes(attributes: Uint8Array, { newSession, cgroupFd }: SpawnRequest): void {
   let flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
   if (cgroupFd !== undefined && setCgroup) {
     flags |= POSIX_SPAWN_SETCGROUP;
     expectOk('posix_spawnattr_setcgroup_np', setCgroup(attributes, cgroupFd));
   }
   if (newSession === true) flags |= POSIX_SPAWN_SETSID;
-  else if (newProcessGroup === true) {
-    flags |= POSIX_SPAWN_SETPGROUP;
-    expectOk('posix_spawnattr_setpgroup', fn.setProcessGroup(attributes, 0));
-  }
   expectOk('posix_spawnattr_setsigdefault', fn.setSigDefault(attributes, Buffer.alloc(SIGSET_BYTES, 0xff)));
   expectOk('posix_spawnattr_setsigmask', fn.setSigMask(attributes, Buffer.alloc(SIGSET_BYTES)));
   expectOk('posix_spawnattr_setflags', fn.setFlags(attributes, flags));

@@ -415,6 +415,28 @@ test('nor when the berthd that waits for it is stopped', { skip }, async () => {
   assert.equal(readFileSync(file, 'utf8'), 'whole\n');
 });
 
+test('plugins give way to runtimes, those of pods that go most', {
+  skip: skip || (existsSync('/proc/self/autogroup') ? false : 'this kernel shares nothing out among sessions'),
+}, async () => {
+  const said = join(base, 'said');
+  const script = `#!/bin/sh\necho "$CNI_COMMAND $(cat /proc/self/autogroup)" >> ${said}\necho '{"cniVersion":"1.0.0"}'\n`;
+  mkdirSync(join(base, 'bin'));
+  writeFileSync(join(base, 'bin', 'telling'), script, { mode: 0o755 });
+  writeFileSync(
+    join(base, 'net.d', '10-own.conflist'),
+    JSON.stringify({ cniVersion: '1.0.0', name: 'own', plugins: [{ type: 'telling' }] }),
+  );
+  await restart([join(base, 'bin')]);
+  const attachment = pod('a', makeNetns('a'));
+  await cni.add(attachment, never);
+  await cni.del(attachment, never);
+  const lines = readFileSync(said, 'utf8')
+    .replaceAll(/\/autogroup-\d+ /g, '')
+    .trim()
+    .split('\n');
+  assert.deepEqual(lines, ['ADD nice 5', 'DEL nice 10']);
+});
+
 test('a plugin that hangs is killed with its children', { skip }, async () => {
   const slow = join(base, 'bin');
   mkdirSync(slow);

@@ -183,7 +183,7 @@ test('a process that ignores SIGTERM is killed, and its group with it', async ()
     path: '/bin/sh',
     args: ['-c', script],
     extraFds: [writeFd],
-    processGroup: true,
+    newSession: true,
   });
   closeSync(writeFd);
   const pids = await firstLines(readFd, 2);
@@ -200,7 +200,7 @@ test('the group of a leader that left politely does not outlive a timeout', asyn
     path: '/bin/sh',
     args: ['-c', script],
     extraFds: [writeFd],
-    processGroup: true,
+    newSession: true,
   });
   closeSync(writeFd);
   const seen = await firstLines(readFd, 2);
