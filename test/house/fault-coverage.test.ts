@@ -27,7 +27,7 @@ const HARMLESS = [
   ...['close', 'fcntl', 'getsockopt', 'inet_pton', 'malloc_trim', 'memmove', 'read', 'waitid', 'write'],
   ...['strerrordesc_np', 'strerrorname_np'],
   ...['addchdir_np', 'addclosefrom_np', 'adddup2', 'destroy', 'init'].map((name) => `posix_spawn_file_actions_${name}`),
-  ...['destroy', 'init', 'setcgroup_np', 'setflags', 'setpgroup', 'setsigdefault', 'setsigmask'].map(
+  ...['destroy', 'init', 'setcgroup_np', 'setflags', 'setsigdefault', 'setsigmask'].map(
     (name) => `posix_spawnattr_${name}`,
   ),
 ];
