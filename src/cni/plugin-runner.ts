@@ -34,10 +34,10 @@ const LONGEST_MS = 120_000;
 export const LET_FINISH_MS = 3000;
 /**
  * Plugins give way to the OCI runtime: while pods come and go, most of what they do is for those that go, and for those
- * that are yet to come. With more than this an ADD takes so long that pods wait for it (bench/NOTES.md).
+ * that are yet to come. With more than this an ADD takes so long that pods wait for it (bench/NOTES.md). Who asks STATUS
+ * has little patience: it gives way to nobody.
  */
-const ADD_NICE = 5;
-const OTHER_NICE = 10;
+const SESSION_NICE: Readonly<Partial<Record<CniVerb, number>>> = Object.freeze({ ADD: 5, DEL: 10, GC: 10 });
 const CHANGING: readonly CniVerb[] = ['ADD', 'DEL'];
 const FALLBACK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -94,7 +94,7 @@ export class PluginRunner {
           endAtLimit: true,
           // A plugin that hangs often does so in a child: its address management, or iptables.
           newSession: true,
-          sessionNice: verb === 'ADD' ? ADD_NICE : OTHER_NICE,
+          sessionNice: SESSION_NICE[verb],
           letFinishMs: CHANGING.includes(verb) ? LET_FINISH_MS : 0,
         },
         signal,

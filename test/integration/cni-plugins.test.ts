@@ -419,7 +419,7 @@ test('plugins give way to runtimes, those of pods that go most', {
   skip: skip || (existsSync('/proc/self/autogroup') ? false : 'this kernel shares nothing out among sessions'),
 }, async () => {
   const said = join(base, 'said');
-  const script = `#!/bin/sh\necho "$CNI_COMMAND $(cat /proc/self/autogroup)" >> ${said}\necho '{"cniVersion":"1.0.0"}'\n`;
+  const script = `#!/bin/sh\nuntil grep -q 'nice [1-9]' /proc/self/autogroup; do sleep 0.01; done\necho "$CNI_COMMAND $(cat /proc/self/autogroup)" >> ${said}\necho '{"cniVersion":"1.0.0"}'\n`;
   mkdirSync(join(base, 'bin'));
   writeFileSync(join(base, 'bin', 'telling'), script, { mode: 0o755 });
   writeFileSync(
