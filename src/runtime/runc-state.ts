@@ -2,13 +2,13 @@ import { constants, openSync, readFileSync, readSync, realpathSync, rmSync } fro
 import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
-import { withDeadline } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { wrap } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { isErrno } from '../sys/errno.ts';
 import { fdReadable } from '../sys/fd-ready.ts';
 import { pidfdExited } from '../sys/pidfd.ts';
-import { openProcess, parseStartTime } from '../sys/process.ts';
+import { openProcess, parseStartTime, readStatInPool } from '../sys/process.ts';
 import type { Handler } from './handler.ts';
 import type { ProcessIdentity } from './process-identity.ts';
 import { isBinary } from './sealed-programs.ts';
@@ -138,28 +138,36 @@ export function settleStart(folder: string, init: ProcessIdentity): InitStage {
 
 /**
  * A signal that comes before the program is executed meets runc's own process, which ends of it with 2. The kernel tells
- * nobody of an execution, which comes some tenths of a millisecond after the byte in the fifo; from a disk that hangs it
- * is not waited for, as runc does not.
+ * nobody of an execution, which comes some tenths of a millisecond after the byte in the fifo, and on a busy machine much
+ * later; from a disk that hangs it is not waited for, as runc does not.
  */
-async function untilExecuted(init: ProcessIdentity): Promise<void> {
+async function untilExecuted({ pid, startTime }: ProcessIdentity): Promise<void> {
+  using signal = withDeadline(`first process ${pid}, which executes its program`, LET_GO_MS);
   try {
-    for (let looks = 0; looks < MOST_LOOKS && stageOf(init) === 'waiting'; looks++) await delay(1);
+    for (let looks = 0; looks < MOST_LOOKS; looks++) {
+      const stat = await raceSignal(readStatInPool(pid), signal);
+      if (stageIn(stat, startTime) !== 'waiting') return;
+      await delay(1);
+    }
   } catch {
-    // The program runs, whether it can be looked at or not.
+    // It has ended, or the program runs, whether it can be looked at or not.
   }
 }
 
 /** How far the first process of a created container is. */
 export function stageOf({ pid, startTime }: ProcessIdentity): InitStage {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    const state = stat.charAt(stat.lastIndexOf(')') + 2);
-    if (parseStartTime(stat) !== startTime || 'ZX'.includes(state)) return 'ended';
-    return stat.includes(INIT) ? 'waiting' : 'executed';
+    return stageIn(readFileSync(`/proc/${pid}/stat`, 'latin1'), startTime);
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ESRCH')) return 'ended';
     throw err;
   }
+}
+
+function stageIn(stat: string, startTime: number): InitStage {
+  const state = stat.charAt(stat.lastIndexOf(')') + 2);
+  if (parseStartTime(stat) !== startTime || 'ZX'.includes(state)) return 'ended';
+  return stat.includes(INIT) ? 'waiting' : 'executed';
 }
 
 function isNothing(hooks: unknown): boolean {

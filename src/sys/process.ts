@@ -1,4 +1,5 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, read as readFd, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { promisify } from 'node:util';
 
 import { closeFd } from './at.ts';
 import { check, isErrno } from './errno.ts';
@@ -19,6 +20,9 @@ const syscall: (number: number, pid: number, attributes: Uint8Array, flags: numb
   ['long', 'int', 'const void *', 'uint'],
 );
 const SYS_SCHED_SETATTR = process.arch === 'x64' ? 314 : 274;
+const read = promisify(readFd);
+/** More than the numbers and the name of such a line take. */
+const STAT_BYTES = 2048;
 /** SCHED_ATTR_SIZE_VER0. */
 const SCHED_ATTR_BYTES = 48;
 const PRIO_PROCESS = 0;
@@ -91,6 +95,21 @@ export function readProcessStartTime(pid: number): number | undefined {
   } catch (err) {
     if (isErrno(err, 'ENOENT', 'ESRCH')) return undefined;
     throw err;
+  }
+}
+
+/**
+ * The line of /proc/pid/stat, read by a thread of libuv's pool: of a process that is executing a program the kernel gives
+ * it out when that is done (exec_update_lock), and one that waits for a processor meanwhile takes its time. Throws ENOENT
+ * or ESRCH when the process is gone.
+ */
+export async function readStatInPool(pid: number): Promise<string> {
+  const fd = openSync(`/proc/${pid}/stat`, 'r');
+  try {
+    const { bytesRead, buffer } = await read(fd, Buffer.alloc(STAT_BYTES), 0, STAT_BYTES, 0);
+    return buffer.toString('latin1', 0, bytesRead);
+  } finally {
+    closeSync(fd);
   }
 }
 
