@@ -35,9 +35,9 @@ export const LET_FINISH_MS = 3000;
 /**
  * Plugins give way to the OCI runtime: while pods come and go, most of what they do is for those that go, and for those
  * that are yet to come. With more than this an ADD takes so long that pods wait for it (bench/NOTES.md). Who asks STATUS
- * has little patience: it gives way to nobody.
+ * has little patience, and all others wait for a GC: these give way to nobody.
  */
-const SESSION_NICE: Readonly<Partial<Record<CniVerb, number>>> = Object.freeze({ ADD: 5, DEL: 10, GC: 10 });
+const SESSION_NICE: Readonly<Partial<Record<CniVerb, number>>> = Object.freeze({ ADD: 5, DEL: 10 });
 const CHANGING: readonly CniVerb[] = ['ADD', 'DEL'];
 const FALLBACK_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 

@@ -14,6 +14,8 @@ const programPath = fileURLToPath(new URL(`./disk-program${extname(fileURLToPath
 
 /** A pull's next step, or the next image, finds it there. */
 const IDLE_MS = 5_000;
+/** As its threads have (disk-program.ts): pods do not wait for a pull. */
+const SESSION_NICE = 10;
 /** On the busiest machine; one that hangs as it starts would keep pulls for ever. */
 const START_TIMEOUT_MS = 30_000;
 const END_GRACE_MS = 1_000;
@@ -115,6 +117,7 @@ export class DiskProcess implements DiskPlace {
       stderr: 'pipe',
       // A terminal's Ctrl-C is berthd's to hear.
       newSession: true,
+      sessionNice: SESSION_NICE,
     });
   }
 

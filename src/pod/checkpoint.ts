@@ -198,7 +198,9 @@ function checkAbility(deps: PodDeps, id: ContainerId): void {
 
 async function tar(deps: PodDeps, args: readonly string[], signal: AbortSignal): Promise<void> {
   const always = ['--create', '--numeric-owner', '--warning=no-file-changed'];
-  await deps.processes.runOk({ path: 'tar', args: [...always, ...args], timeoutMs: PACK_TIMEOUT_MS }, signal);
+  // Gigabytes take it minutes of a processor, and it shall not have them with berthd's priority.
+  const aside = { newSession: true, sessionNice: 10 };
+  await deps.processes.runOk({ path: 'tar', args: [...always, ...args], timeoutMs: PACK_TIMEOUT_MS, ...aside }, signal);
 }
 
 function handlerOf(deps: PodDeps, id: ContainerId) {

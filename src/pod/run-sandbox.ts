@@ -167,7 +167,7 @@ const makeNamespaces: Step<RunContext> = {
     await Promise.race([pinned.promise, ctx.pausing]);
   },
   async undo(ctx) {
-    // One that failed has left nothing, and is told by the step that waits for it.
+    // One that failed is told by the step that waits for it, and may have left the pins.
     await ctx.pausing?.catch(() => {});
     // While its namespace is there.
     if (ctx.deps.cni.isAttached({ containerId: ctx.id, ifName: POD_INTERFACE })) await detachNetwork(ctx);

@@ -199,6 +199,22 @@ test('once all that have come are up, others are made', async () => {
   assert.equal(gates.length, 1);
 });
 
+test('pods that come one after the other do not put it off for ever', async () => {
+  await readySome(LIMIT);
+  const first = await come();
+  assert.ok(first);
+  mock.timers.tick(60);
+  networks.noteUp(first);
+  mock.timers.tick(5);
+  await come();
+  mock.timers.tick(34);
+  await settle();
+  assert.equal(gates.length, 0);
+  mock.timers.tick(1);
+  await settle();
+  assert.equal(gates.length, 2);
+});
+
 test('pods wait for those that are being made, each for one of its own', async () => {
   await come();
   await come();

@@ -21,7 +21,7 @@ const RECENT_MS = 10_000;
 const IDLE_MS = 30_000;
 /** Pods that come up have the processors to themselves for so long at most: about what four take that come at once. */
 const HEAD_START_MS = 100;
-/** When they are up: the answer, and what the client does next, go before too. */
+/** When they are up before: the answer, and what the client does next, go first too. */
 const AFTERWARDS_MS = 20;
 /** How long a pod waits for one that is being made: longer than plugins take, unless something is wrong. */
 const WAIT_MS = 1000;
@@ -124,7 +124,10 @@ export class SpareNetworks {
   /** When the last pods came. */
   #comingsMs: readonly number[] = [];
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
+  /** At the latest, for as long as pods come. */
   #nextFill: NodeJS.Timeout | undefined;
+  /** Before that, when all are up that have come. */
+  #afterwards: NodeJS.Timeout | undefined;
   #nextTry: NodeJS.Timeout | undefined;
   #idle: NodeJS.Timeout | undefined;
 
@@ -188,15 +191,16 @@ export class SpareNetworks {
     }
   }
 
-  /** Tells that a container of the sandbox runs. Once that is so for all that have come, networks are made for others. */
+  /**
+   * Tells that a container of the sandbox runs. Once that is so for all that have come since networks were last begun,
+   * the next are.
+   */
   noteUp(id: SandboxId): void {
     if (!this.#rising.delete(id) || this.#rising.size > 0) return;
-    clearTimeout(this.#nextFill);
-    this.#nextFill = setTimeout(() => {
-      this.#nextFill = undefined;
+    clearTimeout(this.#afterwards);
+    this.#afterwards = setTimeout(() => {
       // One may have come meanwhile.
-      if (this.#rising.size > 0) this.#fillSoon();
-      else this.#fill();
+      if (this.#rising.size === 0) this.#fill();
     }, AFTERWARDS_MS).unref();
   }
 
@@ -248,7 +252,7 @@ export class SpareNetworks {
   /** Ends what is being made, and gives everything back. What plugins keep for too long is left to the next start. */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
-    for (const timer of [this.#idle, this.#nextFill, this.#nextTry]) clearTimeout(timer);
+    for (const timer of [this.#idle, this.#nextFill, this.#afterwards, this.#nextTry]) clearTimeout(timer);
     this.#dropReady();
     using signal = withDeadline('give back networks that were ready', CLOSE_TIMEOUT_MS);
     await raceSignal(this.#settled(), signal).catch((err: unknown) => {
@@ -319,6 +323,7 @@ export class SpareNetworks {
 
   #fillNow(): void {
     clearTimeout(this.#nextFill);
+    clearTimeout(this.#afterwards);
     this.#nextFill = undefined;
     this.#rising.clear();
     if (this.#isPaused || !this.#deps.cni.canSpare) return;

@@ -90,7 +90,11 @@ export class Child implements ChildProcess {
 
   /** For one that nobody wants any more: as terminate(), once the time is over in which it may end by itself. */
   async abandon(graceMs: number): Promise<void> {
-    if (this.#letFinishMs > 0 && (await this.#endsWithin(this.#letFinishMs))) return;
+    if (this.#letFinishMs > 0) {
+      // Its time is short now.
+      if (this.#hasGroup && !this.#hasEnded) setSessionNice(this.pid, 0);
+      if (await this.#endsWithin(this.#letFinishMs)) return;
+    }
     await this.terminate(graceMs);
   }
 

@@ -17,7 +17,7 @@ import { Reaper } from './reaper.ts';
 
 const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 const KILL_GRACE_MS = 1000;
-/** How long a start is waited for that its caller has given up: its program's disk may hang. */
+/** How long a start is waited for that nobody wants any more: its program's disk may hang. */
 const HANGING_START_MS = 10_000;
 /** A descendant may hold the pipes open for ever; what the program itself wrote is in them when it ends. */
 const LAST_OUTPUT_MS = 250;
@@ -143,13 +143,17 @@ export class Processes {
 
   /**
    * Ends all waits and what `run` and `start` have running, or are about to have; who has `letFinishMs` gets that long
-   * to end by itself. Processes that they left behind live on.
+   * to end by itself, and a start whose program's disk hangs is given up. Processes that they left behind live on.
    */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
     const end = (child: Child): Promise<void> => child.abandon(KILL_GRACE_MS);
     // Whoever has asked for a start hears why there is none.
-    const starts = [...this.#starts].map((start) => start.then(end, () => {}));
+    using limited = withDeadline('programs that are being started', HANGING_START_MS);
+    const starts = [...this.#starts].map(async (start) => {
+      const child = await raceSignal(start, limited).catch(() => undefined);
+      if (child) await end(child);
+    });
     await Promise.all([...starts, ...[...this.#children.values()].map(end)]);
     this.#reaper.close();
   }

@@ -59,8 +59,9 @@ export class NamespaceMaker {
 
   /**
    * Makes namespaces: host name, loopback and sysctls set, pinned, held by a new pause process, which is a child of
-   * this process unless it has a user namespace and a PID namespace. On any error, and when the signal aborts, nothing is
-   * left. Throws `invalid` for a bad host name or sysctl, and a `SyscallError` that names the call when the kernel refuses.
+   * this process unless it has a user namespace and a PID namespace. Unless `onPinned` was called, nothing is left on any
+   * error, and when the signal aborts. Throws `invalid` for a bad host name or sysctl, and a `SyscallError` that names the
+   * call when the kernel refuses.
    * Calls `onPinned` as soon as the network, IPC and UTS namespaces can be used, before there is a pause process; not with
    * a user namespace, which needs one. Who was told may be at work in them: from then on it cannot be called off, and the
    * pins are the caller's to let go of, also when there comes to be no pause process.

@@ -1,4 +1,4 @@
-import { closeSync, openSync, read as readFd, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, read as readFd, readFileSync, writeFileSync } from 'node:fs';
 import { promisify } from 'node:util';
 
 import { closeFd } from './at.ts';
@@ -45,8 +45,8 @@ export function setThreadNice(nice: number): void {
  * the place of one that runs as soon as they have something to do (the slice of sched_setattr(2)). All, and not just the
  * first: up to glibc 2.40 pthread_cond_signal(3) may wait until a thread has run that was woken before, so that the first
  * waits as long for a processor as those of libuv and V8. If this process leads its session, that comes before others
- * too. Where the nice value is not 0, somebody has chosen it, and nothing changes. Throws a `SyscallError` without
- * CAP_SYS_NICE.
+ * too, with all children that it does not give one of their own. Where the nice value is not 0, somebody has chosen it,
+ * and nothing changes. Throws a `SyscallError` without CAP_SYS_NICE.
  */
 export function preferThreads(nice: number): void {
   if (getpriorityCall(PRIO_PROCESS, 0) !== 0) return;
