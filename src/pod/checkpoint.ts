@@ -17,6 +17,7 @@ export const CHECKPOINT = 'Checkpoint';
 /** A dump writes all memory of a container to disk. */
 const DEFAULT_TIMEOUT_MS = 600_000;
 const RESUME_TIMEOUT_MS = 30_000;
+const PACK_NICE = 10;
 const PACK_TIMEOUT_MS = 3_600_000;
 
 /** What is to be written where. Kept in the work folder, so that a restart knows what to undo. */
@@ -142,7 +143,8 @@ async function describeContainer(deps: PodDeps, id: ContainerId, folder: string,
   // Names may be anything, so they come from a list; overlayfs' own attributes stay behind.
   const attributes = ['--sparse', '--xattrs', '--xattrs-include=user.*', '--xattrs-include=security.capability'];
   const files = ['--null', '--verbatim-files-from', '--no-recursion', `--files-from=${list}`];
-  await tar(deps, [`--file=${join(folder, ARCHIVE_NAMES.diff)}`, ...attributes, '-C', upper, ...files], signal);
+  const args = [`--file=${join(folder, ARCHIVE_NAMES.diff)}`, ...attributes, '-C', upper, ...files];
+  await tar(deps, { args, sessionNice: 0 }, signal);
   rmSync(list);
 }
 
@@ -155,7 +157,9 @@ const pack: Step<CheckpointContext> = {
       const partial = partialOf(container.archive);
       // Made before tar opens it: all memory of the container is in there.
       writeFileSync(partial, '', { mode: 0o600 });
-      await tar(deps, [`--file=${partial}`, '-C', containerFolder(deps, id, container.id), '.'], signal);
+      const args = [`--file=${partial}`, '-C', containerFolder(deps, id, container.id), '.'];
+      // Containers run again: gigabytes take minutes of a processor, and others go before.
+      await tar(deps, { args, sessionNice: PACK_NICE }, signal);
       renameSync(partial, container.archive);
     }
     if (request.extra) writeFileSync(request.extra.file, request.extra.text, { mode: 0o600, flag: 'wx' });
@@ -196,10 +200,13 @@ function checkAbility(deps: PodDeps, id: ContainerId): void {
   checkCriu(handler.name, deps.handlers);
 }
 
-async function tar(deps: PodDeps, args: readonly string[], signal: AbortSignal): Promise<void> {
+async function tar(
+  deps: PodDeps,
+  { args, sessionNice }: { readonly args: readonly string[]; readonly sessionNice: number },
+  signal: AbortSignal,
+): Promise<void> {
   const always = ['--create', '--numeric-owner', '--warning=no-file-changed'];
-  // Gigabytes take it minutes of a processor, and it shall not have them with berthd's priority.
-  const aside = { newSession: true, sessionNice: 10 };
+  const aside = { newSession: true, sessionNice };
   await deps.processes.runOk({ path: 'tar', args: [...always, ...args], timeoutMs: PACK_TIMEOUT_MS, ...aside }, signal);
 }
 

@@ -143,7 +143,7 @@ export class Processes {
 
   /**
    * Ends all waits and what `run` and `start` have running, or are about to have; who has `letFinishMs` gets that long
-   * to end by itself, and a start whose program's disk hangs is given up. Processes that they left behind live on.
+   * to end by itself, and a start whose program's disk hangs is not waited for any longer. Processes that they left behind live on.
    */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
@@ -151,7 +151,10 @@ export class Processes {
     // Whoever has asked for a start hears why there is none.
     using limited = withDeadline('programs that are being started', HANGING_START_MS);
     const starts = [...this.#starts].map(async (start) => {
-      const child = await raceSignal(start, limited).catch(() => undefined);
+      const child = await raceSignal(start, limited).catch(() => {
+        void start.then((late) => late.discard(KILL_GRACE_MS)).catch(() => {});
+        return undefined;
+      });
       if (child) await end(child);
     });
     await Promise.all([...starts, ...[...this.#children.values()].map(end)]);

@@ -8,15 +8,15 @@ import { FdStream } from '../sys/fd-stream.ts';
 import { connectMessages } from '../sys/unix-socket.ts';
 import type { ClientStreams, WindowSize } from './client-streams.ts';
 import { forwardInput } from './forward.ts';
-import { tellMonitor } from './monitor-control.ts';
+import { tellWindowSize } from './monitor-control.ts';
 import { onWindowSize } from './window-size.ts';
 
 /** A created or running container, as far as its streams go. */
 export interface AttachTarget {
   readonly containerId: string;
-  /** The monitor's attach socket and control fifo. */
+  /** The monitor's attach socket, and its fifo of window sizes. */
   readonly socket: string;
-  readonly control: string;
+  readonly window: string;
   readonly stdin: boolean;
   readonly stdinOnce: boolean;
   readonly tty: boolean;
@@ -201,7 +201,7 @@ function followWindow(target: AttachTarget, client: ClientStreams, signal: Abort
     try {
       for (let size = next; size; size = next) {
         next = undefined;
-        await tellMonitor(target, size, signal);
+        await tellWindowSize(target, size, signal);
       }
     } finally {
       // In the same turn as the last look for a next one.

@@ -19,7 +19,7 @@ import { findByOptions, findNamedIn, type ProcessIdentity } from './process-iden
 /** What the names of files begin with that only a command needs while it runs in the container. */
 export const EXEC_FILE_PREFIX = 'exec-';
 
-/** The files of one container's bundle; the last six are the monitor's. */
+/** The files of one container's bundle; the last seven are the monitor's. */
 export interface BundlePaths {
   readonly folder: string;
   readonly config: string;
@@ -29,8 +29,10 @@ export interface BundlePaths {
   readonly monitorPidFile: string;
   /** What the monitor and the runtime had to say while the container was created. */
   readonly monitorLog: string;
-  /** The monitor takes orders here: a window size, or to reopen the log. */
+  /** The monitor takes orders here, such as to reopen the log. */
   readonly control: string;
+  /** It takes sizes of the terminal's window here. */
+  readonly window: string;
   /** A socket at which the monitor lets clients take part in the container's streams. */
   readonly attach: string;
   /** The monitor leaves this behind when the kernel told it of a lack of memory. */
@@ -59,6 +61,7 @@ export class Bundles {
       monitorPidFile: join(folder, 'monitor.pid'),
       monitorLog: join(folder, 'monitor.log'),
       control: join(folder, 'ctl'),
+      window: join(folder, 'winsz'),
       attach: join(folder, 'attach'),
       oom: join(folder, 'oom'),
     };

@@ -73,7 +73,7 @@ export interface ExecCommand {
 }
 
 /** A container for attach(). */
-export type AttachRequest = Omit<AttachTarget, 'socket' | 'control'>;
+export type AttachRequest = Omit<AttachTarget, 'socket' | 'window'>;
 
 /**
  * Containers as processes: bundle, monitor, OCI runtime, exec and exits put together. It knows no records; ids and
@@ -225,8 +225,8 @@ export class ContainerRuntime {
 
   /** Connects a client with a created or running container's own streams; see Attaches.attach() for what it throws. */
   async attach(request: AttachRequest, streams: ClientStreams, signal: AbortSignal): Promise<void> {
-    const { attach: socket, control } = this.bundles.paths(request.containerId);
-    await this.#attaches.attach({ ...request, socket, control }, streams, signal);
+    const { attach: socket, window } = this.bundles.paths(request.containerId);
+    await this.#attaches.attach({ ...request, socket, window }, streams, signal);
   }
 
   /** Connects a client with a port inside of a sandbox; see PortForwards.forward() for what it throws. */

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { invalid } from '../base/errors.ts';
 import { LOG_FILE_MODE } from './log-path.ts';
-import { tellMonitor } from './monitor-control.ts';
+import { tellToReopen } from './monitor-control.ts';
 
 /** What a container's log is reopened with. */
 export interface ReopenRequest {
@@ -33,7 +33,7 @@ export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Pr
   };
   const watcher = watch(dirname(logFile), { persistent: false }, check).on('error', reject);
   try {
-    await tellMonitor(request, 'reopen', deadline);
+    await tellToReopen(request, deadline);
     check();
     await raceSignal(written, deadline);
     chmodSync(logFile, LOG_FILE_MODE);

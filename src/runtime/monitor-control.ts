@@ -5,27 +5,45 @@ import { BerthError, wrap } from '../base/errors.ts';
 import { readableBytes } from '../sys/fd-calls.ts';
 import type { WindowSize } from './client-streams.ts';
 
-/** What a monitor can be told: conmon's src/ctrl.c; the numbers that follow only mean something for window sizes. */
-export type MonitorOrder = 'reopen' | WindowSize;
-
 const ASK_AGAIN_MS = 5;
 
+/** A container whose monitor is told something by one of its fifos. */
+interface Listener {
+  readonly containerId: string;
+  readonly fifo: string;
+}
+
 /**
- * Tells a monitor something by its control fifo. Waits until it has taken what it was told before: of several orders
- * that it reads at once it carries out the first one, several times. Throws `precondition` when it is gone, or the
- * signal's reason.
+ * Has a monitor open its log anew (conmon's src/ctrl.c): waits until it has taken what it was told before. Throws
+ * `precondition` when it is gone, or the signal's reason.
  */
-export async function tellMonitor(
+export async function tellToReopen(
   { containerId, control }: { readonly containerId: string; readonly control: string },
-  order: MonitorOrder,
   signal: AbortSignal,
 ): Promise<void> {
+  await tell({ containerId, fifo: control }, '2 0 0\n', signal);
+}
+
+/**
+ * Has a monitor resize a container's terminal, as `tellToReopen`. By the fifo of window sizes: those of the control fifo
+ * it puts there itself, where one that it has not yet read would have it lose the next.
+ */
+export async function tellWindowSize(
+  { containerId, window }: { readonly containerId: string; readonly window: string },
+  { height, width }: WindowSize,
+  signal: AbortSignal,
+): Promise<void> {
+  await tell({ containerId, fifo: window }, `${height} ${width}\n`, signal);
+}
+
+/** Of several lines that conmon 2.1.6 reads at once it carries out the first one, several times. */
+async function tell({ containerId, fifo }: Listener, line: string, signal: AbortSignal): Promise<void> {
   try {
     // Without O_NONBLOCK a fifo that nobody reads would hold the whole daemon.
-    const fd = openSync(control, constants.O_WRONLY | constants.O_NONBLOCK);
+    const fd = openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK);
     try {
       while (readableBytes(fd) > 0) await sleep(ASK_AGAIN_MS, signal);
-      writeSync(fd, order === 'reopen' ? '2 0 0\n' : `1 ${order.height} ${order.width}\n`);
+      writeSync(fd, line);
     } finally {
       closeSync(fd);
     }

@@ -27,8 +27,9 @@ const NAME = /^runc(-v?\d.*)?$/;
 const INIT = '(runc:[2:INIT])';
 /** Who is throttled, frozen or swapped out takes its time. */
 const LET_GO_MS = 60_000;
-/** A bound of about as many milliseconds. */
+/** How long its program is waited for after that: so many looks, a millisecond apart, of which one may take its time. */
 const MOST_LOOKS = 100;
+const EXECUTED_MS = 5_000;
 
 /** How far the first process of a container is that was created. */
 export type InitStage = 'waiting' | 'executed' | 'ended';
@@ -142,15 +143,15 @@ export function settleStart(folder: string, init: ProcessIdentity): InitStage {
  * later; from a disk that hangs it is not waited for, as runc does not.
  */
 async function untilExecuted({ pid, startTime }: ProcessIdentity): Promise<void> {
-  using signal = withDeadline(`first process ${pid}, which executes its program`, LET_GO_MS);
+  using limited = withDeadline(`first process ${pid}, which executes its program`, EXECUTED_MS);
   try {
     for (let looks = 0; looks < MOST_LOOKS; looks++) {
-      const stat = await raceSignal(readStatInPool(pid), signal);
+      const stat = await raceSignal(readStatInPool(pid), limited);
       if (stageIn(stat, startTime) !== 'waiting') return;
       await delay(1);
     }
   } catch {
-    // It has ended, or the program runs, whether it can be looked at or not.
+    // It was let go, and what there is to say of it is not for here: it has ended, or its program comes.
   }
 }
 

@@ -99,9 +99,9 @@ export function readProcessStartTime(pid: number): number | undefined {
 }
 
 /**
- * The line of /proc/pid/stat, read by a thread of libuv's pool: of a process that is executing a program the kernel gives
- * it out when that is done (exec_update_lock), and one that waits for a processor meanwhile takes its time. Throws ENOENT
- * or ESRCH when the process is gone.
+ * The line of /proc/pid/stat, read by a thread of libuv's pool: of a process that is executing a program newer kernels
+ * give it out when that is done (exec_update_lock), and one that waits for a processor meanwhile takes its time. Throws
+ * ENOENT or ESRCH when the process is gone.
  */
 export async function readStatInPool(pid: number): Promise<string> {
   const fd = openSync(`/proc/${pid}/stat`, 'r');

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { appendFileSync, existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -46,11 +46,11 @@ for (const name of ['runc', 'crun']) {
     const attach = ({ id, spec }: ContainerRecord, client: ClientStreams, leave = signal): Promise<void> =>
       lab.streams.attach(id, { tty: spec.tty }, client, leave);
     const targetOf = ({ id: containerId, spec, init }: ContainerRecord): AttachTarget => {
-      const { attach: socket, control } = lab.lab.paths(containerId);
+      const { attach: socket, window } = lab.lab.paths(containerId);
       const ended = async (until: AbortSignal): Promise<void> => {
         if (init) await lab.lab.processes.exitOf(init.pid, init.startTime, until);
       };
-      return { ...spec, containerId, socket, control, ended };
+      return { ...spec, containerId, socket, window, ended };
     };
     const logged = async (text: string): Promise<void> => {
       await eventually(`the log has ${text}`, () => readFileSync(logFile, 'utf8').includes(text) || undefined);
@@ -160,18 +160,27 @@ for (const name of ['runc', 'crun']) {
       const client = new TestClient();
       const attached = attach(container, client);
       const { monitor } = container;
-      assert.ok(monitor && killProcess(monitor.pid, monitor.startTime, 'SIGSTOP'));
-      for (let width = 100; width <= 120; width += 10) {
-        client.resize(width, 50);
-        await delay(20);
-      }
-      // All that it was told meanwhile it reads at once.
-      killProcess(monitor.pid, monitor.startTime, 'SIGCONT');
-      // A shell that begins to read as the signal comes looks for it after the next line.
-      await eventually('the size arrives', () => {
-        client.stdin.write('x\n');
-        return /50 120\r\n/.test(client.stdout.text) || undefined;
-      });
+      assert.ok(monitor);
+      const resizes = async (...widths: number[]): Promise<void> => {
+        killProcess(monitor.pid, monitor.startTime, 'SIGSTOP');
+        // One that came by its control fifo waits here, where the monitor itself has put it.
+        appendFileSync(lab.lab.paths(container.id).window, '50 90\n');
+        for (const width of widths) {
+          client.resize(width, 50);
+          await delay(20);
+        }
+        // All that it was told meanwhile it reads at once.
+        killProcess(monitor.pid, monitor.startTime, 'SIGCONT');
+        const last = `50 ${widths.at(-1)}`;
+        // A shell that begins to read as the signal comes looks for it after the next line.
+        await eventually(`the size ${last} arrives`, () => {
+          client.stdin.write('x\n');
+          // Where its line ends an echo may come before that.
+          return client.stdout.text.includes(last) || undefined;
+        });
+      };
+      await resizes(100, 110, 120);
+      await resizes(130);
       await client.stdout.shows(/got x\r\n/);
       assert.equal(client.stderr.text, '');
       kill(container);
