@@ -14,6 +14,8 @@
  *     bounding, effective, permitted, inheritable, ambient
  *                     sets of capabilities as bits, a decimal number
  *     no-new-privs    1 where execve(2) shall give no rights
+ *     filter          the file of a seccomp filter, struct sock_filter by struct sock_filter, which the command is held to
+ *     filter-flags    those of seccomp(2) for it
  *     rlimit          RESOURCE:SOFT:HARD, by the kernel's number; once for each
  *     keyring         the name of the container's session keyring
  *     apparmor        the command's profile, empty for none
@@ -32,7 +34,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -77,6 +81,11 @@ static size_t limit_count;
 static unsigned long uid, gid;
 static unsigned long bounding, effective, permitted, inheritable, ambient;
 static unsigned long no_new_privs;
+static const char *filter_file = "";
+static unsigned long filter_flags;
+
+static struct sock_filter instructions[BPF_MAXINSNS];
+static struct sock_fprog filter = { .len = 0, .filter = instructions };
 
 /* Where failures are told: the log, and in the command's process a pipe to its parent. */
 static long log_fd = -1;
@@ -132,6 +141,9 @@ static int has_ended(long error)
 	struct pollfd init = { .fd = container, .events = POLLIN };
 	struct timespec time = { 0, error == ENOMEM || error == ENODEV ? END_MS * 1000000L : 0 };
 
+	/* Or it would be one more call that a filter has to allow. */
+	if (container < 0)
+		return 0;
 	return syscall5(SYS_ppoll, (long)&init, 1, (long)&time, 0, 0) == 1 && (init.revents & POLLIN) != 0;
 }
 
@@ -249,6 +261,7 @@ static int take(const char *argument)
 		{ "bounding", 0, &bounding },	       { "effective", 0, &effective },
 		{ "permitted", 0, &permitted },	       { "inheritable", 0, &inheritable },
 		{ "ambient", 0, &ambient },	       { "no-new-privs", 0, &no_new_privs },
+		{ "filter", &filter_file, 0 },	       { "filter-flags", 0, &filter_flags },
 	};
 	const char *value;
 
@@ -296,6 +309,24 @@ static int begins_with(const char *text, const char *beginning)
 		if (*text++ != *beginning++)
 			return 0;
 	return 1;
+}
+
+/* One byte more is asked for than a filter may have, and none is there. */
+static void read_filter(void)
+{
+	char more;
+	long fd, size, length = 0;
+
+	if (*filter_file == '\0')
+		return;
+	fd = expect("open", filter_file, syscall4(SYS_openat, AT_FDCWD, (long)filter_file, O_RDONLY | O_CLOEXEC, 0));
+	while ((size = syscall4(SYS_read, fd, (long)instructions + length, (long)sizeof(instructions) - length, 0)) > 0)
+		length += size;
+	expect("read", filter_file, size);
+	if (length == 0 || length % (long)sizeof(instructions[0]) != 0 || syscall4(SYS_read, fd, (long)&more, 1, 0) != 0)
+		fail("this is no filter:", filter_file, -EINVAL);
+	syscall4(SYS_close, fd, 0, 0, 0);
+	filter.len = (unsigned short)(length / (long)sizeof(instructions[0]));
 }
 
 /* Whether there is a line in a file that begins so. */
@@ -426,6 +457,7 @@ static void wipe_paths(char *own)
 	wipe(unified_of_init);
 	wipe(pid_file);
 	wipe(log_file);
+	wipe(filter_file);
 }
 
 /* The daemon's own processors are none of the container's: its cpuset alone says where it may run. */
@@ -469,9 +501,26 @@ static void drop_bounding(void)
 	}
 }
 
+static struct __user_cap_header_struct own_capabilities(void)
+{
+	return (struct __user_cap_header_struct){ .version = _LINUX_CAPABILITY_VERSION_3, .pid = 0 };
+}
+
+/* Who has become a user has kept them, but for use they have to be taken up again. */
+static void use_all_capabilities(void)
+{
+	struct __user_cap_header_struct header = own_capabilities();
+	struct __user_cap_data_struct data[2];
+
+	expect("look at capabilities", "", syscall4(SYS_capget, (long)&header, (long)data, 0, 0));
+	for (int half = 0; half < 2; half++)
+		data[half].effective = data[half].permitted;
+	expect("use capabilities", "", syscall4(SYS_capset, (long)&header, (long)data, 0, 0));
+}
+
 static void set_capabilities(void)
 {
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3, .pid = 0 };
+	struct __user_cap_header_struct header = own_capabilities();
 	struct __user_cap_data_struct data[2];
 
 	for (int half = 0; half < 2; half++) {
@@ -484,6 +533,15 @@ static void set_capabilities(void)
 	for (unsigned bit = 0; bit < 64; bit++)
 		if (has(ambient, bit))
 			syscall5(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0);
+}
+
+static void load_filter(void)
+{
+	long how = (long)filter_flags;
+
+	if (filter.len > 0)
+		expect("load the seccomp filter", "",
+		       syscall4(SYS_seccomp, SECCOMP_SET_MODE_FILTER, how, (long)&filter, 0));
 }
 
 /* Or a user who is not root could not open /dev/stdout, which leads here. Who cannot have it does without. */
@@ -680,8 +738,15 @@ __attribute__((noreturn)) static void run_command(char **command, char **environ
 		expect("chdir to cwd", cwd, syscall4(SYS_chdir, (long)cwd, 0, 0, 0));
 	check_folder();
 	expect("keep no capabilities", "", syscall5(SYS_prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0));
+	/* As late as the kernel takes it (seccomp(2)): what comes after it, the filter has to allow. */
+	if (filter.len > 0 && !no_new_privs) {
+		use_all_capabilities();
+		load_filter();
+	}
 	set_capabilities();
 	expect("make this process private", "", syscall5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0));
+	if (no_new_privs)
+		load_filter();
 	execute(command, environment);
 }
 
@@ -702,6 +767,7 @@ static void start_command(char *own, char **command, char **environment)
 		host_proc = expect("open", "/proc",
 				   syscall4(SYS_openat, AT_FDCWD, (long)"/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0));
 	expect("make a pipe", "", syscall4(SYS_pipe2, (long)ends, O_CLOEXEC, 0, 0));
+	read_filter();
 	cgroup = open_unified(unified);
 	cgroup_of_init = open_moved_to(unified_of_init);
 	join_cgroups();
@@ -764,9 +830,4 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	leave(0);
 }
 
-/* The kernel leaves the arguments on the stack, where no C function finds them. */
-#if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall run\n");
-#elif defined(__aarch64__)
-__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x0, sp\n\tbl run\n");
-#endif
+BEGIN_WITH_RUN;

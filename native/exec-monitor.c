@@ -313,9 +313,4 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	wait_for_end(arguments[3]);
 }
 
-/* The kernel leaves the arguments on the stack, where no C function finds them. */
-#if defined(__x86_64__)
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall run\n");
-#elif defined(__aarch64__)
-__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x0, sp\n\tbl run\n");
-#endif
+BEGIN_WITH_RUN;

@@ -62,4 +62,11 @@ __attribute__((noreturn)) static void leave(int code)
 		syscall4(SYS_exit_group, code, 0, 0, 0);
 }
 
+/* Has a program begin with run(long *stack): the kernel leaves the arguments on the stack, where no C function finds them. */
+#if defined(__x86_64__)
+#define BEGIN_WITH_RUN __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall run\n")
+#elif defined(__aarch64__)
+#define BEGIN_WITH_RUN __asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tmov x0, sp\n\tbl run\n")
+#endif
+
 #endif

@@ -30,4 +30,5 @@ native() {
 native pause
 native exec-monitor
 native exec-join
+native filter-reader
 bundle

@@ -90,6 +90,7 @@ const FIRST_PROCESS = 'start of process 1';
 const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url));
 const EXEC_MONITOR_PATH = fileURLToPath(new URL('../../native/exec-monitor', import.meta.url));
 const EXEC_JOIN_PATH = fileURLToPath(new URL('../../native/exec-join', import.meta.url));
+const FILTER_READER_PATH = fileURLToPath(new URL('../../native/filter-reader', import.meta.url));
 
 /**
  * One berthd: builds the rooms from the ground up and hands each what it needs. Parts that must be closed are put on a
@@ -215,6 +216,7 @@ export class Daemon {
       monitorPath,
       execMonitorPath: EXEC_MONITOR_PATH,
       execJoinPath: EXEC_JOIN_PATH,
+      filterReaderPath: FILTER_READER_PATH,
       systemdCgroup: cgroups.driver === 'systemd',
       processes,
       programs,

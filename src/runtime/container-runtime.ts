@@ -21,6 +21,7 @@ import { type ForwardTarget, PortForwards } from './port-forward.ts';
 import type { ProcessIdentity } from './process-identity.ts';
 import { letGo } from './runc-state.ts';
 import type { SealedPrograms } from './sealed-programs.ts';
+import { SeccompFilters } from './seccomp-filters.ts';
 import { ensureWorkingDir } from './working-dir.ts';
 
 /** What the runtime room is built from. */
@@ -33,6 +34,8 @@ export interface ContainerRuntimeDeps {
   readonly execMonitorPath: string;
   /** The program of native/exec-join.c. */
   readonly execJoinPath: string;
+  /** The program of native/filter-reader.c. */
+  readonly filterReaderPath: string;
   readonly systemdCgroup: boolean;
   readonly processes: Processes;
   readonly programs: Pick<SealedPrograms, 'pathOf' | 'readonlyPathOf'>;
@@ -84,6 +87,7 @@ export class ContainerRuntime {
   readonly exits: ExitWatch;
   readonly #monitor: Monitor;
   readonly #execs: Execs;
+  readonly #filters: SeccompFilters;
   readonly #attaches: Attaches;
   readonly #forwards: PortForwards;
   readonly #processes: Processes;
@@ -94,6 +98,7 @@ export class ContainerRuntime {
     this.exits = new ExitWatch(exitsDir, deps.log);
     this.#monitor = new Monitor({ ...deps, path: deps.monitorPath, exitsDir });
     this.#execs = new Execs(deps);
+    this.#filters = new SeccompFilters(deps);
     this.#attaches = new Attaches(deps);
     this.#forwards = new PortForwards(deps.namespaces);
     this.#processes = deps.processes;
@@ -109,6 +114,7 @@ export class ContainerRuntime {
     this.exits.close();
     this.#attaches.close();
     await this.#execs.idle();
+    await this.#filters.close();
   }
 
   /**
@@ -117,9 +123,10 @@ export class ContainerRuntime {
    */
   async create(request: CreateContainerRequest, signal: AbortSignal): Promise<MonitoredContainer> {
     this.#execs.prepare();
-    const { containerId, spec, logFile } = request;
+    const { containerId, spec, handler, logFile } = request;
     const bundle = this.bundles.write(containerId, spec);
     try {
+      if (spec.linux.seccomp && canJoin(handler, spec)) this.#filters.expect(containerId, spec.linux.seccomp, handler);
       ensureWorkingDir(spec.root.path, spec.process.cwd, rootOnHost(spec));
       if (logFile !== '') prepareLogFile(logFile);
       const tty = spec.process.terminal;
@@ -176,7 +183,10 @@ export class ContainerRuntime {
   /** Starts a created container's program; a plain one's (plainState()) without a program of the runtime's. */
   async startContainer(handler: Handler, container: CreatedContainer, signal: AbortSignal): Promise<void> {
     const { id, init, runcState } = container;
-    if (runcState !== undefined && init && (await letGo(runcState, init, signal))) return;
+    if (runcState !== undefined && init) {
+      await this.#filters.watch(id, init);
+      if (await letGo(runcState, init, signal)) return;
+    }
     await this.#oci(handler).start(id, signal);
   }
 
@@ -204,6 +214,7 @@ export class ContainerRuntime {
    * Safe to repeat.
    */
   forget(containerId: string): void {
+    this.#filters.forget(containerId);
     this.bundles.remove(containerId);
     this.exits.remove(containerId);
   }
@@ -254,8 +265,20 @@ export class ContainerRuntime {
   #execRequest(command: ExecCommand): ExecRequest {
     const { containerId, handler } = command;
     const spec = this.bundles.readSpec(containerId);
-    const joinable = canJoin(handler, spec) ? command.joinable : undefined;
-    return { ...command, process: spec.process, joinable, bundle: this.bundles.paths(containerId) };
+    const joinable = command.joinable && canJoin(handler, spec) && this.#withFilter(command.joinable, handler, spec);
+    return {
+      ...command,
+      process: spec.process,
+      joinable: joinable || undefined,
+      bundle: this.bundles.paths(containerId),
+    };
+  }
+
+  /** Undefined while the filter that commands are held to is not known. */
+  #withFilter(joinable: Joinable, handler: Handler, { linux }: OciSpec): Joinable | undefined {
+    if (!linux.seccomp) return joinable;
+    const filter = this.#filters.find(linux.seccomp, handler);
+    return filter && { ...joinable, filter };
   }
 
   #oci(handler: Handler): OciRuntime {

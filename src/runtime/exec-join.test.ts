@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { canExecute, canJoin, joinEnv } from './exec-join.ts';
+import { canExecute, canJoin, filterFlags, joinArgs, joinEnv } from './exec-join.ts';
 import type { OciLinux, OciProcess, OciSpec } from './oci-spec.ts';
 
 const process: OciProcess = {
@@ -32,13 +32,41 @@ const spec = (parts: { linux?: Partial<OciLinux>; process?: Partial<OciProcess> 
 });
 const runc = { isRunc: true };
 
-test('commands join a container without a filter, a user namespace, a label or a class, under runc', () => {
+const seccomp = { defaultAction: 'SCMP_ACT_ERRNO', syscalls: [{ names: ['read'], action: 'SCMP_ACT_ALLOW' }] };
+
+test('commands join a container without a user namespace, a label or a class, under runc', () => {
   assert.equal(canJoin(runc, spec({})), true);
   assert.equal(canJoin(runc, spec({ process: { apparmorProfile: 'berth-default' } })), true);
+  assert.equal(canJoin(runc, spec({ linux: { seccomp } })), true);
+});
+
+test('a filter is loaded with the flags that its section lists', () => {
+  assert.equal(filterFlags(seccomp), 0);
+  const flags = ['SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW'];
+  assert.equal(filterFlags({ ...seccomp, flags }), 2 | 4);
+});
+
+test('a command is told where its filter is', () => {
+  const joinable = { init: { pid: 1, startTime: 1 }, cgroups: { v1: [], unified: '/pod', unifiedOfInit: undefined } };
+  const files = { pid: '/pid', log: '/log' };
+  const filterArgs = (args: string[]): string[] => args.filter((arg) => arg.startsWith('filter'));
+  assert.deepEqual(filterArgs(joinArgs('c', joinable, process, files)), []);
+  const filter = { file: '/state/seccomp/key', flags: 2 };
+  assert.deepEqual(filterArgs(joinArgs('c', { ...joinable, filter }, process, files)), [
+    'filter=/state/seccomp/key',
+    'filter-flags=2',
+  ]);
 });
 
 const others: Readonly<Record<string, Parameters<typeof spec>[0]>> = {
-  'a seccomp filter': { linux: { seccomp: {} } },
+  'a filter that asks somebody': { linux: { seccomp: { ...seccomp, defaultAction: 'SCMP_ACT_NOTIFY' } } },
+  'a rule that asks somebody': {
+    linux: { seccomp: { ...seccomp, syscalls: [{ names: ['mount'], action: 'SCMP_ACT_NOTIFY' }] } },
+  },
+  'a filter with a listener': { linux: { seccomp: { ...seccomp, listenerPath: '/run/agent' } } },
+  'a filter with a flag that is not known': {
+    linux: { seccomp: { ...seccomp, flags: ['SECCOMP_FILTER_FLAG_NEWER'] } },
+  },
   'a class of resctrl': { linux: { intelRdt: {} } },
   'a user namespace': { linux: { namespaces: [...linux.namespaces, { type: 'user' }] } },
   'an SELinux label': { process: { selinuxLabel: 'system_u:system_r:container_t:s0' } },

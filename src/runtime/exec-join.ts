@@ -3,6 +3,7 @@ import { capabilityBits, isKnownCapability } from '../sys/capabilities.ts';
 import { openProcess } from '../sys/process.ts';
 import type { CgroupEntries } from './cgroups/cgroups.ts';
 import type { Handler } from './handler.ts';
+import type { OciSeccomp } from './oci-seccomp.ts';
 import type { OciProcess, OciSpec } from './oci-spec.ts';
 import type { ProcessIdentity } from './process-identity.ts';
 
@@ -23,24 +24,54 @@ const LAST_ID = 2 ** 31 - 1;
 const MOST_IDS = 1000;
 const SETS = Object.freeze(['bounding', 'effective', 'permitted', 'inheritable', 'ambient'] as const);
 
+/** Flags of seccomp(2) that a filter may be loaded with; what else there is has somebody wait for its calls. */
+const FILTER_FLAGS: Readonly<Record<string, number>> = Object.freeze({
+  SECCOMP_FILTER_FLAG_TSYNC: 1,
+  SECCOMP_FILTER_FLAG_LOG: 2,
+  SECCOMP_FILTER_FLAG_SPEC_ALLOW: 4,
+});
+const NOTIFY = 'SCMP_ACT_NOTIFY';
+
+/** A seccomp filter that the runtime has compiled. */
+export interface CompiledFilter {
+  /** Of `struct sock_filter`. */
+  readonly file: string;
+  /** Of seccomp(2). */
+  readonly flags: number;
+}
+
 /** What a command joins. */
 export interface Joinable {
   readonly init: ProcessIdentity;
   readonly cgroups: CgroupEntries;
+  /** What it is held to; undefined only where the container's spec has no seccomp section. */
+  readonly filter?: CompiledFilter | undefined;
 }
 
 /**
- * Whether native/exec-join.c does for this container all that its runtime would. Not where a seccomp filter has to be
- * compiled, nor in user namespaces, resctrl groups or SELinux domains, nor for runtimes of which it is not known what
- * they do.
+ * Whether native/exec-join.c does for this container all that its runtime would, given the container's seccomp filter as
+ * the runtime has compiled it. Not where a filter asks somebody, nor in user namespaces, resctrl groups or SELinux domains,
+ * nor for runtimes of which it is not known what they do.
  */
 export function canJoin({ isRunc }: Pick<Handler, 'isRunc'>, { linux, process }: OciSpec): boolean {
-  const needsRuntime = linux.seccomp ?? linux.intelRdt ?? process.selinuxLabel;
+  if (linux.seccomp && filterFlags(linux.seccomp) === undefined) return false;
+  const needsRuntime = linux.intelRdt ?? process.selinuxLabel;
   const areKnown = linux.namespaces.every(({ type }) => NAMESPACES.has(type));
   const limitsAreKnown = process.rlimits.every(({ type }) => RESOURCES.includes(type));
   const { capabilities } = process;
   const setsAreKnown = SETS.every((set) => capabilities[set].every(isKnownCapability));
   return isRunc && !needsRuntime && areKnown && limitsAreKnown && setsAreKnown;
+}
+
+/**
+ * The flags that a filter is loaded with; undefined for one that exec-join cannot load. Where none are listed runc since 1.2
+ * takes SPEC_ALLOW, which spares a process a mitigation and allows it nothing: commands do without.
+ */
+export function filterFlags({ defaultAction, flags = [], listenerPath, syscalls }: OciSeccomp): number | undefined {
+  const asks =
+    listenerPath !== undefined || defaultAction === NOTIFY || syscalls.some(({ action }) => action === NOTIFY);
+  const bits = flags.map((flag) => FILTER_FLAGS[flag]);
+  return asks || bits.includes(undefined) ? undefined : bits.reduce<number>((all, bit = 0) => all | bit, 0);
 }
 
 /** Whether native/exec-join.c can be told of this process, and has all that it asks for: a terminal is the runtime's. */
@@ -68,7 +99,7 @@ export function openInit(containerId: string, { pid, startTime }: ProcessIdentit
 /** The arguments of exec-join for a command. */
 export function joinArgs(
   containerId: string,
-  { cgroups }: Joinable,
+  { cgroups, filter }: Joinable,
   process: OciProcess,
   files: { readonly pid: string; readonly log: string },
 ): string[] {
@@ -89,6 +120,7 @@ export function joinArgs(
     // As runc names it: a container's commands share its first process's keys.
     `keyring=_ses.${containerId}`,
     `apparmor=${process.apparmorProfile ?? ''}`,
+    ...(filter ? [`filter=${filter.file}`, `filter-flags=${filter.flags}`] : []),
     '--',
     ...process.args,
   ];

@@ -1,3 +1,5 @@
+import type { OciSeccomp } from './oci-seccomp.ts';
+
 /**
  * The parts of the OCI runtime specification's config.json (1.0.2) that Berth writes. Field names and units are the
  * specification's own: https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md and config-linux.md.
@@ -91,7 +93,7 @@ export interface OciLinux {
   readonly cgroupsPath: string;
   readonly resources: OciResources;
   readonly rootfsPropagation?: string;
-  readonly seccomp?: object;
+  readonly seccomp?: OciSeccomp;
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
   readonly mountLabel?: string;

@@ -2,6 +2,7 @@ import type { Ulimit } from '../config/parse-setting.ts';
 import type { ContainerSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { HostFacts } from './host-facts.ts';
 import type { ResolvedMounts } from './mounts.ts';
+import type { OciSeccomp } from './oci-seccomp.ts';
 import type { OciCapabilities, OciDevice, OciDeviceRule } from './oci-spec.ts';
 import type { SelinuxLabels } from './selinux.ts';
 
@@ -56,7 +57,7 @@ export interface SpecInput {
   readonly user: ProcessUser;
   readonly capabilities: OciCapabilities;
   /** A compiled OCI seccomp section; undefined for unconfined. */
-  readonly seccomp: object | undefined;
+  readonly seccomp: OciSeccomp | undefined;
   /** A loaded profile; undefined for unconfined. */
   readonly apparmorProfile: string | undefined;
   /** Undefined where the host has no SELinux. */

@@ -52,7 +52,7 @@ describe('buildSpec', () => {
     const { linux, mounts } = buildSpec(
       specInput({
         security: { privileged: true, maskedPaths: ['/x'], readonlyPaths: ['/y'] },
-        seccomp: { defaultAction: 'x' },
+        seccomp: { defaultAction: 'x', syscalls: [] },
       }),
     );
     assert.deepEqual([linux.maskedPaths, linux.readonlyPaths, linux.seccomp], [[], [], undefined]);
@@ -62,7 +62,7 @@ describe('buildSpec', () => {
   });
 
   it('confines any other container', () => {
-    const seccomp = { defaultAction: 'SCMP_ACT_ERRNO' };
+    const seccomp = { defaultAction: 'SCMP_ACT_ERRNO', syscalls: [] };
     const { linux, mounts } = buildSpec(specInput({ seccomp }));
     assert.equal(linux.seccomp, seccomp);
     for (const path of ['/sys', '/sys/fs/cgroup']) {

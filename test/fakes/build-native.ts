@@ -8,7 +8,7 @@ const buildScript = fileURLToPath(new URL('../../native/build.sh', import.meta.u
 const builtFolder = fileURLToPath(new URL('../../dist/native', import.meta.url));
 
 /** Compiles a program of native into an existing folder, or copies what `npm run build` has made of it; returns its path. */
-export function buildNative(name: 'pause' | 'exec-monitor' | 'exec-join', folder: string): string {
+export function buildNative(name: 'pause' | 'exec-monitor' | 'exec-join' | 'filter-reader', folder: string): string {
   const path = `${folder}/${name}`;
   // A virtual machine has the checkout as it was built, and no compiler.
   if (existsSync('/usr/bin/cc')) execFileSync('/bin/sh', [buildScript, name, path], { timeout: 60_000 });

@@ -1,5 +1,6 @@
 import type { ContainerSecurity, ContainerSpec } from '../../src/runtime/container-spec.ts';
 import type { HostFacts } from '../../src/runtime/host-facts.ts';
+import type { OciSeccomp } from '../../src/runtime/oci-seccomp.ts';
 import type { SpecInput } from '../../src/runtime/spec-input.ts';
 
 /** What a test changes of the plainest container there is. */
@@ -10,7 +11,7 @@ export interface SpecChanges {
   readonly image?: SpecInput['image'];
   readonly user?: SpecInput['user'];
   readonly mounts?: SpecInput['mounts'];
-  readonly seccomp?: object;
+  readonly seccomp?: OciSeccomp;
   readonly apparmorProfile?: string;
   readonly selinux?: SpecInput['selinux'];
   readonly pidsLimit?: number;

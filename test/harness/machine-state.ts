@@ -126,7 +126,7 @@ function isStray(pid: string, words: readonly string[]): boolean {
 
 function isOurs(words: readonly string[]): boolean {
   const ours =
-    /(^|\/)(conmon|exec-monitor|exec-join|runc|crun|pause|berthd|berth-disk|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
+    /(^|\/)(conmon|exec-monitor|exec-join|filter-reader|runc|crun|pause|berthd|berth-disk|host-local|bridge|portmap)$|src\/main\.[jt]s$/;
   return words.slice(0, 4).some((word) => ours.test(word));
 }
 

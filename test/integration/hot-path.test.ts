@@ -12,11 +12,13 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
 import {
+  LinuxContainerConfig,
   ListContainerStatsRequest,
   ListContainersRequest,
   ListPodSandboxRequest,
   ListPodSandboxStatsRequest,
   RuntimeServiceService as runtime,
+  SecurityProfile_ProfileType,
 } from '../../proto/gen/cri/api.ts';
 import { findProgram } from '../../src/runtime/handlers.ts';
 import { childPids } from '../fakes/process-facts.ts';
@@ -168,29 +170,35 @@ suite('hot path', { timeout: 900_000 }, () => {
     );
   });
 
-  test('of a container whose runtime is runc itself: no program for its start, its commands and its end', async () => {
-    lab.handler = 'spared';
-    const podSandboxId = await lab.runPod();
-    lab.handler = '';
-    const containerId = await lab.create(podSandboxId);
-    const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
-    rmSync(runc);
-    // The program that stands in for it may not be sealed yet.
-    await eventually('a command runs', async () => {
-      const exec = lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n });
-      return await exec.then(
-        ({ exitCode }) => exitCode === 0,
-        () => undefined,
-      );
+  const { Unconfined, RuntimeDefault } = SecurityProfile_ProfileType;
+  for (const [profile, profileType] of Object.entries({ Unconfined, RuntimeDefault }))
+    test(`of a container whose runtime is runc itself, ${profile}: no program for its start, its commands and its end`, async () => {
+      const config = { linux: LinuxContainerConfig.fromPartial({ securityContext: { seccomp: { profileType } } }) };
+      lab.handler = 'spared';
+      const podSandboxId = await lab.runPod();
+      lab.handler = '';
+      // The first one's seccomp filter is what the commands of all take on.
+      await lab.start(podSandboxId, config);
+      await eventually('its filter has been read', () => !hasChild(/^filter-reader$/m) || undefined);
+      const containerId = await lab.create(podSandboxId, config);
+      const [, start] = await costOf(() => lab.berthd.call(runtime.startContainer, { containerId }));
+      rmSync(runc);
+      // The program that stands in for it may not be sealed yet.
+      await eventually('a command runs', async () => {
+        const exec = lab.berthd.call(runtime.execSync, { containerId, cmd: ['true'], timeout: 60n });
+        return await exec.then(
+          ({ exitCode }) => exitCode === 0,
+          () => undefined,
+        );
+      });
+      copyFileSync(findProgram('runc'), runc);
+      await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
+      const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
+      assert.deepEqual([start.started, remove.started], [{}, {}]);
+      assert.equal(existsSync(join(lab.berthd.state, 'runtime/spared', containerId)), false, 'what runc kept is gone');
+      assert.equal(execFileSync('find', ['/sys/fs/cgroup', '-name', `*${containerId}*`], { encoding: 'utf8' }), '');
+      await lab.removePod(podSandboxId);
     });
-    copyFileSync(findProgram('runc'), runc);
-    await lab.berthd.call(runtime.stopContainer, { containerId, timeout: 0n });
-    const [, remove] = await costOf(() => lab.berthd.call(runtime.removeContainer, { containerId }));
-    assert.deepEqual([start.started, remove.started], [{}, {}]);
-    assert.equal(existsSync(join(lab.berthd.state, 'runtime/spared', containerId)), false, 'what runc kept is gone');
-    assert.equal(execFileSync('find', ['/sys/fs/cgroup', '-name', `*${containerId}*`], { encoding: 'utf8' }), '');
-    await lab.removePod(podSandboxId);
-  });
 
   test('of questions: nothing', async () => {
     const podSandboxId = await podWithContainer();

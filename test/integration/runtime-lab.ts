@@ -34,7 +34,9 @@ import { prepareLogFile } from '../../src/runtime/log-path.ts';
 import { Monitor, type MonitoredContainer } from '../../src/runtime/monitor.ts';
 import { resolveMounts } from '../../src/runtime/mounts.ts';
 import { OciRuntime } from '../../src/runtime/oci-runtime.ts';
+import type { OciSeccomp } from '../../src/runtime/oci-seccomp.ts';
 import { SealedPrograms } from '../../src/runtime/sealed-programs.ts';
+import { SeccompFilters } from '../../src/runtime/seccomp-filters.ts';
 import { buildSpec } from '../../src/runtime/spec.ts';
 import type { SpecInput } from '../../src/runtime/spec-input.ts';
 import { ensureWorkingDir } from '../../src/runtime/working-dir.ts';
@@ -50,6 +52,7 @@ export interface LabContainer {
   readonly logFile?: string;
   readonly pid?: 'new' | 'host';
   readonly pidsLimit?: number;
+  readonly seccomp?: OciSeccomp;
 }
 
 /** Ways of a real container, below a folder of its own: create, start, and take it all away. */
@@ -66,6 +69,8 @@ export class Lab implements AsyncDisposable {
   readonly monitor: Monitor;
   readonly execs: Execs;
   readonly execJoinPath: string;
+  readonly filterReaderPath: string;
+  readonly filters: SeccompFilters;
   readonly runtime: OciRuntime;
   readonly #made = new Map<string, MonitoredContainer>();
   readonly #ended = new Map<string, PromiseWithResolvers<SeenExit>>();
@@ -107,6 +112,8 @@ export class Lab implements AsyncDisposable {
       programs: this.programs,
       ...shared,
     });
+    this.filterReaderPath = buildNative('filter-reader', folder);
+    this.filters = new SeccompFilters({ ...shared, stateDir: this.stateDir, filterReaderPath: this.filterReaderPath });
     this.runtime = new OciRuntime(this.handler, this.processes);
     this.exits.onExit = (id, exit) => this.#end(id).resolve(exit);
   }
@@ -163,7 +170,7 @@ export class Lab implements AsyncDisposable {
         inheritable: [],
         ambient: [],
       },
-      seccomp: undefined,
+      seccomp: wish.seccomp,
       apparmorProfile: undefined,
       selinux: undefined,
       devices: { nodes: [], rules: [{ allow: false, access: 'rwm' }] },
@@ -211,6 +218,8 @@ export class Lab implements AsyncDisposable {
 
   async run(wish: LabContainer, signal: AbortSignal): Promise<{ id: string } & MonitoredContainer> {
     const made = await this.create(wish, signal);
+    if (wish.seccomp) this.filters.expect(made.id, wish.seccomp, this.handler);
+    await this.filters.watch(made.id, made.init);
     await this.runtime.start(made.id, signal);
     return made;
   }
@@ -236,7 +245,9 @@ export class Lab implements AsyncDisposable {
     const spec = this.bundles.readSpec(id);
     const init = this.#made.get(id)?.init;
     const canBeJoined = init && canJoin(this.handler, spec);
-    const joinable = canBeJoined ? { init, cgroups: this.cgroupOf(id).entriesFor(init.pid) } : undefined;
+    const { seccomp } = spec.linux;
+    const filter = seccomp && this.filters.find(seccomp, this.handler);
+    const joinable = canBeJoined ? { init, cgroups: this.cgroupOf(id).entriesFor(init.pid), filter } : undefined;
     return {
       containerId: id,
       bundle: this.paths(id),
@@ -265,6 +276,7 @@ export class Lab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const id of [...this.#made.keys()]) await this.remove(id);
     this.exits.close();
+    await this.filters.close();
     await this.programs.close();
     await this.processes.close();
     const bundles = this.bundles.ids();

@@ -90,6 +90,7 @@ export class StreamLab implements AsyncDisposable {
       monitorPath: findProgram('conmon'),
       execMonitorPath: buildNative('exec-monitor', lab.folder),
       execJoinPath: lab.execJoinPath,
+      filterReaderPath: lab.filterReaderPath,
       systemdCgroup: false,
       processes: lab.processes,
       programs: lab.programs,
