@@ -13,7 +13,7 @@ import { type Flags, parseFlags } from './daemon/flags.ts';
 import { createLogger } from './daemon/logger.ts';
 import { ServiceManager, takeServiceSettings } from './daemon/service-manager.ts';
 import { keepMemoryPrivate } from './sys/private-memory.ts';
-import { preferThreads } from './sys/process.ts';
+import { exitAtOnce, preferThreads } from './sys/process.ts';
 
 const KEEP_ALIVE_MS = 60_000;
 /** How long connections may take to end after everything is closed. */
@@ -99,8 +99,8 @@ async function main(): Promise<number> {
   await reloader.close();
   await daemon.close();
   clearInterval(keepAlive);
-  // A client that does not react never hangs up, and its connection would hold this process for as long.
-  setTimeout(() => process.exit(), LAST_MOMENT_MS).unref();
+  // A client that does not react never hangs up, nor does a disk: either would hold this process for as long.
+  setTimeout(() => exitAtOnce(0), LAST_MOMENT_MS).unref();
   return 0;
 }
 

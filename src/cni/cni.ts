@@ -154,7 +154,7 @@ export class Cni {
     await this.#networks.follow({ confDir: place.confDir, defaultNetwork: place.defaultNetwork || undefined });
   }
 
-  /** Ends the watch and all waits; an ADD or DEL at work has some seconds to end (`LET_FINISH_MS`). Attachments stay. */
+  /** Ends the watch and all waits. Attachments stay; plugins at work have some seconds of Processes to end. */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
     await Promise.all([this.#networks.close(), this.#probe.close()]);

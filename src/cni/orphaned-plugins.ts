@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
 import { withDeadline } from '../base/deadline.ts';
 import type { Processes } from '../proc/processes.ts';
-import { killProcess, readProcessStartTime } from '../sys/process.ts';
+import { killProcess, readProcessStartTime, setSessionNice } from '../sys/process.ts';
 import { LET_FINISH_MS } from './plugin-runner.ts';
 
 const END_TIMEOUT_MS = 10_000;
@@ -34,6 +34,8 @@ async function untilFinished(plugins: readonly Plugin[], processes: Pick<Process
   using patience = withDeadline('plugins that an earlier berthd has left', LET_FINISH_MS);
   await Promise.all(
     plugins.map(async ({ pid, startTime }) => {
+      // Its time is short now.
+      setSessionNice(pid, 0);
       try {
         await processes.exitOf(pid, startTime, patience);
       } catch (err) {

@@ -37,12 +37,15 @@ describe('disk process', { timeout: 600_000 }, () => {
   /** Signals that were sent to any of them. */
   let kills: string[];
   let workers: DiskWorkers;
-  /** `instead` is what is started in place of the program. */
+  /** `instead` is what is started in place of the program, which is there once `arrived` is settled. */
   const open = (
     options: { idleMs?: number; startTimeoutMs?: number; cancelTimeoutMs?: number } = {},
     instead: (cmd: StartCommand) => StartCommand = (cmd) => cmd,
+    arrived?: Promise<void>,
   ): DiskWorkers => {
     const start: Processes['start'] = async (cmd) => {
+      // Or it is started before open() returns, as a test may want it.
+      if (arrived !== undefined) await arrived;
       const child = await processes.start(instead(cmd));
       const kill = child.kill.bind(child);
       child.kill = (signal) => {
@@ -225,6 +228,18 @@ describe('disk process', { timeout: 600_000 }, () => {
     Atomics.wait(still, 0, 0, 5);
     for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setTimeout(resolve, 1));
     assert.deepEqual(kills, []);
+  });
+
+  it('is not waited for at a stop while its program does not come, and ended when it does', async () => {
+    await workers.close();
+    const disk = Promise.withResolvers<void>();
+    workers = open({}, (cmd) => ({ ...cmd, path: '/bin/sh', args: ['-c', 'exec sleep 1000'] }), disk.promise);
+    workers.prepare();
+    await workers.close();
+    assert.equal(children.length, 0);
+    disk.resolve();
+    while (children.length < 1) await new Promise((resolve) => setTimeout(resolve, 2));
+    assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
   });
 
   it('gives up a process that says nothing, and does its work', async () => {

@@ -1,4 +1,4 @@
-import { raceSignal } from '../base/deadline.ts';
+import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { BerthError, describe, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
@@ -130,10 +130,13 @@ export class RunningDiskProcess {
     }
   }
 
-  /** Ends a process that has no jobs. Never rejects. */
+  /** Ends a process that has no jobs; one that is still to come, from a disk that hangs, once it is there. Never rejects. */
   async end(graceMs: number): Promise<void> {
     this.hasEnded = true;
-    await this.#started;
+    using patience = withDeadline('start of the process for work on the disk', graceMs);
+    await raceSignal(this.#started, patience).catch(() => {
+      this.#hasGivenUp = true;
+    });
     const child = this.#child;
     if (!child) return;
     child.stdin?.end();
@@ -206,11 +209,10 @@ export class RunningDiskProcess {
   #giveUp(startTimeoutMs: number): void {
     if (this.#isReady || this.hasEnded) return;
     this.#words = `it did not start within ${startTimeoutMs / 1000} s`;
+    // Its program cannot be had, from a disk that hangs: now or when it comes it is killed, and nobody waits for that.
     this.#hasGivenUp = true;
-    this.#child?.kill('SIGKILL');
-    if (this.#child) return;
-    // Its program cannot be had, from a disk that hangs; if it ever comes it is killed.
     this.hasEnded = true;
+    this.#child?.kill('SIGKILL');
     this.#log.warn({ problem: this.#words }, 'the process for work on the disk does not start');
     this.#ready.reject(new NoDiskProcessError(this.#words));
   }

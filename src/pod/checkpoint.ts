@@ -17,7 +17,7 @@ export const CHECKPOINT = 'Checkpoint';
 /** A dump writes all memory of a container to disk. */
 const DEFAULT_TIMEOUT_MS = 600_000;
 const RESUME_TIMEOUT_MS = 30_000;
-const PACK_NICE = 10;
+const PACK_NICE = 5;
 const PACK_TIMEOUT_MS = 3_600_000;
 
 /** What is to be written where. Kept in the work folder, so that a restart knows what to undo. */
@@ -158,7 +158,7 @@ const pack: Step<CheckpointContext> = {
       // Made before tar opens it: all memory of the container is in there.
       writeFileSync(partial, '', { mode: 0o600 });
       const args = [`--file=${partial}`, '-C', containerFolder(deps, id, container.id), '.'];
-      // Containers run again: gigabytes take minutes of a processor, and others go before.
+      // Containers run again: gigabytes take minutes of a processor. But whoever wants to remove one of them waits.
       await tar(deps, { args, sessionNice: PACK_NICE }, signal);
       renameSync(partial, container.archive);
     }
@@ -214,7 +214,6 @@ function handlerOf(deps: PodDeps, id: ContainerId) {
   return deps.handlers.get(deps.containers.get(id).handler);
 }
 
-// In a pool thread: to give back gigabytes takes a file system its time.
 function containerFolder(deps: PodDeps, id: string, containerId: string): string {
   return join(workFolder(deps, id), containerId);
 }

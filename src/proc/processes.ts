@@ -143,8 +143,8 @@ export class Processes {
 
   /**
    * Ends all waits and what `run` and `start` have running, or are about to have; who has `letFinishMs` gets that long
-   * to end by itself, and a start whose program's disk hangs is not waited for any longer. Processes that they left
-   * behind live on.
+   * to end by itself, and a start whose program's disk hangs is waited for ten seconds. Processes that they left behind
+   * live on.
    */
   async close(): Promise<void> {
     this.#closing.abort(new BerthError('cancelled', 'the daemon is stopping'));
@@ -158,7 +158,7 @@ export class Processes {
       });
       if (child) await end(child);
     });
-    await Promise.all([...starts, ...[...this.#children.values()].map(end)]);
+    await Promise.allSettled([...starts, ...[...this.#children.values()].map(end)]);
     this.#reaper.close();
   }
 

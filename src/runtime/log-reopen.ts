@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { raceSignal, withDeadline } from '../base/deadline.ts';
 import { invalid } from '../base/errors.ts';
 import { LOG_FILE_MODE } from './log-path.ts';
-import { tellToReopen } from './monitor-control.ts';
+import { takeBack, tellToReopen } from './monitor-control.ts';
 
 /** What a container's log is reopened with. */
 export interface ReopenRequest {
@@ -20,7 +20,8 @@ const REOPEN_TIMEOUT_MS = 10_000;
 /**
  * Has the monitor go on in a new log file after the old one was renamed, and returns when it does: the caller
  * compresses the old file next. A file that the monitor writes to already is left alone, because conmon would replace
- * it by an empty one. Throws `precondition` when the container has no log or no monitor.
+ * it by an empty one. Throws `precondition` when the container has no log or no monitor, `deadline` when the monitor does
+ * not come to it within ten seconds: then it does not do so later either.
  */
 export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Promise<void> {
   const { containerId, logFile } = request;
@@ -33,10 +34,14 @@ export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Pr
   };
   const watcher = watch(dirname(logFile), { persistent: false }, check).on('error', reject);
   try {
-    await tellToReopen(request, deadline);
+    await tellToReopen(request, () => isWritten(request), deadline);
     check();
     await raceSignal(written, deadline);
     chmodSync(logFile, LOG_FILE_MODE);
+  } catch (err) {
+    // The kubelet gives the old file its name back, and a monitor that hung on a disk would come to replace it.
+    takeBack(request);
+    throw err;
   } finally {
     watcher.close();
   }

@@ -1,4 +1,4 @@
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs';
 
 import { sleep } from '../base/deadline.ts';
 import { BerthError, wrap } from '../base/errors.ts';
@@ -6,6 +6,8 @@ import { readableBytes } from '../sys/fd-calls.ts';
 import type { WindowSize } from './client-streams.ts';
 
 const ASK_AGAIN_MS = 5;
+/** More than is ever written to a fifo that nobody reads. */
+const MOST_BYTES = 4096;
 
 /** A container whose monitor is told something by one of its fifos. */
 interface Listener {
@@ -13,15 +15,37 @@ interface Listener {
   readonly fifo: string;
 }
 
+/** A container with its monitor's control fifo. */
+interface Controlled {
+  readonly containerId: string;
+  readonly control: string;
+}
+
 /**
- * Has a monitor open its log anew (conmon's src/ctrl.c): waits until it has taken what it was told before. Throws
- * `precondition` when it is gone, or the signal's reason.
+ * Has a monitor open its log anew (conmon's src/ctrl.c): waits until it has taken what it was told before, and does not
+ * tell it when it `hasDone` by then what this is for. Throws `precondition` when it is gone, or the signal's reason.
  */
 export async function tellToReopen(
-  { containerId, control }: { readonly containerId: string; readonly control: string },
+  { containerId, control }: Controlled,
+  hasDone: () => boolean,
   signal: AbortSignal,
 ): Promise<void> {
-  await tell({ containerId, fifo: control }, '2 0 0\n', signal);
+  await tell({ containerId, fifo: control }, '2 0 0\n', signal, hasDone);
+}
+
+/** Takes back what a monitor was told and has not read. Never throws: where there is no monitor, there is nothing. */
+export function takeBack({ control }: Pick<Controlled, 'control'>): void {
+  try {
+    // As conmon has it open: where one of the two has read a line, the other one finds none and goes on.
+    const fd = openSync(control, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      readSync(fd, Buffer.alloc(MOST_BYTES));
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    // It has gone, or has taken all.
+  }
 }
 
 /**
@@ -37,13 +61,18 @@ export async function tellWindowSize(
 }
 
 /** Of several lines that conmon 2.1.6 reads at once it carries out the first one, several times. */
-async function tell({ containerId, fifo }: Listener, line: string, signal: AbortSignal): Promise<void> {
+async function tell(
+  { containerId, fifo }: Listener,
+  line: string,
+  signal: AbortSignal,
+  isNeedless = (): boolean => false,
+): Promise<void> {
   try {
     // Without O_NONBLOCK a fifo that nobody reads would hold the whole daemon.
     const fd = openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK);
     try {
       while (readableBytes(fd) > 0) await sleep(ASK_AGAIN_MS, signal);
-      writeSync(fd, line);
+      if (!isNeedless()) writeSync(fd, line);
     } finally {
       closeSync(fd);
     }

@@ -107,8 +107,9 @@ export class Monitor {
 
   async #spawn(request: MonitorRequest): Promise<{ launcher: ChildProcess; answers: LineReader }> {
     const sync = createPipe();
-    const output = openSync(request.bundle.monitorLog, 'a', 0o600);
+    let output: number | undefined;
     try {
+      output = openSync(request.bundle.monitorLog, 'a', 0o600);
       const launcher = await this.#processes.start({
         path: this.#path,
         args: this.#args(request),
@@ -125,7 +126,7 @@ export class Monitor {
       throw wrap(`start monitor ${this.#path}`, err);
     } finally {
       closeFd(sync.writeFd);
-      closeSync(output);
+      if (output !== undefined) closeSync(output);
     }
   }
 

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { access } from 'node:fs/promises';
-import { getPriority, setPriority } from 'node:os';
+import { getPriority, setPriority, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 
 import { SyscallError } from './errno.ts';
 import {
+  exitAtOnce,
   isSameProcess,
   killProcess,
   killProcessGroup,
@@ -31,6 +33,26 @@ test('this process has a start time, one that never was has none', () => {
   assert.equal(isSameProcess(process.pid, startTime), true);
   assert.equal(isSameProcess(process.pid, startTime + 1), false);
   assert.equal(readProcessStartTime(2 ** 22 + 1), undefined);
+});
+
+test('a process ends at once that has a thread of the pool hang', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'berth-exit-'));
+  const fifo = join(folder, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  const module = JSON.stringify(new URL('process.ts', import.meta.url).href);
+  const script = `import { open } from 'node:fs'; import { ${exitAtOnce.name} } from ${module};
+    // Nobody opens its other end.
+    open(${JSON.stringify(fifo)}, 'r', () => {});
+    setTimeout(() => ${exitAtOnce.name}(7), 50);`;
+  try {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      timeout: 60_000,
+      killSignal: 'SIGKILL',
+    });
+    assert.deepEqual(await once(child, 'exit'), [7, null]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('a signal never reaches a process that only has the same pid', () => {

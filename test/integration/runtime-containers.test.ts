@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import {
+  closeSync,
+  constants,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -15,7 +18,9 @@ import { after, before, describe, it } from 'node:test';
 import { reopenLog } from '../../src/runtime/log-reopen.ts';
 import type { OciSpec } from '../../src/runtime/oci-spec.ts';
 import { toOciResources } from '../../src/runtime/spec-resources.ts';
+import { readableBytes } from '../../src/sys/fd-calls.ts';
 import { killProcess } from '../../src/sys/process.ts';
+import { eventually } from '../harness/cri-lab.ts';
 import { Lab, mountHugetlb } from './runtime-lab.ts';
 
 const signal = AbortSignal.timeout(900_000);
@@ -196,6 +201,40 @@ for (const name of ['runc', 'crun']) {
       assert.match(readFileSync(logFile, 'utf8'), /stdout F tick/);
       await lab.remove(made.id);
       await assert.rejects(reopen(), { kind: 'precondition' });
+    });
+
+    it('keeps a log whose monitor hung when it was to go on in a new one', async () => {
+      const logFile = join(lab.folder, 'logs/hanging/0.log');
+      const made = await lab.run({ args: ['sh', '-c', 'echo first; cat'], logFile, spec: { stdin: true } }, signal);
+      const request = {
+        containerId: made.id,
+        control: lab.paths(made.id).control,
+        logFile,
+        monitorPid: made.monitor.pid,
+      };
+      await eventually('its output is logged', () => /first/.test(readFileSync(logFile, 'utf8')) || undefined);
+      process.kill(made.monitor.pid, 'SIGSTOP');
+      try {
+        renameSync(logFile, `${logFile}.1`);
+        const fd = openSync(request.control, constants.O_WRONLY | constants.O_NONBLOCK);
+        const given = new AbortController();
+        const reopening = reopenLog(request, given.signal);
+        await eventually('the monitor is told', () => readableBytes(fd) > 0 || undefined);
+        closeSync(fd);
+        given.abort(new Error('the kubelet has lost patience'));
+        await assert.rejects(reopening, /patience/);
+        renameSync(`${logFile}.1`, logFile);
+      } finally {
+        process.kill(made.monitor.pid, 'SIGCONT');
+      }
+      const inode = statSync(logFile).ino;
+      // It comes to this only after what it was told before.
+      await reopenLog(request, signal);
+      await lab.exec(made.id, ['sh', '-c', 'echo second > /proc/1/fd/1'], signal);
+      await eventually('it goes on', () => /second/.test(readFileSync(logFile, 'utf8')) || undefined);
+      assert.match(readFileSync(logFile, 'utf8'), /first.*second/s);
+      assert.equal(statSync(logFile).ino, inode);
+      await lab.remove(made.id);
     });
   });
 
