@@ -23,13 +23,18 @@ export interface CopyPlace {
   readonly table: CopiedTable;
 }
 
-/** Copies are written a moment after the rows: a pod that comes up changes its record several times. */
+/**
+ * Copies are written a moment after the last change of any row: a pod that comes up, or goes, changes its record several
+ * times, and while much happens each file would take its time from the pods.
+ */
 const WRITE_AFTER_MS = 100;
+/** After the first change they are written, whatever goes on. */
+const LATEST_AFTER_MS = 2_000;
 const DRAFT = '.next-';
 /** What could not be written is tried again. */
 const AGAIN_AFTER_MS = 2_000;
-/** So many files take a millisecond or two. */
-const FILES_AT_ONCE = 32;
+/** Other work comes in between: on a disk each takes a millisecond or two. */
+const FILES_AT_ONCE = 4;
 const SUM_CHARS = 8;
 
 /**
@@ -42,6 +47,8 @@ export class RecordCopies {
   readonly #due = new Map<CopyPlace, Set<string>>();
   #log: Logger = silentLogger;
   #timer: NodeJS.Timeout | undefined;
+  /** When the first of what is due was changed. */
+  #dueSinceMs: number | undefined;
   #isStarted = false;
   #hasFailed = false;
 
@@ -104,7 +111,9 @@ export class RecordCopies {
   changed(name: string, key: string): void {
     if (!this.#isStarted) return;
     for (const [place, keys] of this.#due) if (place.name === name) keys.add(key);
-    this.#schedule(WRITE_AFTER_MS);
+    this.#dueSinceMs ??= performance.now();
+    if (this.#timer && performance.now() - this.#dueSinceMs < LATEST_AFTER_MS - WRITE_AFTER_MS) this.#timer.refresh();
+    else this.#schedule(WRITE_AFTER_MS);
   }
 
   /** Writes what is due. Never throws: the rows are the truth. */
@@ -120,7 +129,8 @@ export class RecordCopies {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       const isThrough = this.#write(FILES_AT_ONCE);
-      if (!isThrough) this.#schedule(this.#hasFailed ? AGAIN_AFTER_MS : 0);
+      if (isThrough) this.#dueSinceMs = undefined;
+      else this.#schedule(this.#hasFailed ? AGAIN_AFTER_MS : 0);
     }, afterMs);
     this.#timer.unref();
   }

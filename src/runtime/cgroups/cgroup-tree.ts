@@ -328,14 +328,19 @@ function inheritCpuset(folder: string): void {
 
 /** Children first. False when one is busy. */
 async function removeFolders(top: string): Promise<boolean> {
-  for (const folder of foldersBelow(top).reverse()) {
-    try {
-      await rmdir(folder);
-    } catch (err) {
-      if (!isGone(folder, err)) return false;
-    }
-  }
+  // As a rule there is nothing below it, and to look would wait for whoever makes or removes a cgroup just then.
+  if (await removeAside(top)) return true;
+  for (const folder of foldersBelow(top).reverse()) if (!(await removeAside(folder))) return false;
   return true;
+}
+
+async function removeAside(folder: string): Promise<boolean> {
+  try {
+    await rmdir(folder);
+    return true;
+  } catch (err) {
+    return isGone(folder, err);
+  }
 }
 
 function removeFolder(folder: string): boolean {

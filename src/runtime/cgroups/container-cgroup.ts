@@ -90,6 +90,8 @@ export class ContainerCgroupFiles implements ContainerCgroup {
 
   killAll(): void {
     if (this.#killByKernel()) return;
+    // As a rule it has ended by then, and each write to a freezer waits for those of others.
+    if (this.pids().length === 0) return;
     // A frozen cgroup cannot fork faster than it is killed; the signal takes effect when it thaws.
     this.#freeze('FROZEN');
     try {
