@@ -217,7 +217,7 @@ export function isBinary(path: string): boolean {
 }
 
 /** Changes when the program is replaced or written to; '' when it is gone. */
-function identityOf(path: string): string {
+export function identityOf(path: string): string {
   const facts = statSync(path, { throwIfNoEntry: false });
   return facts ? [facts.dev, facts.ino, facts.size, facts.mtimeMs, facts.ctimeMs].join(' ') : '';
 }

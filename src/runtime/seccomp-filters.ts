@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { release } from 'node:os';
 import { join } from 'node:path';
 
@@ -16,11 +16,13 @@ import { ExecPipes } from './exec-pipes.ts';
 import type { Handler } from './handler.ts';
 import type { OciSeccomp } from './oci-seccomp.ts';
 import type { ProcessIdentity } from './process-identity.ts';
+import { identityOf } from './sealed-programs.ts';
 
 /** BPF_MAXINSNS of them, `struct sock_filter` of linux/filter.h. */
 const MOST_INSTRUCTIONS = 4096;
 const INSTRUCTION_BYTES = 8;
 const FILE_NAME = /^[0-9a-f]{64}$/;
+const DRAFT = '.new';
 /** What native/filter-reader.c writes before the filter, and ends with where its process has ended. */
 const TRACED = '+'.charCodeAt(0);
 const HAS_ENDED = 1;
@@ -30,6 +32,19 @@ const READ_MS = 15_000;
 const KILL_GRACE_MS = 100;
 /** Each has some KB of the state folder's memory: profiles, in as many forms as they have for sets of capabilities. */
 const MOST_FILTERS = 128;
+/** Where the loader of programs finds libseccomp (ld.so(8)), also Debian's. */
+const LIBRARIES: readonly string[] = Object.freeze(
+  ['/usr/local/lib', '/usr/lib64', '/usr/lib', '/usr/lib/x86_64-linux-gnu', '/usr/lib/aarch64-linux-gnu'].map(
+    (folder) => join(folder, 'libseccomp.so.2'),
+  ),
+);
+
+/** What a filter is to be made of, and by whom. */
+interface Wanted {
+  readonly key: string;
+  readonly seccomp: OciSeccomp;
+  readonly handler: Pick<Handler, 'path'>;
+}
 
 /**
  * Seccomp filters as the runtime has compiled them, kept by what they were compiled from. To compile the one of
@@ -44,8 +59,8 @@ export class SeccompFilters {
   readonly #processes: Pick<Processes, 'start'>;
   readonly #log: Logger;
   readonly #known: Set<string>;
-  /** What to read at the start of these containers. */
-  readonly #wanted = new Map<string, string>();
+  /** Containers from whose start a filter can be learned. */
+  readonly #wanted = new Map<string, Wanted>();
   readonly #reading = new Map<string, Promise<void>>();
   readonly #closing = new AbortController();
   #isPossible = true;
@@ -64,10 +79,12 @@ export class SeccompFilters {
     this.#log = deps.log;
     const names = existsSync(this.#folder) ? readdirSync(this.#folder) : [];
     this.#known = new Set(names.filter((name) => FILE_NAME.test(name)));
+    // What a daemon had begun to write that was killed.
+    for (const name of names) if (name.endsWith(DRAFT)) rmSync(join(this.#folder, name), { force: true });
   }
 
   /** The filter that a runtime has made of this section; undefined while it is not known, or cannot be. */
-  find(seccomp: OciSeccomp, handler: Handler): CompiledFilter | undefined {
+  find(seccomp: OciSeccomp, handler: Pick<Handler, 'path'>): CompiledFilter | undefined {
     const flags = filterFlags(seccomp);
     const key = keyOf(seccomp, handler);
     if (flags === undefined || !this.#known.has(key)) return undefined;
@@ -79,10 +96,10 @@ export class SeccompFilters {
   }
 
   /** Notes that a container is created with this section, whose first process watch() may learn the filter from. */
-  expect(containerId: string, seccomp: OciSeccomp, handler: Handler): void {
-    if (!this.#isPossible || this.#known.size >= MOST_FILTERS) return;
+  expect(containerId: string, seccomp: OciSeccomp, handler: Pick<Handler, 'path'>): void {
+    if (!this.#isPossible) return;
     const key = keyOf(seccomp, handler);
-    if (!this.#known.has(key)) this.#wanted.set(containerId, key);
+    if (!this.#known.has(key)) this.#wanted.set(containerId, { key, seccomp, handler });
   }
 
   forget(containerId: string): void {
@@ -94,11 +111,12 @@ export class SeccompFilters {
    * watched, where there is something to learn. Never throws: without the filter all goes on as before.
    */
   async watch(containerId: string, init: ProcessIdentity): Promise<void> {
-    const key = this.#wanted.get(containerId);
+    const wanted = this.#wanted.get(containerId);
     this.#wanted.delete(containerId);
-    if (key === undefined || this.#known.has(key) || this.#reading.has(key)) return;
+    if (!wanted || this.#known.has(wanted.key) || this.#reading.has(wanted.key)) return;
     const traced = Promise.withResolvers<void>();
-    const work = this.#read(key, init, traced.resolve)
+    const { key } = wanted;
+    const work = this.#read(wanted, init, traced.resolve)
       .catch((err: unknown) => this.#log.debug({ container: containerId, err: describe(err) }, 'no filter was read'))
       .finally(() => {
         this.#reading.delete(key);
@@ -120,7 +138,7 @@ export class SeccompFilters {
     await this.idle();
   }
 
-  async #read(key: string, init: ProcessIdentity, onTraced: () => void): Promise<void> {
+  async #read(wanted: Wanted, init: ProcessIdentity, onTraced: () => void): Promise<void> {
     using pipes = new ExecPipes();
     const [stdoutFd, stdout] = pipes.output();
     const output = new Output(stdout, MOST_INSTRUCTIONS * INSTRUCTION_BYTES + 2);
@@ -131,7 +149,7 @@ export class SeccompFilters {
     try {
       const { exitCode } = await raceSignal(reader.exited, limited);
       await raceSignal(output.ended, limited);
-      if (exitCode === 0) this.#keep(key, output.bytes());
+      if (exitCode === 0) this.#keep(wanted, output.bytes());
       else if (exitCode !== HAS_ENDED) this.#giveUp(exitCode);
     } finally {
       await reader.terminate(KILL_GRACE_MS);
@@ -148,16 +166,22 @@ export class SeccompFilters {
     }
   }
 
-  #keep(key: string, output: Buffer): void {
+  #keep({ key, seccomp, handler }: Wanted, output: Buffer): void {
     const filter = output.subarray(1);
     const length = filter.length / INSTRUCTION_BYTES;
     if (output[0] !== TRACED || !Number.isInteger(length) || length < 1 || length > MOST_INSTRUCTIONS)
       throw new BerthError('internal', `${this.#readerPath}: no filter in ${output.length} bytes`);
+    // An upgrade has come in between, and which of the two has made it is not known.
+    if (keyOf(seccomp, handler) !== key) return;
     const file = join(this.#folder, key);
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
-    writeFileSync(`${file}.new`, filter, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
+    writeFileSync(`${file}${DRAFT}`, filter, { mode: 0o600 });
+    renameSync(`${file}${DRAFT}`, file);
     this.#known.add(key);
+    const [oldest] = this.#known;
+    if (this.#known.size <= MOST_FILTERS || oldest === undefined) return;
+    this.#known.delete(oldest);
+    rmSync(join(this.#folder, oldest), { force: true });
   }
 
   #giveUp(exitCode: number): void {
@@ -170,9 +194,13 @@ export class SeccompFilters {
   }
 }
 
-/** What a filter depends on: the section, who compiles it, and the kernel that it is compiled for. */
-function keyOf(seccomp: OciSeccomp, { path, version }: Handler): string {
+/**
+ * What a filter depends on: the section, the runtime that compiles it, libseccomp, whose newer releases know calls by name
+ * that older ones leave out, where the runtime loads it, and the kernel.
+ */
+function keyOf(seccomp: OciSeccomp, { path }: Pick<Handler, 'path'>): string {
+  const compilers = [path, ...LIBRARIES].map(identityOf);
   return createHash('sha256')
-    .update(JSON.stringify([path, version, release(), seccomp]))
+    .update(JSON.stringify([path, compilers, release(), seccomp]))
     .digest('hex');
 }
