@@ -1,8 +1,9 @@
-import { chmodSync, chownSync, mkdirSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 
 import { BerthError, wrap } from './errors.ts';
+import { makeFolders } from './make-folders.ts';
 
 /**
  * Has `bind` make a unix socket that root and its group may use. A socket that a dead process left is replaced; one that
@@ -10,7 +11,7 @@ import { BerthError, wrap } from './errors.ts';
  * place.
  */
 export async function bindForRoot(socketPath: string, bind: () => Promise<void>): Promise<void> {
-  mkdirSync(dirname(socketPath), { recursive: true, mode: 0o711 });
+  makeFolders(dirname(socketPath), 0o711);
   checkFolder(dirname(socketPath));
   await clearStaleSocket(socketPath);
   // Between bind and chmod the socket has the umask's mode; nobody but root may connect meanwhile.

@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { dirname, join } from 'node:path';
 
 import { because, describe, invalid, wrap } from '../base/errors.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import type { Logger } from '../base/log.ts';
+import { makeFoldersAside } from '../base/make-folders.ts';
 import { parseNetworkConfig } from './network-config.ts';
 import { readSmallFile } from './small-file.ts';
 
@@ -77,7 +78,7 @@ export class PodRanges {
 async function noteWritten(noteFile: string, file: string, text: string): Promise<void> {
   const note = `${createHash('sha256').update(text).digest('hex')}  ${file}\n`;
   if ((await readIfThere(noteFile)) === note) return;
-  await mkdir(dirname(noteFile), { recursive: true });
+  await makeFoldersAside(dirname(noteFile), 0o755);
   await writeFile(noteFile, note, { mode: 0o600 });
 }
 

@@ -1,4 +1,3 @@
-import { mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -7,6 +6,7 @@ import { systemClock } from '../base/clock.ts';
 import { BerthError, because, describe } from '../base/errors.ts';
 import { type FaultPoints, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
+import { makeFolders } from '../base/make-folders.ts';
 import { type Notices, silentNotices } from '../base/notices.ts';
 import { TlsFiles } from '../base/tls-files.ts';
 import { Cluster } from '../cluster/cluster.ts';
@@ -172,7 +172,7 @@ export class Daemon {
       log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
       disturbFiles(faults);
     }
-    mkdirSync(config.state, { recursive: true, mode: 0o711 });
+    makeFolders(config.state, 0o711);
     this.#service.starting('opens its database and asks the node what it can');
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));

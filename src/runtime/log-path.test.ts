@@ -103,6 +103,7 @@ describe('prepareLogFile', () => {
     writeFileSync(join(folder, 'file'), '');
     assert.throws(() => prepareLogFile(join(folder, 'dir.log')), { kind: 'invalid', message: /is a folder/ });
     assert.throws(() => prepareLogFile(join(folder, 'file/0.log')), { kind: 'invalid', message: /not a folder/ });
+    assert.throws(() => prepareLogFile('/proc/none/0.log'), { kind: 'invalid', message: /nothing can be made/ });
   });
 
   it('refuses a pipe without waiting for a reader, a path too long and one that goes in circles', () => {

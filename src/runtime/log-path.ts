@@ -4,7 +4,6 @@ import {
   constants,
   fstatSync,
   lstatSync,
-  mkdirSync,
   openSync,
   type Stats,
   statSync,
@@ -13,6 +12,7 @@ import {
 import { dirname, isAbsolute, join, normalize } from 'node:path';
 
 import { invalid, wrap } from '../base/errors.ts';
+import { makeFolders } from '../base/make-folders.ts';
 
 /** Log collectors run in root's group, and read. */
 export const LOG_FILE_MODE = 0o640;
@@ -22,6 +22,7 @@ const PROBLEMS: ReadonlyMap<unknown, string> = new Map([
   ['EISDIR', 'is a folder'],
   ['ENOTDIR', 'leads through what is not a folder'],
   ['EEXIST', 'leads through what is not a folder'],
+  ['ENOENT', 'is where nothing can be made'],
   ['ENXIO', 'is a pipe or socket'],
   ['ENAMETOOLONG', 'is too long'],
   ['ELOOP', 'has too many symbolic links in it'],
@@ -59,7 +60,7 @@ export function containerLogPath(logDirectory: string, logPath: string, containe
 export function prepareLogFile(path: string): void {
   let isPipe = false;
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makeFolders(dirname(path), 0o700);
     removeDanglingLink(path);
     // Without waiting: a pipe that nobody reads would hold up the whole daemon here, and the monitor later.
     const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK;

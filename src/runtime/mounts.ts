@@ -1,8 +1,9 @@
-import { mkdir, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { posix } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 
 import { BerthError, invalid, wrap } from '../base/errors.ts';
+import { makeFoldersAside } from '../base/make-folders.ts';
 import type { MountInfo } from '../sys/mount-info.ts';
 import type { MountSpec, UserNamespaceSpec } from './container-spec.ts';
 import type { OciMount } from './oci-spec.ts';
@@ -155,12 +156,13 @@ async function resolveSource(field: string, path: string): Promise<string> {
     return await realpath(path).catch(async (err: unknown) => {
       if (!isErrorWithCode(err, 'ENOENT')) throw err;
       // Volumes without a type are not looked at by the kubelet, and pods count on the folder that other runtimes make.
-      await mkdir(path, { recursive: true, mode: 0o755 });
+      await makeFoldersAside(path, 0o755);
       return await realpath(path);
     });
   } catch (err) {
     if (err instanceof Error && 'code' in err) {
-      if (err.code === 'EEXIST' || err.code === 'ENOENT') throw invalid(field, `${path} is a symbolic link to nowhere`);
+      if (err.code === 'EEXIST') throw invalid(field, `${path} is a symbolic link to nowhere`);
+      if (err.code === 'ENOENT') throw invalid(field, `${path} does not exist, and no folder can be made there`);
       if (err.code === 'ENOTDIR') throw invalid(field, `${path} does not exist: a part of it is no folder`);
       if (err.code === 'ELOOP') throw invalid(field, `${path} is a loop of symbolic links`);
     }

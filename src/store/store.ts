@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, statSync } from 'node:fs';
+import { chmodSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
 import Database from 'better-sqlite3';
@@ -7,6 +7,7 @@ import type { Clock } from '../base/clock.ts';
 import { describe, isKind, wrap } from '../base/errors.ts';
 import type { FaultPoints } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
+import { makeFolders } from '../base/make-folders.ts';
 import { FactTable } from './fact-table.ts';
 import { disturbDatabase } from './faulty-database.ts';
 import { FolderHold } from './folder-hold.ts';
@@ -95,7 +96,7 @@ export class Store<T extends StoredTypes> {
    */
   static open<T extends StoredTypes>(root: string, clock: Clock, state?: string, faults?: FaultPoints): Store<T> {
     try {
-      mkdirSync(root, { recursive: true, mode: 0o711 });
+      makeFolders(root, 0o711);
       // The root of a pod's user namespace must come through to its own files; all others in here are closed to it.
       chmodSync(root, (statSync(root).mode & 0o7777) | 0o011);
     } catch (err) {
