@@ -4,7 +4,12 @@ import { join } from 'node:path';
 
 import { status as grpc } from '@grpc/grpc-js';
 
-import { ListPodSandboxRequest, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import {
+  ImageServiceService as imageService,
+  ListImagesRequest,
+  ListPodSandboxRequest,
+  RuntimeServiceService as runtime,
+} from '../../proto/gen/cri/api.ts';
 import { eventually } from './cri-lab.ts';
 import type { FaultFields, FaultFolder } from './faults.ts';
 import { listTree } from './list-tree.ts';
@@ -134,6 +139,7 @@ export class FaultTrials {
       untried: 0,
       restarts: 0,
     };
+    await this.#untilCopied();
     let before = this.#takeStock();
     const problems: string[] = [];
     if (VERBOSE) process.stderr.write(`${scene.name}: ${trials.length} faults, ${passed.join(', ')}\n`);
@@ -310,6 +316,15 @@ export class FaultTrials {
     await this.#lab.berthd.end('SIGKILL');
     await this.#lab.berthd.start();
     await this.#removePods().catch(() => {});
+  }
+
+  /** The copies of images, which stay, are written a moment after them; those of layers before. */
+  async #untilCopied(): Promise<void> {
+    const { berthd } = this.#lab;
+    const { images } = await berthd.call(imageService.listImages, ListImagesRequest.create());
+    const copies = (): number =>
+      readdirSync(join(berthd.root, 'records/images')).filter((name) => !name.startsWith('.')).length;
+    await eventually('all images have their copies', () => copies() === images.length || undefined);
   }
 
   #takeStock(): Stock {
