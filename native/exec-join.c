@@ -14,7 +14,8 @@
  *     bounding, effective, permitted, inheritable, ambient
  *                     sets of capabilities as bits, a decimal number
  *     no-new-privs    1 where execve(2) shall give no rights
- *     filter          the file of a seccomp filter, struct sock_filter by struct sock_filter, which the command is held to
+ *     filter          the file of a seccomp filter, struct sock_filter by struct sock_filter, which the command is held to, or
+ *                     "none"; without a word on it nothing is executed
  *     filter-flags    those of seccomp(2) for it
  *     rlimit          RESOURCE:SOFT:HARD, by the kernel's number; once for each
  *     keyring         the name of the container's session keyring
@@ -81,7 +82,7 @@ static size_t limit_count;
 static unsigned long uid, gid;
 static unsigned long bounding, effective, permitted, inheritable, ambient;
 static unsigned long no_new_privs;
-static const char *filter_file = "";
+static const char *filter_file;
 static unsigned long filter_flags;
 
 static struct sock_filter instructions[BPF_MAXINSNS];
@@ -317,7 +318,7 @@ static void read_filter(void)
 	char more;
 	long fd, size, length = 0;
 
-	if (*filter_file == '\0')
+	if (is_equal(filter_file, "none"))
 		return;
 	fd = expect("open", filter_file, syscall4(SYS_openat, AT_FDCWD, (long)filter_file, O_RDONLY | O_CLOEXEC, 0));
 	while ((size = syscall4(SYS_read, fd, (long)instructions + length, (long)sizeof(instructions) - length, 0)) > 0)
@@ -744,7 +745,6 @@ __attribute__((noreturn)) static void run_command(char **command, char **environ
 		load_filter();
 	}
 	set_capabilities();
-	expect("make this process private", "", syscall5(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0));
 	if (no_new_privs)
 		load_filter();
 	execute(command, environment);
@@ -821,7 +821,7 @@ __attribute__((noreturn, used)) static void run(long *stack)
 	while (at < count && !is_equal(arguments[at], "--"))
 		if (!take(arguments[at++]))
 			leave(2);
-	if (at + 1 >= count || pid_file == 0 || log_file == 0)
+	if (at + 1 >= count || pid_file == 0 || log_file == 0 || filter_file == 0)
 		leave(2);
 	log_fd = syscall4(SYS_openat, AT_FDCWD, (long)log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (log_fd < 0)

@@ -8,7 +8,7 @@ import { Attaches, type AttachTarget } from './attach.ts';
 import { Bundles } from './bundle.ts';
 import type { ClientStreams } from './client-streams.ts';
 import { type ExecResult, Execs } from './exec.ts';
-import { canJoin, type Joinable } from './exec-join.ts';
+import { canJoin, type Joinable, type JoinTarget } from './exec-join.ts';
 import type { ExecRequest } from './exec-process.ts';
 import { ExitWatch } from './exit-watch.ts';
 import type { Handler } from './handler.ts';
@@ -70,7 +70,7 @@ export interface ExecCommand {
   readonly handler: Handler;
   readonly args: readonly string[];
   /** How the command can come into the container without its runtime; undefined where it cannot. */
-  readonly joinable: Joinable | undefined;
+  readonly joinable: JoinTarget | undefined;
   /** Called when the command's process is about to be moved between cgroups, where that may go fast. */
   expectMoves(): void;
 }
@@ -114,7 +114,6 @@ export class ContainerRuntime {
     this.exits.close();
     this.#attaches.close();
     await this.#execs.idle();
-    await this.#filters.close();
   }
 
   /**
@@ -126,12 +125,14 @@ export class ContainerRuntime {
     const { containerId, spec, handler, logFile } = request;
     const bundle = this.bundles.write(containerId, spec);
     try {
-      if (spec.linux.seccomp && canJoin(handler, spec)) this.#filters.expect(containerId, spec.linux.seccomp, handler);
       ensureWorkingDir(spec.root.path, spec.process.cwd, rootOnHost(spec));
       if (logFile !== '') prepareLogFile(logFile);
       const tty = spec.process.terminal;
       const command = spec.process.args[0] ?? '';
-      return await this.#monitor.create({ ...request, bundle, tty, command, restoreFrom: '' }, signal);
+      const wanted = canJoin(handler, spec) ? this.#filters.missing(spec, handler) : undefined;
+      const made = await this.#monitor.create({ ...request, bundle, tty, command, restoreFrom: '' }, signal);
+      if (wanted) await this.#filters.learn(wanted, made.init, signal);
+      return made;
     } catch (err) {
       this.forget(containerId);
       throw err;
@@ -183,10 +184,7 @@ export class ContainerRuntime {
   /** Starts a created container's program; a plain one's (plainState()) without a program of the runtime's. */
   async startContainer(handler: Handler, container: CreatedContainer, signal: AbortSignal): Promise<void> {
     const { id, init, runcState } = container;
-    if (runcState !== undefined && init) {
-      await this.#filters.watch(id, init);
-      if (await letGo(runcState, init, signal)) return;
-    }
+    if (runcState !== undefined && init && (await letGo(runcState, init, signal))) return;
     await this.#oci(handler).start(id, signal);
   }
 
@@ -214,7 +212,6 @@ export class ContainerRuntime {
    * Safe to repeat.
    */
   forget(containerId: string): void {
-    this.#filters.forget(containerId);
     this.bundles.remove(containerId);
     this.exits.remove(containerId);
   }
@@ -275,10 +272,9 @@ export class ContainerRuntime {
   }
 
   /** Undefined while the filter that commands are held to is not known. */
-  #withFilter(joinable: Joinable, handler: Handler, { linux }: OciSpec): Joinable | undefined {
-    if (!linux.seccomp) return joinable;
-    const filter = this.#filters.find(linux.seccomp, handler);
-    return filter && { ...joinable, filter };
+  #withFilter(target: JoinTarget, handler: Handler, { linux }: OciSpec): Joinable | undefined {
+    const filter = linux.seccomp ? this.#filters.find(linux.seccomp, handler) : 'none';
+    return filter && { ...target, filter };
   }
 
   #oci(handler: Handler): OciRuntime {

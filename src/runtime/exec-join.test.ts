@@ -50,7 +50,7 @@ test('a command is told where its filter is', () => {
   const joinable = { init: { pid: 1, startTime: 1 }, cgroups: { v1: [], unified: '/pod', unifiedOfInit: undefined } };
   const files = { pid: '/pid', log: '/log' };
   const filterArgs = (args: string[]): string[] => args.filter((arg) => arg.startsWith('filter'));
-  assert.deepEqual(filterArgs(joinArgs('c', joinable, process, files)), []);
+  assert.deepEqual(filterArgs(joinArgs('c', { ...joinable, filter: 'none' }, process, files)), ['filter=none']);
   const filter = { file: '/state/seccomp/key', flags: 2 };
   assert.deepEqual(filterArgs(joinArgs('c', { ...joinable, filter }, process, files)), [
     'filter=/state/seccomp/key',

@@ -40,12 +40,16 @@ export interface CompiledFilter {
   readonly flags: number;
 }
 
-/** What a command joins. */
-export interface Joinable {
+/** A container's process and cgroups, for a command that joins it. */
+export interface JoinTarget {
   readonly init: ProcessIdentity;
   readonly cgroups: CgroupEntries;
-  /** What it is held to; undefined only where the container's spec has no seccomp section. */
-  readonly filter?: CompiledFilter | undefined;
+}
+
+/** What a command joins, and the seccomp filter that it is held to. */
+export interface Joinable extends JoinTarget {
+  /** 'none' only where the container's spec has no seccomp section. */
+  readonly filter: CompiledFilter | 'none';
 }
 
 /**
@@ -120,7 +124,7 @@ export function joinArgs(
     // As runc names it: a container's commands share its first process's keys.
     `keyring=_ses.${containerId}`,
     `apparmor=${process.apparmorProfile ?? ''}`,
-    ...(filter ? [`filter=${filter.file}`, `filter-flags=${filter.flags}`] : []),
+    ...(filter === 'none' ? ['filter=none'] : [`filter=${filter.file}`, `filter-flags=${filter.flags}`]),
     '--',
     ...process.args,
   ];

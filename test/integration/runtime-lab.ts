@@ -218,8 +218,8 @@ export class Lab implements AsyncDisposable {
 
   async run(wish: LabContainer, signal: AbortSignal): Promise<{ id: string } & MonitoredContainer> {
     const made = await this.create(wish, signal);
-    if (wish.seccomp) this.filters.expect(made.id, wish.seccomp, this.handler);
-    await this.filters.watch(made.id, made.init);
+    const missing = this.filters.missing(this.bundles.readSpec(made.id), this.handler);
+    if (missing) await this.filters.learn(missing, made.init, signal);
     await this.runtime.start(made.id, signal);
     return made;
   }
@@ -246,8 +246,9 @@ export class Lab implements AsyncDisposable {
     const init = this.#made.get(id)?.init;
     const canBeJoined = init && canJoin(this.handler, spec);
     const { seccomp } = spec.linux;
-    const filter = seccomp && this.filters.find(seccomp, this.handler);
-    const joinable = canBeJoined ? { init, cgroups: this.cgroupOf(id).entriesFor(init.pid), filter } : undefined;
+    const filter = seccomp ? this.filters.find(seccomp, this.handler) : ('none' as const);
+    const joinable =
+      canBeJoined && filter ? { init, cgroups: this.cgroupOf(id).entriesFor(init.pid), filter } : undefined;
     return {
       containerId: id,
       bundle: this.paths(id),
@@ -276,7 +277,6 @@ export class Lab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const id of [...this.#made.keys()]) await this.remove(id);
     this.exits.close();
-    await this.filters.close();
     await this.programs.close();
     await this.processes.close();
     const bundles = this.bundles.ids();

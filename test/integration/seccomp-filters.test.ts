@@ -1,7 +1,7 @@
 /** A command joins a container with the seccomp filter that runc has compiled for the container's first process. */
 
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync } from 'node:fs';
 import { arch, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -43,14 +43,12 @@ describe('a command joins a container with a seccomp filter', () => {
   let lab: Lab;
   before(async () => {
     lab = await Lab.open('runc');
-    writeFileSync(join(lab.rootfs, 'no-format'), 'nothing that is executed\n', { mode: 0o755 });
   });
   after(async () => lab[Symbol.asyncDispose]());
 
   const running = async (seccomp: OciSeccomp, noNewPrivs = false, args = ['sleep', '1000']): Promise<string> => {
     const security = { ...plainContainer.security, noNewPrivs };
     const { id } = await lab.run({ args, seccomp, spec: { security } }, signal);
-    await lab.filters.idle();
     return id;
   };
   const outputsOf = async (id: string, process: Partial<OciProcess>) => {
@@ -89,10 +87,8 @@ describe('a command joins a container with a seccomp filter', () => {
         const filters = new SeccompFilters(deps);
         const security = { ...plainContainer.security, noNewPrivs: at === 1 };
         const { id, init } = await lab.create({ args: ['true'], seccomp: runtimeDefault, spec: { security } }, signal);
-        filters.expect(id, runtimeDefault, handler);
-        await filters.watch(id, init);
+        await filters.learn(filters.missing(lab.bundles.readSpec(id), handler) ?? assert.fail(), init, signal);
         await lab.runtime.start(id, signal);
-        await filters.idle();
         const { file } = new SeccompFilters(deps).find(runtimeDefault, handler) ?? assert.fail('it is not kept');
         sizes.push(readFileSync(file).length);
         assert.equal(new SeccompFilters(deps).find(without('mount'), handler), undefined);
@@ -108,22 +104,41 @@ describe('a command joins a container with a seccomp filter', () => {
     }
   });
 
-  it('learns nothing from a container that does not come to its program, and from the next one all', async () => {
+  it('learns nothing from a process that has ended, is another, or has no filter, and from the next one all', async () => {
     const seccomp = without('swapon');
-    await running(seccomp, false, ['/no-format']);
+    const { id, init } = await lab.create({ args: ['sleep', '1000'], seccomp }, signal);
+    const missing = lab.filters.missing(lab.bundles.readSpec(id), lab.handler) ?? assert.fail();
+    const bare = await lab.run({ args: ['sleep', '1000'] }, signal);
+    for (const other of [bare.init, { ...init, startTime: init.startTime + 1 }, { pid: 2 ** 22 + 1, startTime: 1 }])
+      await lab.filters.learn(missing, other, signal);
+    process.kill(init.pid, 'SIGKILL');
+    assert.equal((await lab.exitOf(id)).exitCode, 137);
+    await lab.filters.learn(missing, init, signal);
     assert.equal(lab.filters.find(seccomp, lab.handler), undefined);
     await running(seccomp);
     assert.ok(lab.filters.find(seccomp, lab.handler));
+    assert.equal(lab.filters.missing(lab.bundles.readSpec(id), lab.handler), undefined);
   });
 
-  it('leaves a process that ends meanwhile to its monitor', async () => {
-    const seccomp = without('swapoff');
-    const { id, init } = await lab.create({ args: ['sleep', '1000'], seccomp }, signal);
-    lab.filters.expect(id, seccomp, lab.handler);
-    await lab.filters.watch(id, init);
-    process.kill(init.pid, 'SIGKILL');
-    assert.equal((await lab.exitOf(id)).exitCode, 137);
-    await lab.filters.idle();
-    assert.equal(lab.filters.find(seccomp, lab.handler), undefined);
+  it('learns nothing from a container whose processes others see', async () => {
+    const { id } = await lab.create({ args: ['sleep', '1000'], seccomp: without('swapoff'), pid: 'host' }, signal);
+    assert.equal(lab.filters.missing(lab.bundles.readSpec(id), lab.handler), undefined);
+  });
+
+  it('lets the process go on as it was', async () => {
+    const args = ['sh', '-c', 'trap "exit 7" TERM; while :; do sleep 0.01; done'];
+    const { id, init } = await lab.create({ args, seccomp: without('swapoff') }, signal);
+    const missing = lab.filters.missing(lab.bundles.readSpec(id), lab.handler) ?? assert.fail();
+    // Of two at once one has nothing to do.
+    await Promise.all([lab.filters.learn(missing, init, signal), lab.filters.learn(missing, init, signal)]);
+    assert.match(readFileSync(`/proc/${init.pid}/status`, 'utf8'), /^TracerPid:\t0$/m);
+    await lab.runtime.start(id, signal);
+    await lab.exec(
+      id,
+      ['sh', '-c', 'until grep -q "^SigCgt:.*[4567cdef]...$" /proc/1/status; do sleep 0.01; done'],
+      signal,
+    );
+    process.kill(init.pid, 'SIGTERM');
+    assert.equal((await lab.exitOf(id)).exitCode, 7);
   });
 });
