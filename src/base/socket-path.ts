@@ -11,7 +11,7 @@ import { makeFolders } from './make-folders.ts';
  * place.
  */
 export async function bindForRoot(socketPath: string, bind: () => Promise<void>): Promise<void> {
-  makeFolders(dirname(socketPath), 0o711);
+  makeFolderOf(socketPath);
   checkFolder(dirname(socketPath));
   await clearStaleSocket(socketPath);
   // Between bind and chmod the socket has the umask's mode; nobody but root may connect meanwhile.
@@ -62,5 +62,13 @@ async function answers(path: string): Promise<boolean> {
     return await promise;
   } finally {
     socket.destroy();
+  }
+}
+
+function makeFolderOf(socketPath: string): void {
+  try {
+    makeFolders(dirname(socketPath), 0o711);
+  } catch (err) {
+    throw wrap(`make the folder of socket ${socketPath}`, err);
   }
 }

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { systemClock } from '../base/clock.ts';
-import { BerthError, because, describe } from '../base/errors.ts';
+import { BerthError, because, describe, wrap } from '../base/errors.ts';
 import { type FaultPoints, openFaultPoints } from '../base/fault-points.ts';
 import { KeyedLock } from '../base/keyed-lock.ts';
 import { makeFolders } from '../base/make-folders.ts';
@@ -172,7 +172,7 @@ export class Daemon {
       log.warn({ folder: faults.folder }, 'a test disturbs this berthd');
       disturbFiles(faults);
     }
-    makeFolders(config.state, 0o711);
+    makeStateFolder(config.state);
     this.#service.starting('opens its database and asks the node what it can');
     // Two daemons with one state folder would clear away each other's pods, whatever their roots.
     this.#own('state folder', FolderHold.take(config.state, '--state'));
@@ -522,4 +522,12 @@ interface WithState {
 function statusLine(listen: string, sandboxes: readonly WithState[], containers: readonly WithState[]): string {
   const [pods, running] = [countBy(sandboxes).get('ready') ?? 0, countBy(containers).get('running') ?? 0];
   return `serves on ${listen}; pods: ${pods} ready, containers: ${running} running`;
+}
+
+function makeStateFolder(path: string): void {
+  try {
+    makeFolders(path, 0o711);
+  } catch (err) {
+    throw wrap(`make state folder ${path}`, err);
+  }
 }
