@@ -106,6 +106,11 @@ describe('resolveMounts', () => {
       mount: { hostPath: '/etc/passwd/sub' },
       message: /^config\.mounts\[0\]\.host_path: \/etc\/passwd\/sub does not exist: a part of it is no folder$/,
     },
+    {
+      title: 'a source where no folder can be made',
+      mount: { hostPath: '/proc/none/sub' },
+      message: /host_path: \/proc\/none\/sub does not exist, and no folder can be made there$/,
+    },
     { title: 'an unknown option', mount: { options: ['suid'] }, message: /mount_options: "suid"/ },
     { title: 'rro without ro', mount: { recursiveReadOnly: true }, message: /recursive_read_only: needs readonly/ },
     {
