@@ -312,7 +312,7 @@ static int begins_with(const char *text, const char *beginning)
 	return 1;
 }
 
-/* One byte more is asked for than a filter may have, and none is there. */
+/* Before the container's files are to be seen in place of the host's. What is longer than any filter is none. */
 static void read_filter(void)
 {
 	char more;

@@ -101,6 +101,20 @@ suite('copies of records', () => {
     assert.deepEqual(names('containers'), store.containers.keys().sort());
   });
 
+  test('they are written also while rows never stop changing', async () => {
+    await until(() => existsSync(join(root, 'records/images')));
+    let changes = 0;
+    const changing = setInterval(() => {
+      changes += 1;
+      store.images.put({ id: 'sha256:busy', sizeBytes: changes, createdAtUs: 1 });
+    }, 10);
+    try {
+      await until(() => readdirSync(join(root, 'records/images')).some((name) => name.includes('busy')));
+    } finally {
+      clearInterval(changing);
+    }
+  });
+
   suite('one changed bit costs no record, or is told', () => {
     const flip = (sound: Buffer, before: unknown, at: number, bit: number): void => {
       const bytes = Buffer.from(sound);
