@@ -366,6 +366,21 @@ test('CHECK hands the plugins the result of ADD', async () => {
   await assert.rejects(cni.check(pod(), never), { code: 100 });
 });
 
+test('rules of an IP version that the pod does not speak are not missed', async () => {
+  configure();
+  await start();
+  await cni.add(pod(), never);
+  const misses = (version: number) => {
+    const problem = `could not check ipv${version} dnat: chain CNI-DN-0 not found in iptables table nat`;
+    plugins.behave = ({ verb, plugin }) =>
+      verb === 'CHECK' && plugin === 'portmap' ? pluginError(999, problem) : undefined;
+  };
+  misses(6);
+  await cni.check(pod(), never);
+  misses(4);
+  await assert.rejects(cni.check(pod(), never), { code: 999 });
+});
+
 test('CHECK is not run where it must not be', async () => {
   for (const more of [{ cniVersion: '0.3.1' }, { disableCheck: true }]) {
     configure(more);

@@ -1,3 +1,5 @@
+import { isIP } from 'node:net';
+
 import { findCause } from '../base/errors.ts';
 import type { AttachmentKey } from './attachment.ts';
 import { runtimeConfig } from './capability-args.ts';
@@ -63,7 +65,11 @@ export class PluginChain {
     const { network, result } = attached;
     if (network.disableCheck || !isAtLeast(network.cniVersion, '0.4.0')) return;
     for (const plugin of network.plugins) {
-      await this.#runner.run(attachmentCall('CHECK', attached, plugin, result), signal);
+      try {
+        await this.#runner.run(attachmentCall('CHECK', attached, plugin, result), signal);
+      } catch (err) {
+        if (!missesOtherFamily(err, result)) throw err;
+      }
     }
   }
 
@@ -98,6 +104,18 @@ export class PluginChain {
       if (findCause(err, CniError)?.code !== cniCodes.containerUnknown) throw err;
     }
   }
+}
+
+/**
+ * Whether the plugin portmap misses rules of an IP version of which the pod has no address, and which its ADD did not
+ * make: up to 1.2 it looks for both (containernetworking/plugins issue 819), for those of IPv4 first.
+ */
+function missesOtherFamily(err: unknown, result: WireResult | undefined): boolean {
+  const failure = findCause(err, CniError);
+  if (failure?.plugin !== 'portmap') return false;
+  const version = /could not check ipv([46]) dnat/.exec(failure.message)?.[1];
+  const addresses = result?.ips?.map(({ address }) => address.split('/', 1)[0] ?? '') ?? [];
+  return version !== undefined && !addresses.some((address) => String(isIP(address)) === version);
 }
 
 /** Whether a network's plugins may be asked to clean up by themselves. */

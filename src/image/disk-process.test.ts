@@ -43,10 +43,10 @@ describe('disk process', { timeout: 600_000 }, () => {
     instead: (cmd: StartCommand) => StartCommand = (cmd) => cmd,
     arrived?: Promise<void>,
   ): DiskWorkers => {
-    const start: Processes['start'] = async (cmd) => {
+    const start: Processes['start'] = async (cmd, signal) => {
       // Or it is started before open() returns, as a test may want it.
       if (arrived !== undefined) await arrived;
-      const child = await processes.start(instead(cmd));
+      const child = await processes.start(instead(cmd), signal);
       const kill = child.kill.bind(child);
       child.kill = (signal) => {
         kills.push(signal);

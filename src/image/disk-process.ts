@@ -1,6 +1,7 @@
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import { withDeadline } from '../base/deadline.ts';
 import { BerthError } from '../base/errors.ts';
 import { faultsForChild } from '../base/fault-points.ts';
 import type { Logger } from '../base/log.ts';
@@ -100,25 +101,34 @@ export class DiskProcess implements DiskPlace {
   #start(): RunningDiskProcess {
     if (this.#closed) throw new BerthError('cancelled', 'the daemon is stopping');
     const { log, version, startTimeoutMs = START_TIMEOUT_MS, cancelTimeoutMs = CANCEL_TIMEOUT_MS } = this.#deps;
-    return new RunningDiskProcess(this.#startProgram(), { log, version, startTimeoutMs, cancelTimeoutMs });
+    return new RunningDiskProcess(this.#startProgram(startTimeoutMs), {
+      log,
+      version,
+      startTimeoutMs,
+      cancelTimeoutMs,
+    });
   }
 
-  async #startProgram(): Promise<ChildProcess> {
+  async #startProgram(startTimeoutMs: number): Promise<ChildProcess> {
     const inherited = INHERITED.flatMap((name) => {
       const value = process.env[name];
       return value === undefined ? [] : [[name, value] as const];
     });
-    return await this.#deps.processes.start({
-      path: process.execPath,
-      args: [...NODE_OPTIONS, programPath],
-      env: { ...Object.fromEntries(inherited), ...faultsForChild(process.env) },
-      stdin: 'pipe',
-      stdout: 'pipe',
-      stderr: 'pipe',
-      // A terminal's Ctrl-C is berthd's to hear.
-      newSession: true,
-      sessionNice: SESSION_NICE,
-    });
+    using signal = withDeadline('start of the process for work on the disk', startTimeoutMs);
+    return await this.#deps.processes.start(
+      {
+        path: process.execPath,
+        args: [...NODE_OPTIONS, programPath],
+        env: { ...Object.fromEntries(inherited), ...faultsForChild(process.env) },
+        stdin: 'pipe',
+        stdout: 'pipe',
+        stderr: 'pipe',
+        // A terminal's Ctrl-C is berthd's to hear.
+        newSession: true,
+        sessionNice: SESSION_NICE,
+      },
+      signal,
+    );
   }
 
   #endLater(): void {

@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { BerthError } from '../base/errors.ts';
 import { closeFd } from '../sys/at.ts';
 import { type ExitStatus, peekPidfd, pidfdExited, pidfdOpen, pidfdSendSignal, reapKilled } from '../sys/pidfd.ts';
-import { createPipe } from '../sys/pipe.ts';
+import { createPipe, duplicateFd } from '../sys/pipe.ts';
 import { setSessionNice } from '../sys/process.ts';
 import type { SignalName } from '../sys/signals.ts';
 import { posixSpawnInPool } from '../sys/spawn.ts';
@@ -15,17 +15,20 @@ import type { Reaper } from './reaper.ts';
 
 /** Every pipe holds at least one page, so that much can be written before anybody reads. */
 const PIPE_ROOM_BYTES = 4096;
+/** After standard input, output and error. */
+const FIRST_FREE_FD = 3;
 /** A process in an uninterruptible wait does not die; whoever killed it shall not hang with it. */
 const UNKILLABLE_MS = 10_000;
 
 /**
- * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Descriptors of the caller must stay
- * open until this settles. Throws what `posixSpawn` throws, and leaves nothing open.
+ * Starts a child with its streams. `input` is what goes to its stdin; it then ends. Descriptors of the caller may be
+ * closed once this has been called, even if it never settles. Throws what `posixSpawn` throws, and leaves nothing open.
  */
 export async function startChild(cmd: StartCommand, reaper: Reaper, input?: Uint8Array): Promise<Child> {
   const handedOver: number[] = [];
   const streams: Socket[] = [];
   try {
+    const extraFds = (cmd.extraFds ?? []).map((fd) => copyOf(fd, handedOver));
     const stdin = stdinEnds(cmd.stdin ?? 'ignore', input, handedOver, streams);
     const stdout = outputEnds(cmd.stdout ?? 'ignore', handedOver, streams);
     const stderr = outputEnds(cmd.stderr ?? 'ignore', handedOver, streams);
@@ -34,7 +37,7 @@ export async function startChild(cmd: StartCommand, reaper: Reaper, input?: Uint
       args: cmd.args,
       env: cmd.env ?? { PATH: process.env['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' },
       cwd: cmd.cwd,
-      fds: [stdin.fd, stdout.fd, stderr.fd, ...(cmd.extraFds ?? [])],
+      fds: [stdin.fd, stdout.fd, stderr.fd, ...extraFds],
       newSession: cmd.newSession,
     });
     if (cmd.newSession && cmd.sessionNice !== undefined) setSessionNice(pid, cmd.sessionNice);
@@ -201,8 +204,15 @@ function outputEnds(output: 'pipe' | 'ignore' | number, handedOver: number[], st
 }
 
 function plainEnds(fd: 'ignore' | number, flags: 'r' | 'w', handedOver: number[]): Ends {
-  if (typeof fd === 'number') return { fd, stream: undefined };
+  if (typeof fd === 'number') return { fd: copyOf(fd, handedOver), stream: undefined };
   const nothing = openSync('/dev/null', flags);
   handedOver.push(nothing);
   return { fd: nothing, stream: undefined };
+}
+
+/** Of a caller's descriptor, which may be closed, and its number be another file's, before the child has it. */
+function copyOf(fd: number, handedOver: number[]): number {
+  const copy = duplicateFd(fd, FIRST_FREE_FD);
+  handedOver.push(copy);
+  return copy;
 }

@@ -36,6 +36,8 @@ export class Processes {
   readonly #onWork: () => void;
   readonly #children = new Map<number, Child>();
   readonly #starts = new Set<Promise<Child>>();
+  /** Starts that nobody waits for any more, with their programs. */
+  readonly #hanging = new Map<Promise<Child>, string>();
   readonly #reaper = new Reaper();
   readonly #closing = new AbortController();
 
@@ -69,7 +71,8 @@ export class Processes {
   /**
    * Runs a command to its end; any exit code is a result. Throws `notFound` when the program is missing, `deadline`
    * after `timeoutMs`, the signal's reason when it aborts: the last two only when the process is gone, which with
-   * `letFinishMs` takes that much longer. One that has not even started ten seconds later is killed as it starts.
+   * `letFinishMs` takes that much longer. One that has not even started ten seconds later is killed as it starts; until
+   * then further calls for its program throw `unavailable`.
    */
   async run(cmd: Command, signal: AbortSignal): Promise<CommandResult> {
     if (!this.#tracing.isRecording) return await this.#measured(cmd, signal);
@@ -105,12 +108,13 @@ export class Processes {
   }
 
   /**
-   * Starts a process and leaves its streams to the caller. Throws `notFound` when the program is missing. It cannot be
-   * called off, and takes as long as the program's disk does; the descriptors must stay open until it settles.
+   * Starts a process and leaves its streams to the caller, who ends it; also when the signal aborts as it starts. Throws
+   * `notFound` when the program is missing. A program whose disk hangs is waited for until ten seconds after the abort:
+   * then this throws the signal's reason, and as `run` until the program comes, and is killed.
    */
-  async start(cmd: StartCommand): Promise<ChildProcess> {
+  async start(cmd: StartCommand, signal: AbortSignal): Promise<ChildProcess> {
     const startedMs = performance.now();
-    const child = await this.#startDisturbed(cmd);
+    const child = await this.#untilStarted(cmd.path, this.#startDisturbed(cmd, signal), signal, KILL_GRACE_MS);
     const record = (status: ExitStatus | undefined): void => {
       this.#record(cmd, status?.exitCode === 0 ? 'ok' : 'internal', status, performance.now() - startedMs);
     };
@@ -168,10 +172,11 @@ export class Processes {
     return await faults.around(placeOf(cmd), () => run(standIn(cmd, faults)), signal);
   }
 
-  async #startDisturbed(cmd: StartCommand): Promise<Child> {
+  async #startDisturbed(cmd: StartCommand, signal: AbortSignal): Promise<Child> {
     const faults = this.#faults;
     if (!faults) return await this.#startOwned(cmd);
-    return await faults.around(placeOf(cmd), () => this.#startOwned(standIn(cmd, faults)), this.#closing.signal);
+    const ended = AbortSignal.any([signal, this.#closing.signal]);
+    return await faults.around(placeOf(cmd), () => this.#startOwned(standIn(cmd, faults)), ended);
   }
 
   async #run(cmd: Command, signal: AbortSignal, startedMs: number): Promise<CommandResult> {
@@ -180,7 +185,7 @@ export class Processes {
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
     const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
     const starting = this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
-    const child = await untilStarted(starting, limited, killGraceMs);
+    const child = await this.#untilStarted(cmd.path, starting, limited, killGraceMs);
     const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
       stream ? [new Output(stream, outputLimitBytes, stream === child.stdout ? onLimit : undefined)] : [],
@@ -200,6 +205,7 @@ export class Processes {
   /** Nobody calls a start off, so that whatever becomes of the caller its child is known here. */
   async #startOwned(cmd: StartCommand, input?: Uint8Array): Promise<Child> {
     this.#closing.signal.throwIfAborted();
+    this.#refuseHanging(cmd.path);
     const start = startChild(cmd, this.#reaper, input);
     this.#starts.add(start);
     try {
@@ -215,6 +221,39 @@ export class Processes {
     } finally {
       this.#starts.delete(start);
     }
+  }
+
+  /**
+   * The child, also when the signal has aborted meanwhile: its caller has it to end then. Throws the signal's reason when
+   * it does not start at all.
+   */
+  async #untilStarted(
+    path: string,
+    starting: Promise<Child>,
+    signal: AbortSignal,
+    killGraceMs: number,
+  ): Promise<Child> {
+    try {
+      return await raceSignal(starting, signal);
+    } catch (err) {
+      using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
+      return await raceSignal(starting, patience).catch(() => {
+        this.#hanging.set(starting, path);
+        // What undoes its work may have run by then: it must not begin with it.
+        void starting
+          .then((child) => child.discard(killGraceMs))
+          .catch(() => {})
+          .finally(() => this.#hanging.delete(starting));
+        throw err;
+      });
+    }
+  }
+
+  /** Each start that hangs keeps a thread of libuv's pool, of which berthd has eight for all that it does with files. */
+  #refuseHanging(path: string): void {
+    if (![...this.#hanging.values()].includes(path)) return;
+    const problem = `${path} is not started: an earlier start of it still hangs; does its disk answer (dmesg tells)?`;
+    throw new BerthError('unavailable', problem);
   }
 
   #tellHanging({ path, timeoutMs }: Command): void {
@@ -247,23 +286,6 @@ function standIn<C extends { readonly path: string; readonly args: readonly stri
 ): C {
   const script = faults.standIn(placeOf(cmd));
   return script === undefined ? cmd : { ...cmd, path: '/bin/sh', args: ['-c', script, 'sh', cmd.path, ...cmd.args] };
-}
-
-/**
- * The child, also when the signal has aborted meanwhile: its caller has it to end then. Throws the signal's reason when
- * it does not start at all.
- */
-async function untilStarted(starting: Promise<Child>, signal: AbortSignal, killGraceMs: number): Promise<Child> {
-  try {
-    return await raceSignal(starting, signal);
-  } catch (err) {
-    using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
-    return await raceSignal(starting, patience).catch(() => {
-      // What undoes its work may have run by then: it must not begin with it.
-      void starting.then((child) => child.discard(killGraceMs)).catch(() => {});
-      throw err;
-    });
-  }
 }
 
 async function untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {

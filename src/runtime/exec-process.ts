@@ -82,24 +82,31 @@ export class ExecProcess {
     this.#child = held.child;
   }
 
-  /** Starts a command. Its descriptors must stay open until this settles. */
-  static async start(deps: ExecDeps, target: ExecTarget, fds: ExecFds): Promise<ExecProcess> {
+  /**
+   * Starts a command; also when the signal aborts meanwhile: started() tells of it then. Throws the signal's reason when
+   * the monitor's disk hangs. The descriptors must stay open until this settles.
+   */
+  static async start(deps: ExecDeps, target: ExecTarget, fds: ExecFds, signal: AbortSignal): Promise<ExecProcess> {
+    using limited = withDeadline(`start of a command in container ${target.containerId}`, START_TIMEOUT_MS, signal);
     const mark = newMark();
     const files = execFilesOf(target);
     const { ownFd, otherFd } = createSocketPair();
     try {
       using starter = joinStarter(deps, target, files) ?? runtimeStarter(deps, target, files, fds);
-      const child = await deps.processes.start({
-        path: deps.execMonitorPath,
-        args: [String(mark), String(target.process.oomScoreAdj ?? ''), files.pid, ...starter.command],
-        env: starter.env,
-        cwd: target.bundle.folder,
-        stdin: fds.stdin,
-        stdout: fds.stdout,
-        stderr: fds.stderr,
-        extraFds: [otherFd, ...starter.fds],
-        newSession: true,
-      });
+      const child = await deps.processes.start(
+        {
+          path: deps.execMonitorPath,
+          args: [String(mark), String(target.process.oomScoreAdj ?? ''), files.pid, ...starter.command],
+          env: starter.env,
+          cwd: target.bundle.folder,
+          stdin: fds.stdin,
+          stdout: fds.stdout,
+          stderr: fds.stderr,
+          extraFds: [otherFd, ...starter.fds],
+          newSession: true,
+        },
+        limited,
+      );
       return new ExecProcess(deps, target, { mark, files, child, answersFd: ownFd });
     } catch (err) {
       closeFd(ownFd);

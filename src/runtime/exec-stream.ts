@@ -34,7 +34,7 @@ export async function streamPipes(
   const [stdin, toStdin] = client.stdin ? pipes.input() : (['ignore'] as const);
   const [stdout, fromStdout] = client.stdout ? pipes.output() : (['ignore'] as const);
   const [stderr, fromStderr] = client.stderr ? pipes.output() : (['ignore'] as const);
-  const exec = await ExecProcess.start(deps, target, { stdin, stdout, stderr });
+  const exec = await ExecProcess.start(deps, target, { stdin, stdout, stderr }, signal);
   pipes.closeTheirs();
   try {
     await exec.started(signal);
@@ -68,7 +68,7 @@ export async function streamTerminal(
   // The runtime runs in the bundle's folder, so that a long path does no harm.
   const name = `${EXEC_FILE_PREFIX}${randomBytes(8).toString('hex')}.tty`;
   using socket = new DescriptorSocket(join(request.bundle.folder, name));
-  const exec = await ExecProcess.start(deps, { ...request, process }, { ...noFds, consoleSocket: name });
+  const exec = await ExecProcess.start(deps, { ...request, process }, { ...noFds, consoleSocket: name }, signal);
   const notStarted = new AbortController();
   const opening = openTerminal(socket, window, AbortSignal.any([signal, notStarted.signal]));
   // Who is interested in its failure waits for it below.

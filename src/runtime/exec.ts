@@ -97,7 +97,8 @@ export class Execs {
     using pipes = new ExecPipes();
     const [stdoutFd, stdoutStream] = pipes.output();
     const [stderrFd, stderrStream] = pipes.output();
-    const exec = await ExecProcess.start(this.#deps, target, { stdin: 'ignore', stdout: stdoutFd, stderr: stderrFd });
+    const fds = { stdin: 'ignore', stdout: stdoutFd, stderr: stderrFd } as const;
+    const exec = await ExecProcess.start(this.#deps, target, fds, signal);
     pipes.closeTheirs();
     try {
       const stdout = new Output(stdoutStream, OUTPUT_LIMIT_BYTES);

@@ -130,17 +130,20 @@ export class HandlerTrials {
     // A file and no pipe: the created process holds on to it until it is deleted.
     const output = openSync(messages, 'w', 0o600);
     try {
-      const child = await this.#processes.start({
-        path: handler.path,
-        args: [
-          ...globalArgs(handler),
-          ...(this.#cgroups.driver === 'systemd' ? ['--systemd-cgroup'] : []),
-          ...['create', '--bundle', bundle, id],
-        ],
-        stdin: 'ignore',
-        stdout: output,
-        stderr: output,
-      });
+      const child = await this.#processes.start(
+        {
+          path: handler.path,
+          args: [
+            ...globalArgs(handler),
+            ...(this.#cgroups.driver === 'systemd' ? ['--systemd-cgroup'] : []),
+            ...['create', '--bundle', bundle, id],
+          ],
+          stdin: 'ignore',
+          stdout: output,
+          stderr: output,
+        },
+        signal,
+      );
       const { exitCode } = await this.#await(child, signal);
       if (exitCode === 0) return '';
       return runtimeMessage(readFileSync(messages, 'utf8')) || `exit code ${exitCode} and no message`;

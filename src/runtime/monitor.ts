@@ -86,7 +86,7 @@ export class Monitor {
    */
   async create(request: MonitorRequest, signal: AbortSignal): Promise<MonitoredContainer> {
     using deadline = withDeadline(`create container ${request.containerId}`, CREATE_TIMEOUT_MS, signal);
-    const { launcher, answers } = await this.#spawn(request);
+    const { launcher, answers } = await this.#spawn(request, deadline);
     try {
       const monitor = await this.#awaitMonitor(request, launcher, deadline);
       // Side by side: a move to another cgroup can take as long as the runtime does.
@@ -105,21 +105,24 @@ export class Monitor {
     }
   }
 
-  async #spawn(request: MonitorRequest): Promise<{ launcher: ChildProcess; answers: LineReader }> {
+  async #spawn(request: MonitorRequest, signal: AbortSignal): Promise<{ launcher: ChildProcess; answers: LineReader }> {
     const sync = createPipe();
     let output: number | undefined;
     try {
       output = openSync(request.bundle.monitorLog, 'a', 0o600);
-      const launcher = await this.#processes.start({
-        path: this.#path,
-        args: this.#args(request),
-        env: { PATH: DAEMON_PATH, TMPDIR: this.#tmpDir, _OCI_SYNCPIPE: '3' },
-        cwd: request.bundle.folder,
-        stdin: 'ignore',
-        stdout: output,
-        stderr: output,
-        extraFds: [sync.writeFd],
-      });
+      const launcher = await this.#processes.start(
+        {
+          path: this.#path,
+          args: this.#args(request),
+          env: { PATH: DAEMON_PATH, TMPDIR: this.#tmpDir, _OCI_SYNCPIPE: '3' },
+          cwd: request.bundle.folder,
+          stdin: 'ignore',
+          stdout: output,
+          stderr: output,
+          extraFds: [sync.writeFd],
+        },
+        signal,
+      );
       return { launcher, answers: new LineReader(sync.readFd) };
     } catch (err) {
       closeFd(sync.readFd);

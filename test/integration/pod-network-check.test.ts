@@ -7,7 +7,7 @@ import { after, afterEach, before, describe as suite, test } from 'node:test';
 import { status } from '@grpc/grpc-js';
 
 import { AdminService } from '../../proto/gen/berth/admin.ts';
-import { NamespaceMode, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
+import { NamespaceMode, Protocol, RuntimeServiceService as runtime } from '../../proto/gen/cri/api.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 
 suite("a pod's network is checked", { timeout: 900_000 }, () => {
@@ -31,6 +31,19 @@ suite("a pod's network is checked", { timeout: 900_000 }, () => {
     assert.match(problem, /bridge.*CHECK|CHECK.*bridge/);
     await lab.berthd.call(runtime.stopPodSandbox, { podSandboxId: pod });
     assert.deepEqual(await check(pod), { checked: false, problem: '' });
+  });
+
+  test('host ports too, as long as their rules are there', async () => {
+    const portMappings = [{ protocol: Protocol.TCP, containerPort: 80, hostPort: 38_087, hostIp: '' }];
+    const pod = await lab.runPod(lab.podConfig({ portMappings }));
+    assert.deepEqual(await check(pod), { checked: true, problem: '' });
+    const rules = execFileSync('iptables', ['-t', 'nat', '-S'], { encoding: 'utf8' }).split('\n');
+    const own = rules.find((rule) => rule.startsWith('-A CNI-HOSTPORT-DNAT') && rule.includes(pod));
+    assert.ok(own);
+    const [, chain] = /-j (\S+)/.exec(own) ?? [];
+    assert.ok(chain);
+    execFileSync('iptables', ['-t', 'nat', '-F', chain]);
+    assert.match((await check(pod)).problem, /portmap.*CHECK/);
   });
 
   test("unless it has none, is on the host's, or there is no such pod", async () => {

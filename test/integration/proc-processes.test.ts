@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import {
   closeSync,
   copyFileSync,
+  createReadStream,
   existsSync,
   mkdtempSync,
   openSync,
@@ -100,7 +101,7 @@ test('the environment is only what was asked for', async () => {
 
 test('a child starts with default signals, no open files of ours, and in its folder', async () => {
   const inherited = openSync('/etc/passwd', 'r');
-  const child = await processes.start({ path: 'yes', args: [], cwd: '/usr', stdout: 'pipe' });
+  const child = await processes.start({ path: 'yes', args: [], cwd: '/usr', stdout: 'pipe' }, never);
   closeSync(inherited);
   // The dynamic linker has files open for a moment, after the program is the child's and before it does anything.
   assert.ok(child.stdout);
@@ -165,7 +166,7 @@ test('a descendant that keeps the pipes open does not hold the result back', asy
 });
 
 test('a child that has ended is reaped by itself', async () => {
-  const child = await processes.start({ path: 'true', args: [] });
+  const child = await processes.start({ path: 'true', args: [] }, never);
   const fds = openFdCount();
   assert.equal((await child.exited).exitCode, 0);
   await until(() => childPids().length === 0);
@@ -183,12 +184,15 @@ test('a timeout ends the process, politely first', async () => {
 test('a process that ignores SIGTERM is killed, and its group with it', async () => {
   const { readFd, writeFd } = createPipe();
   const script = `trap "" TERM; (trap "" TERM; sleep 30) & echo $! >&${3}; echo $$ >&${3}; wait`;
-  const started = await processes.start({
-    path: '/bin/sh',
-    args: ['-c', script],
-    extraFds: [writeFd],
-    newSession: true,
-  });
+  const started = await processes.start(
+    {
+      path: '/bin/sh',
+      args: ['-c', script],
+      extraFds: [writeFd],
+      newSession: true,
+    },
+    never,
+  );
   closeSync(writeFd);
   const pids = await firstLines(readFd, 2);
   await started.terminate(50);
@@ -200,12 +204,15 @@ test('a process that ignores SIGTERM is killed, and its group with it', async ()
 test('the group of a leader that left politely does not outlive a timeout', async () => {
   const { readFd, writeFd } = createPipe();
   const script = `(trap "" TERM; echo ready >&3; exec 3>&-; sleep 30) & echo $! >&3; exec 3>&-; wait`;
-  const started = await processes.start({
-    path: '/bin/sh',
-    args: ['-c', script],
-    extraFds: [writeFd],
-    newSession: true,
-  });
+  const started = await processes.start(
+    {
+      path: '/bin/sh',
+      args: ['-c', script],
+      extraFds: [writeFd],
+      newSession: true,
+    },
+    never,
+  );
   closeSync(writeFd);
   const seen = await firstLines(readFd, 2);
   await started.terminate(5000);
@@ -279,7 +286,7 @@ test('who may finish, and does not, is killed', async () => {
 
 test('the event loop goes on while a program takes its time to start', async () => {
   using program = new HeldProgram();
-  const starting = processes.start({ path: program.path, args: [] });
+  const starting = processes.start({ path: program.path, args: [] }, never);
   let hasStarted = false;
   void starting.then(() => (hasStarted = true));
   await program.wanted;
@@ -302,13 +309,49 @@ test('a run that is aborted as it starts leaves no process', async () => {
 
 test('close waits for what is about to start, and ends it', async () => {
   using program = new HeldProgram('sleep');
-  const starting = processes.start({ path: program.path, args: ['30'] });
+  const starting = processes.start({ path: program.path, args: ['30'] }, never);
   await program.wanted;
   const closing = processes.close();
   program.release();
   await closing;
   assert.deepEqual([processes.running, runningChildren()], [0, []]);
   assert.equal((await (await starting).exited).signal, 'SIGTERM');
+});
+
+test('a program whose disk hangs is given up, refused until it comes, and then killed', async () => {
+  using program = new HeldProgram('sleep');
+  const abort = new AbortController();
+  const { readFd, writeFd } = createPipe();
+  const command = { path: program.path, args: ['30'] };
+  const starting = processes.start({ ...command, extraFds: [writeFd] }, abort.signal);
+  await program.wanted;
+  abort.abort(new BerthError('deadline', 'too late'));
+  await assert.rejects(starting, { kind: 'deadline', message: 'too late' });
+  await assert.rejects(processes.start(command, never), { kind: 'unavailable', message: /still hangs/ });
+  await assert.rejects(processes.run({ ...command, ...second }, never), { kind: 'unavailable' });
+  program.release();
+  closeSync(writeFd);
+  assert.equal(await text(createReadStream('', { fd: readFd })), '');
+  await until(() => childPids().length === 0);
+  const again = await processes.start(command, never);
+  await again.terminate(0);
+});
+
+test('a child gets what its descriptors were when it was asked for', async () => {
+  using program = new HeldProgram();
+  const poolSize = Number(process.env['UV_THREADPOOL_SIZE'] ?? 4);
+  const held = Array.from({ length: poolSize }, () => processes.start({ path: program.path, args: [] }, never));
+  await program.wanted;
+  const { readFd, writeFd } = createPipe();
+  const starting = processes.start({ path: 'echo', args: ['said'], stdout: writeFd }, never);
+  closeSync(writeFd);
+  const other = openSync('/dev/null', 'w');
+  assert.equal(other, writeFd);
+  program.release();
+  await (await starting).exited;
+  closeSync(other);
+  assert.equal(await text(createReadStream('', { fd: readFd })), 'said\n');
+  for (const start of held) await (await start).exited;
 });
 
 test('two hundred runs at once and one after another leave nothing open', async () => {
@@ -322,14 +365,17 @@ test('two hundred runs at once and one after another leave nothing open', async 
 
 test('start hands over streams and descriptors', async () => {
   const { readFd, writeFd } = createPipe();
-  const child = await processes.start({
-    path: '/bin/sh',
-    args: ['-c', 'read line; echo "got $line"; echo err >&2; echo extra >&3; exit 5'],
-    stdin: 'pipe',
-    stdout: 'pipe',
-    stderr: 'pipe',
-    extraFds: [writeFd],
-  });
+  const child = await processes.start(
+    {
+      path: '/bin/sh',
+      args: ['-c', 'read line; echo "got $line"; echo err >&2; echo extra >&3; exit 5'],
+      stdin: 'pipe',
+      stdout: 'pipe',
+      stderr: 'pipe',
+      extraFds: [writeFd],
+    },
+    never,
+  );
   closeSync(writeFd);
   assert.ok(child.stdin && child.stdout && child.stderr);
   child.stdin.end('hello\n');
@@ -342,7 +388,10 @@ test('start hands over streams and descriptors', async () => {
 test('descriptors that would overwrite each other arrive where they belong', async () => {
   const { readFd, writeFd } = createPipe();
   // 1 and 2 swapped: each is the other's target.
-  const child = await processes.start({ path: 'sleep', args: ['30'], stdout: 2, stderr: 1, extraFds: [writeFd, 0] });
+  const child = await processes.start(
+    { path: 'sleep', args: ['30'], stdout: 2, stderr: 1, extraFds: [writeFd, 0] },
+    never,
+  );
   const theirs = [1, 2, 3, 4].map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`));
   const ours = [2, 1, writeFd, 0].map((fd) => readlinkSync(`/proc/self/fd/${fd}`));
   assert.deepEqual(theirs, ours);
@@ -352,7 +401,7 @@ test('descriptors that would overwrite each other arrive where they belong', asy
 });
 
 test('back-pressure reaches the child', async () => {
-  const child = await processes.start({ path: 'yes', args: [], stdout: 'pipe' });
+  const child = await processes.start({ path: 'yes', args: [], stdout: 'pipe' }, never);
   assert.ok(child.stdout);
   child.stdout.resume();
   await new Promise((resolve) => child.stdout?.once('data', resolve));
@@ -376,7 +425,7 @@ test('exitOf sees the end of processes that are not ours, and of those gone befo
 });
 
 test('exitOf and exited share a child without losing its exit code', async () => {
-  const child = await processes.start({ path: '/bin/sh', args: ['-c', 'exit 9'] });
+  const child = await processes.start({ path: '/bin/sh', args: ['-c', 'exit 9'] }, never);
   const startTime = readProcessStartTime(child.pid) ?? 0;
   await Promise.all([processes.exitOf(child.pid, startTime, never), processes.exitOf(child.pid, startTime, never)]);
   assert.equal((await child.exited).exitCode, 9);
@@ -387,14 +436,14 @@ test('exitOf ends with its signal, and close ends everything', async () => {
   await assert.rejects(processes.exitOf(process.pid, startTime, AbortSignal.timeout(10)), { name: 'TimeoutError' });
   const waiting = processes.exitOf(process.pid, startTime, never);
   const running = processes.run({ path: 'sleep', args: ['30'], ...second }, never);
-  const started = await processes.start({ path: 'sleep', args: ['30'] });
+  const started = await processes.start({ path: 'sleep', args: ['30'] }, never);
   const all = Promise.allSettled([waiting, running, started.exited]);
   await processes.close();
   const [first, then, last] = await all;
   assert.equal(first.status === 'rejected' && kindOf(first.reason), 'cancelled');
   assert.equal(then.status === 'rejected' && kindOf(then.reason), 'cancelled');
   assert.equal(last.status === 'fulfilled' && last.value.signal, 'SIGTERM');
-  await assert.rejects(processes.start({ path: 'true', args: [] }), { kind: 'cancelled' });
+  await assert.rejects(processes.start({ path: 'true', args: [] }, never), { kind: 'cancelled' });
 });
 
 test('the event loop goes on while processes run', async () => {
