@@ -40,7 +40,7 @@ async function main(): Promise<number> {
   try {
     options = parseOptions(process.argv.slice(2));
   } catch (err) {
-    process.stderr.write(`bench: ${describe(err)}\n${USAGE}`);
+    process.stderr.write(`${USAGE}\nbench: ${describe(err)}\n`);
     return 2;
   }
   if (!options) {

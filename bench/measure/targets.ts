@@ -126,11 +126,12 @@ export function targetsTable(results: Results): string {
     `of ${containerd?.name ?? 'containerd'}`,
     'met',
   ];
-  return `### Targets\n\n${table(head, rows)}`;
+  const alone = crio || containerd ? '' : '\nNothing was measured beside it; see --with in bench/README.md.\n';
+  return `### Targets\n\n${table(head, rows)}${alone}`;
 }
 
 function verdict(judged: readonly boolean[]): string {
-  if (judged.length === 0) return '';
+  if (judged.length === 0) return 'not compared';
   return judged.every(Boolean) ? MET : MISSED;
 }
 

@@ -5,7 +5,10 @@ import { fileURLToPath } from 'node:url';
 /** Everything of the demo bears this name. The demo's own test takes another, to leave a person's demo alone. */
 const NAME = process.env['BERTH_DEMO'] ?? 'berth-demo';
 // The kernel allows 15 characters for the name of the bridge.
-if (!/^[a-z][a-z-]{0,13}$/.test(NAME)) throw new Error(`BERTH_DEMO: ${NAME} is not up to 14 lower-case letters`);
+if (!/^[a-z][a-z-]{0,13}$/.test(NAME)) {
+  process.stderr.write(`BERTH_DEMO: ${NAME} is not a name: it may have up to 14 lower-case letters and hyphens\n`);
+  process.exit(2);
+}
 
 export const ROOT = `/var/lib/${NAME}`;
 export const STATE = `/run/${NAME}`;

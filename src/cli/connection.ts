@@ -7,6 +7,9 @@ import { findTop } from '../base/own-files.ts';
 import { CliError } from './cli-error.ts';
 import type { Caller, Method } from './session.ts';
 
+/** In gRPC's words, or in those of the socket below. */
+const HUNG_UP: readonly string[] = ['Connection dropped', 'read ECONNRESET', 'write EPIPE'];
+
 /** Enough for everything but pulls and waits, which name their own. */
 const DEFAULT_TIMEOUT_MS = 60_000;
 
@@ -100,7 +103,7 @@ export class Connection implements Caller {
         `${howToStart()}, or name its socket: --socket unix:///run/berth/berth.sock`,
       );
     }
-    if (err.code === status.UNAVAILABLE && err.details === 'Connection dropped') {
+    if (err.code === status.UNAVAILABLE && HUNG_UP.includes(err.details)) {
       return new CliError(
         'berthd ended, or hung up, before it had answered',
         'see its log (journalctl -u berthd); what it was asked for may be asked for again',

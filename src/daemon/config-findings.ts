@@ -5,7 +5,7 @@ import type { Images } from '../image/images.ts';
 import { type CommonParts, commonFindings } from '../node/common-findings.ts';
 import type { Finding } from '../node/finding.ts';
 import { networkFindings } from '../node/network-findings.ts';
-import { handlerFindings } from '../node/program-findings.ts';
+import { handlerFindings, trialFindings } from '../node/program-findings.ts';
 import type { Handlers } from '../runtime/handlers.ts';
 
 /** What came of the last reload. */
@@ -51,6 +51,7 @@ export class ConfigFindings {
       ...reloadFindings(this.#parts.reloaded()),
       ...networkFindings(config.cni.confDir, await cni.status(signal)),
       ...handlerFindings(handlers.statuses(), handlers.defaultName),
+      ...trialFindings(handlers.trials, handlers.defaultName),
       ...(await commonFindings(config, { ...this.#parts, ...security, ...older }, signal)),
     ];
   }

@@ -148,6 +148,8 @@ describe('Handlers', () => {
     rmSync(join(folder, 'trace'));
     assert.equal((await probe(names, 'auto', 's3')).defaultName, 'runc');
     assert.doesNotMatch(readFileSync(join(folder, 'trace'), 'utf8'), /create/);
+    const { trials } = await probe(names, 'auto', 's3');
+    assert.deepEqual(trials.get('crun'), { passed: false, reason: 'no cgroups here', isFinal: true });
   });
 
   it('has a default even if none works', async () => {

@@ -12,6 +12,14 @@ import { runtimeMessage } from './runtime-output.ts';
 /** A configured handler: usable, or with the reason why it is not. */
 export type HandlerStatus = { readonly name: string; readonly handler: Handler } | BrokenHandler;
 
+type Trials = ReadonlyMap<string, HandlerTrial>;
+
+/** The default handler, and the self-tests that it was chosen by. */
+interface Choice {
+  readonly defaultName: string;
+  readonly trials: Trials;
+}
+
 interface BrokenHandler {
   readonly name: string;
   readonly error: string;
@@ -57,10 +65,12 @@ export class Handlers {
   /** Those that the configuration has no more: containers may still run with them. */
   #retired: ReadonlyMap<string, HandlerStatus> = new Map();
   #default: string;
+  #trials: Trials;
 
-  private constructor(statuses: readonly HandlerStatus[], defaultName: string) {
+  private constructor(statuses: readonly HandlerStatus[], { defaultName, trials }: Choice) {
     this.#statuses = new Map(statuses.map((status) => [status.name, status]));
     this.#default = defaultName;
+    this.#trials = trials;
   }
 
   /**
@@ -81,8 +91,9 @@ export class Handlers {
       const level = status.isSpare === true && status.name !== deps.defaultRuntime ? 'info' : 'warn';
       deps.log[level]({ handler: status.name, reason: status.error }, 'runtime handler cannot be used');
     }
-    const chosen = deps.defaultRuntime === AUTO ? await chooseDefault(statuses, deps, signal) : deps.defaultRuntime;
-    return new Handlers(statuses, chosen);
+    const isOpen = deps.defaultRuntime === AUTO;
+    const given = { defaultName: deps.defaultRuntime, trials: new Map() };
+    return new Handlers(statuses, isOpen ? await chooseDefault(statuses, deps, signal) : given);
   }
 
   /**
@@ -111,11 +122,17 @@ export class Handlers {
     this.#retired = new Map([...this.#retired, ...this.#statuses]);
     this.#statuses = next.#statuses;
     this.#default = next.#default;
+    this.#trials = next.#trials;
   }
 
   /** The name that '' stands for. */
   get defaultName(): string {
     return this.#default;
+  }
+
+  /** What came of the self-tests by which the default was chosen, by name; none where there was no choice. */
+  get trials(): Trials {
+    return this.#trials;
   }
 
   /** All handlers that can be used. */
@@ -207,22 +224,22 @@ async function chooseDefault(
   statuses: readonly HandlerStatus[],
   deps: ProbeDeps,
   signal: AbortSignal,
-): Promise<string> {
+): Promise<Choice> {
   const candidates = AUTO_ORDER.flatMap((name) => statuses.find((status) => status.name === name) ?? []);
   const usable = candidates.flatMap((status) => ('handler' in status ? [status.handler] : []));
   // One that works needs no proof when there is no other to take its place.
   const only = usable.length === 1 ? usable[0] : undefined;
-  if (only) return only.name;
-  const trials = new HandlerTrials(deps);
-  const results = await trials.run(usable, signal);
-  reportTrials(results, deps.log);
-  const passed = usable.find((handler) => results.get(handler.name)?.passed);
+  if (only) return { defaultName: only.name, trials: new Map() };
+  const trials = await new HandlerTrials(deps).run(usable, signal);
+  reportTrials(trials, deps.log);
+  const passed = usable.find((handler) => trials.get(handler.name)?.passed);
   // Without any that works, calls fail with the first one's own words.
-  return passed?.name ?? usable[0]?.name ?? candidates[0]?.name ?? statuses[0]?.name ?? '';
+  const defaultName = passed?.name ?? usable[0]?.name ?? candidates[0]?.name ?? statuses[0]?.name ?? '';
+  return { defaultName, trials };
 }
 
-function reportTrials(results: ReadonlyMap<string, HandlerTrial>, log: Logger): void {
-  for (const [name, trial] of results) {
+function reportTrials(trials: Trials, log: Logger): void {
+  for (const [name, trial] of trials) {
     if (!trial.passed) log.warn({ handler: name, reason: trial.reason }, 'runtime handler does not work on this host');
   }
 }

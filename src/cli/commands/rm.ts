@@ -27,7 +27,7 @@ export async function removePods(session: Session, names: readonly string[]): Pr
   const ids: string[] = [];
   for (const name of names) {
     const sandbox = await findSandbox(session, name);
-    if (!sandbox) throw new CliError(`no pod is called ${name}, and no id begins so`, 'berth pods shows what is there');
+    if (!sandbox) throw unknownPod(name, names.length);
     ids.push(sandbox.id);
   }
   const failures: unknown[] = [];
@@ -42,6 +42,11 @@ export async function removePods(session: Session, names: readonly string[]): Pr
   });
   if (session.json) session.output.out(json(removed.map((id) => ({ id }))));
   throwAll(failures);
+}
+
+function unknownPod(name: string, asked: number): CliError {
+  const outcome = asked > 1 ? ': none of the pods was removed' : '';
+  return new CliError(`no pod is called ${name}, and no id begins so${outcome}`, 'berth pods shows what is there');
 }
 
 function throwAll(failures: readonly unknown[]): void {
