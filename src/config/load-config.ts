@@ -48,6 +48,7 @@ export interface Config {
     readonly monitorPath: string;
     readonly defaultCapabilities: readonly string[];
     readonly pidsLimit: number;
+    readonly volatileRootfs: boolean;
     readonly seccompProfile: string;
     readonly apparmorProfile: string;
     readonly selinux: boolean;
@@ -213,6 +214,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       monitorPath: runtime('monitor_path'),
       defaultCapabilities: list('runtime', 'default_capabilities'),
       pidsLimit: Number(runtime('pids_limit')),
+      volatileRootfs: get('runtime.volatile_rootfs', TABLES.runtime.volatile_rootfs),
       seccompProfile: runtime('seccomp_profile'),
       apparmorProfile: runtime('apparmor_profile'),
       selinux: get('runtime.selinux', TABLES.runtime.selinux),

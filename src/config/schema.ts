@@ -209,6 +209,11 @@ export const TABLES = {
       0,
       'The most processes in one container. 0: as many as the pod may have.',
     ),
+    volatile_rootfs: startKey(
+      { type: 'switch' },
+      true,
+      'Whether nothing waits for the disk that containers write outside their volumes, be it at their fsync or when they are removed, which otherwise writes out all that the disk has in memory. After a power cut no container goes on, and this is lost with it. From Linux 5.10 on.',
+    ),
     seccomp_profile: key(optionalPath, '', 'What RuntimeDefault stands for, as a file. Empty: the built-in profile.'),
     cdi_spec_dirs: key(
       { type: 'list', of: path },

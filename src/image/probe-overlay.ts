@@ -13,9 +13,10 @@ const S_IFCHR = 0o020000;
 /**
  * Tries what layers and snapshots need, in a folder that is made for it and removed again: device files, trusted
  * attributes, an overlay mount that can be written to and hides what whiteouts hide (it does not on file systems
- * without d_type). Throws `precondition` naming the folder and what failed.
+ * without d_type). Tells whether the kernel (5.10 and newer) takes such mounts that need not be written out at their end
+ * (overlayfs.rst, "Volatile mount"). Throws `precondition` naming the folder and what failed.
  */
-export function probeOverlay(folder: string, flags: readonly string[]): void {
+export function probeOverlay(folder: string, flags: readonly string[]): { readonly takesVolatile: boolean } {
   const at = (...parts: string[]): string => join(folder, ...parts);
   try {
     for (const name of ['base/opaque', 'top/opaque', 'upper', 'work', 'merged'])
@@ -27,10 +28,11 @@ export function probeOverlay(folder: string, flags: readonly string[]): void {
       const data = overlayOptions({ lowers: [at('top'), at('base')], upper, flags: [...flags, ...more] });
       mount({ source: 'overlay', target: at('merged'), type: 'overlay', data });
     };
+    let takesVolatile = true;
     try {
-      // Or its end would write out all that the file system has in memory (overlayfs.rst, "Volatile mount"; Linux 5.10).
       overlay('volatile');
     } catch {
+      takesVolatile = false;
       overlay();
     }
     writeFileSync(at('merged/written'), '');
@@ -38,6 +40,7 @@ export function probeOverlay(folder: string, flags: readonly string[]): void {
     if (seen !== 'opaque,written' || !existsSync(at('upper/written'))) {
       throw new BerthError('precondition', `whiteouts do not hide there (seen: ${seen})`);
     }
+    return { takesVolatile };
   } catch (cause) {
     const where = join(folder, '..');
     const advice = 'use ext4, or xfs with ftype=1, for the root folder';

@@ -57,6 +57,12 @@ export interface SnapshotsDeps {
   readonly root: string;
   readonly layers: Pick<LayerStore, 'has' | 'path' | 'shortName' | 'linkFolder' | 'impliedPath'>;
   readonly workers: DiskWorkers;
+  /**
+   * Whether nothing is waited for that containers write into their root filesystems, be it at their fsync(2) or when the
+   * mount ends, which otherwise writes out all that its disk has in memory. What a snapshot holds is then lost at a power
+   * cut, as all containers are. Not before Linux 5.10.
+   */
+  readonly isVolatile: boolean;
   readonly log: Logger;
 }
 
@@ -110,6 +116,7 @@ export class Snapshots {
   readonly #folder: string;
   readonly #imageFolders = new Map<string, ImageFolders>();
   #flags: readonly string[] = [];
+  #isVolatile = false;
   #sweep: Promise<void> = Promise.resolve();
   readonly #closing = new Set<Promise<void>>();
 
@@ -133,7 +140,8 @@ export class Snapshots {
     this.#flags = overlayFlags();
     const leftOvers = readdirSync(this.#folder).filter((name) => name.startsWith('.'));
     unmountBeneath(leftOvers.map((name) => join(this.#folder, name)));
-    probeOverlay(this.#temporary('.probe'), this.#flags);
+    const { takesVolatile } = probeOverlay(this.#temporary('.probe'), this.#flags);
+    this.#isVolatile = this.#deps.isVolatile && takesVolatile;
     this.#sweep = this.#removeAll(leftOvers.map((name) => join(this.#folder, name)));
   }
 
@@ -207,7 +215,7 @@ export class Snapshots {
   /** Unmounts a container's root filesystem, also one in use. What is not mounted or not there is success. */
   async unmount(containerId: string): Promise<void> {
     const rootfs = this.rootfs(containerId);
-    const held = holdMount(rootfs);
+    const held = this.#isVolatile ? undefined : holdMount(rootfs);
     try {
       await unmountAside(rootfs);
     } finally {
@@ -279,7 +287,8 @@ export class Snapshots {
       mountFlags,
     }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'> & Pick<OverlayMount, 'mountFlags'>,
   ): void {
-    const more = { ...(upper && { upper }), flags: this.#flagsWith(label), mountFlags };
+    const flags = upper ? this.#writableFlags(label) : this.#flagsWith(label);
+    const more = { ...(upper && { upper }), flags, mountFlags };
     if (owner) {
       this.#mountMapped(target, lowers, more, owner);
       return;
@@ -299,9 +308,13 @@ export class Snapshots {
       return;
     }
     const { upper, label } = options;
-    const overlay = { lowers, upper, flags: this.#flagsWith(label) };
+    const overlay = { lowers, upper, flags: this.#writableFlags(label) };
     using request = overlayRequest(target, this.#deps.layers.linkFolder, overlay);
     await mountAside(request);
+  }
+
+  #writableFlags(label: string | undefined): string[] {
+    return this.#isVolatile ? [...this.#flagsWith(label), 'volatile'] : this.#flagsWith(label);
   }
 
   #flagsWith(label: string | undefined): string[] {

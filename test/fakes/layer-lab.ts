@@ -45,6 +45,8 @@ export class LayerLab {
   readonly workers: DiskWorkers;
   layers: LayerStore;
   snapshots: Snapshots;
+  /** Of root filesystems, from the next restart on. */
+  isVolatile = true;
   #blobs = 0;
 
   readonly #devices: DevicePolicy;
@@ -117,9 +119,9 @@ export class LayerLab {
   }
 
   #build(limits: TarLimits): [LayerStore, Snapshots] {
-    const { root, rows, workers } = this;
+    const { root, rows, workers, isVolatile } = this;
     const devices = this.#devices;
     const layers = new LayerStore({ root, rows, workers, limits, devices, log: silentLogger, clock: systemClock });
-    return [layers, new Snapshots({ root, layers, workers, log: silentLogger })];
+    return [layers, new Snapshots({ root, layers, workers, isVolatile, log: silentLogger })];
   }
 }

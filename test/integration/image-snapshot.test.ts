@@ -183,6 +183,25 @@ describe('snapshots', { skip }, () => {
     }
   });
 
+  it('wait for no disk unless that is wanted, and go either way', async () => {
+    const isVolatile = (rootfs: string): boolean => {
+      const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n');
+      // A newer kernel calls it fsync=volatile.
+      return /[,=]volatile(,|$)/.test(mounts.find((mount) => mount.includes(` ${rootfs} `)) ?? '');
+    };
+    const diffIds = await unpackAll([[{ name: 'one' }]]);
+    for (const wanted of [true, false]) {
+      lab.isVolatile = wanted;
+      await lab.restart();
+      const { rootfs } = await lab.snapshots.mount('c1', diffIds);
+      assert.equal(isVolatile(rootfs), wanted);
+      writeFileSync(join(rootfs, 'one'), 'changed', { flush: true });
+      await lab.snapshots.unmount('c1');
+      await lab.snapshots.remove('c1');
+      assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), []);
+    }
+  });
+
   it('leave nothing when they cannot be made', async () => {
     const [diffId = ''] = await unpackAll([[{ name: 'x' }]]);
     const missing = `sha256:${'0'.repeat(64)}`;
