@@ -66,6 +66,7 @@ export function inForce(running: Config, next: Config): Config {
       cgroupManager: running.runtime.cgroupManager,
       monitorPath: running.runtime.monitorPath,
       selinux: running.runtime.selinux,
+      volatileRootfs: running.runtime.volatileRootfs,
     },
     stream: running.stream,
     cluster: running.cluster,

@@ -46,7 +46,9 @@ describe('what the bench tells', () => {
 
   test('targets that only a peer could tell stay open without it, and those not measured are left out', () => {
     const table = targetsTable(resultsOf([berth]));
-    assert.deepEqual(row(table, 'pod down, p50'), ['0.4 of CRI-O', '45.00 ms', '', '', '']);
+    assert.deepEqual(row(table, 'pod down, p50'), ['0.4 of CRI-O', '45.00 ms', '', '', 'not compared']);
+    assert.match(table, /beside it; see --with/);
+    assert.doesNotMatch(targetsTable(resultsOf([berth, crio])), /--with/);
     assert.deepEqual(row(table, 'start, empty').at(-1), 'yes');
     assert.doesNotMatch(table, /400 pods|above the floor/);
   });
