@@ -3,8 +3,8 @@
  *
  *     exec-monitor MARK SCORE PIDFILE RUNTIME ARGUMENTS...
  *
- * RUNTIME with its ARGUMENTS is `<runtime> exec --detach --pid-file PIDFILE ...`: it leaves when the command runs, and
- * the command is then a child of this process, which is why there is one: only a parent learns the exit code, and what
+ * RUNTIME with its ARGUMENTS is `<runtime> exec --detach --pid-file PIDFILE ...`, or exec-join: it leaves when the command
+ * runs, and the command is then a child of this process, which is why there is one: only a parent learns the exit code, and what
  * the command forks twice comes to it too where the container has no PID namespace of its own.
  *
  * Descriptors 0, 1 and 2 are the command's, 4 is the runtime's where there is one. Descriptor 3 is a stream socket to the

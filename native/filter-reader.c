@@ -6,8 +6,8 @@
  * PID is a process that the OCI runtime has loaded a filter into, and that has not executed the container's program. It is
  * stopped for a moment (PTRACE_INTERRUPT of ptrace(2)), in which the kernel gives out the filter as it was loaded:
  * struct sock_filter by struct sock_filter, on standard output. Exit code 0: it had that one filter. 1: it had none, or
- * several, or has ended, or the kernel gives nothing out (CONFIG_CHECKPOINT_RESTORE, Yama). Whatever ends this program, the
- * process goes on.
+ * several, or has ended, or the kernel gives nothing out (CONFIG_CHECKPOINT_RESTORE, Yama). SIGALRM ends it after a second.
+ * Whatever does, the process goes on; a signal that it was given in that moment may be lost.
  */
 #define _GNU_SOURCE
 #include <errno.h>

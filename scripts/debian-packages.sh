@@ -7,7 +7,7 @@ DEBIAN_BUILD='gcc libc6-dev binutils'
 DEBIAN_PACKAGE='binutils dpkg squashfs-tools'
 DEBIAN_RUN='runc crun conmon containernetworking-plugins iptables iproute2 libisal2'
 DEBIAN_DEMO='busybox'
-DEBIAN_TEST='docker-registry skopeo dbus procps apparmor logrotate openssl'
+DEBIAN_TEST='git e2fsprogs docker-registry skopeo dbus procps apparmor logrotate openssl'
 DEBIAN_VM='qemu-system-x86 debootstrap e2fsprogs debian-archive-keyring'
 
 # Prints those of the packages that are not installed.

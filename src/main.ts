@@ -99,9 +99,10 @@ async function main(): Promise<number> {
   await reloader.close();
   await daemon.close();
   clearInterval(keepAlive);
-  // A client that does not react never hangs up, nor does a disk: either would hold this process for as long.
-  setTimeout(() => exitAtOnce(0), LAST_MOMENT_MS).unref();
   return 0;
 }
 
-process.exitCode = await main();
+const exitCode = await main();
+process.exitCode = exitCode;
+// A client that does not react never hangs up, nor does a disk: either would hold this process for as long.
+setTimeout(() => exitAtOnce(exitCode), LAST_MOMENT_MS).unref();

@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { readdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -7,6 +7,7 @@ import * as v from 'valibot';
 import { describe, invalid, wrap } from '../base/errors.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
+import { makeFolders } from '../base/make-folders.ts';
 import { unlessGone } from '../sys/errno.ts';
 import { replaceFile } from '../sys/replace-file.ts';
 import { type AttachmentKey, checkKey } from './attachment.ts';
@@ -47,7 +48,7 @@ export class ResultCache {
 
   /** Makes the folder and reads what an earlier run left. A file that cannot be read is logged and left alone. */
   async load(): Promise<void> {
-    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    makeFolders(this.#dir, 0o700);
     await forEachLimited(await readdir(this.#dir), 8, async (name) => {
       const path = join(this.#dir, name);
       if (name.endsWith('.tmp')) return rmSync(path, { force: true });

@@ -250,6 +250,28 @@ describe('disk process', { timeout: 600_000 }, () => {
     assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
   });
 
+  it('is not started again while one whose disk hangs may still come', async () => {
+    writeFileSync(join(folder, 'empty'), '');
+    await workers.close();
+    const disk = Promise.withResolvers<void>();
+    let started = 0;
+    workers = open(
+      { startTimeoutMs: 20 },
+      (cmd) => {
+        started += 1;
+        return { ...cmd, path: '/bin/sh', args: ['-c', 'cat > /dev/null'] };
+      },
+      disk.promise,
+    );
+    for (let job = 0; job < 3; job += 1) assert.equal(await digest('empty'), EMPTY);
+    assert.equal(started, 0);
+    disk.resolve();
+    while (children.length < 1) await new Promise((resolve) => setTimeout(resolve, 2));
+    assert.equal((await children[0]?.exited)?.signal, 'SIGKILL');
+    assert.equal(await digest('empty'), EMPTY);
+    assert.equal(started, 2);
+  });
+
   it('does not come before what berthd is', async () => {
     writeFileSync(join(folder, 'empty'), '');
     await workers.close();

@@ -8,7 +8,7 @@ import type { Logger } from '../base/log.ts';
 import type { ChildProcess } from '../proc/command.ts';
 import type { Processes } from '../proc/processes.ts';
 import type { DiskJobs, DiskPlace } from './disk-jobs.ts';
-import { CANCEL_TIMEOUT_MS, RunningDiskProcess } from './running-disk-process.ts';
+import { CANCEL_TIMEOUT_MS, NoDiskProcessError, RunningDiskProcess } from './running-disk-process.ts';
 
 /** It runs as it is from source, and compiled. */
 const programPath = fileURLToPath(new URL(`./disk-program${extname(fileURLToPath(import.meta.url))}`, import.meta.url));
@@ -100,6 +100,7 @@ export class DiskProcess implements DiskPlace {
 
   #start(): RunningDiskProcess {
     if (this.#closed) throw new BerthError('cancelled', 'the daemon is stopping');
+    if (this.#current?.isAwaited) throw new NoDiskProcessError('still hangs as it starts');
     const { log, version, startTimeoutMs = START_TIMEOUT_MS, cancelTimeoutMs = CANCEL_TIMEOUT_MS } = this.#deps;
     return new RunningDiskProcess(this.#startProgram(startTimeoutMs), {
       log,

@@ -61,6 +61,7 @@ export class RunningDiskProcess {
   #words = '';
   #isReady = false;
   #hasGivenUp = false;
+  #hasGone = false;
   hasEnded = false;
   /** A job of it does not stop: it does what it is at, and gets no other. */
   isStuck = false;
@@ -82,6 +83,11 @@ export class RunningDiskProcess {
     // Timers come before pipes: after a while without any turn of the event loop its word may be waiting in there.
     this.#start = setTimeout(() => setImmediate(() => this.#giveUp(startTimeoutMs)), startTimeoutMs);
     this.#started = this.#listen(starting);
+  }
+
+  /** It was given up before it said a word, and may still come: its program's disk hangs. */
+  get isAwaited(): boolean {
+    return this.#hasGivenUp && !this.#hasGone;
   }
 
   /** How many jobs it is at. */
@@ -150,6 +156,10 @@ export class RunningDiskProcess {
     try {
       const child = await starting;
       this.#child = child;
+      const gone = (): void => {
+        this.#hasGone = true;
+      };
+      child.exited.then(gone, gone);
       if (this.#hasGivenUp) child.kill('SIGKILL');
       child.stdin?.on('error', () => {});
       child.stderr?.on('data', (part: Buffer) => {
@@ -161,6 +171,7 @@ export class RunningDiskProcess {
     } catch (err) {
       clearTimeout(this.#start);
       this.hasEnded = true;
+      this.#hasGone = true;
       if (kindOf(err) !== 'cancelled')
         this.#log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
       this.#ready.reject(new NoDiskProcessError('cannot be started', { cause: err }));

@@ -21,7 +21,7 @@ const REOPEN_TIMEOUT_MS = 10_000;
  * Has the monitor go on in a new log file after the old one was renamed, and returns when it does: the caller
  * compresses the old file next. A file that the monitor writes to already is left alone, because conmon would replace
  * it by an empty one. Throws `precondition` when the container has no log or no monitor, `deadline` when the monitor does
- * not come to it within ten seconds: then it does not do so later either.
+ * not come to it within ten seconds: then an order that it has not read is taken back.
  */
 export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Promise<void> {
   const { containerId, logFile } = request;
@@ -29,6 +29,8 @@ export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Pr
   if (isWritten(request)) return;
   using deadline = withDeadline(`new log file of container ${containerId}`, REOPEN_TIMEOUT_MS, signal);
   const { promise: written, resolve, reject } = Promise.withResolvers<void>();
+  // Nobody waits for it yet while the monitor is told.
+  written.catch(() => {});
   const check = (): void => {
     if (isWritten(request)) resolve();
   };
@@ -39,7 +41,8 @@ export async function reopenLog(request: ReopenRequest, signal: AbortSignal): Pr
     await raceSignal(written, deadline);
     chmodSync(logFile, LOG_FILE_MODE);
   } catch (err) {
-    // The kubelet gives the old file its name back, and a monitor that hung on a disk would come to replace it.
+    // The kubelet gives the old file its name back, and a monitor that hung on a disk would come to replace it. One that
+    // hangs in the midst of it does so still.
     takeBack(request);
     throw err;
   } finally {

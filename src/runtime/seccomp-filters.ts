@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { release } from 'node:os';
+import { hash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { release, version } from 'node:os';
 import { join } from 'node:path';
 
 import { BerthError, describe } from '../base/errors.ts';
@@ -17,12 +17,15 @@ import { identityOf } from './sealed-programs.ts';
 /** BPF_MAXINSNS of them, `struct sock_filter` of linux/filter.h. */
 const MOST_INSTRUCTIONS = 4096;
 const INSTRUCTION_BYTES = 8;
-const FILE_NAME = /^[0-9a-f]{64}$/;
+/** What the filter was compiled from, and its own SHA-256: a power cut may leave less of it. */
+const FILE_NAME = /^([0-9a-f]{64})-([0-9a-f]{64})$/;
 const DRAFT = '.new';
-/** It takes a millisecond or two; a container's creation waits for it. */
+/** It takes a millisecond or two; a container's creation waits for it, ten seconds more where the reader's disk hangs. */
 const READ_MS = 2_000;
 /** So many that failed one after the other are no accident. */
 const MOST_FAILURES = 5;
+/** What failed may have been the moment's fault. */
+const RETRY_MS = 600_000;
 /** Each has some KB of the state folder's memory: profiles, in as many forms as they have for sets of capabilities. */
 const MOST_FILTERS = 128;
 /** Where the loader of programs finds libseccomp as a rule (ld.so(8)), also Debian's. */
@@ -40,8 +43,14 @@ const LIBRARIES: readonly string[] = Object.freeze(
 /** A filter that is not known, as it is to be compiled. */
 export interface MissingFilter {
   readonly key: string;
-  readonly seccomp: OciSeccomp;
-  readonly handler: Pick<Handler, 'path'>;
+  /** Whether what compiles it is what it was. */
+  readonly isStill: () => boolean;
+}
+
+interface KnownFilter {
+  readonly file: string;
+  /** Of the file: one that was changed is none any more. */
+  readonly identity: string;
 }
 
 /**
@@ -56,10 +65,11 @@ export class SeccompFilters {
   readonly #readerPath: string;
   readonly #processes: Pick<Processes, 'run'>;
   readonly #log: Logger;
-  /** The oldest first. */
-  readonly #known: Set<string>;
+  /** By what they were compiled from; the one that was not used for longest comes first. */
+  readonly #known = new Map<string, KnownFilter>();
   readonly #reading = new Set<string>();
   #failures = 0;
+  #retryAtMs = 0;
 
   /** Keeps the filters in `<state>/seccomp`. */
   constructor(deps: {
@@ -73,99 +83,132 @@ export class SeccompFilters {
     this.#readerPath = deps.filterReaderPath;
     this.#processes = deps.processes;
     this.#log = deps.log;
-    this.#known = new Set(this.#findFilters());
+    try {
+      this.#load();
+    } catch (err) {
+      this.#log.warn({ folder: this.#folder, err: describe(err) }, 'seccomp filters that were kept cannot be read');
+    }
   }
 
-  /** The filter that a runtime has made of this section; undefined while it is not known, or cannot be. */
+  /** The filter that a runtime has made of this section; undefined while it is not known, or cannot be. Never throws. */
   find(seccomp: OciSeccomp, handler: Pick<Handler, 'path'>): CompiledFilter | undefined {
     const flags = filterFlags(seccomp);
     const key = keyOf(seccomp, handler);
-    if (flags === undefined || !this.#known.has(key)) return undefined;
-    const file = join(this.#folder, key);
-    if (existsSync(file)) return { file, flags };
-    // Somebody has tidied up.
+    const known = key === undefined ? undefined : this.#known.get(key);
+    if (key === undefined || !known || flags === undefined) return undefined;
     this.#known.delete(key);
-    return undefined;
+    // Somebody has tidied up, or worse; the next container brings it again.
+    if (identityIn(known.file) !== known.identity) return undefined;
+    this.#known.set(key, known);
+    return { file: known.file, flags };
   }
 
   /**
    * What there is to learn() from a container that is about to be created. Nothing from one that shares its processes: who
-   * may trace others in there could have changed what its runtime does.
+   * may trace others in there could have changed what its runtime does. Never throws.
    */
   missing({ linux }: OciSpec, handler: Pick<Handler, 'path'>): MissingFilter | undefined {
     const { seccomp, namespaces } = linux;
     const isAlone = namespaces.some(({ type, path }) => type === 'pid' && path === undefined);
-    if (!seccomp || !isAlone || this.#failures >= MOST_FAILURES) return undefined;
+    if (!seccomp || !isAlone || performance.now() < this.#retryAtMs) return undefined;
     const key = keyOf(seccomp, handler);
-    return this.#known.has(key) ? undefined : { key, seccomp, handler };
+    if (key === undefined || this.#known.has(key)) return undefined;
+    return { key, isStill: () => keyOf(seccomp, handler) === key };
   }
 
   /**
    * Reads a filter from the first process of a container that was created and not started. Never throws: without the
    * filter all goes on as before.
    */
-  async learn({ key, seccomp, handler }: MissingFilter, init: ProcessIdentity, signal: AbortSignal): Promise<void> {
+  async learn({ key, isStill }: MissingFilter, init: ProcessIdentity, signal: AbortSignal): Promise<void> {
     if (this.#known.has(key) || this.#reading.has(key)) return;
     this.#reading.add(key);
     try {
       const filter = await this.#read(init, signal);
       // Or an upgrade has come in between, and which of the two has made it is not known.
-      if (keyOf(seccomp, handler) === key) this.#keep(key, filter);
-      this.#failures = 0;
+      if (filter && isStill()) this.#keep(key, filter);
     } catch (err) {
-      if (!signal.aborted) this.#noteFailure(err);
+      this.#log.debug({ pid: init.pid, err: describe(err) }, 'a seccomp filter was not learned');
     } finally {
       this.#reading.delete(key);
     }
   }
 
-  async #read({ pid, startTime }: ProcessIdentity, signal: AbortSignal): Promise<Buffer> {
+  /** Undefined where the process has none to give out. */
+  async #read({ pid, startTime }: ProcessIdentity, signal: AbortSignal): Promise<Buffer | undefined> {
     const command = { path: this.#readerPath, args: [String(pid)], timeoutMs: READ_MS };
     const { stdout: filter, exitCode } = await this.#processes.run(command, signal);
     if (!isSameProcess(pid, startTime)) throw new BerthError('notFound', `process ${pid} has ended`);
     const length = filter.length / INSTRUCTION_BYTES;
-    if (exitCode !== 0 || !Number.isInteger(length) || length < 1 || length > MOST_INSTRUCTIONS)
-      throw new BerthError('internal', `${this.#readerPath} ended with ${exitCode} after ${filter.length} bytes`);
-    return filter;
+    if (exitCode === 0 && Number.isInteger(length) && length >= 1 && length <= MOST_INSTRUCTIONS) {
+      this.#failures = 0;
+      return filter;
+    }
+    this.#noteFailure(exitCode);
+    return undefined;
   }
 
   #keep(key: string, filter: Buffer): void {
-    const file = join(this.#folder, key);
+    const file = join(this.#folder, `${key}-${hash('sha256', filter)}`);
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
-    writeFileSync(`${file}${DRAFT}`, filter, { mode: 0o600 });
-    renameSync(`${file}${DRAFT}`, file);
-    this.#known.add(key);
-    const [oldest] = this.#known;
-    if (this.#known.size <= MOST_FILTERS || oldest === undefined) return;
-    this.#known.delete(oldest);
-    rmSync(join(this.#folder, oldest), { force: true });
+    try {
+      writeFileSync(`${file}${DRAFT}`, filter, { mode: 0o600 });
+      renameSync(`${file}${DRAFT}`, file);
+    } catch (err) {
+      rmSync(`${file}${DRAFT}`, { force: true });
+      throw err;
+    }
+    this.#known.set(key, { file, identity: identityIn(file) });
+    const [first] = this.#known;
+    if (this.#known.size <= MOST_FILTERS || first === undefined) return;
+    const [leastUsed, known] = first;
+    this.#known.delete(leastUsed);
+    rmSync(known.file, { force: true });
   }
 
-  #noteFailure(err: unknown): void {
+  #noteFailure(exitCode: number): void {
     this.#failures += 1;
-    if (this.#failures !== MOST_FAILURES) return;
+    if (this.#failures < MOST_FAILURES) return;
+    this.#failures = 0;
+    this.#retryAtMs = performance.now() + RETRY_MS;
     this.#log.info(
-      { err: describe(err) },
-      'seccomp filters cannot be read here; commands in containers that have one are started by the OCI runtime, and take longer',
+      { reader: this.#readerPath, exitCode, tries: MOST_FAILURES, againInS: RETRY_MS / 1000 },
+      'the kernel gives out no seccomp filters of containers; commands in those that have one are started by the OCI runtime, and take longer',
     );
   }
 
-  #findFilters(): string[] {
-    const names = existsSync(this.#folder) ? readdirSync(this.#folder) : [];
-    // What a daemon had begun to write that was killed.
-    for (const name of names) if (name.endsWith(DRAFT)) rmSync(join(this.#folder, name), { force: true });
-    const ageOf = (name: string): number => statSync(join(this.#folder, name)).mtimeMs;
-    return names.filter((name) => FILE_NAME.test(name)).sort((a, b) => ageOf(a) - ageOf(b));
+  /** Takes those that an earlier berthd has left, and removes what is none. */
+  #load(): void {
+    if (!existsSync(this.#folder)) return;
+    const files = readdirSync(this.#folder).map((name) => ({ name, file: join(this.#folder, name) }));
+    const ageOf = (file: string): number => statSync(file).mtimeMs;
+    for (const { name, file } of files.sort((a, b) => ageOf(a.file) - ageOf(b.file))) {
+      const [, key, sum] = FILE_NAME.exec(name) ?? [];
+      const isWhole = key !== undefined && statSync(file).isFile() && hash('sha256', readFileSync(file)) === sum;
+      if (isWhole) this.#known.set(key, { file, identity: identityIn(file) });
+      else rmSync(file, { force: true, recursive: true });
+    }
   }
 }
 
 /**
- * What a filter depends on: the section, the runtime that compiles it, libseccomp, whose newer releases know calls by name
- * that older ones leave out, where the runtime loads it, and the kernel.
+ * What a filter depends on: the section, the runtime that compiles it, libseccomp as found in LIBRARIES, whose newer releases
+ * know calls by name that older ones leave out, and the kernel. Undefined where a disk does not tell.
  */
-function keyOf(seccomp: OciSeccomp, { path }: Pick<Handler, 'path'>): string {
-  const compilers = [path, ...LIBRARIES].map(identityOf);
-  return createHash('sha256')
-    .update(JSON.stringify([path, compilers, release(), seccomp]))
-    .digest('hex');
+function keyOf(seccomp: OciSeccomp, { path }: Pick<Handler, 'path'>): string | undefined {
+  try {
+    const identities = [path, ...LIBRARIES].map(identityOf);
+    return hash('sha256', JSON.stringify([path, identities, release(), version(), seccomp]));
+  } catch {
+    return undefined;
+  }
+}
+
+/** As identityOf(), and '' for what cannot be looked at. */
+function identityIn(file: string): string {
+  try {
+    return identityOf(file);
+  } catch {
+    return '';
+  }
 }

@@ -58,7 +58,7 @@ export function preferThreads(nice: number): void {
 
 /**
  * Ends this process (_exit(2)), without what is to be done at its exit: process.exit() waits for the threads of libuv's
- * pool, one of which may hang on a disk.
+ * pool, one of which may hang on a disk. A wait that not even SIGKILL ends holds the process all the same.
  */
 export function exitAtOnce(code: number): void {
   exitCall(code);

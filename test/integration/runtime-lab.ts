@@ -217,8 +217,9 @@ export class Lab implements AsyncDisposable {
   }
 
   async run(wish: LabContainer, signal: AbortSignal): Promise<{ id: string } & MonitoredContainer> {
-    const made = await this.create(wish, signal);
-    const missing = this.filters.missing(this.bundles.readSpec(made.id), this.handler);
+    const id = this.newId();
+    const missing = this.filters.missing(buildSpec(await this.spec(id, wish)), this.handler);
+    const made = await this.create(wish, signal, id);
     if (missing) await this.filters.learn(missing, made.init, signal);
     await this.runtime.start(made.id, signal);
     return made;
