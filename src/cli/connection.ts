@@ -8,7 +8,7 @@ import { CliError } from './cli-error.ts';
 import type { Caller, Method } from './session.ts';
 
 /** In gRPC's words, or in those of the socket below. */
-const HUNG_UP: readonly string[] = ['Connection dropped', 'read ECONNRESET', 'write EPIPE'];
+const HUNG_UP: readonly string[] = ['Connection dropped', 'read ECONNRESET'];
 
 /** Enough for everything but pulls and waits, which name their own. */
 const DEFAULT_TIMEOUT_MS = 60_000;

@@ -108,14 +108,17 @@ export class PluginChain {
 
 /**
  * Whether the plugin portmap misses rules of an IP version of which the pod has no address, and which its ADD did not
- * make: up to 1.2 it looks for both (containernetworking/plugins issue 819), for those of IPv4 first.
+ * make: up to 1.2 it looks for both (containernetworking/plugins issue 819), for those of IPv4 first. Of a pod with IPv6
+ * alone it has looked at nothing then; of one with both, what it misses cannot be told from what is missing.
  */
 function missesOtherFamily(err: unknown, result: WireResult | undefined): boolean {
   const failure = findCause(err, CniError);
   if (failure?.plugin !== 'portmap') return false;
   const version = /could not check ipv([46]) dnat/.exec(failure.message)?.[1];
   const addresses = result?.ips?.map(({ address }) => address.split('/', 1)[0] ?? '') ?? [];
-  return version !== undefined && !addresses.some((address) => String(isIP(address)) === version);
+  return (
+    version !== undefined && addresses.length > 0 && !addresses.some((address) => String(isIP(address)) === version)
+  );
 }
 
 /** Whether a network's plugins may be asked to clean up by themselves. */

@@ -251,8 +251,8 @@ export class Daemon {
         devices: config.image.layerDevices,
       }),
     );
-    const isVolatile = config.runtime.volatileRootfs;
-    const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, isVolatile, log }));
+    const wantsVolatile = config.runtime.volatileRootfs;
+    const snapshots = this.#own('snapshots', new Snapshots({ root, layers, workers: disk, wantsVolatile, log }));
     const written = new WritableLayers({ snapshots, log, clock: systemClock });
     const filesystems = new ImageFilesystems({ root, layers, written });
     const containers = new RecordIndex<ContainerRecord>('container', store.containers, store.containers.all(), log);

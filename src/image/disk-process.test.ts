@@ -46,7 +46,8 @@ describe('disk process', { timeout: 600_000 }, () => {
     const start: Processes['start'] = async (cmd, signal) => {
       // Or it is started before open() returns, as a test may want it.
       if (arrived !== undefined) await arrived;
-      const child = await processes.start(instead(cmd), signal);
+      // What has been asked for comes, whoever has given it up.
+      const child = await processes.start(instead(cmd), arrived === undefined ? signal : AbortSignal.any([]));
       const kill = child.kill.bind(child);
       child.kill = (signal) => {
         kills.push(signal);

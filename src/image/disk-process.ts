@@ -44,6 +44,7 @@ interface DiskProcessDeps {
  */
 export class DiskProcess implements DiskPlace {
   readonly #deps: DiskProcessDeps;
+  readonly #running = new Set<RunningDiskProcess>();
   readonly #ending = new Set<Promise<unknown>>();
   #current: RunningDiskProcess | undefined;
   #idle: NodeJS.Timeout | undefined;
@@ -100,14 +101,17 @@ export class DiskProcess implements DiskPlace {
 
   #start(): RunningDiskProcess {
     if (this.#closed) throw new BerthError('cancelled', 'the daemon is stopping');
-    if (this.#current?.isAwaited) throw new NoDiskProcessError('still hangs as it starts');
+    if ([...this.#running].some((one) => one.isAwaited)) throw new NoDiskProcessError('still hangs as it starts');
     const { log, version, startTimeoutMs = START_TIMEOUT_MS, cancelTimeoutMs = CANCEL_TIMEOUT_MS } = this.#deps;
-    return new RunningDiskProcess(this.#startProgram(startTimeoutMs), {
+    const running = new RunningDiskProcess(this.#startProgram(startTimeoutMs), {
       log,
       version,
       startTimeoutMs,
       cancelTimeoutMs,
     });
+    this.#running.add(running);
+    void running.gone.then(() => this.#running.delete(running));
+    return running;
   }
 
   async #startProgram(startTimeoutMs: number): Promise<ChildProcess> {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 
 import { BerthError, because } from '../base/errors.ts';
 import { mknodat } from '../sys/at.ts';
+import { isErrno } from '../sys/errno.ts';
 import { mount, unmount } from '../sys/mount.ts';
 import { lsetxattrat } from '../sys/xattr.ts';
 import { overlayOptions } from './overlay-options.ts';
@@ -19,21 +20,22 @@ const S_IFCHR = 0o020000;
 export function probeOverlay(folder: string, flags: readonly string[]): { readonly takesVolatile: boolean } {
   const at = (...parts: string[]): string => join(folder, ...parts);
   try {
-    for (const name of ['base/opaque', 'top/opaque', 'upper', 'work', 'merged'])
+    for (const name of ['base/opaque', 'top/opaque', 'upper', 'work', 'plain-work', 'merged'])
       mkdirSync(at(name), { recursive: true });
     for (const name of ['base/hidden', 'base/opaque/hidden']) writeFileSync(at(name), '');
     markTop(at('top'));
-    const upper = { upperDir: at('upper'), workDir: at('work') };
-    const overlay = (...more: string[]): void => {
+    const overlay = (work: string, ...more: string[]): void => {
+      const upper = { upperDir: at('upper'), workDir: at(work) };
       const data = overlayOptions({ lowers: [at('top'), at('base')], upper, flags: [...flags, ...more] });
       mount({ source: 'overlay', target: at('merged'), type: 'overlay', data });
     };
     let takesVolatile = true;
     try {
-      overlay('volatile');
-    } catch {
-      takesVolatile = false;
-      overlay();
+      overlay('work', 'volatile');
+    } catch (err) {
+      // Not of a kernel that is too old, but of a disk that has had an error.
+      takesVolatile = isErrno(err, 'EIO');
+      overlay('plain-work');
     }
     writeFileSync(at('merged/written'), '');
     const seen = [...readdirSync(at('merged')), ...readdirSync(at('merged/opaque'))].sort().join();

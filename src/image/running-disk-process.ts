@@ -61,6 +61,7 @@ export class RunningDiskProcess {
   #words = '';
   #isReady = false;
   #hasGivenUp = false;
+  readonly #gone = Promise.withResolvers<void>();
   #hasGone = false;
   hasEnded = false;
   /** A job of it does not stop: it does what it is at, and gets no other. */
@@ -85,9 +86,14 @@ export class RunningDiskProcess {
     this.#started = this.#listen(starting);
   }
 
-  /** It was given up before it said a word, and may still come: its program's disk hangs. */
+  /** It was given up before it said a word, and may still come: its program's disk hangs, or is slow. */
   get isAwaited(): boolean {
     return this.#hasGivenUp && !this.#hasGone;
+  }
+
+  /** Settles when there is no process, or none any more. */
+  get gone(): Promise<void> {
+    return this.#gone.promise;
   }
 
   /** How many jobs it is at. */
@@ -156,10 +162,8 @@ export class RunningDiskProcess {
     try {
       const child = await starting;
       this.#child = child;
-      const gone = (): void => {
-        this.#hasGone = true;
-      };
-      child.exited.then(gone, gone);
+      const go = (): void => this.#go();
+      child.exited.then(go, go);
       if (this.#hasGivenUp) child.kill('SIGKILL');
       child.stdin?.on('error', () => {});
       child.stderr?.on('data', (part: Buffer) => {
@@ -171,11 +175,16 @@ export class RunningDiskProcess {
     } catch (err) {
       clearTimeout(this.#start);
       this.hasEnded = true;
-      this.#hasGone = true;
+      this.#go();
       if (kindOf(err) !== 'cancelled')
         this.#log.warn({ err: describe(err) }, 'the process for work on the disk does not start');
       this.#ready.reject(new NoDiskProcessError('cannot be started', { cause: err }));
     }
+  }
+
+  #go(): void {
+    this.#hasGone = true;
+    this.#gone.resolve();
   }
 
   async #follow(id: number, arrival: SharedArrival): Promise<void> {

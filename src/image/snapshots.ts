@@ -25,7 +25,7 @@ import {
 import { mkdir, rmdir } from 'node:fs/promises';
 import { basename, join, relative } from 'node:path';
 
-import { BerthError, because, invalid } from '../base/errors.ts';
+import { BerthError, because, describe, invalid } from '../base/errors.ts';
 import { type IdMapping, toHostId } from '../base/id-mapping.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { Logger } from '../base/log.ts';
@@ -62,7 +62,7 @@ export interface SnapshotsDeps {
    * mount ends, which otherwise writes out all that its disk has in memory. What a snapshot holds is then lost at a power
    * cut, as all containers are. Not before Linux 5.10.
    */
-  readonly isVolatile: boolean;
+  readonly wantsVolatile: boolean;
   readonly log: Logger;
 }
 
@@ -117,6 +117,7 @@ export class Snapshots {
   readonly #imageFolders = new Map<string, ImageFolders>();
   #flags: readonly string[] = [];
   #isVolatile = false;
+  #hasToldRefusal = false;
   #sweep: Promise<void> = Promise.resolve();
   readonly #closing = new Set<Promise<void>>();
 
@@ -141,7 +142,7 @@ export class Snapshots {
     const leftOvers = readdirSync(this.#folder).filter((name) => name.startsWith('.'));
     unmountBeneath(leftOvers.map((name) => join(this.#folder, name)));
     const { takesVolatile } = probeOverlay(this.#temporary('.probe'), this.#flags);
-    this.#isVolatile = this.#deps.isVolatile && takesVolatile;
+    this.#isVolatile = this.#deps.wantsVolatile && takesVolatile;
     this.#sweep = this.#removeAll(leftOvers.map((name) => join(this.#folder, name)));
   }
 
@@ -215,7 +216,8 @@ export class Snapshots {
   /** Unmounts a container's root filesystem, also one in use. What is not mounted or not there is success. */
   async unmount(containerId: string): Promise<void> {
     const rootfs = this.rootfs(containerId);
-    const held = this.#isVolatile ? undefined : holdMount(rootfs);
+    // A mount of an earlier berthd may be of the other kind, so whether its end writes out the disk is not known here.
+    const held = holdMount(rootfs);
     try {
       await unmountAside(rootfs);
     } finally {
@@ -280,15 +282,9 @@ export class Snapshots {
   #mountOverlay(
     target: string,
     lowers: readonly string[],
-    {
-      upper,
-      owner,
-      label,
-      mountFlags,
-    }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayFolders, 'upper'> & Pick<OverlayMount, 'mountFlags'>,
+    { owner, label, mountFlags }: Pick<SnapshotOptions, 'owner' | 'label'> & Pick<OverlayMount, 'mountFlags'>,
   ): void {
-    const flags = upper ? this.#writableFlags(label) : this.#flagsWith(label);
-    const more = { ...(upper && { upper }), flags, mountFlags };
+    const more = { flags: this.#flagsWith(label), mountFlags };
     if (owner) {
       this.#mountMapped(target, lowers, more, owner);
       return;
@@ -303,14 +299,34 @@ export class Snapshots {
     lowers: readonly string[],
     options: Pick<SnapshotOptions, 'owner' | 'label'> & Required<Pick<OverlayFolders, 'upper'>>,
   ): Promise<void> {
-    if (options.owner) {
-      this.#mountOverlay(target, lowers, options);
-      return;
+    const { upper, owner, label } = options;
+    const mountWith = async (flags: readonly string[]): Promise<void> => {
+      if (owner) {
+        this.#mountMapped(target, lowers, { upper, flags }, owner);
+        return;
+      }
+      using request = overlayRequest(target, this.#deps.layers.linkFolder, { lowers, upper, flags });
+      await mountAside(request);
+    };
+    try {
+      await mountWith(this.#writableFlags(label));
+    } catch (err) {
+      if (!this.#isRefusedVolatile(err)) throw err;
+      await mountWith(this.#flagsWith(label));
     }
-    const { upper, label } = options;
-    const overlay = { lowers, upper, flags: this.#writableFlags(label) };
-    using request = overlayRequest(target, this.#deps.layers.linkFolder, overlay);
-    await mountAside(request);
+  }
+
+  /** After an error of its disk that nobody has seen yet the kernel makes none (ovl_fill_super), until somebody does. */
+  #isRefusedVolatile(err: unknown): boolean {
+    if (!this.#isVolatile || !isErrno(err, 'EIO')) return false;
+    if (!this.#hasToldRefusal) {
+      this.#deps.log.warn(
+        { folder: this.#folder, err: describe(err) },
+        'the disk has had an error (dmesg tells), so root filesystems are not mounted volatile; sync --file-system FOLDER has the kernel forget it',
+      );
+    }
+    this.#hasToldRefusal = true;
+    return true;
   }
 
   #writableFlags(label: string | undefined): string[] {

@@ -101,10 +101,12 @@ export class Child implements ChildProcess {
     await this.terminate(graceMs);
   }
 
-  /** For one that nobody has looked at: as terminate(), with its streams. */
-  async discard(graceMs: number): Promise<void> {
+  /** For one that nobody has looked at, and that shall not begin: kills it, and lets go of its streams. */
+  async discard(): Promise<void> {
     for (const stream of [this.stdin, this.stdout, this.stderr]) stream?.destroy();
-    await this.terminate(graceMs);
+    this.#terminating = true;
+    this.kill('SIGKILL');
+    await this.#endsWithin(UNKILLABLE_MS);
   }
 
   async terminate(graceMs: number): Promise<void> {

@@ -36,7 +36,7 @@ export class Processes {
   readonly #onWork: () => void;
   readonly #children = new Map<number, Child>();
   readonly #starts = new Set<Promise<Child>>();
-  /** Starts that nobody waits for any more, with their programs. */
+  /** Starts that are not done after ten seconds, with their programs. */
   readonly #hanging = new Map<Promise<Child>, string>();
   readonly #reaper = new Reaper();
   readonly #closing = new AbortController();
@@ -113,8 +113,9 @@ export class Processes {
    * then this throws the signal's reason, and as `run` until the program comes, and is killed.
    */
   async start(cmd: StartCommand, signal: AbortSignal): Promise<ChildProcess> {
+    signal.throwIfAborted();
     const startedMs = performance.now();
-    const child = await this.#untilStarted(cmd.path, this.#startDisturbed(cmd, signal), signal, KILL_GRACE_MS);
+    const child = await untilStarted(this.#startDisturbed(cmd, signal), signal);
     const record = (status: ExitStatus | undefined): void => {
       this.#record(cmd, status?.exitCode === 0 ? 'ok' : 'internal', status, performance.now() - startedMs);
     };
@@ -157,7 +158,7 @@ export class Processes {
     using limited = withDeadline('programs that are being started', HANGING_START_MS);
     const starts = [...this.#starts].map(async (start) => {
       const child = await raceSignal(start, limited).catch(() => {
-        void start.then((late) => late.discard(KILL_GRACE_MS)).catch(() => {});
+        void start.then((late) => late.discard()).catch(() => {});
         return undefined;
       });
       if (child) await end(child);
@@ -185,7 +186,7 @@ export class Processes {
     const input = typeof cmd.stdin === 'string' ? Buffer.from(cmd.stdin) : cmd.stdin;
     const { outputLimitBytes = OUTPUT_LIMIT_BYTES, killGraceMs = KILL_GRACE_MS, endAtLimit = false } = cmd;
     const starting = this.#startOwned({ ...cmd, stdin: 'ignore', stdout: 'pipe', stderr: 'pipe' }, input);
-    const child = await this.#untilStarted(cmd.path, starting, limited, killGraceMs);
+    const child = await untilStarted(starting, limited);
     const onLimit = endAtLimit ? () => void child.terminate(killGraceMs).catch(() => {}) : undefined;
     const outputs = [child.stdout, child.stderr].flatMap((stream) =>
       stream ? [new Output(stream, outputLimitBytes, stream === child.stdout ? onLimit : undefined)] : [],
@@ -208,6 +209,7 @@ export class Processes {
     this.#refuseHanging(cmd.path);
     const start = startChild(cmd, this.#reaper, input);
     this.#starts.add(start);
+    const hanging = setTimeout(() => this.#hanging.set(start, cmd.path), HANGING_START_MS).unref();
     try {
       const child = await start;
       this.#children.set(child.pid, child);
@@ -219,40 +221,16 @@ export class Processes {
       child.exited.then(disown, disown);
       return child;
     } finally {
+      clearTimeout(hanging);
+      this.#hanging.delete(start);
       this.#starts.delete(start);
-    }
-  }
-
-  /**
-   * The child, also when the signal has aborted meanwhile: its caller has it to end then. Throws the signal's reason when
-   * it does not start at all.
-   */
-  async #untilStarted(
-    path: string,
-    starting: Promise<Child>,
-    signal: AbortSignal,
-    killGraceMs: number,
-  ): Promise<Child> {
-    try {
-      return await raceSignal(starting, signal);
-    } catch (err) {
-      using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
-      return await raceSignal(starting, patience).catch(() => {
-        this.#hanging.set(starting, path);
-        // What undoes its work may have run by then: it must not begin with it.
-        void starting
-          .then((child) => child.discard(killGraceMs))
-          .catch(() => {})
-          .finally(() => this.#hanging.delete(starting));
-        throw err;
-      });
     }
   }
 
   /** Each start that hangs keeps a thread of libuv's pool, of which berthd has eight for all that it does with files. */
   #refuseHanging(path: string): void {
     if (![...this.#hanging.values()].includes(path)) return;
-    const problem = `${path} is not started: an earlier start of it still hangs; does its disk answer (dmesg tells)?`;
+    const problem = `${path} is not started: an earlier start of it hangs; does its disk answer (dmesg tells)? A restart of berthd tries again`;
     throw new BerthError('unavailable', problem);
   }
 
@@ -286,6 +264,24 @@ function standIn<C extends { readonly path: string; readonly args: readonly stri
 ): C {
   const script = faults.standIn(placeOf(cmd));
   return script === undefined ? cmd : { ...cmd, path: '/bin/sh', args: ['-c', script, 'sh', cmd.path, ...cmd.args] };
+}
+
+/**
+ * The child, also when the signal has aborted meanwhile: its caller has it to end then. Throws the signal's reason when
+ * it does not start at all.
+ */
+async function untilStarted(starting: Promise<Child>, signal: AbortSignal): Promise<Child> {
+  try {
+    return await raceSignal(starting, signal);
+  } catch (err) {
+    if (!signal.aborted) throw err;
+    using patience = withDeadline('start of a process that nobody waits for', HANGING_START_MS);
+    return await raceSignal(starting, patience).catch(() => {
+      // What undoes its work may have run by then: it must not begin with it.
+      void starting.then((child) => child.discard()).catch(() => {});
+      throw err;
+    });
+  }
 }
 
 async function untilExit(child: Child, signal: AbortSignal, killGraceMs: number): Promise<ExitStatus> {

@@ -84,7 +84,7 @@ export class ExecProcess {
 
   /**
    * Starts a command; also when the signal aborts meanwhile: started() tells of it then. Throws the signal's reason when
-   * the monitor's disk hangs. The descriptors must stay open until this settles.
+   * the monitor's disk hangs.
    */
   static async start(deps: ExecDeps, target: ExecTarget, fds: ExecFds, signal: AbortSignal): Promise<ExecProcess> {
     using limited = withDeadline(`start of a command in container ${target.containerId}`, START_TIMEOUT_MS, signal);

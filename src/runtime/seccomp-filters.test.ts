@@ -101,7 +101,7 @@ test('an upgrade in between, or after, makes a filter unknown', async () => {
 test('a kernel that gives none out is not asked for a while; what fails otherwise does not count', async () => {
   const filters = open();
   readByKernel = async () => {
-    throw new BerthError('deadline', 'the reader was slow');
+    throw new BerthError('exhausted', 'no room for another process');
   };
   for (let tries = 0; tries < 9; tries += 1) await learn(filters);
   assert.equal(reads, 9);

@@ -1,9 +1,18 @@
 import { hash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { release, version } from 'node:os';
 import { join } from 'node:path';
 
-import { BerthError, describe } from '../base/errors.ts';
+import { BerthError, describe, kindOf } from '../base/errors.ts';
 import type { Logger } from '../base/log.ts';
 import type { Processes } from '../proc/processes.ts';
 import { isSameProcess } from '../sys/process.ts';
@@ -98,7 +107,10 @@ export class SeccompFilters {
     if (key === undefined || !known || flags === undefined) return undefined;
     this.#known.delete(key);
     // Somebody has tidied up, or worse; the next container brings it again.
-    if (identityIn(known.file) !== known.identity) return undefined;
+    if (identityIn(known.file) !== known.identity) {
+      removeQuietly(known.file);
+      return undefined;
+    }
     this.#known.set(key, known);
     return { file: known.file, flags };
   }
@@ -129,6 +141,7 @@ export class SeccompFilters {
       if (filter && isStill()) this.#keep(key, filter);
     } catch (err) {
       this.#log.debug({ pid: init.pid, err: describe(err) }, 'a seccomp filter was not learned');
+      if (!signal.aborted && kindOf(err) === 'deadline') this.#noteFailure('no exit in time');
     } finally {
       this.#reading.delete(key);
     }
@@ -144,7 +157,7 @@ export class SeccompFilters {
       this.#failures = 0;
       return filter;
     }
-    this.#noteFailure(exitCode);
+    this.#noteFailure(`exit code ${exitCode}`);
     return undefined;
   }
 
@@ -166,14 +179,14 @@ export class SeccompFilters {
     rmSync(known.file, { force: true });
   }
 
-  #noteFailure(exitCode: number): void {
+  #noteFailure(how: string): void {
     this.#failures += 1;
     if (this.#failures < MOST_FAILURES) return;
     this.#failures = 0;
     this.#retryAtMs = performance.now() + RETRY_MS;
     this.#log.info(
-      { reader: this.#readerPath, exitCode, tries: MOST_FAILURES, againInS: RETRY_MS / 1000 },
-      'the kernel gives out no seccomp filters of containers; commands in those that have one are started by the OCI runtime, and take longer',
+      { reader: this.#readerPath, how, tries: MOST_FAILURES, againInS: RETRY_MS / 1000 },
+      'seccomp filters of containers cannot be read; commands in those that have one are started by the OCI runtime, and take longer',
     );
   }
 
@@ -181,12 +194,12 @@ export class SeccompFilters {
   #load(): void {
     if (!existsSync(this.#folder)) return;
     const files = readdirSync(this.#folder).map((name) => ({ name, file: join(this.#folder, name) }));
-    const ageOf = (file: string): number => statSync(file).mtimeMs;
+    const ageOf = (file: string): number => lstatSync(file).mtimeMs;
     for (const { name, file } of files.sort((a, b) => ageOf(a.file) - ageOf(b.file))) {
       const [, key, sum] = FILE_NAME.exec(name) ?? [];
-      const isWhole = key !== undefined && statSync(file).isFile() && hash('sha256', readFileSync(file)) === sum;
-      if (isWhole) this.#known.set(key, { file, identity: identityIn(file) });
-      else rmSync(file, { force: true, recursive: true });
+      const isWhole = key !== undefined && lstatSync(file).isFile() && hash('sha256', readFileSync(file)) === sum;
+      if (isWhole && !this.#known.has(key)) this.#known.set(key, { file, identity: identityIn(file) });
+      else removeQuietly(file);
     }
   }
 }
@@ -201,6 +214,15 @@ function keyOf(seccomp: OciSeccomp, { path }: Pick<Handler, 'path'>): string | u
     return hash('sha256', JSON.stringify([path, identities, release(), version(), seccomp]));
   } catch {
     return undefined;
+  }
+}
+
+/** What cannot be removed is looked at again at the next start. */
+function removeQuietly(file: string): void {
+  try {
+    rmSync(file, { force: true, recursive: true });
+  } catch {
+    // It is none of those that are used.
   }
 }
 

@@ -46,7 +46,7 @@ export class LayerLab {
   layers: LayerStore;
   snapshots: Snapshots;
   /** Of root filesystems, from the next restart on. */
-  isVolatile = true;
+  wantsVolatile = true;
   #blobs = 0;
 
   readonly #devices: DevicePolicy;
@@ -119,9 +119,9 @@ export class LayerLab {
   }
 
   #build(limits: TarLimits): [LayerStore, Snapshots] {
-    const { root, rows, workers, isVolatile } = this;
+    const { root, rows, workers, wantsVolatile } = this;
     const devices = this.#devices;
     const layers = new LayerStore({ root, rows, workers, limits, devices, log: silentLogger, clock: systemClock });
-    return [layers, new Snapshots({ root, layers, workers, isVolatile, log: silentLogger })];
+    return [layers, new Snapshots({ root, layers, workers, wantsVolatile, log: silentLogger })];
   }
 }

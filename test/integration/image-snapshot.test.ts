@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -191,7 +192,7 @@ describe('snapshots', { skip }, () => {
     };
     const diffIds = await unpackAll([[{ name: 'one' }]]);
     for (const wanted of [true, false]) {
-      lab.isVolatile = wanted;
+      lab.wantsVolatile = wanted;
       await lab.restart();
       const { rootfs } = await lab.snapshots.mount('c1', diffIds);
       assert.equal(isVolatile(rootfs), wanted);
@@ -199,6 +200,37 @@ describe('snapshots', { skip }, () => {
       await lab.snapshots.unmount('c1');
       await lab.snapshots.remove('c1');
       assert.deepEqual(readdirSync(join(lab.root, 'snapshots')), []);
+    }
+  });
+
+  it('are made also after an error of their disk that nobody has seen', async () => {
+    const base = await mkdtemp(join(tmpdir(), 'berth-snapshot-error-'));
+    const [store, disk] = [join(base, 'store'), join(base, 'disk')];
+    for (const folder of [store, disk]) mkdirSync(folder);
+    // A disk that has less room than it says: what is written last is lost.
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=12m', 'berth-test', store]);
+    execFileSync('truncate', ['--size', '64M', join(store, 'image')]);
+    execFileSync('mkfs.ext4', ['-q', '-F', '-O', '^has_journal', join(store, 'image')]);
+    execFileSync('mount', ['-o', 'loop', join(store, 'image'), disk]);
+    try {
+      const small = await LayerLab.open({ base: join(disk, 'lab') });
+      execFileSync('sync');
+      writeFileSync(join(disk, 'large'), randomBytes(30_000_000));
+      execFileSync('sync');
+      execFileSync('mount', ['-o', 'remount,size=100m', store]);
+      rmSync(join(disk, 'large'));
+      for (const again of [false, true]) {
+        if (again) await small.restart();
+        const { rootfs } = await small.snapshots.mount('c1', []);
+        writeFileSync(join(rootfs, 'file'), '');
+        await small.snapshots.unmount('c1');
+        await small.snapshots.remove('c1');
+      }
+      await small.close();
+    } finally {
+      execFileSync('umount', [disk]);
+      execFileSync('umount', [store]);
+      rmSync(base, { recursive: true });
     }
   });
 

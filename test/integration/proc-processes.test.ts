@@ -327,7 +327,7 @@ test('a program whose disk hangs is given up, refused until it comes, and then k
   await program.wanted;
   abort.abort(new BerthError('deadline', 'too late'));
   await assert.rejects(starting, { kind: 'deadline', message: 'too late' });
-  await assert.rejects(processes.start(command, never), { kind: 'unavailable', message: /still hangs/ });
+  await assert.rejects(processes.start(command, never), { kind: 'unavailable', message: /start of it hangs/ });
   await assert.rejects(processes.run({ ...command, ...second }, never), { kind: 'unavailable' });
   program.release();
   closeSync(writeFd);
