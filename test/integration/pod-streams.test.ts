@@ -226,7 +226,8 @@ for (const name of ['runc', 'crun']) {
         lab.runtime.endExecs(made.id);
         if (pid === 'host') await assert.rejects(exec, { kind: 'precondition', message: /has ended/ });
         else assert.ok([137, 'precondition'].includes(await exec.catch((err: { kind: string }) => err.kind)));
-        assert.deepEqual(hostProcesses('sleep 543[12]'), []);
+        assert.deepEqual(hostProcesses('^sleep 543[12]'), []);
+        await eventually('its monitor is gone', () => hostProcesses('sleep 543[12]').length === 0 || undefined);
         lab.setState(made.id, 'exited');
         await assert.rejects(lab.streams.exec(made.id, { command, tty: false }, {}, signal), { kind: 'precondition' });
         assert.throws(() => lab.streams.checkExec(made.id), { kind: 'precondition' });

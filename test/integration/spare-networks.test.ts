@@ -39,6 +39,8 @@ suite('spare networks', { timeout: 900_000 }, () => {
   after(async () => await lab.close());
 
   const addresses = (): readonly string[] => lab.berthd.traces().addresses ?? [];
+  // Others may have left some of theirs on the machine.
+  const bridgePorts = (): string[] => readdirSync(`/sys/class/net/${lab.berthd.network.bridge}/brif`);
   const isReady = async (): Promise<boolean> => /^berth_cni_spare_networks 2$/m.test(await lab.berthd.metrics());
 
   /** Pods that come one after the other, and the addresses that are ready for others then. */
@@ -113,9 +115,7 @@ suite('spare networks', { timeout: 900_000 }, () => {
     deleteBridge();
     const pod = await lab.runPod();
     assert.ok(!spares.includes(await lab.ipOf(pod)));
-    const { bridge } = lab.berthd.network;
-    const ports = execFileSync('ip', ['-o', 'link', 'show', 'master', bridge], { encoding: 'utf8' });
-    assert.match(ports, /veth/);
+    assert.ok(bridgePorts().length > 0);
     await eventually('the others are given back', () => spares.every((ip) => !addresses().includes(ip)) || undefined);
   });
 
@@ -145,7 +145,7 @@ suite('spare networks', { timeout: 900_000 }, () => {
     const left = spares.filter((ip) => addresses().includes(ip));
     assert.ok(left.length < spares.length, 'it had taken none');
     await eventually('another is made', () => addresses().length === before || undefined);
-    assert.equal(readLinks().filter((name) => name.startsWith('veth')).length, before);
+    assert.equal(bridgePorts().length, before);
   });
 
   test('after a kill they are given back, without a word about lost pods', async () => {
