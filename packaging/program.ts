@@ -48,7 +48,7 @@ export async function addProgram(
     const script = readFileSync(join(top, 'packaging/bin', name), 'utf8');
     tree.file(join(folder, 'bin', name), script.replaceAll('$root/VERSION/', `$root/${version}/`), true);
   }
-  for (const name of ['pause', 'exec-monitor', 'exec-join', 'filter-reader'])
+  for (const name of ['pause', 'exec-monitor', 'exec-join', 'filter-reader', 'late-close.so'])
     tree.copy(join(top, 'dist/native', name), join(folder, 'native', name), true);
   const { name, license } = readPackage(top);
   const own = { name, version, license, type: 'module' };

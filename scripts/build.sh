@@ -31,4 +31,5 @@ native pause
 native exec-monitor
 native exec-join
 native filter-reader
+native late-close.so
 bundle

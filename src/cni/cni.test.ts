@@ -45,7 +45,7 @@ function configure(more: object = {}): void {
   writeFileSync(join(base, 'net.d', '10-pods.conflist'), JSON.stringify(conf));
 }
 
-async function start(times: Partial<CniTimes> = {}): Promise<void> {
+async function start(times: Partial<CniTimes> = {}, lateClosePath?: string): Promise<void> {
   const cniMeter = { ...silentMeter, cni: (verb: string, outcome: string) => void counted.push(`${verb} ${outcome}`) };
   cni = new Cni({
     confDir: join(base, 'net.d'),
@@ -55,6 +55,7 @@ async function start(times: Partial<CniTimes> = {}): Promise<void> {
     log: { ...silentLogger, info: (fields, message) => void logged.push({ fields, message }) },
     meter: cniMeter,
     clock: systemClock,
+    lateClosePath,
     times: { settleMs: 1, delPausesMs: [1, 1, 1], ...times },
   });
   await cni.start();
@@ -126,6 +127,20 @@ test('DEL runs in reverse with all that ADD had, after a restart and when the co
   assert.deepEqual(bridge?.request['prevResult'], portmap?.request['prevResult']);
   assert.ok(bridge?.request['prevResult']);
   assert.deepEqual(cacheFiles(), []);
+});
+
+test('only a DEL does without the wait for what it deletes', async () => {
+  configure();
+  const library = join(base, 'late-close.so');
+  writeFileSync(library, '');
+  await start({}, library);
+  await cni.add(pod(), never);
+  await cni.check(pod(), never);
+  await cni.del(pod(), never);
+  assert.deepEqual(
+    plugins.runs.map(({ verb, env }) => [verb, env['LD_PRELOAD']]),
+    ['ADD', 'CHECK', 'DEL'].flatMap((verb) => Array(3).fill([verb, verb === 'DEL' ? library : undefined])),
+  );
 });
 
 test('DEL before 0.4.0 gets no previous result', async () => {

@@ -70,6 +70,8 @@ export interface CniDeps {
   readonly binDirs: readonly string[];
   /** Where attachments are kept over restarts; must survive what pods survive. */
   readonly cacheDir: string;
+  /** The library of native/late-close.c; without it the plugins' DEL waits for the kernel. */
+  readonly lateClosePath?: string | undefined;
   readonly processes: Pick<Processes, 'run' | 'exitOf'>;
   readonly log: Logger;
   readonly meter: Meter;
@@ -125,7 +127,7 @@ export class Cni {
     const binaries = new PluginBinaries(deps.binDirs);
     this.#binaries = binaries;
     this.#networks = new Networks({ confDir, defaultNetwork, binaries, log, settleMs });
-    this.#chain = new PluginChain(new PluginRunner({ processes, binaries }));
+    this.#chain = new PluginChain(new PluginRunner({ processes, binaries, lateClosePath: deps.lateClosePath }));
     this.#cache = new ResultCache(deps.cacheDir, log);
     this.#probe = new StatusProbe({
       ask: (network, signal) => this.#measured('STATUS', () => this.#chain.status(network, signal)),

@@ -8,6 +8,7 @@ import type { Processes } from '../proc/processes.ts';
 import { CniError } from './cni-error.ts';
 import type { CniVerb } from './cni-version.ts';
 import { clip, type JsonObject } from './json.ts';
+import { lateCloseEnv } from './late-close.ts';
 import type { NetworkConfig, PluginConfig } from './network-config.ts';
 import type { PluginBinaries } from './plugin-binaries.ts';
 
@@ -51,11 +52,21 @@ const errorSchema = v.object({
 export class PluginRunner {
   readonly #processes: Pick<Processes, 'run'>;
   readonly #binaries: PluginBinaries;
+  readonly #lateClosePath: string | undefined;
   readonly #path: string;
 
-  constructor({ processes, binaries }: { processes: Pick<Processes, 'run'>; binaries: PluginBinaries }) {
+  constructor({
+    processes,
+    binaries,
+    lateClosePath,
+  }: {
+    processes: Pick<Processes, 'run'>;
+    binaries: PluginBinaries;
+    lateClosePath: string | undefined;
+  }) {
     this.#processes = processes;
     this.#binaries = binaries;
+    this.#lateClosePath = lateClosePath;
     this.#path = process.env['PATH'] || FALLBACK_PATH;
   }
 
@@ -86,7 +97,7 @@ export class PluginRunner {
         {
           path,
           args: [],
-          env: { CNI_COMMAND: verb, ...env, CNI_PATH: this.#binaries.binDirs.join(delimiter), PATH: this.#path },
+          env: { ...this.#surroundings(verb), CNI_COMMAND: verb, ...env },
           stdin: JSON.stringify(request),
           timeoutMs: LONGEST_MS,
           errand: { of: 'network', plugin: plugin.type, verb },
@@ -104,6 +115,11 @@ export class PluginRunner {
       this.#binaries.reset();
       throw this.#missing(call, cause);
     }
+  }
+
+  #surroundings(verb: CniVerb): Record<string, string> {
+    const deletes = verb === 'DEL' ? lateCloseEnv(this.#lateClosePath) : {};
+    return { PATH: this.#path, CNI_PATH: this.#binaries.binDirs.join(delimiter), ...deletes };
   }
 
   #missing(call: PluginCall, cause?: unknown): CniError {

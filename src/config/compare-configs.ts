@@ -60,7 +60,12 @@ export function inForce(running: Config, next: Config): Config {
       namespacedAuthDir: next.image.namespacedAuthDir,
       pauseImage: next.image.pauseImage,
     },
-    cni: { ...next.cni, cacheDir: running.cni.cacheDir, confTemplate: running.cni.confTemplate },
+    cni: {
+      ...next.cni,
+      cacheDir: running.cni.cacheDir,
+      confTemplate: running.cni.confTemplate,
+      lateClose: running.cni.lateClose,
+    },
     runtime: {
       ...next.runtime,
       cgroupManager: running.runtime.cgroupManager,

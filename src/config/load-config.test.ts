@@ -145,7 +145,7 @@ suite('loadConfig', () => {
     [
       'a key of Object',
       '[cni]\nconstructor = 1\n',
-      '2: cni.constructor: unknown key; known here: conf_dir, bin_dirs, cache_dir, default_network, conf_template, spare_networks',
+      '2: cni.constructor: unknown key; known here: conf_dir, bin_dirs, cache_dir, default_network, conf_template, spare_networks, late_close',
     ],
     [
       'a wrong type',

@@ -41,6 +41,7 @@ export interface Config {
     readonly defaultNetwork: string;
     readonly confTemplate: string;
     readonly spareNetworks: number;
+    readonly lateClose: boolean;
   };
   readonly runtime: {
     readonly defaultRuntime: string;
@@ -207,6 +208,7 @@ function toConfig(values: Values, sources: readonly string[]): Config {
       defaultNetwork: cni('default_network'),
       confTemplate: cni('conf_template'),
       spareNetworks: Number(cni('spare_networks')),
+      lateClose: get('cni.late_close', TABLES.cni.late_close),
     },
     runtime: {
       defaultRuntime: runtime('default_runtime'),

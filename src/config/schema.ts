@@ -167,6 +167,11 @@ export const TABLES = {
       8,
       'While pods come one after the other, so many at most are given their network and address beforehand; 30 s after the last pod they are given back. Only with the plugins bridge or ptp, host-local, and portmap, firewall, tuning and bandwidth after them: others ask whose network it is. 0: none.',
     ),
+    late_close: startKey(
+      { type: 'switch' },
+      true,
+      'An iptables that has deleted rules for a DEL does not wait until the kernel has freed them: a process of its own keeps its socket for 0.25 s. By LD_PRELOAD, for what plugins run for DEL.',
+    ),
   },
   runtime: {
     default_runtime: key(

@@ -91,6 +91,7 @@ const PAUSE_PATH = fileURLToPath(new URL('../../native/pause', import.meta.url))
 const EXEC_MONITOR_PATH = fileURLToPath(new URL('../../native/exec-monitor', import.meta.url));
 const EXEC_JOIN_PATH = fileURLToPath(new URL('../../native/exec-join', import.meta.url));
 const FILTER_READER_PATH = fileURLToPath(new URL('../../native/filter-reader', import.meta.url));
+const LATE_CLOSE_PATH = fileURLToPath(new URL('../../native/late-close.so', import.meta.url));
 
 /**
  * One berthd: builds the rooms from the ground up and hands each what it needs. Parts that must be closed are put on a
@@ -228,6 +229,8 @@ export class Daemon {
       new Cni({
         ...config.cni,
         defaultNetwork: config.cni.defaultNetwork || undefined,
+        // The first process is who has to reap what closes late, and would not know of it.
+        lateClosePath: config.cni.lateClose && process.pid !== 1 ? LATE_CLOSE_PATH : undefined,
         processes,
         log,
         meter,

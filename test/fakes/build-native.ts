@@ -7,8 +7,10 @@ const buildScript = fileURLToPath(new URL('../../native/build.sh', import.meta.u
 
 const builtFolder = fileURLToPath(new URL('../../dist/native', import.meta.url));
 
+type NativeName = 'pause' | 'exec-monitor' | 'exec-join' | 'filter-reader' | 'late-close.so';
+
 /** Compiles a program of native into an existing folder, or copies what `npm run build` has made of it; returns its path. */
-export function buildNative(name: 'pause' | 'exec-monitor' | 'exec-join' | 'filter-reader', folder: string): string {
+export function buildNative(name: NativeName, folder: string): string {
   const path = `${folder}/${name}`;
   // A virtual machine has the checkout as it was built, and no compiler.
   if (existsSync('/usr/bin/cc')) execFileSync('/bin/sh', [buildScript, name, path], { timeout: 60_000 });

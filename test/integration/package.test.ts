@@ -79,6 +79,7 @@ suite('package', { timeout: 1_800_000 }, () => {
       './usr/lib/berth/native/exec-join',
       './usr/lib/berth/native/exec-monitor',
       './usr/lib/berth/native/filter-reader',
+      './usr/lib/berth/native/late-close.so',
       `./usr/lib/berth/${OLD}/node.squashfs`,
       `./usr/lib/berth/${OLD}/node/`,
       `./usr/lib/berth/${OLD}/provide-node`,
