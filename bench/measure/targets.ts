@@ -37,7 +37,7 @@ const TARGETS: readonly Target[] = [
   {
     name: 'processor time of the machine for a life',
     unit: 'ms',
-    read: atLevel(1, ({ machineMsPerLifecycle }) => machineMsPerLifecycle),
+    read: atLevel(1, machineTime),
     ofCrio: 0.65,
   },
   { name: 'pod down, p50', unit: 'ms', read: atLevel(1, ({ calls }) => calls['pod down']?.p50), ofCrio: 0.4 },
@@ -133,6 +133,11 @@ export function targetsTable(results: Results): string {
 function verdict(judged: readonly boolean[]): string {
   if (judged.length === 0) return 'not compared';
   return judged.every(Boolean) ? MET : MISSED;
+}
+
+/** What others used at rest has been taken off: where they have stopped meanwhile, it is less than nothing. */
+function machineTime({ machineMsPerLifecycle }: LevelFigures): number | undefined {
+  return machineMsPerLifecycle > 0 ? machineMsPerLifecycle : undefined;
 }
 
 function atLevel(parallel: number, read: (level: LevelFigures) => number | undefined): Read {

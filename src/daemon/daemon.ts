@@ -374,6 +374,7 @@ export class Daemon {
       pods: deps,
       images,
       layers,
+      snapshots,
       cluster,
       handlers,
       checkDatabase,

@@ -3,6 +3,7 @@ import type { Cluster } from '../cluster/cluster.ts';
 import type { StoredImage } from '../image/image-record.ts';
 import type { Images } from '../image/images.ts';
 import type { LayerStore } from '../image/layer-store.ts';
+import type { Snapshots } from '../image/snapshots.ts';
 import type { Finding, ToldFinding } from '../node/finding.ts';
 import { tellFindings } from '../node/mend.ts';
 import { databaseFindings, type StorePlaces, storeFindings } from '../node/store-findings.ts';
@@ -17,6 +18,7 @@ interface DoctorParts {
   readonly pods: Pick<PodDeps, 'sandboxes' | 'containers' | 'spareNetworks'>;
   readonly images: Images;
   readonly layers: LayerStore;
+  readonly snapshots: Pick<Snapshots, 'refusesVolatile'>;
   /** Undefined without a kubeconfig. */
   readonly cluster: Pick<Cluster, 'runtimeClasses' | 'problem'> | undefined;
   readonly handlers: Pick<Handlers, 'statuses'>;
@@ -46,6 +48,7 @@ export class DoctorFindings {
       ...databaseFindings(places, checkDatabase(), undefined),
       ...storeFindings(places, this.#contents()),
       ...this.#damageFindings(),
+      ...this.#diskFindings(),
       ...(await this.#garbageFindings()),
       ...this.#clusterFindings(),
     ];
@@ -72,6 +75,19 @@ export class DoctorFindings {
       message: `is damaged and not used until it is pulled again: ${problems.join('; ')}`,
       remedy: `berth image pull ${names[0] ?? 'REFERENCE'}, which brings only what is missing`,
     }));
+  }
+
+  #diskFindings(): Finding[] {
+    const { places, snapshots } = this.#parts;
+    if (!snapshots.refusesVolatile) return [];
+    return [
+      {
+        severity: 'warning',
+        subject: 'root folder',
+        message: `the disk of ${places.root} has had an error, so new root filesystems are written out at their end; in those that were there before, fsync fails with EIO`,
+        remedy: `look what it was (dmesg, smartctl); then sync --file-system ${places.root}, which tells of it once, and remove the pods that are older than that`,
+      },
+    ];
   }
 
   #clusterFindings(): Finding[] {

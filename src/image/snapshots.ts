@@ -117,7 +117,7 @@ export class Snapshots {
   readonly #imageFolders = new Map<string, ImageFolders>();
   #flags: readonly string[] = [];
   #isVolatile = false;
-  #hasToldRefusal = false;
+  #refusesVolatile = false;
   #sweep: Promise<void> = Promise.resolve();
   readonly #closing = new Set<Promise<void>>();
 
@@ -269,6 +269,11 @@ export class Snapshots {
     return await this.#deps.workers.run('usage', groups);
   }
 
+  /** Whether the last writable mount could not be volatile, though it should be: its disk has had an error. */
+  get refusesVolatile(): boolean {
+    return this.#refusesVolatile;
+  }
+
   /** The ids of all containers that have a folder, mounted or not. */
   all(): string[] {
     return readdirSync(this.#folder).filter((name) => !name.startsWith('.'));
@@ -310,6 +315,7 @@ export class Snapshots {
     };
     try {
       await mountWith(this.#writableFlags(label));
+      this.#refusesVolatile = false;
     } catch (err) {
       if (!this.#isRefusedVolatile(err)) throw err;
       await mountWith(this.#flagsWith(label));
@@ -319,13 +325,13 @@ export class Snapshots {
   /** After an error of its disk that nobody has seen yet the kernel makes none (ovl_fill_super), until somebody does. */
   #isRefusedVolatile(err: unknown): boolean {
     if (!this.#isVolatile || !isErrno(err, 'EIO')) return false;
-    if (!this.#hasToldRefusal) {
+    if (!this.#refusesVolatile) {
       this.#deps.log.warn(
         { folder: this.#folder, err: describe(err) },
         'the disk has had an error (dmesg tells), so root filesystems are not mounted volatile; sync --file-system FOLDER has the kernel forget it',
       );
     }
-    this.#hasToldRefusal = true;
+    this.#refusesVolatile = true;
     return true;
   }
 

@@ -53,6 +53,14 @@ describe('what the bench tells', () => {
     assert.doesNotMatch(table, /400 pods|above the floor/);
   });
 
+  test('nothing is said of processor time where others took less of it than at rest', () => {
+    const levels = berth.levels.map((level) => ({ ...level, machineMsPerLifecycle: -1 }));
+    assert.doesNotMatch(targetsTable(resultsOf([{ ...berth, levels }, crio])), /processor time of the machine/);
+    const peer = { ...crio, levels: crio.levels.map((level) => ({ ...level, machineMsPerLifecycle: 0 })) };
+    const cells = row(targetsTable(resultsOf([berth, peer])), 'processor time of the machine for a life');
+    assert.equal(cells.at(-1), 'not compared');
+  });
+
   test('no targets for others than Berth', () => {
     assert.equal(targetsTable(resultsOf([crio])), '');
   });

@@ -1,7 +1,7 @@
 /** Snapshots show what overlayfs makes of layers. Needs root, and a disk that carries overlays. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -225,7 +225,13 @@ describe('snapshots', { skip }, () => {
         writeFileSync(join(rootfs, 'file'), '');
         await small.snapshots.unmount('c1');
         await small.snapshots.remove('c1');
+        assert.ok(small.snapshots.refusesVolatile);
       }
+      // It tells of the error, which has been seen then.
+      assert.equal(spawnSync('sync', ['--file-system', disk]).status, 1);
+      await small.snapshots.mount('c1', []);
+      assert.ok(!small.snapshots.refusesVolatile);
+      await small.snapshots.unmount('c1');
       await small.close();
     } finally {
       execFileSync('umount', [disk]);
