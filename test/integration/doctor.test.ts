@@ -71,6 +71,11 @@ suite('berth doctor', { timeout: 900_000 }, () => {
     await lab.berthd.end('SIGTERM');
     const sound = doctor();
     assert.deepEqual([sound.berthdRuns, sound.subjects, sound.exitCode], [false, [], fine(sound)]);
+    const config = join(lab.berthd.root, 'berth.toml');
+    const told = spawnSync(BERTH, ['--socket', lab.berthd.endpoint, 'doctor', '--config', config], {
+      encoding: 'utf8',
+    });
+    assert.ok(told.stdout.startsWith('no berthd answers') && told.stdout.includes(`with ${config}\n`), told.stdout);
     const file = join(lab.berthd.root, 'berth.db');
     const bytes = readFileSync(file);
     bytes[3] = (bytes[3] ?? 0) ^ 0x20;

@@ -1,4 +1,5 @@
 import { AdminService, DoctorRequest } from '../../../proto/gen/berth/admin.ts';
+import type { Config } from '../../config/load-config.ts';
 import { json } from '../output.ts';
 import type { Session } from '../session.ts';
 import { orNotThere, readConfig } from './config.ts';
@@ -24,14 +25,19 @@ export async function examine(session: Session, { fix, config }: DoctorOptions):
   const { output } = session;
   const asked = session.connection.call(AdminService.doctor, DoctorRequest.create({ fix }), TIMEOUT_MS);
   const running = (await orNotThere(asked))?.findings;
-  const findings: readonly ShownFinding[] = running ?? (await session.examineNode(readConfig(config), fix));
+  const alone = running ? undefined : readConfig(config);
+  const findings: readonly ShownFinding[] = alone ? await session.examineNode(alone, fix) : (running ?? []);
   const canMend = findings.filter((finding) => finding.canMend).length;
   if (session.json) output.out(json({ berthdRuns: running !== undefined, findings }));
   else {
-    if (!running) output.out('no berthd answers; this is what one would find on this node\n');
+    if (alone) output.out(`no berthd answers; this is what one would find on this node, with ${sourceOf(alone)}\n`);
     showFindings(output, findings);
     if (!fix && canMend > 0) output.out(`berth doctor --fix mends ${canMend} of these\n`);
   }
   if (countOf(findings, 'error') > 0) return ERRORS;
   return countOf(findings, 'warning') > 0 ? WARNINGS : 0;
+}
+
+function sourceOf({ sources }: Config): string {
+  return sources.length === 0 ? 'the defaults' : sources.join(', ');
 }
