@@ -7,9 +7,14 @@
  * (nft_rcv_nl_event in net/netfilter/nf_tables_api.c), 10 to 20 ms each time. A DEL deletes three times one after the
  * other, each by an iptables of its own, that ends when its socket is closed.
  *
- * So an iptables that has deleted hands its socket to a process of its own kind that closes it when the kernel has long
- * been done, and ends at once. The place for that is libmnl's function, which no other programs call than those that talk
- * to the kernel's packet filter.
+ * So such an iptables hands its socket to a process of its own kind, and ends at once. That one closes it when the kernel
+ * has long been done with these rules. If others have just deleted it waits then for theirs, with the lock that changes
+ * of rules take: such waits are fewer so, and not gone.
+ *
+ * With the memory goes what a rule holds: a chain that it jumped to is free at once, but a list of xt_recent or a set of
+ * ipset only now. So this is for plugins whose rules hold nothing of that kind (src/cni/late-close.ts).
+ *
+ * The place for it is libmnl's function, which others use too (ip, tc, ipset): with these it does what libmnl's does.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,12 +23,19 @@
 
 #include "kernel.h"
 
-enum { KEPT_NS = 250 * 1000 * 1000, STANDARD_STREAMS = 3 };
+#ifndef KEPT_MS
+#define KEPT_MS 250
+#endif
 
-struct mnl_socket;
+enum { STANDARD_STREAMS = 3 };
 
-/* Libmnl's and the C library's; weak, because what uses neither is loaded with this library too. */
-__attribute__((weak)) int mnl_socket_get_fd(const struct mnl_socket *socket);
+/* What libmnl's begins with. Its own mnl_socket_get_fd is not to be found from here where libmnl was loaded by dlopen(3). */
+struct mnl_socket {
+	int fd;
+};
+
+/* The C library's; weak, because what has none is loaded with this library too. */
+__attribute__((weak)) int close(int fd);
 __attribute__((weak)) void free(void *memory);
 
 static int is(const char *text, const char *other)
@@ -45,10 +57,13 @@ static const char *base_name(const char *path)
 	return name;
 }
 
-/* By the arguments: what has only looked, or added, closes fast. */
-static int has_deleted(void)
+/*
+ * By the arguments. Whoever closes waits, also one that has deleted nothing, for what others have; but to copy a process
+ * costs as well. A DEL makes a chain of which it does not know whether it is there, before it empties it.
+ */
+static int is_part_of_deletion(void)
 {
-	static const char *const deleting[] = { "-D", "--delete", "-F", "--flush", "-X", "--delete-chain" };
+	static const char *const deleting[] = { "-D", "--delete", "-N", "--new-chain", "-F", "--flush", "-X", "--delete-chain" };
 	char arguments[4096];
 	long fd = syscall4(SYS_openat, AT_FDCWD, (long)"/proc/self/cmdline", O_RDONLY | O_CLOEXEC, 0);
 	long length = fd < 0 ? 0 : syscall4(SYS_read, fd, (long)arguments, (long)sizeof(arguments) - 1, 0);
@@ -73,7 +88,7 @@ static int has_deleted(void)
 /* Has another process hold the socket, and nothing else: the plugin reads what is printed to its end. */
 static void keep_open(int fd)
 {
-	struct timespec kept = { .tv_sec = 0, .tv_nsec = KEPT_NS };
+	struct timespec kept = { .tv_sec = KEPT_MS / 1000, .tv_nsec = KEPT_MS % 1000 * 1000000L };
 
 	/* Without a signal at its end: it has no parent that knows of it. */
 	if (syscall5(SYS_clone, 0, 0, 0, 0, 0) != 0)
@@ -89,12 +104,11 @@ static void keep_open(int fd)
 /* As libmnl's own; see mnl_socket_close(3). */
 __attribute__((visibility("default"))) int mnl_socket_close(struct mnl_socket *socket)
 {
-	int fd = mnl_socket_get_fd(socket);
-	long result;
+	int result;
 
-	if (fd >= STANDARD_STREAMS && has_deleted())
-		keep_open(fd);
-	result = syscall4(SYS_close, fd, 0, 0, 0);
+	if (socket->fd >= STANDARD_STREAMS && is_part_of_deletion())
+		keep_open(socket->fd);
+	result = close(socket->fd);
 	free(socket);
-	return result < 0 ? -1 : 0;
+	return result;
 }

@@ -21,6 +21,7 @@ import {
 import { capabilityArgs } from './capability-args.ts';
 import { CniError, cniCodes } from './cni-error.ts';
 import type { CniVerb } from './cni-version.ts';
+import { lateCloseLibrary } from './late-close.ts';
 import type { NetworkConfig } from './network-config.ts';
 import { Networks } from './networks.ts';
 import { endOrphanedPlugins } from './orphaned-plugins.ts';
@@ -127,7 +128,8 @@ export class Cni {
     const binaries = new PluginBinaries(deps.binDirs);
     this.#binaries = binaries;
     this.#networks = new Networks({ confDir, defaultNetwork, binaries, log, settleMs });
-    this.#chain = new PluginChain(new PluginRunner({ processes, binaries, lateClosePath: deps.lateClosePath }));
+    const lateClose = lateCloseLibrary(deps.lateClosePath, log);
+    this.#chain = new PluginChain(new PluginRunner({ processes, binaries, lateClose }));
     this.#cache = new ResultCache(deps.cacheDir, log);
     this.#probe = new StatusProbe({
       ask: (network, signal) => this.#measured('STATUS', () => this.#chain.status(network, signal)),

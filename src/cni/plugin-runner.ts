@@ -52,21 +52,22 @@ const errorSchema = v.object({
 export class PluginRunner {
   readonly #processes: Pick<Processes, 'run'>;
   readonly #binaries: PluginBinaries;
-  readonly #lateClosePath: string | undefined;
+  readonly #lateClose: string | undefined;
   readonly #path: string;
 
   constructor({
     processes,
     binaries,
-    lateClosePath,
+    lateClose,
   }: {
     processes: Pick<Processes, 'run'>;
     binaries: PluginBinaries;
-    lateClosePath: string | undefined;
+    /** The library of native/late-close.c, if plugins are to have it. */
+    lateClose: string | undefined;
   }) {
     this.#processes = processes;
     this.#binaries = binaries;
-    this.#lateClosePath = lateClosePath;
+    this.#lateClose = lateClose;
     this.#path = process.env['PATH'] || FALLBACK_PATH;
   }
 
@@ -97,7 +98,7 @@ export class PluginRunner {
         {
           path,
           args: [],
-          env: { ...this.#surroundings(verb), CNI_COMMAND: verb, ...env },
+          env: { ...this.#surroundings(call), CNI_COMMAND: verb, ...env },
           stdin: JSON.stringify(request),
           timeoutMs: LONGEST_MS,
           errand: { of: 'network', plugin: plugin.type, verb },
@@ -117,9 +118,9 @@ export class PluginRunner {
     }
   }
 
-  #surroundings(verb: CniVerb): Record<string, string> {
-    const deletes = verb === 'DEL' ? lateCloseEnv(this.#lateClosePath) : {};
-    return { PATH: this.#path, CNI_PATH: this.#binaries.binDirs.join(delimiter), ...deletes };
+  #surroundings({ verb, plugin }: PluginCall): Record<string, string> {
+    const preloaded = verb === 'DEL' ? lateCloseEnv(this.#lateClose, plugin.type) : {};
+    return { PATH: this.#path, CNI_PATH: this.#binaries.binDirs.join(delimiter), ...preloaded };
   }
 
   #missing(call: PluginCall, cause?: unknown): CniError {

@@ -170,7 +170,7 @@ export const TABLES = {
     late_close: startKey(
       { type: 'switch' },
       true,
-      'An iptables that has deleted rules for a DEL does not wait until the kernel has freed them: a process of its own keeps its socket for 0.25 s. By LD_PRELOAD, for what plugins run for DEL.',
+      'An iptables that has deleted rules for a DEL does not wait until the kernel has freed them: a process of its own keeps its socket for 0.25 s. By LD_PRELOAD, for what bridge, ptp, portmap and firewall run for DEL.',
     ),
   },
   runtime: {
