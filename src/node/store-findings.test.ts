@@ -6,7 +6,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 
 import type { StoreContents } from '../store/inspect-store.ts';
 import { tellFindings } from './mend.ts';
-import { databaseFindings, storeFindings, strayLayerFindings } from './store-findings.ts';
+import { databaseFindings, leftFindings, storeFindings } from './store-findings.ts';
 import { sysctlFindings } from './sysctl-findings.ts';
 
 const idOf = (digit: string): string => digit.repeat(64);
@@ -45,10 +45,7 @@ const found = (stored = contents): string[] =>
   storeFindings(places, stored).map(({ severity, subject, message }) => `${severity}: ${subject}: ${message}`);
 
 test('nothing is found where all is there', () => {
-  assert.deepEqual(
-    [found(), strayLayerFindings(places, contents), databaseFindings(places, '', undefined)],
-    [[], [], []],
-  );
+  assert.deepEqual([found(), leftFindings(places, contents), databaseFindings(places, '', undefined)], [[], [], []]);
 });
 
 test('an image without one of its layers, on disk or among the rows', () => {
@@ -78,6 +75,17 @@ test('what no record knows, wherever it is; what is no id is not ours', () => {
     ['warning orphans', 'warning networks of pods that are gone'],
   );
   assert.match(found().join('\n'), new RegExp(`no record knows sandbox ${LOST}, container ${BROKEN}, `));
+});
+
+test('networks of a berthd that was killed wait for the next one, and are nothing that a pod has lost', () => {
+  write(join(places.state, 'sandboxes', LOST, 'spare'));
+  write(join(places.root, 'cni/results', `net-${LOST}-eth0.json`));
+  assert.deepEqual(
+    leftFindings(places, contents).map(({ severity, subject, message }) => `${severity} ${subject}: ${message}`),
+    [
+      'info networks for pods to come: 1 were ready when berthd was killed, each with its address: it gives them back when it starts',
+    ],
+  );
 });
 
 test('what others may read is closed with --fix, and only then', async () => {
@@ -116,7 +124,7 @@ test('what cannot be mended says why, and stops nothing', async () => {
 
 test('layers without an owner, and databases that were kept aside', () => {
   mkdirSync(join(places.root, 'image/layers/.tmp-1'));
-  assert.match(strayLayerFindings(places, contents)[0]?.message ?? '', /^\.tmp-1: an unpack or a removal/);
+  assert.match(leftFindings(places, contents)[0]?.message ?? '', /^\.tmp-1: an unpack or a removal/);
   write(join(places.root, 'berth.db.damaged-2026-01-01T00:00:00.000Z'));
   assert.match(found().join('\n'), /^info: databases in .*: 1 damaged one is kept aside/);
 });

@@ -1,7 +1,7 @@
 import { chmodSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
-import { readFolder, readPodFolders } from '../runtime/pod-folders.ts';
+import { readFolder, readPodFolders, readSpareNetworks } from '../runtime/pod-folders.ts';
 import type { StoreContents } from '../store/inspect-store.ts';
 import type { Finding } from './finding.ts';
 
@@ -97,8 +97,8 @@ function orphanFindings({ root, state }: StorePlaces, { sandboxes, containers }:
     snapshotDir: join(root, 'snapshots'),
   });
   const unknown = [
-    ...without(found.sandboxes, sandboxes).map((id) => `sandbox ${id}`),
-    ...without(found.containers, containers).map((id) => `container ${id}`),
+    ...unknownIds(found.sandboxes, sandboxes).map((id) => `sandbox ${id}`),
+    ...unknownIds(found.containers, containers).map((id) => `container ${id}`),
   ];
   if (unknown.length === 0) return [];
   return [
@@ -113,7 +113,7 @@ function orphanFindings({ root, state }: StorePlaces, { sandboxes, containers }:
 
 function networkResultFindings({ root }: StorePlaces, { sandboxes }: StoreContents): Finding[] {
   const ids = readFolder(join(root, 'cni/results')).flatMap((name) => ID_IN_NAME.exec(name)?.[1] ?? []);
-  const unknown = without([...new Set(ids)], sandboxes);
+  const unknown = unknownIds([...new Set(ids)], sandboxes);
   if (unknown.length === 0) return [];
   return [
     {
@@ -159,8 +159,36 @@ function asideFindings({ root }: StorePlaces): Finding[] {
   ];
 }
 
-/** Layers and folders of images that belong to nothing, where no berthd runs. */
-export function strayLayerFindings({ root }: Pick<StorePlaces, 'root'>, { layers }: StoreContents): Finding[] {
+/**
+ * What an earlier berthd has left, where none runs. Networks for pods to come are no orphans: who is stopped gives them
+ * back, and only who is killed leaves them.
+ */
+export function leftFindings(places: StorePlaces, contents: StoreContents): Finding[] {
+  const spares = unknownIds(readSpareNetworks(places.state), contents.sandboxes).map((id) => ({
+    id,
+    state: 'creating',
+  }));
+  return [
+    ...storeFindings(places, { ...contents, sandboxes: [...contents.sandboxes, ...spares] }),
+    ...spareNetworkFindings(spares.length),
+    ...strayLayerFindings(places, contents),
+  ];
+}
+
+function spareNetworkFindings(count: number): Finding[] {
+  if (count === 0) return [];
+  return [
+    {
+      severity: 'info',
+      subject: 'networks for pods to come',
+      message: `${count} were ready when berthd was killed, each with its address: it gives them back when it starts`,
+      remedy: 'systemctl start berthd',
+    },
+  ];
+}
+
+/** Layers and folders of images that belong to nothing. A berthd that runs may be at work on them. */
+function strayLayerFindings({ root }: Pick<StorePlaces, 'root'>, { layers }: StoreContents): Finding[] {
   const folder = join(root, 'image/layers');
   if (!existsSync(folder)) return [];
   const owned = new Set(layers.map((diffId) => hexOf(diffId)));
@@ -176,7 +204,7 @@ export function strayLayerFindings({ root }: Pick<StorePlaces, 'root'>, { layers
   ];
 }
 
-function without(ids: readonly string[], known: readonly { readonly id: string }[]): string[] {
+function unknownIds(ids: readonly string[], known: readonly { readonly id: string }[]): string[] {
   const all = new Set(known.map(({ id }) => id));
   return ids.filter((id) => !all.has(id));
 }

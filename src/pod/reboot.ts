@@ -1,11 +1,11 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 
+import { readSpareNetworks } from '../runtime/pod-folders.ts';
 import { unpinNamespaces } from '../sys/namespaces.ts';
 import { exitAtReboot, isAlive } from './container-exits.ts';
 import type { PodDeps } from './pod-deps.ts';
 import { sandboxPaths } from './sandbox-files.ts';
-import { findSpareNetworks } from './spare-networks.ts';
 
 /**
  * Brings all records over a restart of the host, or of the container that is a node (kind, minikube), before anything else looks at them. Pids and start times count from
@@ -15,7 +15,7 @@ import { findSpareNetworks } from './spare-networks.ts';
  */
 export function settleReboot(deps: PodDeps): void {
   const { sandboxes, containers, handlers, stateDir, log } = deps;
-  for (const id of findSpareNetworks(deps)) unpinNamespaces(sandboxPaths(deps, id).namespaces);
+  for (const id of readSpareNetworks(deps.stateDir)) unpinNamespaces(sandboxPaths(deps, id).namespaces);
   for (const record of sandboxes.all()) {
     unpinNamespaces(sandboxPaths(deps, record.id).namespaces);
     const state = record.state === 'ready' ? 'notReady' : record.state;

@@ -6,6 +6,7 @@ import { invalid, wrap } from '../base/errors.ts';
 import { toHostId } from '../base/id-mapping.ts';
 import { forEachLimited } from '../base/limited.ts';
 import type { UserNamespaceSpec } from '../runtime/container-spec.ts';
+import { SPARE_MARK } from '../runtime/pod-folders.ts';
 import { relabelFile } from '../runtime/relabel.ts';
 import { MS_NODEV, MS_NOEXEC, MS_NOSUID, mountAside, unmountAside } from '../sys/mount.ts';
 import type { DnsConfig, SandboxSpec } from './sandbox-spec.ts';
@@ -42,7 +43,7 @@ export function sandboxPaths({ stateDir, sandboxDir }: SandboxDirs, id: string):
   return {
     folder,
     namespaces: join(folder, 'ns'),
-    spareMark: join(folder, 'spare'),
+    spareMark: join(folder, SPARE_MARK),
     shm: join(folder, 'shm'),
     files,
     hostname: join(files, 'hostname'),

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { existsSync, mkdirSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { isDeepStrictEqual } from 'node:util';
 
@@ -10,7 +10,7 @@ import { newSandboxId, type SandboxId } from '../base/ids.ts';
 import type { Logger } from '../base/log.ts';
 import type { Cni, CniResult, PodNetwork, SpareAttachment } from '../cni/cni.ts';
 import type { DefaultSysctls } from '../runtime/default-sysctls.ts';
-import { readFolder, readSandboxStates } from '../runtime/pod-folders.ts';
+import { readSpareNetworks } from '../runtime/pod-folders.ts';
 import { type NamespaceMaker, unpinNamespacesAside } from '../sys/namespaces.ts';
 import { POD_INTERFACE } from './names.ts';
 import { removeSandboxFolders, type SandboxDirs, sandboxPaths } from './sandbox-files.ts';
@@ -59,17 +59,6 @@ interface Spare {
 export interface TakenNetwork {
   readonly id: SandboxId;
   readonly result: CniResult;
-}
-
-/** The ids of networks that were made ready, by this berthd or one before, and that no sandbox has taken. */
-export function findSpareNetworks(dirs: SandboxDirs): SandboxId[] {
-  const ids = readSandboxStates(dirs.stateDir) as SandboxId[];
-  return ids.filter((id) => {
-    const { folder, spareMark } = sandboxPaths(dirs, id);
-    // An empty one had not come to its mark, or had lost it already.
-    if (existsSync(spareMark)) return true;
-    return statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true && readFolder(folder).length === 0;
-  });
 }
 
 /**
@@ -242,7 +231,9 @@ export class SpareNetworks {
 
   /** Gives back what an earlier berthd had ready, unless a sandbox has it. To be called before any is made. */
   async discardLeft(sandboxes: { find(id: string): unknown }): Promise<void> {
-    const left = findSpareNetworks(this.#deps).filter((id) => sandboxes.find(id) === undefined);
+    const left = (readSpareNetworks(this.#deps.stateDir) as SandboxId[]).filter(
+      (id) => sandboxes.find(id) === undefined,
+    );
     if (left.length === 0) return;
     this.#deps.log.info({ containers: left }, 'networks that an earlier berthd had ready are given back');
     for (const id of left) this.discard(id);

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 
 const ID = /^[0-9a-f]{64}$/;
@@ -27,9 +27,18 @@ export function readPodFolders(places: {
   };
 }
 
-/** Ids of sandboxes that have something in the state folder. */
-export function readSandboxStates(stateDir: string): string[] {
-  return idsIn([join(stateDir, 'sandboxes')]);
+/** In a sandbox's state folder until a pod takes what was made for one that is yet to come. */
+export const SPARE_MARK = 'spare';
+
+/** Ids of networks that were made ready, by whichever berthd, and that no sandbox has taken. */
+export function readSpareNetworks(stateDir: string): string[] {
+  const sandboxes = join(stateDir, 'sandboxes');
+  return idsIn([sandboxes]).filter((id) => {
+    const folder = join(sandboxes, id);
+    // An empty one had not come to its mark, or had lost it already.
+    if (existsSync(join(folder, SPARE_MARK))) return true;
+    return statSync(folder, { throwIfNoEntry: false })?.isDirectory() === true && readFolder(folder).length === 0;
+  });
 }
 
 function idsIn(folders: readonly string[]): string[] {

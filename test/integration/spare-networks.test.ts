@@ -1,7 +1,7 @@
 /** Networks that berthd has ready while pods come one after the other, by the real plugins. */
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe as suite, test } from 'node:test';
@@ -18,6 +18,7 @@ import { patient } from '../harness/patience.ts';
 import { PodLab } from '../harness/pod-lab.ts';
 import { bridgeList } from '../harness/test-network.ts';
 
+const BERTH = join(import.meta.dirname, '../../bin/berth');
 const LIMIT = 2;
 /** More than it takes to make them. */
 const READY_MS = 5000;
@@ -154,6 +155,9 @@ suite('spare networks', { timeout: 900_000 }, () => {
     const ip = await lab.ipOf(taker);
     assert.ok(spares.includes(ip));
     await lab.berthd.end('SIGKILL');
+    const told = doctorWithoutBerthd();
+    assert.match(told, /networks for pods to come/);
+    assert.doesNotMatch(told, /no record knows|networks of pods that are gone/);
     const logBefore = lab.berthd.wholeLog().length;
     await lab.berthd.start();
     const left = spares.filter((spare) => spare !== ip);
@@ -164,6 +168,11 @@ suite('spare networks', { timeout: 900_000 }, () => {
     await eventually('no folder is left of them', () => sandboxFolders().length === pods.length + 1 || undefined);
     await lab.output(taker, { command: ['sh', '-c', 'ip addr show eth0 up | grep -q inet'] });
   });
+
+  function doctorWithoutBerthd(): string {
+    const args = ['--socket', lab.berthd.endpoint, 'doctor', '--config', join(lab.berthd.root, 'berth.toml')];
+    return spawnSync(BERTH, args, { encoding: 'utf8', timeout: 100_000 }).stdout;
+  }
 
   test('berth doctor finds nothing wrong with them', async () => {
     const { spares } = await comeTogether();
