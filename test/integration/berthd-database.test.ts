@@ -35,7 +35,10 @@ suite('a database that is lost or damaged', { timeout: 900_000 }, () => {
     (await lab.berthd.call(images.listImages, { filter: undefined })).images,
   ];
 
+  /** Those of images are the last to be written. */
   const areCopied = (ids: readonly string[]): true | undefined => {
+    const image = join(lab.berthd.root, 'records/images', encodeURIComponent(lab.imageId));
+    if (!existsSync(image)) return undefined;
     const rows = new Database(database(), { readonly: true });
     try {
       const bodyOf = rows.prepare<[string], string>('SELECT body FROM containers WHERE id = ?').pluck();
